@@ -1,0 +1,41 @@
+// Element types of tensors and graph values, and their conversions.
+#pragma once
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+namespace zoe {
+
+// f32, bf16: what plans compute in. f16: stored weights only (widened when loaded). i32: token ids.
+enum class DType : std::uint8_t { f32, bf16, f16, i32 };
+
+constexpr std::size_t size_of(DType dtype) { return dtype == DType::f32 || dtype == DType::i32 ? 4 : 2; }
+constexpr std::string_view name(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return "f32";
+    case DType::bf16: return "bf16";
+    case DType::f16: return "f16";
+    case DType::i32: return "i32";
+  }
+  return "?";
+}
+
+inline float bf16_to_f32(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+
+// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
+inline std::uint16_t f32_to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+float f16_to_f32(std::uint16_t bits);
+std::uint16_t f32_to_f16(float value);
+
+// Converts `count` elements between the three float types. The ranges must not overlap.
+void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::size_t count);
+
+}  // namespace zoe

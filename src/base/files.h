@@ -1,0 +1,48 @@
+// Files: read-only maps, whole small files, and output that appears complete or not at all.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace zoe {
+
+// A file mapped read-only. Movable; the bytes stay valid until destruction.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  explicit MappedFile(const std::filesystem::path& path);  // io error if it cannot be opened, is empty, or is not a regular file
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+ private:
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// Reads a whole file; an error if it is missing, not a regular file, or larger than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes);
+
+// A path beside `final_path` to write to, renamed onto it by commit(); removed by the destructor otherwise.
+// Works for a file and for a folder (a folder that exists and is not empty is refused by the constructor).
+class PendingOutput {
+ public:
+  enum class Kind { file, folder };
+  PendingOutput(std::filesystem::path final_path, Kind kind);  // io error if the parent is missing or not writable
+  PendingOutput(const PendingOutput&) = delete;
+  PendingOutput& operator=(const PendingOutput&) = delete;
+  ~PendingOutput();
+  // Keeps the suffix of the final path, so that libraries that look at it still do.
+  const std::filesystem::path& path() const { return temporary_; }
+  void commit();
+
+ private:
+  std::filesystem::path final_, temporary_;
+  bool committed_ = false;
+};
+
+}  // namespace zoe

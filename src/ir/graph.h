@@ -1,0 +1,34 @@
+// A traced function: its arguments, its results, and every node between, in the order they were traced.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ir/value.h"
+
+namespace zoe {
+
+struct Graph {
+  std::string name;
+  std::vector<Value> inputs;      // Opcode::input nodes, in argument order
+  std::vector<Value> outputs;     // may name an input or the same value twice
+  std::vector<NodePtr> nodes;     // all nodes the outputs need, operands first; inputs that nothing reads are absent here
+  std::vector<NodePtr> parameters() const;
+};
+
+// Collects the nodes that `outputs` need. Every Opcode::input among them must be in `inputs`.
+Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value> outputs);
+
+// The native definition a call node carries: the arguments of the call stand for the graph's inputs, in order.
+struct CallAttributes {
+  std::string op;
+  Graph native;
+};
+
+// Throws an internal error naming the node if a node's operands, attributes or types contradict its opcode.
+void verify(const Graph& graph);
+
+// One line per node: "%7 = mul %5 %6 : f32[1,576,256]  # norm_scale_shift".
+std::string print(const Graph& graph);
+
+}  // namespace zoe

@@ -1,0 +1,83 @@
+// How graphs are written: each function checks its operands, works out the result's type and makes one node.
+//
+// Shapes: [..] any leading axes. Operands of element-wise functions broadcast as in NumPy and must have the same dtype
+// (cast first: precision is written on nodes). Every mistake is an invalid_argument error that names function, got and expected.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ir/graph.h"
+
+namespace zoe {
+
+Value input(std::string name, DType dtype, Shape shape);
+// A weight, in the dtype it is computed with; the checkpoint may store another. `segment`: see Node::segment.
+Value parameter(std::string name, DType dtype, Shape shape, int segment = 0);
+Value constant(double value, DType dtype = DType::f32);  // rank 0
+
+#define ZOE_UNARY(name, value) Value name(const Value& x);
+#define ZOE_BINARY(name, value) Value name(const Value& a, const Value& b);
+#include "ir/opcodes.def"
+
+inline Value operator-(const Value& x) { return neg(x); }
+inline Value operator+(const Value& a, const Value& b) { return add(a, b); }
+inline Value operator-(const Value& a, const Value& b) { return sub(a, b); }
+inline Value operator*(const Value& a, const Value& b) { return mul(a, b); }
+inline Value operator/(const Value& a, const Value& b) { return div(a, b); }
+inline Value operator+(const Value& a, double b) { return add(a, constant(b, a.dtype())); }
+inline Value operator-(const Value& a, double b) { return sub(a, constant(b, a.dtype())); }
+inline Value operator*(const Value& a, double b) { return mul(a, constant(b, a.dtype())); }
+inline Value operator/(const Value& a, double b) { return div(a, constant(b, a.dtype())); }
+inline Value operator+(double a, const Value& b) { return add(constant(a, b.dtype()), b); }
+inline Value operator*(double a, const Value& b) { return mul(constant(a, b.dtype()), b); }
+
+Value cast(const Value& x, DType dtype);  // x itself if it already has that dtype
+Value sum(const Value& x);                // f32 [..,C] -> [..,1]
+Value mean(const Value& x);               // sum(x) / C
+
+Value reshape(const Value& x, Shape shape);
+Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
+Value concat(std::vector<Value> parts, int axis);
+Value permute(const Value& x, std::vector<int> axes);
+Value swap_pairs(const Value& x);        // last axis even
+Value upsample_nearest(const Value& x);  // [T,H,W,C] -> [T,2H,2W,C]
+Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
+
+struct ProductOptions {
+  Value bias = {};      // [N]
+  Value residual = {};  // of the result's shape
+  Activation activation = Activation::none;
+};
+// activation(x @ weight^T + bias) + residual, f32 accumulators, one rounding. [..,K], [N,K] -> [..,N]
+Value linear(const Value& x, const Value& weight, const ProductOptions& options = {});
+
+struct ConvWindow {  // axes T, H, W
+  std::array<int, 3> stride = {1, 1, 1};
+  std::array<int, 3> pad_begin = {0, 0, 0}, pad_end = {0, 0, 0};  // zeros
+};
+// Cross-correlation over channels-last frames, with the same epilogue as linear.
+// [T,H,W,I], [O,I,kt,kh,kw] -> [T',H',W',O]
+Value conv(const Value& x, const Value& weight, const ConvWindow& window, const ProductOptions& options = {});
+
+// softmax(scale * q k^T + bias) v for each of N heads, softmax in f32; the L x L matrix is never stored.
+// q [B,Lq,N,D], k [B,Lk,N,D], v [B,Lk,N,D], bias f32 [1|B,1|N,1|Lq,Lk] or absent -> [B,Lq,N,D]
+Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {});
+
+// An op of src/ops: `native` traces its definition on placeholders of the arguments' types. Returns its results.
+template <class Native>
+std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native);
+std::vector<Value> make_call(std::string op, const std::vector<Value>& arguments, Graph native);
+
+template <class Native>
+std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native) {
+  std::vector<Value> placeholders;
+  for (std::size_t i = 0; i < arguments.size(); ++i)
+    placeholders.push_back(input("a" + std::to_string(i), arguments[i].dtype(), arguments[i].shape()));
+  Graph graph = make_graph(op, placeholders, native(std::span<const Value>(placeholders)));
+  return make_call(std::move(op), arguments, std::move(graph));
+}
+
+}  // namespace zoe

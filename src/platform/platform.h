@@ -1,0 +1,106 @@
+// What a device must offer to run plans: memory, an ordered queue, and a kernel for each node of a graph.
+//
+// Implementations: cpu/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+#include "base/shape.h"
+#include "ir/value.h"
+
+namespace zoe {
+
+struct DeviceInfo {
+  std::string platform;         // "cpu"
+  std::string name;             // what the vendor calls it
+  std::string features;         // for people: instruction sets, driver version
+  std::uint64_t memory_bytes;   // total
+  std::uint64_t free_bytes;     // when asked
+  int threads = 1;              // cpu only
+  bool bf16_products = false;   // bf16 operands are faster than f32 ones; decides `--dtype auto`
+};
+
+// Bytes on one platform, freed when the last owner goes. `data` is the address the platform's kernels use: on `cpu`
+// ordinary memory, 64-byte aligned and zeroed when allocated.
+struct Buffer {
+  virtual ~Buffer() = default;
+  void* data = nullptr;
+  std::size_t size_bytes = 0;
+};
+
+// An operand of a kernel: a place inside a buffer.
+struct Slot {
+  const Buffer* buffer = nullptr;
+  std::size_t offset = 0;
+  std::byte* data() const { return static_cast<std::byte*>(buffer->data) + offset; }
+};
+
+// An ordered queue of work. Passed explicitly; there is no default one.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  virtual void synchronize() = 0;
+};
+
+// A dense tensor in host memory that somebody else owns; `data` may be unaligned (it points into a mapped file).
+struct HostTensor {
+  DType dtype;
+  Shape shape;
+  const std::byte* data;
+};
+
+// One loaded function with its launch geometry. Immutable, and usable from any thread.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+  virtual std::string_view implementation() const = 0;  // for the plan: "onednn brgemm:avx512_core", "loop", ...
+  virtual std::size_t scratch_bytes() const { return 0; }
+
+  // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter.
+  // The default is dense, in the parameter node's dtype. Two kernels whose layouts have the same name share the packed bytes.
+  virtual std::string weight_layout(int input) const;
+  virtual std::size_t packed_bytes(int input, const Type& type) const;
+  virtual void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const;
+
+  // Queues the work. `inputs` are in the node's operand order; packed weights stand where their parameters do.
+  // The output never overlaps an input, except that an input of a concat may already lie in its place.
+  virtual void run(Stream& stream, std::span<const Slot> inputs, Slot output, Slot scratch) const = 0;
+};
+
+class Platform {
+ public:
+  virtual ~Platform() = default;
+  virtual const DeviceInfo& info() const = 0;
+  // Zeroed bytes. out_of_memory names `what`, the size and what is free.
+  virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
+  virtual std::unique_ptr<Stream> make_stream() = 0;
+  // Host memory to and from the device, in stream order; the host memory may be reused when the call returns.
+  virtual void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) = 0;
+  virtual void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) = 0;
+  // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
+  // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
+  virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
+};
+
+struct PlatformOptions {
+  int threads = 0;  // cpu: 0 takes as many as the process may use
+};
+
+struct PlatformReport {  // a line of `zoe platforms`
+  std::string name;
+  bool opens;
+  std::string detail;  // the device if it opens, else why not
+};
+
+// "auto" takes the best platform that opens. Unknown names are answered with the nearest known one.
+std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOptions& options = {});
+std::vector<PlatformReport> list_platforms();
+
+}  // namespace zoe
