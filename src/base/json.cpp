@@ -43,13 +43,14 @@ struct Cursor {
   friend bool operator!=(const Cursor& a, const Cursor& b) { return a.at != b.at; }
 };
 
-// Builds the tree from the events of nlohmann's parser, which is iterative: depth is bounded here, before anything nests.
+// Builds the tree under `root` from the events of nlohmann's parser, which is iterative: depth is bounded here, before anything
+// nests.
 class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
  public:
-  TreeBuilder(std::string_view text, std::string_view where, std::size_t max_values)
-      : text_(text), where_(where), values_left_(max_values), last_read_(text.data()) {}
+  TreeBuilder(std::string_view text, std::string_view where, std::size_t max_values, JsonNode& root)
+      : text_(text), where_(where), values_left_(max_values), last_read_(text.data()), root_(root) {}
 
-  JsonNode build() {
+  void build() {
     const char* const end = text_.data() + text_.size();
     // The parser takes a zero byte for the end of the text.
     const std::size_t zero = text_.find('\0');
@@ -58,7 +59,6 @@ class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
       refuse("a zero byte", "JSON text");
     }
     nlohmann::json::sax_parse(Cursor{text_.data(), &last_read_}, Cursor{end, &last_read_}, this);
-    return std::move(root_);
   }
 
   bool null() override { return add(nullptr); }
@@ -70,24 +70,25 @@ class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
   }
   bool number_float(double value, const std::string&) override { return add(value); }
   bool string(std::string& value) override { return add(std::move(value)); }
-  bool binary(std::vector<std::uint8_t>&) override { return false; }  // not in JSON texts
-  bool start_object(std::size_t) override { return open(JsonNode::Object()); }
-  bool start_array(std::size_t) override { return open(JsonNode::Array()); }
+  bool binary(binary_t&) override { return false; }  // not in JSON texts
+  bool start_object(std::size_t) override { return open<JsonNode::Object>(); }
+  bool start_array(std::size_t) override { return open<JsonNode::Array>(); }
   bool end_object() override { return open_.pop_back(), true; }
   bool end_array() override { return open_.pop_back(), true; }
 
   bool key(std::string& name) override {
     const auto [position, is_new] = std::get<JsonNode::Object>(open_.back()->value).try_emplace(std::move(name));
-    if (!is_new) refuse(fmt::format("the key {} twice", quoted(position->first)), "every key once in an object");
+    if (!is_new) refuse(fmt::format("the key {} twice", in_quotes(position->first)), "every key once in an object");
     member_ = &position->second;
     return true;
   }
 
   bool parse_error(std::size_t, const std::string& last_token, const nlohmann::detail::exception& error) override {
-    if (dynamic_cast<const nlohmann::json::out_of_range*>(&error)) refuse(quoted(last_token), "a number in the range of a double");
+    if (dynamic_cast<const nlohmann::json::out_of_range*>(&error))
+      refuse(in_quotes(last_token), "a number in the range of a double");
     if (last_read_ == text_.data() + text_.size() && (last_token.empty() || last_token == "<EOF>"))
       refuse("the end of the text", "more JSON");
-    refuse(quoted(last_token), "valid JSON");
+    refuse(in_quotes(last_token), "valid JSON");
   }
 
  private:
@@ -95,36 +96,39 @@ class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
     const std::string_view before = text_.substr(0, static_cast<std::size_t>(last_read_ - text_.data()));
     const auto line = 1 + std::count(before.begin(), before.end(), '\n') - before.ends_with('\n');
     const std::size_t line_start = before.size() < 2 ? std::string_view::npos : before.rfind('\n', before.size() - 2);
-    const std::size_t column = std::max<std::size_t>(1, line_start == std::string_view::npos ? before.size() : before.size() - line_start - 1);
-    fail(ErrorKind::invalid_argument, where_, "broken JSON at line {}, column {}: got {}, expected {}. Check the file.", line, column,
-         got, expected);
+    const std::size_t column =
+        std::max<std::size_t>(1, line_start == std::string_view::npos ? before.size() : before.size() - line_start - 1);
+    fail(ErrorKind::invalid_argument, where_, "broken JSON at line {}, column {}: got {}, expected {}. Check the file.", line,
+         column, got, expected);
   }
 
-  // Puts a value where the text has it: the root, the member whose key came last, or the end of an array.
-  JsonNode* place(JsonNode node) {
+  // A new null where the text has its next value: the root, the member whose key came last, or the end of an array.
+  JsonNode& place() {
     if (values_left_-- == 0) refuse("too many values", "a smaller text");
-    if (open_.empty()) return &(root_ = std::move(node));
-    if (auto* array = std::get_if<JsonNode::Array>(&open_.back()->value)) return &array->emplace_back(std::move(node));
-    return &(*member_ = std::move(node));
+    if (open_.empty()) return root_;
+    if (auto* array = std::get_if<JsonNode::Array>(&open_.back()->value)) return array->emplace_back();
+    return *member_;
   }
 
   template <class T>
   bool add(T value) {
-    place(JsonNode{std::move(value)});
+    place().value.emplace<T>(std::move(value));
     return true;
   }
 
-  template <class T>
-  bool open(T container) {
+  template <class Container>
+  bool open() {
     if (open_.size() == kMaxDepth) refuse(fmt::format("more than {} levels of nesting", kMaxDepth), "fewer");
-    open_.push_back(place(JsonNode{std::move(container)}));
+    JsonNode& node = place();
+    node.value.emplace<Container>();
+    open_.push_back(&node);
     return true;
   }
 
   std::string_view text_, where_;
   std::size_t values_left_;
   const char* last_read_;
-  JsonNode root_;
+  JsonNode& root_;
   std::vector<JsonNode*> open_;  // from the root to the innermost; none of them moves while it is open
   JsonNode* member_ = nullptr;
 };
@@ -136,7 +140,7 @@ std::string describe(const JsonNode& node) {
     std::string operator()(std::int64_t value) const { return std::to_string(value); }
     std::string operator()(std::uint64_t value) const { return std::to_string(value); }
     std::string operator()(double value) const { return fmt::format("{:#}", value); }
-    std::string operator()(const std::string& value) const { return "the string " + quoted(value); }
+    std::string operator()(const std::string& value) const { return "the string " + in_quotes(value); }
     std::string operator()(const JsonNode::Array& value) const { return fmt::format("an array of {}", value.size()); }
     std::string operator()(const JsonNode::Object&) const { return "an object"; }
   };
@@ -195,7 +199,8 @@ const JsonNode* JsonObject::find(std::string_view key) const {
 
 const JsonNode& JsonObject::required(std::string_view key, std::string_view expected) const {
   const JsonNode* node = find(key);
-  check(node, ErrorKind::invalid_argument, where_, "missing {}: got no such key, expected {}. Check the file.", path_of(key), expected);
+  check(node, ErrorKind::invalid_argument, where_, "missing {}: got no such key, expected {}. Check the file.", path_of(key),
+        expected);
   return *node;
 }
 
@@ -217,7 +222,8 @@ std::vector<std::string> JsonObject::keys() const {
   return out;
 }
 
-std::int64_t JsonObject::integer(std::string_view key, std::int64_t min, std::int64_t max, std::optional<std::int64_t> fallback) const {
+std::int64_t JsonObject::integer(std::string_view key, std::int64_t min, std::int64_t max,
+                                 std::optional<std::int64_t> fallback) const {
   if (fallback && !has(key)) return *fallback;
   const std::string expected = integer_range(min, max);
   return Item{required(key, expected), where_, path_of(key)}.integer(min, max, expected);
@@ -245,7 +251,7 @@ std::string JsonObject::choice(std::string_view key, std::initializer_list<std::
                                std::optional<std::string> fallback) const {
   if (fallback && !has(key)) return *fallback;
   std::string expected;
-  for (const std::string_view name : allowed) expected += (expected.empty() ? "" : " or ") + quoted(name);
+  for (const std::string_view name : allowed) expected += (expected.empty() ? "" : " or ") + in_quotes(name);
   const Item item{required(key, expected), where_, path_of(key)};
   const std::string& value = item.as<std::string>(expected);
   if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) item.refuse(expected);
@@ -306,10 +312,11 @@ JsonObject JsonObject::object(std::string_view key) const {
 }
 
 JsonObject parse_json_object(std::string_view text, std::string_view where, std::size_t max_values) {
-  auto root = std::make_shared<const JsonNode>(TreeBuilder(text, where, max_values).build());
+  const auto root = std::make_shared<JsonNode>();
+  TreeBuilder(text, where, max_values, *root).build();
   check(std::holds_alternative<JsonNode::Object>(root->value), ErrorKind::invalid_argument, where,
         "bad JSON: got {}, expected an object. Check the file.", describe(*root));
-  return JsonObject(std::move(root), std::string(where), "");
+  return JsonObject(root, std::string(where), "");
 }
 
 JsonObject read_json_object(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes) {

@@ -58,7 +58,8 @@ class JsonObject {
 
   const JsonNode* find(std::string_view key) const;
   const JsonNode& required(std::string_view key, std::string_view expected) const;
-  const std::vector<JsonNode>& array(std::string_view key, std::string_view elements, std::size_t min_count, std::size_t max_count) const;
+  const std::vector<JsonNode>& array(std::string_view key, std::string_view elements, std::size_t min_count,
+                                     std::size_t max_count) const;
   std::string path_of(std::string_view key) const;
 
   std::shared_ptr<const JsonNode> node_;

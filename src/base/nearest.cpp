@@ -53,7 +53,7 @@ std::string nearest(std::string_view name, std::span<const std::string> known) {
   return std::string(best);
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   constexpr std::size_t kShown = 100;
   if (text.size() <= kShown) return '"' + std::string(text) + '"';
   std::size_t end = kShown;

@@ -12,6 +12,6 @@ namespace zoe {
 std::string nearest(std::string_view name, std::span<const std::string> known);
 
 // `text` in double quotes, cut to about 100 bytes (never inside a UTF-8 character) with "..." for what is left out.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace zoe

@@ -1,0 +1,178 @@
+#include "tensor/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/nearest.h"
+
+namespace zoe {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::array<std::string_view, 4> kCandidates = {"diffusion_pytorch_model.safetensors.index.json",
+                                                         "diffusion_pytorch_model.safetensors", "model.safetensors",
+                                                         "model.safetensors.index.json"};
+
+// "a", "a and 1 more", or "nothing": the safetensors files of a folder that holds none of the expected names.
+std::string other_weights(const fs::path& folder) {
+  std::set<std::string> names;
+  std::error_code status;
+  for (fs::directory_iterator it(folder, status), end; !status && it != end; it.increment(status))
+    if (const std::string name = it->path().filename().string(); name.ends_with(".safetensors")) names.insert(name);
+  if (names.empty()) return "no .safetensors file";
+  return names.size() == 1 ? in_quotes(*names.begin()) : fmt::format("{} and {} more", in_quotes(*names.begin()), names.size() - 1);
+}
+
+bool is_plain_file_name(std::string_view name) {
+  return name.ends_with(".safetensors") && !name.starts_with('.') && name.size() <= 255 &&
+         std::none_of(name.begin(), name.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f; });
+}
+
+// weight_map of an index: tensor -> shard.
+std::map<std::string, std::string> read_index(const fs::path& path, std::string_view where) {
+  constexpr std::size_t kMaxIndexBytes = 64 << 20;
+  const JsonObject weight_map = read_json_object(path, where, kMaxIndexBytes).object("weight_map");
+  std::map<std::string, std::string> shard_of;
+  for (const std::string& name : weight_map.keys()) {
+    const std::string shard = weight_map.string(name);
+    check(is_plain_file_name(shard), ErrorKind::invalid_argument, where,
+          "bad shard of {}: got {}, expected the name of a .safetensors file in the same folder. Check the file.", in_quotes(name),
+          in_quotes(shard));
+    shard_of.emplace_hint(shard_of.end(), name, shard);
+  }
+  check(!shard_of.empty(), ErrorKind::invalid_argument, where,
+        "empty weight_map: got 0 tensors, expected at least 1. Check the file.");
+  return shard_of;
+}
+
+}  // namespace
+
+Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::move(where)) {
+  std::error_code status;
+  if (fs::is_regular_file(path, status)) {
+    add_file(path, where_);
+  } else {
+    check(fs::is_directory(path, status), ErrorKind::invalid_argument, where_,
+          "no weights: got {}, which is no folder, expected a folder with safetensors files. Check the path.", path.string());
+    const auto* const found = std::find_if(kCandidates.begin(), kCandidates.end(),
+                                           [&](std::string_view name) { return fs::exists(path / name, status); });
+    check(found != kCandidates.end(), ErrorKind::invalid_argument, where_,
+          "no weights in {}: got {}, expected diffusion_pytorch_model.safetensors, model.safetensors, or one of them with "
+          ".index.json and its shards. Check the path.",
+          path.string(), other_weights(path));
+    const std::string file_where = fmt::format("{}/{}", where_, *found);
+    if (!found->ends_with(".json")) {
+      add_file(path / *found, file_where);
+    } else {
+      const auto shard_of = read_index(path / *found, file_where);
+      std::set<std::string> shards;
+      for (const auto& [name, shard] : shard_of) shards.insert(shard);
+      for (const std::string& shard : shards) {
+        check(fs::exists(path / shard, status), ErrorKind::invalid_argument, file_where,
+              "missing shard: got no file {} in {}, expected {} shards. Download or copy it again.", in_quotes(shard),
+              path.string(), shards.size());
+        const std::string shard_where = fmt::format("{}/{}", where_, shard);
+        const std::size_t first = tensors_.size();
+        add_file(path / shard, shard_where);
+        for (std::size_t i = first; i < tensors_.size(); ++i) {
+          const auto indexed = shard_of.find(tensors_[i].name);
+          check(indexed != shard_of.end(), ErrorKind::invalid_argument, shard_where,
+                "tensor {} is not in the index: got it in this shard, expected every tensor in {}. Download both again.",
+                in_quotes(tensors_[i].name), *found);
+          check(indexed->second == shard, ErrorKind::invalid_argument, shard_where,
+                "tensor {} is in the wrong shard: got it in {}, expected it in {} by the index. Download both again.",
+                in_quotes(tensors_[i].name), shard, indexed->second);
+        }
+      }
+      std::sort(tensors_.begin(), tensors_.end(), [](const TensorEntry& a, const TensorEntry& b) { return a.name < b.name; });
+      for (const auto& [name, shard] : shard_of)
+        check(find(name), ErrorKind::invalid_argument, file_where,
+              "tensor {} is missing: got no such tensor in {}, expected it there by the index. Download both again.",
+              in_quotes(name), shard);
+    }
+  }
+}
+
+void Checkpoint::add_file(const fs::path& path, std::string_view where) {
+  MappedFile file(path);
+  Safetensors contents = parse_safetensors(file.bytes(), where);
+  std::move(contents.tensors.begin(), contents.tensors.end(), std::back_inserter(tensors_));
+  files_.push_back(std::move(file));
+  file_names_.push_back(path.filename().string());
+}
+
+const TensorEntry* Checkpoint::find(std::string_view name) const {
+  const auto found = std::lower_bound(tensors_.begin(), tensors_.end(), name,
+                                      [](const TensorEntry& tensor, std::string_view wanted) { return tensor.name < wanted; });
+  return found != tensors_.end() && found->name == name ? &*found : nullptr;
+}
+
+std::int64_t Checkpoint::size_bytes() const {
+  std::int64_t sum = 0;
+  for (const TensorEntry& tensor : tensors_) sum += static_cast<std::int64_t>(tensor.bytes.size());
+  return sum;
+}
+
+std::int64_t Checkpoint::parameter_count() const {
+  std::int64_t sum = 0;
+  for (const TensorEntry& tensor : tensors_) sum += tensor.shape.count();
+  return sum;
+}
+
+std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
+                                              std::span<const TensorAlias> aliases) {
+  std::unordered_multimap<std::string_view, std::string_view> aliases_of;
+  for (const TensorAlias& alias : aliases) aliases_of.emplace(alias.name, alias.alias);
+
+  std::vector<const TensorEntry*> out;
+  std::vector<std::string> missing;
+  std::unordered_set<std::string_view> used;
+  for (const ExpectedTensor& tensor : expected) {
+    const TensorEntry* own = nullptr;
+    const auto use = [&](std::string_view name) {
+      const TensorEntry* entry = checkpoint.find(name);
+      if (!entry) return;
+      check(entry->shape == tensor.shape, ErrorKind::invalid_argument, checkpoint.where(),
+            "bad shape of {}: got {}, expected {}. Check that the weights belong to the config.", in_quotes(name),
+            entry->shape.str(), tensor.shape.str());
+      weight_dtype(*entry, checkpoint.where());
+      used.insert(entry->name);
+      if (!own) own = entry;
+    };
+    use(tensor.name);
+    const auto [first, last] = aliases_of.equal_range(tensor.name);
+    for (auto it = first; it != last; ++it) use(it->second);
+    if (!own) missing.push_back(tensor.name);
+    out.push_back(own);
+  }
+  std::vector<std::string> unknown;
+  for (const TensorEntry& tensor : checkpoint.tensors())
+    if (!used.contains(tensor.name)) unknown.push_back(tensor.name);
+  if (missing.empty() && unknown.empty()) return out;
+
+  const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size());
+  if (!missing.empty()) {
+    const std::string near = nearest(missing.front(), unknown);
+    fail(ErrorKind::invalid_argument, checkpoint.where(),
+         "missing tensor {}: got {}, expected {} tensors ({}). Check that the weights belong to the config.",
+         in_quotes(missing.front()), near.empty() ? "no similar unknown name" : in_quotes(near) + " as the nearest unknown name",
+         expected.size(), counts);
+  }
+  std::vector<std::string> known;
+  for (const ExpectedTensor& tensor : expected) known.push_back(tensor.name);
+  const std::string near = nearest(unknown.front(), known);
+  fail(ErrorKind::invalid_argument, checkpoint.where(),
+       "unknown tensor {}: got {} tensors ({}), expected {}{}. Check that the weights belong to the config.",
+       in_quotes(unknown.front()), checkpoint.tensors().size(), counts, expected.size(),
+       near.empty() ? "" : ", the nearest being " + in_quotes(near));
+}
+
+}  // namespace zoe
