@@ -71,6 +71,9 @@ template <class Native>
 std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native);
 std::vector<Value> make_call(std::string op, const std::vector<Value>& arguments, Graph native);
 
+// For passes: a new node like `node` with other inputs of the same types; `origin` becomes its name.
+Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origin);
+
 template <class Native>
 std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native) {
   std::vector<Value> placeholders;

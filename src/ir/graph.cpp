@@ -1,0 +1,41 @@
+#include "ir/graph.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/error.h"
+
+namespace zoe {
+
+Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value> outputs) {
+  Graph graph{std::move(name), std::move(inputs), std::move(outputs), {}};
+  std::unordered_set<const Node*> seen;
+  std::vector<NodePtr> pending;  // explicit stack: a graph may be thousands of nodes deep
+  const auto visit = [&](const NodePtr& node) {
+    if (seen.insert(node.get()).second) pending.push_back(node);
+  };
+  for (const Value& output : graph.outputs) visit(output.node_ptr());
+  while (!pending.empty()) {
+    graph.nodes.push_back(std::move(pending.back()));
+    pending.pop_back();
+    const NodePtr node = graph.nodes.back();
+    for (const Value& operand : node->inputs) visit(operand.node_ptr());
+  }
+  // Operands are made before what uses them, so the serial numbers are a topological order, and the one of the trace.
+  std::sort(graph.nodes.begin(), graph.nodes.end(), [](const NodePtr& a, const NodePtr& b) { return a->serial < b->serial; });
+  for (const NodePtr& node : graph.nodes) {
+    const bool declared = node->opcode != Opcode::input || std::any_of(graph.inputs.begin(), graph.inputs.end(), [&](const Value& value) {
+                            return value.node_ptr() == node;
+                          });
+    check(declared, ErrorKind::internal, graph.name, "input {} is used but not an argument of the graph.", node->name);
+  }
+  return graph;
+}
+
+std::vector<NodePtr> Graph::parameters() const {
+  std::vector<NodePtr> found;
+  std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found), [](const NodePtr& node) { return node->opcode == Opcode::parameter; });
+  return found;
+}
+
+}  // namespace zoe

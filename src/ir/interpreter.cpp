@@ -1,0 +1,241 @@
+#include "ir/interpreter.h"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+#include "base/error.h"
+
+namespace zoe {
+
+namespace {
+
+using Values = std::vector<double>;
+
+double round_to(double value, DType dtype) {
+  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value)))) : static_cast<double>(static_cast<float>(value));
+}
+
+// The flat index into an operand of shape `from` that broadcasts to index `flat` of `to`.
+std::int64_t broadcast_index(std::int64_t flat, const Shape& from, const Shape& to) {
+  std::int64_t index = 0, stride = 1;
+  for (int i = 1; i <= to.rank(); ++i) {
+    const std::int64_t position = flat % to.dim(-i);
+    flat /= to.dim(-i);
+    if (i > from.rank()) continue;
+    if (from.dim(-i) != 1) index += position * stride;
+    stride *= from.dim(-i);
+  }
+  return index;
+}
+
+double activate(double x, Activation activation) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::gelu_tanh: return 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case Activation::silu: return x / (1.0 + std::exp(-x));
+  }
+  return x;
+}
+
+class Interpreter {
+ public:
+  explicit Interpreter(const ParameterLookup& parameters) : parameters_(parameters) {}
+
+  std::vector<ReferenceTensor> run(const Graph& graph, const std::vector<ReferenceTensor>& inputs) {
+    check(inputs.size() == graph.inputs.size(), ErrorKind::invalid_argument, graph.name, "got {} inputs, expected {}.", inputs.size(),
+          graph.inputs.size());
+    std::unordered_map<const Node*, std::vector<ReferenceTensor>> results;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Node& node = graph.inputs[i].node();
+      check(inputs[i].shape == node.types[0].shape, ErrorKind::invalid_argument, graph.name, "input {}: got {}, expected {}.", node.name,
+            inputs[i].shape.str(), node.types[0].shape.str());
+      results[&node] = {inputs[i]};
+    }
+    for (const NodePtr& node : graph.nodes) {
+      if (node->opcode == Opcode::input) continue;
+      std::vector<const ReferenceTensor*> in;
+      for (const Value& operand : node->inputs) in.push_back(&results.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
+      if (node->opcode == Opcode::call) {
+        std::vector<ReferenceTensor> arguments;
+        for (const ReferenceTensor* argument : in) arguments.push_back(*argument);
+        results[node.get()] = run(node->as<std::shared_ptr<const CallAttributes>>()->native, arguments);
+      } else {
+        results[node.get()] = {node->opcode == Opcode::parameter ? parameters_(*node) : ReferenceTensor{node->types[0].shape, compute(*node, in)}};
+      }
+    }
+    std::vector<ReferenceTensor> outputs;
+    for (const Value& output : graph.outputs) outputs.push_back(results.at(&output.node())[static_cast<std::size_t>(output.output())]);
+    return outputs;
+  }
+
+ private:
+  Values compute(const Node& node, const std::vector<const ReferenceTensor*>& in) {
+    const Shape& shape = node.types[0].shape;
+    const std::int64_t count = shape.count();
+    Values out(static_cast<std::size_t>(count));
+    const auto each = [&](auto&& value) {
+      for (std::int64_t i = 0; i < count; ++i) out[static_cast<std::size_t>(i)] = value(i);
+      return std::move(out);
+    };
+    const auto at = [&](std::size_t operand, std::int64_t i) { return in[operand]->values[static_cast<std::size_t>(i)]; };
+    const auto wide = [&](std::size_t operand, std::int64_t i) { return at(operand, broadcast_index(i, in[operand]->shape, shape)); };
+    switch (node.opcode) {
+#define ZOE_UNARY(name, value)                   \
+  case Opcode::name: return each([&](std::int64_t i) { \
+    const double x = at(0, i);                   \
+    return static_cast<double>(value);           \
+  });
+#define ZOE_BINARY(name, value)                  \
+  case Opcode::name: return each([&](std::int64_t i) { \
+    const double a = wide(0, i), b = wide(1, i); \
+    return static_cast<double>(value);           \
+  });
+#include "ir/opcodes.def"
+      case Opcode::constant: return each([&](std::int64_t) { return node.as<ConstantAttributes>().value; });
+      case Opcode::cast: return each([&](std::int64_t i) { return round_to(at(0, i), node.types[0].dtype); });
+      case Opcode::sum: {
+        const std::int64_t width = in[0]->shape.dim(-1);
+        return each([&](std::int64_t i) {
+          double total = 0;
+          for (std::int64_t c = 0; c < width; ++c) total += at(0, i * width + c);
+          return total;
+        });
+      }
+      case Opcode::reshape: return in[0]->values;
+      case Opcode::slice: {
+        const auto& axis = node.as<AxisAttributes>();
+        const std::int64_t inner = shape.count(axis.axis + 1, shape.rank()), from = in[0]->shape.dim(axis.axis), to = shape.dim(axis.axis);
+        return each([&](std::int64_t i) {
+          const std::int64_t position = i / inner % to, outer = i / inner / to;
+          return at(0, (outer * from + position + axis.begin) * inner + i % inner);
+        });
+      }
+      case Opcode::concat: {
+        const int axis = node.as<AxisAttributes>().axis;
+        const std::int64_t inner = shape.count(axis + 1, shape.rank()), to = shape.dim(axis);
+        return each([&](std::int64_t i) {
+          std::int64_t position = i / inner % to;
+          std::size_t part = 0;
+          while (position >= in[part]->shape.dim(axis)) position -= in[part++]->shape.dim(axis);
+          return at(part, (i / inner / to * in[part]->shape.dim(axis) + position) * inner + i % inner);
+        });
+      }
+      case Opcode::permute: {
+        const auto& axes = node.as<PermuteAttributes>().axes;
+        const Shape& from = in[0]->shape;
+        return each([&](std::int64_t i) {
+          std::int64_t index = 0;
+          for (int axis = shape.rank() - 1; axis >= 0; --axis) {
+            index += i % shape.dim(axis) * from.count(axes[static_cast<std::size_t>(axis)] + 1, from.rank());
+            i /= shape.dim(axis);
+          }
+          return at(0, index);
+        });
+      }
+      case Opcode::swap_pairs: return each([&](std::int64_t i) { return at(0, i ^ 1); });
+      case Opcode::upsample_nearest:
+        return each([&](std::int64_t i) {
+          const std::int64_t c = shape.dim(3), w = i / c % shape.dim(2), h = i / c / shape.dim(2) % shape.dim(1);
+          const std::int64_t t = i / c / shape.dim(2) / shape.dim(1);
+          return at(0, ((t * (shape.dim(1) / 2) + h / 2) * (shape.dim(2) / 2) + w / 2) * c + i % c);
+        });
+      case Opcode::gather: {
+        const std::int64_t width = shape.dim(1), rows = in[0]->shape.dim(0);
+        return each([&](std::int64_t i) {
+          const auto row = static_cast<std::int64_t>(at(1, i / width));
+          check(row >= 0 && row < rows, ErrorKind::invalid_argument, "gather", "bad index: got {}, expected 0 to {}.", row, rows - 1);
+          return at(0, row * width + i % width);
+        });
+      }
+      case Opcode::linear: {
+        const std::int64_t k_count = in[0]->shape.dim(-1), n_count = shape.dim(-1);
+        return each([&](std::int64_t i) {
+          double total = 0;
+          for (std::int64_t k = 0; k < k_count; ++k) total += at(0, i / n_count * k_count + k) * at(1, i % n_count * k_count + k);
+          return epilogue(node, in, total, i);
+        });
+      }
+      case Opcode::conv: return each([&](std::int64_t i) { return epilogue(node, in, convolve(node, in, i), i); });
+      case Opcode::attention: return attend(node, in);
+      case Opcode::input:
+      case Opcode::parameter:
+      case Opcode::call: break;
+    }
+    fail(ErrorKind::internal, "interpreter", "no value for {}.", name(node.opcode));
+  }
+
+  static double epilogue(const Node& node, const std::vector<const ReferenceTensor*>& in, double total, std::int64_t i) {
+    const auto& attributes = node.as<ProductAttributes>();
+    std::size_t next = 2;
+    if (attributes.has_bias) total += in[next++]->values[static_cast<std::size_t>(i % node.types[0].shape.dim(-1))];
+    total = activate(total, attributes.activation);
+    if (attributes.has_residual) total += in[next]->values[static_cast<std::size_t>(i)];
+    return node.types[0].dtype == DType::bf16 ? round_to(total, DType::bf16) : total;
+  }
+
+  static double convolve(const Node& node, const std::vector<const ReferenceTensor*>& in, std::int64_t i) {
+    const auto& attributes = node.as<ProductAttributes>();
+    const Shape &to = node.types[0].shape, &from = in[0]->shape, &kernel = in[1]->shape;
+    const std::int64_t out_channel = i % to.dim(3), channels = from.dim(3);
+    const std::int64_t position[3] = {i / to.dim(3) / to.dim(2) / to.dim(1), i / to.dim(3) / to.dim(2) % to.dim(1), i / to.dim(3) % to.dim(2)};
+    double total = 0;
+    for (std::int64_t tap = 0; tap < kernel.count(2, 5); ++tap) {
+      const std::int64_t offset[3] = {tap / kernel.dim(4) / kernel.dim(3), tap / kernel.dim(4) % kernel.dim(3), tap % kernel.dim(4)};
+      std::int64_t source = 0;
+      bool inside = true;
+      for (std::size_t axis = 0; axis < 3; ++axis) {
+        const std::int64_t p = position[axis] * attributes.stride[axis] + offset[axis] - attributes.pad_begin[axis];
+        inside = inside && p >= 0 && p < from.dim(static_cast<int>(axis));
+        source = source * from.dim(static_cast<int>(axis)) + p;
+      }
+      if (!inside) continue;
+      for (std::int64_t c = 0; c < channels; ++c)
+        total += in[0]->values[static_cast<std::size_t>(source * channels + c)] *
+                 in[1]->values[static_cast<std::size_t>((out_channel * channels + c) * kernel.count(2, 5) + tap)];
+    }
+    return total;
+  }
+
+  static Values attend(const Node& node, const std::vector<const ReferenceTensor*>& in) {
+    const auto& attributes = node.as<AttentionAttributes>();
+    const Shape& shape = node.types[0].shape;  // [B,Lq,N,D]
+    const std::int64_t heads = shape.dim(2), width = shape.dim(3), queries = shape.dim(1), keys = in[1]->shape.dim(1);
+    const Shape scores_shape{shape.dim(0), heads, queries, keys};
+    Values out(static_cast<std::size_t>(shape.count())), scores(static_cast<std::size_t>(keys));
+    for (std::int64_t row = 0; row < shape.dim(0) * heads * queries; ++row) {
+      const std::int64_t query = row % queries, head = row / queries % heads, batch = row / queries / heads;
+      const auto offset = [&](std::int64_t length, std::int64_t position) { return ((batch * length + position) * heads + head) * width; };
+      double largest = -HUGE_VAL, total = 0;
+      for (std::int64_t key = 0; key < keys; ++key) {
+        double dot = 0;
+        for (std::int64_t d = 0; d < width; ++d)
+          dot += in[0]->values[static_cast<std::size_t>(offset(queries, query) + d)] * in[1]->values[static_cast<std::size_t>(offset(keys, key) + d)];
+        dot *= attributes.scale;
+        if (attributes.has_bias)
+          dot += in[3]->values[static_cast<std::size_t>(broadcast_index(row * keys + key, in[3]->shape, scores_shape))];
+        scores[static_cast<std::size_t>(key)] = dot;
+        largest = std::max(largest, dot);
+      }
+      for (double& score : scores) total += score = std::exp(score - largest);
+      for (std::int64_t d = 0; d < width; ++d) {
+        double value = 0;
+        for (std::int64_t key = 0; key < keys; ++key)
+          value += scores[static_cast<std::size_t>(key)] * in[2]->values[static_cast<std::size_t>(offset(keys, key) + d)];
+        value /= total;
+        out[static_cast<std::size_t>(offset(queries, query) + d)] = node.types[0].dtype == DType::bf16 ? round_to(value, DType::bf16) : value;
+      }
+    }
+    return out;
+  }
+
+  const ParameterLookup& parameters_;
+};
+
+}  // namespace
+
+std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs, const ParameterLookup& parameters) {
+  return Interpreter(parameters).run(graph, inputs);
+}
+
+}  // namespace zoe

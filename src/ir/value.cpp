@@ -1,0 +1,56 @@
+#include "ir/value.h"
+
+#include <fmt/format.h>
+
+namespace zoe {
+
+std::string_view name(Opcode opcode) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value) \
+  case Opcode::name: return #name;
+#define ZOE_BINARY(name, value) \
+  case Opcode::name: return #name;
+#include "ir/opcodes.def"
+    case Opcode::input: return "input";
+    case Opcode::parameter: return "parameter";
+    case Opcode::constant: return "constant";
+    case Opcode::cast: return "cast";
+    case Opcode::sum: return "sum";
+    case Opcode::reshape: return "reshape";
+    case Opcode::slice: return "slice";
+    case Opcode::concat: return "concat";
+    case Opcode::permute: return "permute";
+    case Opcode::swap_pairs: return "swap_pairs";
+    case Opcode::upsample_nearest: return "upsample_nearest";
+    case Opcode::gather: return "gather";
+    case Opcode::linear: return "linear";
+    case Opcode::conv: return "conv";
+    case Opcode::attention: return "attention";
+    case Opcode::call: return "call";
+  }
+  return "?";
+}
+
+bool is_unary(Opcode opcode) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value) case Opcode::name:
+#define ZOE_BINARY(name, value)
+#include "ir/opcodes.def"
+    return true;
+    default: return false;
+  }
+}
+
+bool is_binary(Opcode opcode) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value)
+#define ZOE_BINARY(name, value) case Opcode::name:
+#include "ir/opcodes.def"
+    return true;
+    default: return false;
+  }
+}
+
+std::string Type::str() const { return fmt::format("{}{}", name(dtype), shape.str()); }
+
+}  // namespace zoe

@@ -1,0 +1,90 @@
+#include <unordered_set>
+
+#include "base/error.h"
+#include "ir/trace.h"
+
+namespace zoe {
+
+namespace {
+
+// The type a node must have, worked out again by the tracing function of its opcode.
+std::vector<Type> expected_types(const Node& node) {
+  const auto& in = node.inputs;
+  const auto product_options = [&](const ProductAttributes& attributes) {
+    std::size_t next = 2;
+    ProductOptions options;
+    options.activation = attributes.activation;
+    if (attributes.has_bias) options.bias = in.at(next++);
+    if (attributes.has_residual) options.residual = in.at(next++);
+    check(next == in.size(), ErrorKind::internal, name(node.opcode), "got {} operands, expected {}.", in.size(), next);
+    return options;
+  };
+  switch (node.opcode) {
+    case Opcode::input:
+    case Opcode::parameter:
+    case Opcode::constant: return node.types;
+#define ZOE_UNARY(name, value) \
+  case Opcode::name: return {name(in.at(0)).type()};
+#define ZOE_BINARY(name, value) \
+  case Opcode::name: return {name(in.at(0), in.at(1)).type()};
+#include "ir/opcodes.def"
+    case Opcode::cast: return {cast(in.at(0), node.types.at(0).dtype).type()};
+    case Opcode::sum: return {sum(in.at(0)).type()};
+    case Opcode::reshape: return {reshape(in.at(0), node.types.at(0).shape).type()};
+    case Opcode::slice: {
+      const auto& axis = node.as<AxisAttributes>();
+      return {slice(in.at(0), axis.axis, axis.begin, axis.end).type()};
+    }
+    case Opcode::concat: return {concat(in, node.as<AxisAttributes>().axis).type()};
+    case Opcode::permute: return {permute(in.at(0), node.as<PermuteAttributes>().axes).type()};
+    case Opcode::swap_pairs: return {swap_pairs(in.at(0)).type()};
+    case Opcode::upsample_nearest: return {upsample_nearest(in.at(0)).type()};
+    case Opcode::gather: return {gather(in.at(0), in.at(1)).type()};
+    case Opcode::linear: return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
+    case Opcode::conv: {
+      const auto& attributes = node.as<ProductAttributes>();
+      const ConvWindow window{attributes.stride, attributes.pad_begin, attributes.pad_end};
+      return {conv(in.at(0), in.at(1), window, product_options(attributes)).type()};
+    }
+    case Opcode::attention: {
+      const auto& attributes = node.as<AttentionAttributes>();
+      return {attention(in.at(0), in.at(1), in.at(2), attributes.scale, attributes.has_bias ? in.at(3) : Value{}).type()};
+    }
+    case Opcode::call: {
+      const Graph& native = node.as<std::shared_ptr<const CallAttributes>>()->native;
+      verify(native);
+      check(native.inputs.size() == in.size(), ErrorKind::internal, node.name, "got {} arguments, expected {}.", in.size(),
+            native.inputs.size());
+      for (std::size_t i = 0; i < in.size(); ++i)
+        check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, node.name, "argument {}: got {}, expected {}.", i,
+              in[i].type().str(), native.inputs[i].type().str());
+      std::vector<Type> types;
+      for (const Value& output : native.outputs) types.push_back(output.type());
+      return types;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+void verify(const Graph& graph) {
+  std::unordered_set<const Node*> seen;
+  std::size_t number = 0;
+  for (const NodePtr& node : graph.nodes) {
+    const std::string where = fmt::format("verify {} %{} {}", graph.name, number++, name(node->opcode));
+    for (const Value& operand : node->inputs) {
+      check(seen.count(&operand.node()) > 0, ErrorKind::internal, where, "an operand comes after its use.");
+      check(operand.output() >= 0 && operand.output() < static_cast<int>(operand.node().types.size()), ErrorKind::internal, where,
+            "an operand names result {} of {}.", operand.output(), operand.node().types.size());
+      check(operand.node().segment <= node->segment, ErrorKind::internal, where, "an operand belongs to a later segment.");
+    }
+    check(expected_types(*node) == node->types, ErrorKind::internal, where, "result type contradicts the operands: got {}, expected {}.",
+          node->types.at(0).str(), expected_types(*node).at(0).str());
+    seen.insert(node.get());
+  }
+  for (const Value& output : graph.outputs)
+    check(seen.count(&output.node()) > 0, ErrorKind::internal, graph.name, "an output is not among the nodes.");
+}
+
+}  // namespace zoe
