@@ -28,6 +28,10 @@ struct CallAttributes {
 // Throws an internal error naming the node if a node's operands, attributes or types contradict its opcode.
 void verify(const Graph& graph);
 
+// What decides a node's kernel: opcode, attributes, operand and result types, and which operands are weights. Nodes of
+// equal signature (the same place in forty blocks) share one kernel.
+std::string signature(const Node& node);
+
 // One line per node: "%7 = mul %5 %6 : f32[1,576,256]  # norm_scale_shift".
 std::string print(const Graph& graph);
 

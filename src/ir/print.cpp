@@ -32,6 +32,13 @@ std::string attributes(const Node& node) {
 
 }  // namespace
 
+std::string signature(const Node& node) {
+  std::string text = fmt::format("{}{}", name(node.opcode), attributes(node));
+  for (const Value& operand : node.inputs)
+    text += fmt::format(" {}{}", operand.node().opcode == Opcode::parameter ? "weight " : "", operand.type().str());
+  return text + " : " + node.types[0].str();
+}
+
 std::string print(const Graph& graph) {
   std::unordered_map<const Node*, std::size_t> numbers;
   const auto reference = [&](const Value& value) {

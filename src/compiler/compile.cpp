@@ -1,0 +1,110 @@
+#include "compiler/compile.h"
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "compiler/passes/inline_calls.h"
+
+namespace zoe {
+
+namespace {
+
+// The plan's numbers side by side, each in its dtype, 8 bytes apart.
+constexpr std::size_t kConstantStride = 8;
+
+Tensor upload_constants(const std::vector<const Node*>& constants, Platform& platform) {
+  std::vector<std::byte> bytes(std::max<std::size_t>(constants.size(), 1) * kConstantStride);
+  for (std::size_t i = 0; i < constants.size(); ++i) {
+    const auto value = static_cast<float>(constants[i]->as<ConstantAttributes>().value);
+    convert(&value, DType::f32, bytes.data() + i * kConstantStride, constants[i]->types[0].dtype, 1);
+  }
+  Tensor tensor = make_tensor(platform, {DType::f32, {static_cast<std::int64_t>(bytes.size() / 4)}}, "constants");
+  const auto stream = platform.make_stream();
+  platform.upload(*stream, bytes.data(), tensor.slot(), bytes.size());
+  stream->synchronize();
+  return tensor;
+}
+
+}  // namespace
+
+Plan compile(const Graph& traced, Platform& platform) {
+  verify(traced);
+  Plan plan;
+  plan.graph = inline_calls(traced);
+  verify(plan.graph);
+
+  const std::vector<NodePtr> nodes = plan_steps(plan.graph);
+  std::unordered_map<std::string, std::shared_ptr<const Kernel>> kernels;
+  std::vector<std::size_t> scratch_bytes;
+  for (const NodePtr& node : nodes) {
+    auto& kernel = kernels[signature(*node)];
+    if (!kernel) kernel = platform.make_kernel(*node);
+    plan.steps.push_back({node, kernel, {}, {}, {}});
+    scratch_bytes.push_back(kernel->scratch_bytes());
+    plan.segment_count = std::max(plan.segment_count, node->segment + 1);
+  }
+  plan.kernel_count = kernels.size();
+  MemoryPlan memory = plan_memory(plan.graph, scratch_bytes);
+  plan.workspace_bytes = memory.workspace_bytes;
+  plan.input_last_read = std::move(memory.input_last_read);
+  plan.output_written = std::move(memory.output_written);
+
+  std::map<std::pair<std::string, std::string>, int> weights;
+  std::unordered_map<const Node*, int> constant_numbers;
+  std::vector<const Node*> constants;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    Step& step = plan.steps[i];
+    for (std::size_t operand = 0; operand < step.node->inputs.size(); ++operand) {
+      const Node& source = step.node->inputs[operand].node();
+      if (source.opcode == Opcode::constant) {
+        const auto [found, is_new] = constant_numbers.try_emplace(&source, static_cast<int>(constants.size()));
+        if (is_new) constants.push_back(&source);
+        step.inputs.push_back({Place::Kind::constant, 0, static_cast<std::size_t>(found->second) * kConstantStride});
+      } else if (source.opcode == Opcode::parameter) {
+        const int input = static_cast<int>(operand);
+        const std::string layout = step.kernel->weight_layout(input);
+        const auto [found, is_new] = weights.try_emplace({source.name, layout}, static_cast<int>(plan.weights.size()));
+        if (is_new)
+          plan.weights.push_back({source.name, layout, source.types[0], step.kernel->packed_bytes(input, source.types[0]), step.kernel, input,
+                                  step.node->segment});
+        // A weight that two segments read stays with the first and is not released before the last.
+        ZOE_INTERNAL_CHECK(plan.weights[static_cast<std::size_t>(found->second)].segment == step.node->segment || source.segment == 0);
+        step.inputs.push_back({Place::Kind::weight, found->second, 0});
+      } else {
+        step.inputs.push_back(memory.places.at(&source));
+      }
+    }
+    step.output = memory.places.at(step.node.get());
+    step.scratch = memory.scratch[i];
+  }
+  plan.constants = upload_constants(constants, platform);
+  return plan;
+}
+
+std::size_t Plan::weight_bytes() const {
+  std::size_t total = 0;
+  for (const PlanWeight& weight : weights) total += weight.size_bytes;
+  return total;
+}
+
+std::size_t Plan::largest_segment_bytes() const {
+  std::vector<std::size_t> totals(static_cast<std::size_t>(segment_count));
+  for (const PlanWeight& weight : weights) totals[static_cast<std::size_t>(weight.segment)] += weight.size_bytes;
+  return totals.empty() ? 0 : *std::max_element(totals.begin(), totals.end());
+}
+
+bool Plan::can_update_in_place(std::size_t input, std::size_t output) const { return input_last_read[input] < output_written[output]; }
+
+std::string describe(const Plan& plan) {
+  std::string text = fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB\n",
+                                 plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
+                                 static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+  for (const Step& step : plan.steps)
+    text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->segment, step.node->name.empty() ? "-" : step.node->name,
+                        step.kernel->implementation(), signature(*step.node));
+  return text;
+}
+
+}  // namespace zoe

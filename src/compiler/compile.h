@@ -1,0 +1,56 @@
+// Graph to plan: the passes in their order, a kernel for each remaining node, and the memory they need.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "compiler/memory_plan.h"
+#include "ir/graph.h"
+#include "platform/platform.h"
+#include "tensor/tensor.h"
+
+namespace zoe {
+
+// A weight in the layout one or more kernels want it in.
+struct PlanWeight {
+  std::string name;    // in the checkpoint
+  std::string layout;  // with the name, what two plans share packed bytes by
+  Type type;           // of the parameter node
+  std::size_t size_bytes;
+  std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`
+  int input;
+  int segment;
+};
+
+struct Step {
+  NodePtr node;
+  std::shared_ptr<const Kernel> kernel;
+  std::vector<Place> inputs;
+  Place output, scratch;
+};
+
+// A compiled graph. Immutable; each run brings its own workspace and stream.
+struct Plan {
+  Graph graph;  // after the passes
+  std::vector<Step> steps;
+  std::vector<PlanWeight> weights;
+  Tensor constants;  // the graph's numbers, on the platform
+  std::size_t workspace_bytes = 0;
+  std::size_t kernel_count = 0;  // distinct ones
+  int segment_count = 0;
+
+  std::size_t weight_bytes() const;
+  std::size_t largest_segment_bytes() const;
+  // True if every read of input `input` comes before output `output` is written: the caller may pass one tensor for both.
+  bool can_update_in_place(std::size_t input, std::size_t output) const;
+
+  std::vector<int> input_last_read, output_written;  // see MemoryPlan
+};
+
+Plan compile(const Graph& graph, Platform& platform);
+
+// Steps with their kernels, places and origins, one a line; for people.
+std::string describe(const Plan& plan);
+
+}  // namespace zoe

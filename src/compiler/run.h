@@ -1,0 +1,30 @@
+// Running a plan.
+#pragma once
+
+#include <atomic>
+#include <span>
+#include <vector>
+
+#include "compiler/compile.h"
+#include "compiler/weights.h"
+
+namespace zoe {
+
+struct RunOptions {
+  // Looked at before every step; true ends the run with an Error of kind cancelled.
+  const std::atomic<bool>* cancel = nullptr;
+  // Load each segment's weights before it and free them behind it, instead of expecting all of them in the store.
+  bool stream_weights = false;
+  // If set: seconds per step are added here (one entry a step; synchronises after each).
+  std::vector<double>* step_seconds = nullptr;
+};
+
+// `inputs` and `outputs` in the graph's order and of its types; `workspace` of at least plan.workspace_bytes.
+// An output may be the same tensor as an input where Plan::can_update_in_place says so.
+void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
+         const Tensor& workspace, const RunOptions& options = {});
+
+// A workspace for any of the plans.
+Tensor make_workspace(Platform& platform, std::span<const Plan* const> plans);
+
+}  // namespace zoe

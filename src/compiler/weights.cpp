@@ -1,0 +1,36 @@
+#include "compiler/weights.h"
+
+#include "base/error.h"
+
+namespace zoe {
+
+void WeightStore::load(const PlanWeight& weight) {
+  auto& buffer = packed_[{weight.name, weight.layout}];
+  if (buffer) return;
+  const HostTensor source = source_(weight.name);
+  check(source.shape.count() == weight.type.shape.count(), ErrorKind::invalid_argument, "weights",
+        "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", weight.name, source.shape.str(),
+        weight.type.shape.str());
+  auto fresh = platform_.allocate(weight.size_bytes, weight.name);
+  weight.kernel->pack_weight(weight.input, weight.type, source, static_cast<std::byte*>(fresh->data));
+  buffer = std::move(fresh);
+  size_bytes_ += weight.size_bytes;
+}
+
+void WeightStore::load(const Plan& plan) {
+  for (const PlanWeight& weight : plan.weights) load(weight);
+}
+
+void WeightStore::load(const Plan& plan, int segment) {
+  for (const PlanWeight& weight : plan.weights)
+    if (weight.segment == segment) load(weight);
+}
+
+void WeightStore::release(const Plan& plan, int segment) {
+  for (const PlanWeight& weight : plan.weights)
+    if (weight.segment == segment && packed_.erase({weight.name, weight.layout})) size_bytes_ -= weight.size_bytes;
+}
+
+const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}); }
+
+}  // namespace zoe
