@@ -1,0 +1,24 @@
+// Kernels of the CPU platform, one factory per family of opcodes. Each computes all geometry when it is made; running one
+// allocates nothing.
+//
+// Threads: `device.threads` is the number every kernel uses, its own loops through parallel.h, oneDNN through
+// omp_set_num_threads() in the thread that runs it (it is that thread's setting; libgomp keeps one pool for both).
+// Arithmetic: exp and tanh are spelled once, in math-inl.h (Highway templates), for every kernel that needs them.
+#pragma once
+
+#include <memory>
+
+#include "ir/value.h"
+#include "platform/platform.h"
+
+namespace zoe::cpu {
+
+// Unary and binary opcodes, cast, sum. Results are the same bits on every instruction set and thread count.
+std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device);
+// reshape (a copy), slice, concat, permute, swap_pairs, upsample_nearest, gather.
+std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
+std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
+std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
+std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device);
+
+}  // namespace zoe::cpu

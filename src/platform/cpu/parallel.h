@@ -1,0 +1,32 @@
+// Splitting a loop over the threads of the platform: the same contiguous pieces every time, so that each thread meets
+// the pages it touched before.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+
+namespace zoe::cpu {
+
+// Below this many elements a loop is done before the other threads have woken up.
+inline constexpr std::int64_t kParallelElements = 16384;
+
+// Calls body(begin, end) for contiguous pieces of [0, count), on `threads` threads if `elements` of work pay for them.
+// Pieces begin at multiples of `grain`. `body` must not throw.
+template <class Body>
+void parallel_ranges(std::int64_t count, std::int64_t grain, std::int64_t elements, int threads, const Body& body) {
+  if (threads <= 1 || elements < kParallelElements || count <= grain) {
+    body(std::int64_t{0}, count);
+    return;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    const std::int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+    const std::int64_t grains = (count + grain - 1) / grain;
+    const std::int64_t begin = grains * me / team * grain, limit = grains * (me + 1) / team * grain;
+    const std::int64_t end = limit < count ? limit : count;
+    if (begin < end) body(begin, end);
+  }
+}
+
+}  // namespace zoe::cpu
