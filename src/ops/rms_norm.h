@@ -1,0 +1,11 @@
+// Root-mean-square norm over the last axis: weight * x * rsqrt(mean(x^2) + eps).
+#pragma once
+
+#include "ir/trace.h"
+
+namespace zoe {
+
+// [..,C], weight [C] in any float dtype -> [..,C] in x's dtype. In f32 throughout, one rounding on store.
+Value rms_norm(const Value& x, const Value& weight, double eps);
+
+}  // namespace zoe
