@@ -22,6 +22,7 @@ struct JsonNode {
 namespace {
 
 constexpr std::size_t kMaxDepth = 64;
+constexpr std::size_t kShownBefore = 24;  // bytes of a line in a message
 
 // Walks the text and remembers how far the parser has read: its events carry no position of their own.
 struct Cursor {
@@ -40,7 +41,6 @@ struct Cursor {
     return *this;
   }
   friend bool operator==(const Cursor& a, const Cursor& b) { return a.at == b.at; }
-  friend bool operator!=(const Cursor& a, const Cursor& b) { return a.at != b.at; }
 };
 
 // Builds the tree under `root` from the events of nlohmann's parser, which is iterative: depth is bounded here, before anything
@@ -83,12 +83,17 @@ class TreeBuilder : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
 
-  bool parse_error(std::size_t, const std::string& last_token, const nlohmann::detail::exception& error) override {
+  bool parse_error(std::size_t position, const std::string& last_token, const nlohmann::detail::exception& error) override {
+    last_read_ = text_.data() + std::min(position, text_.size());
     if (dynamic_cast<const nlohmann::json::out_of_range*>(&error))
       refuse(in_quotes(last_token), "a number in the range of a double");
-    if (last_read_ == text_.data() + text_.size() && (last_token.empty() || last_token == "<EOF>"))
-      refuse("the end of the text", "more JSON");
-    refuse(in_quotes(last_token), "valid JSON");
+    if (position > text_.size()) refuse("the end of the text", "more JSON");
+    // The line up to the character that does not fit.
+    const std::string_view before = text_.substr(0, position);
+    std::size_t begin = position > kShownBefore ? position - kShownBefore : 0;
+    if (const std::size_t newline = before.rfind('\n'); newline != std::string_view::npos) begin = std::max(begin, newline + 1);
+    while (begin + 1 < position && (static_cast<unsigned char>(text_[begin]) & 0xc0) == 0x80) ++begin;
+    refuse(in_quotes(before.substr(std::min(begin, position - 1))), "valid JSON");
   }
 
  private:
