@@ -1,0 +1,23 @@
+// What the operating system says about the machine and this process's share of it.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace zoe::cpu {
+
+struct HostMemory {
+  std::uint64_t total_bytes;  // of the machine, or of the cgroup if that is less
+  std::uint64_t free_bytes;   // what may still be touched without swapping; page cache counts as free
+};
+
+// The functions read below `root`, which only tests set.
+HostMemory host_memory(const std::filesystem::path& root = "/");
+std::uint64_t anonymous_bytes(const std::filesystem::path& root = "/");  // of this process, resident
+int usable_threads(const std::filesystem::path& root = "/");             // by affinity and cgroup quota, at least 1
+std::string cpu_name(const std::filesystem::path& root = "/");           // "unknown CPU" if the system does not say
+// The flags that matter to kernels, in a fixed order, separated by blanks; may be empty.
+std::string cpu_features(const std::filesystem::path& root = "/");
+
+}  // namespace zoe::cpu

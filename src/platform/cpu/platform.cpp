@@ -1,0 +1,116 @@
+#include "platform/cpu/platform.h"
+
+#include <omp.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "base/error.h"
+#include "platform/cpu/host.h"
+#include "platform/cpu/kernels.h"
+
+namespace zoe::cpu {
+namespace {
+
+double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << 30); }
+
+// Anonymous pages: zero, touched when first written, and back at the system when the buffer goes.
+struct CpuBuffer : Buffer {
+  CpuBuffer(void* mapped, std::size_t size, std::shared_ptr<std::atomic<std::uint64_t>> total) : allocated(std::move(total)) {
+    data = mapped;
+    size_bytes = size;
+    *allocated += size;
+  }
+  ~CpuBuffer() override {
+    munmap(data, std::max<std::size_t>(size_bytes, 1));
+    *allocated -= size_bytes;
+  }
+  const std::shared_ptr<std::atomic<std::uint64_t>> allocated;  // of all buffers of the platform; a buffer may outlive it
+};
+
+struct CpuStream : Stream {
+  void synchronize() override {}  // every kernel has finished when its run() returns
+};
+
+class CpuPlatform : public Platform {
+ public:
+  explicit CpuPlatform(const PlatformOptions& options) {
+    constexpr int kMaxThreads = 1024;
+    check(options.threads >= 0 && options.threads <= kMaxThreads, ErrorKind::invalid_argument, "cpu",
+          "bad number of threads: got {}, expected 0 (all) to {}.", options.threads, kMaxThreads);
+    const HostMemory memory = host_memory();
+    info_ = {.platform = "cpu",
+             .name = cpu_name(),
+             .features = cpu_features(),
+             .memory_bytes = memory.total_bytes,
+             .free_bytes = memory.free_bytes,
+             .threads = options.threads > 0 ? options.threads : usable_threads()};
+    info_.bf16_products = info_.features.find("bf16") != std::string::npos;  // AVX-512 or AMX
+    omp_set_num_threads(info_.threads);
+  }
+
+  const DeviceInfo& info() const override {
+    info_.free_bytes = free_bytes();
+    return info_;
+  }
+
+  std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
+    const std::uint64_t free = free_bytes();
+    const auto refuse = [&] {
+      fail(ErrorKind::out_of_memory, "cpu",
+           "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames, or free memory.",
+           gib(size_bytes), what, gib(free), gib(info_.memory_bytes));
+    };
+    if (size_bytes > free) refuse();
+    void* mapped = mmap(nullptr, std::max<std::size_t>(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) refuse();
+    constexpr std::size_t kHugeFrom = std::size_t{4} << 20;  // huge pages save most faults; a refusal only costs time
+    if (size_bytes >= kHugeFrom) madvise(mapped, size_bytes, MADV_HUGEPAGE);
+    return std::make_shared<CpuBuffer>(mapped, size_bytes, allocated_);
+  }
+
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<CpuStream>(); }
+
+  void upload(Stream&, const void* host, Slot device, std::size_t size_bytes) override {
+    std::memcpy(device.data(), host, size_bytes);
+  }
+  void download(Stream&, Slot device, void* host, std::size_t size_bytes) override {
+    std::memcpy(host, device.data(), size_bytes);
+  }
+
+  std::unique_ptr<Kernel> make_kernel(const Node& node) override {
+    switch (node.opcode) {
+      case Opcode::linear: return make_linear(node, info_);
+      case Opcode::conv: return make_conv(node, info_);
+      case Opcode::attention: return make_attention(node, info_);
+      case Opcode::reshape:
+      case Opcode::slice:
+      case Opcode::concat:
+      case Opcode::permute:
+      case Opcode::swap_pairs:
+      case Opcode::upsample_nearest:
+      case Opcode::gather: return make_movement(node, info_);
+      default: return make_elementwise(node, info_);
+    }
+  }
+
+ private:
+  // What is free, less what buffers were promised and have not touched yet. The process's resident anonymous memory stands for
+  // what they touched; its other heap makes the promise look a little smaller.
+  std::uint64_t free_bytes() const {
+    const std::uint64_t free = host_memory().free_bytes, allocated = *allocated_, resident = anonymous_bytes();
+    const std::uint64_t promised = allocated - std::min(allocated, resident);
+    return free - std::min(free, promised);
+  }
+
+  mutable DeviceInfo info_;
+  const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
+};
+
+}  // namespace
+
+std::unique_ptr<Platform> open(const PlatformOptions& options) { return std::make_unique<CpuPlatform>(options); }
+
+}  // namespace zoe::cpu

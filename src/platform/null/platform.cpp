@@ -1,0 +1,58 @@
+#include "platform/null/platform.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace zoe::null {
+namespace {
+
+struct NullBuffer : Buffer {
+  NullBuffer(std::size_t size, std::string_view what) {
+    void* mapped = mmap(nullptr, std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    check(mapped != MAP_FAILED, ErrorKind::out_of_memory, "null", "cannot reserve {} bytes for \"{}\": the address space is full.", size, what);
+    data = mapped;
+    size_bytes = size;
+  }
+  ~NullBuffer() override { munmap(data, std::max<std::size_t>(size_bytes, 1)); }
+};
+
+struct NullStream : Stream {
+  void synchronize() override {}
+};
+
+struct NullKernel : Kernel {
+  std::string_view implementation() const override { return "null"; }
+  void pack_weight(int, const Type&, const HostTensor&, std::byte*) const override {}
+  void run(Stream&, std::span<const Slot>, Slot, Slot) const override {}
+};
+
+class NullPlatform : public Platform {
+ public:
+  const DeviceInfo& info() const override { return info_; }
+  std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
+    return std::make_shared<NullBuffer>(size_bytes, what);
+  }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<NullStream>(); }
+  void upload(Stream&, const void*, Slot, std::size_t) override {}
+  void download(Stream&, Slot, void* host, std::size_t size_bytes) override { std::memset(host, 0, size_bytes); }
+  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<NullKernel>(); }
+
+ private:
+  static constexpr std::uint64_t kAddressSpace = std::uint64_t{1} << 46;
+  const DeviceInfo info_ = {.platform = "null",
+                            .name = "no device",
+                            .features = "makes plans, runs nothing",
+                            .memory_bytes = kAddressSpace,
+                            .free_bytes = kAddressSpace};
+};
+
+}  // namespace
+
+std::unique_ptr<Platform> open(const PlatformOptions&) { return std::make_unique<NullPlatform>(); }
+
+}  // namespace zoe::null
