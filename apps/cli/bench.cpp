@@ -1,0 +1,197 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <random>
+
+#include "apps/cli/commands.h"
+#include "base/error.h"
+#include "compiler/run.h"
+#include "ir/cost.h"
+#include "models/umt5/model.h"
+#include "models/wan_dit/model.h"
+#include "models/wan_vae/model.h"
+#include "pipeline/memory.h"
+#include "pipeline/model_folder.h"
+
+namespace zoe::cli {
+
+namespace {
+
+struct BenchOptions {
+  DeviceOptions device;
+  std::string part, size = "1.3b";
+  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512;
+  int repeat = 3;
+  bool per_op = false;
+};
+
+// The published sizes, so that no files are needed.
+Umt5Config umt5_xxl() {
+  return parse_umt5_config(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
+    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6})", "umt5-xxl");
+}
+
+WanDitConfig wan_dit(int heads, int ffn, int layers) {
+  return parse_wan_dit_config(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})", heads, ffn, layers), "wan");
+}
+
+struct Case {
+  std::vector<Plan> plans;      // run in this order, each `times` times
+  std::vector<int> times;
+};
+
+std::vector<Tensor> random_tensors(Platform& platform, Stream& stream, const std::vector<Value>& values) {
+  std::mt19937 generator(0);
+  std::normal_distribution<float> normal;
+  std::vector<Tensor> tensors;
+  for (const Value& value : values) {
+    tensors.push_back(make_tensor(platform, value.type(), "bench"));
+    if (value.dtype() == DType::i32) continue;  // zeros: every index exists
+    std::vector<float> host(static_cast<std::size_t>(value.shape().count()));
+    for (float& element : host) element = 0.5f * normal(generator);
+    upload(platform, stream, host, tensors.back());
+  }
+  return tensors;
+}
+
+Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
+  const bool toy = options.size == "toy";
+  const ModelConfig embedded = toy ? read_model_config(embedded_model_path()) : ModelConfig{};
+  const std::int64_t frames = (options.num_frames - 1) / 4 + 1, height = options.height / 8, width = options.width / 8;
+  check(height >= 2 && width >= 2 && height % 2 == 0 && width % 2 == 0, ErrorKind::invalid_argument, "--height, --width",
+        "got {}x{}, expected multiples of 16.", options.width, options.height);
+  Case made;
+  if (options.part == "transformer") {
+    const WanDitConfig config = toy ? embedded.transformer : options.size == "14b" ? wan_dit(40, 13824, 40) : wan_dit(12, 8960, 30);
+    made.plans.push_back(compile(trace_wan_dit(config, dtype, frames, height, width, options.text_tokens), platform));
+    made.times = {1};
+  } else if (options.part == "text-encoder") {
+    made.plans.push_back(compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform));
+    made.times = {1};
+  } else {
+    check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench", "got {}, expected transformer, vae-decode or text-encoder.", options.part);
+    const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config("{}", "wan 2.1 vae");
+    made.plans.push_back(compile(trace_wan_vae_decode(config, dtype, 1, height, width, true).graph, platform));
+    made.times = {1};
+    if (frames > 1) {
+      made.plans.push_back(compile(trace_wan_vae_decode(config, dtype, 1, height, width, false).graph, platform));
+      made.times.push_back(static_cast<int>(frames - 1));
+    }
+  }
+  return made;
+}
+
+void print_per_op(const Case& measured, const std::vector<std::vector<double>>& seconds, int runs) {
+  struct Row {
+    double seconds = 0, operations = 0;
+    int count = 0;
+  };
+  std::map<std::string, Row> rows;
+  for (std::size_t p = 0; p < measured.plans.size(); ++p)
+    for (std::size_t i = 0; i < measured.plans[p].steps.size(); ++i) {
+      const Step& step = measured.plans[p].steps[i];
+      Row& row = rows[fmt::format("{} | {}", step.kernel->implementation(), signature(*step.node))];
+      row.seconds += seconds[p][i] / runs;
+      row.operations += product_operations(*step.node) * measured.times[p];
+      row.count += measured.times[p];
+    }
+  std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
+  for (const auto& [label, row] : sorted)
+    fmt::print("{:9.2f} ms {:5} x {:8.1f} GFLOP/s  {}\n", row.seconds * 1e3, row.count, row.operations / row.seconds / 1e9, label);
+}
+
+int bench(const BenchOptions& options) {
+  const auto platform = open(options.device);
+  const DType dtype = chosen_dtype(options.device, *platform);
+  MemoryWatch watch;
+  const Case measured = make_case(options, *platform, dtype);
+
+  std::int64_t largest = 1;
+  for (const Plan& plan : measured.plans)
+    for (const PlanWeight& weight : plan.weights) largest = std::max(largest, weight.type.shape.count());
+  std::vector<float> values(static_cast<std::size_t>(largest));
+  std::mt19937 generator(0);
+  std::normal_distribution<float> normal(0, 0.02f);
+  for (float& value : values) value = normal(generator);
+  std::map<std::string, Shape> shapes;
+  for (const Plan& plan : measured.plans)
+    for (const PlanWeight& weight : plan.weights) shapes[weight.name] = weight.type.shape;
+  WeightStore store(*platform, [&](const std::string& name) {
+    return HostTensor{DType::f32, shapes.at(name), reinterpret_cast<const std::byte*>(values.data())};
+  });
+  double operations = 0;
+  std::size_t workspace_bytes = 0;
+  std::vector<const Plan*> plans;
+  for (std::size_t p = 0; p < measured.plans.size(); ++p) {
+    store.load(measured.plans[p]);
+    operations += product_operations(measured.plans[p].graph) * measured.times[p];
+    workspace_bytes = std::max(workspace_bytes, measured.plans[p].workspace_bytes);
+    plans.push_back(&measured.plans[p]);
+  }
+  const auto stream = platform->make_stream();
+  const Tensor workspace = make_workspace(*platform, plans);
+  std::vector<std::vector<Tensor>> inputs, outputs;
+  for (const Plan& plan : measured.plans) {
+    inputs.push_back(random_tensors(*platform, *stream, plan.graph.inputs));
+    outputs.emplace_back();
+    for (std::size_t i = 0; i < plan.graph.outputs.size(); ++i)
+      outputs.back().push_back(options.part == "vae-decode" && i > 0 ? inputs.back()[i] : make_tensor(*platform, plan.graph.outputs[i].type(), "bench"));
+  }
+  std::vector<std::vector<double>> step_seconds(measured.plans.size());
+  std::vector<double> seconds;
+  for (int run_number = 0; run_number <= options.repeat; ++run_number) {
+    const bool counted = run_number > 0;  // the first warms up
+    const auto start = std::chrono::steady_clock::now();
+    for (std::size_t p = 0; p < measured.plans.size(); ++p)
+      for (int time = 0; time < measured.times[p]; ++time) {
+        RunOptions run_options;
+        if (options.per_op && counted) run_options.step_seconds = &step_seconds[p];
+        zoe::run(measured.plans[p], *stream, store, inputs[p], outputs[p], workspace, run_options);
+      }
+    watch.sample();
+    if (counted) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const double median = seconds[seconds.size() / 2];
+  fmt::print(
+      R"({{"what": "{}", "size": "{}", "video": "{}x{}x{}", "dtype": "{}", "threads": {}, "median_s": {:.4f}, "min_s": {:.4f}, "max_s": {:.4f}, "gflop": {:.1f}, "gflop_per_s": {:.1f}, "weights_mib": {:.1f}, "workspace_mib": {:.1f}, "peak_mib": {:.1f}, "cpu": "{}"}})"
+      "\n",
+      options.part, options.size, options.width, options.height, options.num_frames, name(dtype), platform->info().threads, median,
+      seconds.front(), seconds.back(), operations / 1e9, operations / median / 1e9, static_cast<double>(store.size_bytes()) / 1048576.0,
+      static_cast<double>(workspace_bytes) / 1048576.0, static_cast<double>(watch.peak_bytes()) / 1048576.0, platform->info().name);
+  if (options.per_op) print_per_op(measured, step_seconds, options.repeat);
+  return 0;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& app) {
+  auto options = std::make_shared<BenchOptions>();
+  app.add_option("PART", options->part, "transformer (one forward), vae-decode, or text-encoder")->required();
+  app.add_option("--size", options->size, "transformer: 1.3b, 14b or toy; the others: published size or toy")
+      ->check(CLI::IsMember({"1.3b", "14b", "toy"}))
+      ->capture_default_str();
+  const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {
+    app.add_option_function<std::string>(
+           flag, [&target, flag, min, max](const std::string& value) { target = parse_integer(flag, value, min, max); }, text)
+        ->type_name("N");
+  };
+  integer("--height", options->height, 16, 8192, "Pixels (default 272)");
+  integer("--width", options->width, 16, 8192, "Pixels (default 480)");
+  integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
+  integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
+  app.add_option_function<std::string>(
+         "--repeat", [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
+         "Counted runs after one warm-up (default 3)")
+      ->type_name("N");
+  app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");
+  add_device_options(app, options->device);
+  return [options] { return bench(*options); };
+}
+
+}  // namespace zoe::cli

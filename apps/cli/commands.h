@@ -1,0 +1,40 @@
+// The commands of `zoe`. Each adds its options to `app` and returns what to run when it was chosen.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "base/dtype.h"
+#include "platform/platform.h"
+
+namespace CLI {
+class App;
+}
+
+namespace zoe::cli {
+
+using Command = std::function<int()>;  // the exit code
+
+Command add_generate(CLI::App& app);
+Command add_info(CLI::App& app);
+Command add_platforms(CLI::App& app);
+Command add_bench(CLI::App& app);
+
+// Options several commands share.
+struct DeviceOptions {
+  std::string platform = "auto", dtype = "auto";
+  int threads = 0;
+};
+void add_device_options(CLI::App& app, DeviceOptions& options);
+std::unique_ptr<Platform> open(const DeviceOptions& options);
+// "auto" is bf16 where its products are faster; a notice says if the device only emulates bf16.
+DType chosen_dtype(const DeviceOptions& options, const Platform& platform);
+
+// Numbers from the command line; the error names the flag, the text and the range.
+std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);
+std::uint64_t parse_seed(std::string_view flag, const std::string& text);
+double parse_number(std::string_view flag, const std::string& text, double min, double max);
+
+extern const char* const kVersion;
+
+}  // namespace zoe::cli

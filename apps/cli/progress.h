@@ -1,0 +1,28 @@
+// What a run says on stdout: a bar on a terminal, plain lines otherwise, nothing with --quiet.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <string_view>
+
+#include "pipeline/generate.h"
+
+namespace zoe::cli {
+
+class Reporter {
+ public:
+  Reporter(bool quiet, bool verbose);
+  void line(std::string_view text);       // whole lines; clears the bar first
+  void detail(std::string_view text);     // only with --verbose
+  void progress(const Progress& progress);
+
+ private:
+  void clear_bar();
+
+  bool quiet_, verbose_, terminal_;
+  bool bar_shown_ = false;
+  std::chrono::steady_clock::time_point phase_start_;
+  int last_tenth_ = -1;
+};
+
+}  // namespace zoe::cli

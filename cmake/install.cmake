@@ -1,0 +1,24 @@
+# cmake --install: the command, the embedded model, the headers, and a package for find_package(zoetrope).
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+get_property(ZOE_LIBRARY_TARGETS GLOBAL PROPERTY ZOE_LIBRARIES)
+install(TARGETS zoe RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS zoe_options ${ZOE_LIBRARY_TARGETS} EXPORT zoetrope ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/zoetrope)
+install(DIRECTORY src/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope FILES_MATCHING PATTERN "*.h" PATTERN "*.def")
+install(DIRECTORY models/toy-wan DESTINATION ${CMAKE_INSTALL_DATADIR}/zoetrope/models PATTERN "training" EXCLUDE)
+install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+set(config_folder ${CMAKE_INSTALL_LIBDIR}/cmake/zoetrope)
+install(EXPORT zoetrope NAMESPACE zoetrope:: DESTINATION ${config_folder})
+file(WRITE ${CMAKE_BINARY_DIR}/zoetropeConfig.cmake [[
+include(CMakeFindDependencyMacro)
+set(ZOE_TESTS OFF)
+include("${CMAKE_CURRENT_LIST_DIR}/dependencies.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/zoetrope.cmake")
+add_library(zoetrope::zoetrope INTERFACE IMPORTED)
+set_target_properties(zoetrope::zoetrope PROPERTIES INTERFACE_LINK_LIBRARIES "zoetrope::zoe_pipeline;zoetrope::zoe_media")
+]])
+write_basic_package_version_file(${CMAKE_BINARY_DIR}/zoetropeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_BINARY_DIR}/zoetropeConfig.cmake ${CMAKE_BINARY_DIR}/zoetropeConfigVersion.cmake cmake/dependencies.cmake
+  DESTINATION ${config_folder})

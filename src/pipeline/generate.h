@@ -1,0 +1,103 @@
+// Prompt to frames: the whole road, on one platform.
+//
+//   Pipeline pipeline(read_model_config(folder), platform, DType::f32);
+//   Job job = pipeline.prepare(settings);          // checks, compiles, plans the memory; nothing runs yet
+//   pipeline.run(job, callbacks);                  // frames of each prompt, in order
+//
+// Follows WanPipeline of Diffusers: the same prompt cleaning, rounding of sizes, noise, guidance and schedulers.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "pipeline/memory.h"
+#include "pipeline/model_folder.h"
+#include "platform/platform.h"
+
+namespace zoe {
+
+struct GenerateSettings {
+  std::vector<std::string> prompts;
+  std::string negative_prompt;
+  std::optional<std::int64_t> height, width, num_frames;  // else the model's defaults
+  std::optional<int> num_inference_steps;
+  std::optional<double> fps, guidance_scale, flow_shift;
+  std::optional<SchedulerKind> scheduler;
+  std::uint64_t seed = 0;
+};
+
+// Settings after defaults and rounding.
+struct VideoShape {
+  std::int64_t height, width, num_frames;
+  std::int64_t latent_height, latent_width, latent_frames;
+};
+
+struct MemoryStatement {  // bytes; phases do not overlap, so the peak is the largest of them plus what always stays
+  std::size_t always, encode, denoise, decode;
+  std::size_t peak() const;
+};
+
+enum class Phase : std::uint8_t { encode, denoise, decode };
+struct Progress {
+  Phase phase;
+  std::size_t prompt;  // 0-based
+  int done, total;     // steps of this phase
+};
+
+struct Callbacks {
+  // 8-bit RGB, [height, width, 3], in order; `frame` counts from 0 within its prompt.
+  std::function<void(std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb)> frame;
+  std::function<void(const Progress&)> progress;
+  std::function<void(std::size_t prompt)> finished;  // after a prompt's last frame
+  const std::atomic<bool>* cancel = nullptr;
+};
+
+struct Timings {  // seconds
+  double load = 0, encode = 0, denoise = 0, decode = 0;
+};
+
+// Everything about a run that is known before it.
+struct Job {
+  Job();
+  Job(Job&&) noexcept;
+  ~Job();
+  VideoShape shape;
+  int num_inference_steps;
+  double fps, guidance_scale;
+  SchedulerConfig scheduler;
+  std::uint64_t seed;
+  std::size_t prompt_count;
+  MemoryStatement memory;
+  struct Plans;
+  std::unique_ptr<Plans> plans;
+};
+
+class Pipeline {
+ public:
+  // dtype: f32 or bf16, of weights and activations of every part.
+  Pipeline(ModelConfig model, Platform& platform, DType dtype);
+  ~Pipeline();
+
+  // invalid_argument for settings that make no sense, out_of_memory if the plan does not fit what is free.
+  // `sink_bytes` is asked once the sizes are rounded: memory the caller needs while frames are decoded (a video encoder).
+  // It may throw to refuse the sizes before anything is planned.
+  Job prepare(const GenerateSettings& settings, const std::function<std::size_t(const VideoShape&)>& sink_bytes = {});
+  // An Error of kind cancelled when the callback's flag is set.
+  Timings run(Job& job, const Callbacks& callbacks, MemoryWatch* watch = nullptr);
+
+  const ModelConfig& model() const { return model_; }
+  DType dtype() const { return dtype_; }
+
+ private:
+  ModelConfig model_;
+  Platform& platform_;
+  DType dtype_;
+};
+
+}  // namespace zoe
