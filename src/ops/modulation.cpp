@@ -35,12 +35,10 @@ void check_modulation(std::string_view op, std::string_view argument, const Valu
   if (ok && form.rank() == 3) ok = one_or(0, batch) && one_or(1, length);
   if (ok && form.rank() == 4) ok = form.dim(0) == batch && form.dim(1) > 0 && length % form.dim(1) == 0 && form.dim(2) == 1;
   check(ok, ErrorKind::invalid_argument, op,
-        "bad {}: got {}, expected f32 or bf16 in one of the forms scalar, [{}], [{},{}], [{},{},{}] or [{},F,1,{}] where F divides "
-        "{}, to "
-        "match x {}.",
-        argument, modulation.type().str(), width, batch == 1 ? "1" : fmt::format("1|{}", batch), width,
-        batch == 1 ? "1" : fmt::format("1|{}", batch), length == 1 ? "1" : fmt::format("1|{}", length), width, batch, width, length,
-        x.str());
+        "bad {}: got {}, expected f32 or bf16 in one of the forms scalar, [{C}], [{B},{C}], [{B},{L},{C}] or [{b},F,1,{C}] where F "
+        "divides {l}, to match x {}.",
+        argument, modulation.type().str(), x.str(), fmt::arg("C", width), fmt::arg("b", batch), fmt::arg("l", length),
+        fmt::arg("B", batch == 1 ? "1" : fmt::format("1|{}", batch)), fmt::arg("L", length == 1 ? "1" : fmt::format("1|{}", length)));
 }
 
 Value multiply_modulation(const Value& x, const Value& modulation) { return combine(mul, x, modulation); }

@@ -1,0 +1,85 @@
+#include "models/wan_dit/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/nearest.h"
+
+namespace zoe {
+
+WanDitConfig parse_wan_dit_config(const JsonObject& json) {
+  const auto require = [&](std::string_view key, std::string_view supported) {
+    const std::string value = json.string(key, std::string(supported));
+    check(value == supported, ErrorKind::unsupported, json.where(), "{} is not supported: got {}, expected \"{}\".", key,
+          in_quotes(value), supported);
+  };
+  require("_class_name", "WanTransformer3DModel");
+  require("qk_norm", "rms_norm_across_heads");
+  for (const char* key : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
+    check(!json.has(key), ErrorKind::unsupported, json.where(),
+          "{} is not supported: got a value, expected null. Models that are conditioned on an image cannot run here.", key);
+  constexpr std::int64_t kWidest = 1 << 17;
+  WanDitConfig config{
+      .patch_size = {1, 2, 2},
+      .num_heads = json.integer("num_attention_heads", 1, 1024, 40),
+      .head_dim = json.integer("attention_head_dim", 2, 1024, 128),
+      .in_channels = json.integer("in_channels", 1, 4096, 16),
+      .out_channels = 0,
+      .text_dim = json.integer("text_dim", 1, kWidest, 4096),
+      .freq_dim = json.integer("freq_dim", 2, kWidest, 256),
+      .ffn_dim = json.integer("ffn_dim", 1, kWidest, 13824),
+      .num_layers = json.integer("num_layers", 1, 512, 40),
+      .rope_max_seq_len = json.integer("rope_max_seq_len", 1, 1 << 16, 1024),
+      .cross_attn_norm = json.boolean("cross_attn_norm", true),
+      .eps = json.number("eps", 0, 1, 1e-6),
+  };
+  config.out_channels = json.integer("out_channels", 1, 4096, config.in_channels);
+  if (json.has("patch_size")) {
+    const auto patch = json.integers("patch_size", 1, 16, 3, 3);
+    std::copy(patch.begin(), patch.end(), config.patch_size.begin());
+  }
+  for (const auto& [key, value] : {std::pair{"attention_head_dim", config.head_dim}, std::pair{"freq_dim", config.freq_dim}})
+    check(value % 2 == 0, ErrorKind::invalid_argument, json.where(), "bad {}: got {}, expected an even number.", key, value);
+  check(config.dim() <= kWidest, ErrorKind::invalid_argument, json.where(),
+        "num_attention_heads x attention_head_dim is too large: got {} x {}, expected at most {}.", config.num_heads,
+        config.head_dim, kWidest);
+  return config;
+}
+
+std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {
+  const std::int64_t dim = config.dim();
+  std::vector<ExpectedTensor> tensors;
+  const auto add_linear = [&](const std::string& name, std::int64_t out, std::int64_t in) {
+    tensors.push_back({name + ".weight", {out, in}});
+    tensors.push_back({name + ".bias", {out}});
+  };
+  const auto& patch = config.patch_size;
+  tensors.push_back({"patch_embedding.weight", {dim, config.in_channels, patch[0], patch[1], patch[2]}});
+  tensors.push_back({"patch_embedding.bias", {dim}});
+  add_linear("condition_embedder.time_embedder.linear_1", dim, config.freq_dim);
+  add_linear("condition_embedder.time_embedder.linear_2", dim, dim);
+  add_linear("condition_embedder.time_proj", 6 * dim, dim);
+  add_linear("condition_embedder.text_embedder.linear_1", dim, config.text_dim);
+  add_linear("condition_embedder.text_embedder.linear_2", dim, dim);
+  for (std::int64_t i = 0; i < config.num_layers; ++i) {
+    const std::string block = fmt::format("blocks.{}.", i);
+    tensors.push_back({block + "scale_shift_table", {1, 6, dim}});
+    for (const char* attention : {"attn1.", "attn2."}) {
+      for (const char* projection : {"to_q", "to_k", "to_v", "to_out.0"}) add_linear(block + attention + projection, dim, dim);
+      for (const char* norm : {"norm_q.weight", "norm_k.weight"}) tensors.push_back({block + attention + norm, {dim}});
+    }
+    if (config.cross_attn_norm) {
+      tensors.push_back({block + "norm2.weight", {dim}});
+      tensors.push_back({block + "norm2.bias", {dim}});
+    }
+    add_linear(block + "ffn.net.0.proj", config.ffn_dim, dim);
+    add_linear(block + "ffn.net.2", dim, config.ffn_dim);
+  }
+  tensors.push_back({"scale_shift_table", {1, 2, dim}});
+  add_linear("proj_out", config.out_channels * config.patch_volume(), dim);
+  return tensors;
+}
+
+}  // namespace zoe

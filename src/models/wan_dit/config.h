@@ -1,0 +1,38 @@
+// What a Wan diffusion transformer is: the values of its config.json that matter, and the tensors its checkpoint must hold.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "base/json.h"
+#include "tensor/checkpoint.h"
+
+namespace zoe {
+
+struct WanDitConfig {
+  std::array<std::int64_t, 3> patch_size;  // latent frames, rows and columns that one token covers
+  std::int64_t num_heads;                  // num_attention_heads,
+  std::int64_t head_dim;                   // attention_head_dim: even, one rotary angle a pair
+  std::int64_t in_channels, out_channels;
+  std::int64_t text_dim;  // width of the text encoder's states
+  std::int64_t freq_dim;  // of the timestep's sinusoid, even
+  std::int64_t ffn_dim;
+  std::int64_t num_layers;
+  std::int64_t rope_max_seq_len;  // most tokens along one axis
+  bool cross_attn_norm;           // an affine LayerNorm before the cross-attention
+  double eps;
+
+  std::int64_t dim() const { return num_heads * head_dim; }
+  std::int64_t patch_volume() const { return patch_size[0] * patch_size[1] * patch_size[2]; }
+};
+
+// From a Diffusers config.json of WanTransformer3DModel, missing values as its defaults. Errors: invalid_argument names a bad
+// value; unsupported names what belongs to other members of the family (image conditioning, other norms, other classes).
+WanDitConfig parse_wan_dit_config(const JsonObject& json);
+
+// Names and shapes as in Diffusers' files, in the order of the graphs. The graphs declare patch_embedding.weight, a convolution's
+// kernel [D,C,pt,ph,pw], as the matrix [D, C*pt*ph*pw] of the same elements.
+std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config);
+
+}  // namespace zoe

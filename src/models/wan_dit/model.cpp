@@ -1,0 +1,233 @@
+#include "models/wan_dit/model.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <cmath>
+
+#include "base/error.h"
+#include "ops/mul_add.h"
+#include "ops/norm_scale_shift.h"
+#include "ops/rms_norm.h"
+#include "ops/rotary_interleaved.h"
+#include "ops/scale_residual_norm_scale_shift.h"
+
+namespace zoe {
+
+namespace {
+
+// Tokens along time, height and width.
+std::array<std::int64_t, 3> token_grid(const WanDitConfig& config, std::int64_t frames, std::int64_t height, std::int64_t width) {
+  const std::array<std::int64_t, 3> extents{frames, height, width};
+  std::array<std::int64_t, 3> grid{};
+  constexpr std::array kAxes{"frames", "height", "width"};
+  for (std::size_t axis = 0; axis < 3; ++axis) {
+    const std::int64_t patch = config.patch_size[axis], most = patch * config.rope_max_seq_len;
+    check(extents[axis] >= patch && extents[axis] <= most && extents[axis] % patch == 0, ErrorKind::invalid_argument, "wan_dit",
+          "bad {} of the latent: got {}, expected a multiple of {} up to {}.", kAxes[axis], extents[axis], patch, most);
+    grid[axis] = extents[axis] / patch;
+  }
+  constexpr std::int64_t kMost = 1 << 26;
+  const std::int64_t tokens = grid[0] * grid[1] * grid[2];
+  check(tokens <= kMost, ErrorKind::invalid_argument, "wan_dit",
+        "bad size of the latent: got {} x {} x {} patches, expected at most {} in all.", grid[0], grid[1], grid[2], kMost);
+  return grid;
+}
+
+void check_text_rows(std::int64_t text_rows) {
+  constexpr std::int64_t kMost = 1 << 16;
+  check(text_rows >= 1 && text_rows <= kMost, ErrorKind::invalid_argument, "wan_dit",
+        "bad number of text rows: got {}, expected 1 to {}.", text_rows, kMost);
+}
+
+// The weights under one prefix of names, and what is made with them.
+struct Part {
+  const WanDitConfig& config;
+  DType dtype;
+  std::string prefix;
+  int segment;
+
+  Value weight(std::string_view name, DType kind, Shape shape) const {
+    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment);
+  }
+
+  // x [..,K] -> [..,out], in x's dtype.
+  Value project(std::string_view name, const Value& x, std::int64_t out, ProductOptions options = {}) const {
+    const Value matrix = weight(fmt::format("{}.weight", name), x.dtype(), {out, x.dim(-1)});
+    options.bias = weight(fmt::format("{}.bias", name), x.dtype(), {out});
+    return linear(x, matrix, options);
+  }
+
+  // [1,L,D] -> [1,L,N,Dh]
+  Value split_heads(const Value& x) const { return reshape(x, {1, x.dim(1), config.num_heads, config.head_dim}); }
+  Value normed(std::string_view name, const Value& x) const {
+    return split_heads(rms_norm(x, weight(fmt::format("{}.weight", name), dtype, {config.dim()}), config.eps));
+  }
+};
+
+Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
+  return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
+}
+
+// Row i of a table of modulations [1,n,D] -> [1,1,D].
+Value row(const Value& table, std::int64_t i) { return slice(table, 1, i, i + 1); }
+
+Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
+  return reshape(attention(q, k, v, scale, bias), {1, q.dim(1), q.dim(2) * q.dim(3)});
+}
+
+struct Conditions {
+  Value modulation;            // f32 [1,6,D], to which each block adds its table
+  Value cos_full, sin_signed;  // [L,1,Dh]
+  Value text_bias;             // [1,1,1,R]
+};
+
+// x [1,L,D] -> [1,L,D]
+Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Value& text_keys,
+                  const Value& text_values) {
+  const std::int64_t dim = block.config.dim();
+  const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
+  const Value shift = row(table, 0), scale = row(table, 1), gate = row(table, 2);
+  const Value ffn_shift = row(table, 3), ffn_scale = row(table, 4), ffn_gate = row(table, 5);
+  const NormOptions plain{.eps = block.config.eps};
+
+  const Value n = norm_scale_shift(x, scale, shift, plain);
+  const auto rotated = [&](std::string_view projection, std::string_view norm) {
+    return rotary_interleaved(block.normed(norm, block.project(projection, n, dim)), conditions.cos_full, conditions.sin_signed);
+  };
+  const Value q = rotated("attn1.to_q", "attn1.norm_q"), k = rotated("attn1.to_k", "attn1.norm_k");
+  const Value v = block.split_heads(block.project("attn1.to_v", n, dim));
+  const Value self = block.project("attn1.to_out.0", attend(q, k, v), dim);
+
+  NormedResidual stream;
+  if (block.config.cross_attn_norm) {
+    NormOptions affine = plain;
+    affine.weight = block.weight("norm2.weight", DType::f32, {dim});
+    affine.bias = block.weight("norm2.bias", DType::f32, {dim});
+    stream = scale_residual_norm_scale_shift(x, self, gate, {}, {}, affine);
+  } else {
+    stream.residual = stream.y = mul_add(self, gate, x);
+  }
+  const Value cross_q = block.normed("attn2.norm_q", block.project("attn2.to_q", stream.y, dim));
+  const Value crossed = attend(cross_q, text_keys, text_values, conditions.text_bias);
+  // The ungated residual rides on the product: one rounding, and no pass of its own.
+  const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
+
+  const Value ffn_in = norm_scale_shift(middle, ffn_scale, ffn_shift, plain);
+  const Value hidden = block.project("ffn.net.0.proj", ffn_in, block.config.ffn_dim, {.activation = Activation::gelu_tanh});
+  return mul_add(block.project("ffn.net.2", hidden, dim), ffn_gate, middle);
+}
+
+}  // namespace
+
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows) {
+  check_text_rows(text_rows);
+  const Part embedder{config, dtype, "condition_embedder.text_embedder.", 0};
+  const Value text = input("text", DType::f32, {text_rows, config.text_dim});
+  const Value wide = reshape(cast(text, dtype), {1, text_rows, config.text_dim});
+  const Value hidden = embedder.project("linear_1", wide, config.dim(), {.activation = Activation::gelu_tanh});
+  const Value embedded = embedder.project("linear_2", hidden, config.dim());
+  std::vector<Value> outputs;
+  for (std::int64_t i = 0; i < config.num_layers; ++i) {
+    const Part block = block_part(config, dtype, i);
+    outputs.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
+    outputs.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
+  }
+  return make_graph("wan_context", {text}, std::move(outputs));
+}
+
+Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs) {
+  const auto [f, h, w] = token_grid(config, sizes.frames, sizes.height, sizes.width);
+  check_text_rows(sizes.text_rows);
+  const auto [pt, ph, pw] = config.patch_size;
+  const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
+
+  const Value latent = input("latent", DType::f32, {channels, sizes.frames, sizes.height, sizes.width});
+  const Value timestep = input("timestep", DType::f32, {1, config.freq_dim});
+  const Value cos_full = input("cos_full", DType::f32, {tokens, 1, config.head_dim});
+  const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
+  const Value text_bias = input("text_bias", DType::f32, {sizes.text_rows});
+  std::vector<Value> inputs{latent, timestep, cos_full, sin_signed, text_bias};
+  for (std::int64_t i = 0; i < config.num_layers; ++i)
+    for (const char* kind : {"k", "v"})
+      inputs.push_back(input(fmt::format("{}_{}", kind, i), dtype, {1, sizes.text_rows, config.num_heads, config.head_dim}));
+
+  // The convolution whose stride is its kernel is a product with the patches as rows.
+  const Part embeddings{config, dtype, "", 0};
+  const Value by_patch = permute(reshape(cast(latent, dtype), {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
+  Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim);
+
+  const Part embedder{config, dtype, "condition_embedder.", 0};
+  const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
+  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1,D]
+  const Value modulation = cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32);
+  const Conditions conditions{reshape(modulation, {1, 6, dim}), cos_full, sin_signed,
+                              reshape(text_bias, {1, 1, 1, sizes.text_rows})};
+
+  std::vector<Value> blocks;
+  for (std::int64_t i = 0; i < config.num_layers; ++i) {
+    const auto keys = static_cast<std::size_t>(5 + 2 * i);
+    x = trace_block(block_part(config, dtype, i), x, conditions, inputs[keys], inputs[keys + 1]);
+    blocks.push_back(x);
+  }
+
+  const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
+  const Value table = head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(cast(time, DType::f32), {1, 1, dim});
+  const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
+  const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
+  const Value unpatched = permute(reshape(patches, {f, h, w, pt, ph, pw, config.out_channels}), {6, 0, 3, 1, 4, 2, 5});
+  const Value noise = reshape(unpatched, {config.out_channels, sizes.frames, sizes.height, sizes.width});
+  std::vector<Value> outputs{cast(noise, DType::f32)};
+  if (block_outputs) outputs.insert(outputs.end(), blocks.begin(), blocks.end());
+  return make_graph("wan_dit", std::move(inputs), std::move(outputs));
+}
+
+std::vector<float> timestep_sinusoid(const WanDitConfig& config, float timestep) {
+  const auto half = static_cast<std::size_t>(config.freq_dim / 2);
+  std::vector<float> sinusoid(2 * half);
+  const auto log_period = static_cast<float>(-std::log(10000.0));
+  for (std::size_t i = 0; i < half; ++i) {
+    const float exponent = log_period * static_cast<float>(i) / static_cast<float>(half);
+    const float angle = timestep * static_cast<float>(std::exp(static_cast<double>(exponent)));
+    sinusoid[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+    sinusoid[half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+  }
+  return sinusoid;
+}
+
+RotaryTables rotary_tables(const WanDitConfig& config, std::int64_t frames, std::int64_t height, std::int64_t width) {
+  const auto grid = token_grid(config, frames, height, width);
+  const std::int64_t side = 2 * (config.head_dim / 6);
+  const std::array<std::int64_t, 3> columns{config.head_dim - 2 * side, side, side};
+  // Per axis: cosine and sine of every position and pair, [grid][columns/2].
+  std::array<std::vector<std::array<float, 2>>, 3> angles;
+  for (std::size_t axis = 0; axis < 3; ++axis)
+    for (std::int64_t position = 0; position < grid[axis]; ++position)
+      for (std::int64_t pair = 0; pair < columns[axis] / 2; ++pair) {
+        const double frequency = 1.0 / std::pow(10000.0, static_cast<double>(2 * pair) / static_cast<double>(columns[axis]));
+        const double angle = static_cast<double>(position) * frequency;
+        angles[axis].push_back({static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
+      }
+  RotaryTables tables;
+  const auto count = static_cast<std::size_t>(grid[0] * grid[1] * grid[2] * config.head_dim);
+  tables.cos_full.reserve(count);
+  tables.sin_signed.reserve(count);
+  const auto append = [&](std::size_t axis, std::int64_t position) {
+    for (std::int64_t pair = 0; pair < columns[axis] / 2; ++pair) {
+      const auto [cosine, sine] = angles[axis][static_cast<std::size_t>(position * (columns[axis] / 2) + pair)];
+      tables.cos_full.insert(tables.cos_full.end(), {cosine, cosine});
+      tables.sin_signed.insert(tables.sin_signed.end(), {-sine, sine});
+    }
+  };
+  for (std::int64_t f = 0; f < grid[0]; ++f)
+    for (std::int64_t h = 0; h < grid[1]; ++h)
+      for (std::int64_t w = 0; w < grid[2]; ++w) {
+        append(0, f);
+        append(1, h);
+        append(2, w);
+      }
+  return tables;
+}
+
+}  // namespace zoe

@@ -1,0 +1,48 @@
+// The Wan 2.1 diffusion transformer as two graphs (arXiv:2503.20314; Diffusers' WanTransformer3DModel).
+//
+// trace_wan_context turns text states into the keys and values of every block's cross-attention, once a request;
+// trace_wan_dit predicts the noise of one latent at one timestep.
+//
+// `dtype` is that of products, stream and attention. As in Diffusers, the time embedder, the modulation tables and the LayerNorm
+// weights are in f32; every norm and every modulation is computed in f32 (ops/).
+// Segments: 0 the embeddings, block i is i + 1, num_layers + 1 the head.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ir/graph.h"
+#include "models/wan_dit/config.h"
+
+namespace zoe {
+
+// Inputs:  text f32 [R,text_dim].
+// Outputs: k_0, v_0, k_1, v_1, ... [1,R,N,Dh] in `dtype`; keys are RMS-normed across heads.
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows);
+
+struct WanDitSizes {
+  std::int64_t frames, height, width;  // of the latent; multiples of the patch
+  std::int64_t text_rows;              // R
+};
+
+// Inputs:  latent f32 [in_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
+//          (rotary_tables), text_bias f32 [R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
+// Outputs: noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [1,L,D] in `dtype`.
+// L = F/pt * H/ph * W/pw tokens. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts.
+// The rows of padding are all the same, so that they are one row with a count; -inf leaves a row out.
+// Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
+Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);
+
+// [cos(t w_i)..., sin(t w_i)...] with w_i = 10000^(-i / (freq_dim/2)). Frequencies and angles are rounded to f32 as the reference
+// does, their functions are the exact ones rounded once.
+std::vector<float> timestep_sinusoid(const WanDitConfig& config, float timestep);
+
+struct RotaryTables {
+  std::vector<float> cos_full, sin_signed;  // [L,1,Dh] for rotary_interleaved
+};
+
+// The angles of each token along time, height and width, worked out in f64: of a head's Dh columns 2*(Dh/6) (integer division)
+// belong to the height, as many to the width, the rest, in front, to time; theta 10000 for each axis. Errors as trace_wan_dit.
+RotaryTables rotary_tables(const WanDitConfig& config, std::int64_t frames, std::int64_t height, std::int64_t width);
+
+}  // namespace zoe
