@@ -51,8 +51,8 @@ class MersenneTwister {
 // compiler turned these products and sums into fused multiply-adds, so they are written as such. Arguments are only those of
 // the Box-Muller transform: 2^-24 <= x <= 1 for the logarithm, 0 <= x < 2 pi for the angle.
 [[gnu::always_inline]] inline float cephes_log(float x) {
-  constexpr float kP[] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
-                          -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+  constexpr float kP[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
+                          -1.6668057665e-1f, 2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
   const auto bits = std::bit_cast<std::uint32_t>(x);
   float exponent = static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 126);
   float m = std::bit_cast<float>((bits & 0x007fffffu) | 0x3f000000u);  // mantissa in [0.5, 1)

@@ -1,0 +1,15 @@
+// Euler steps along the flow (Esser et al. 2024, "Scaling Rectified Flow Transformers"): x += (sigma' - sigma) * output.
+#pragma once
+
+#include "schedulers/scheduler.h"
+
+namespace zoe {
+
+class EulerScheduler final : public Scheduler {
+ public:
+  // The configuration has been checked by make_scheduler.
+  EulerScheduler(const SchedulerConfig& config, int steps);
+  void step(int i, std::span<float> sample, std::span<const float> model_output) override;
+};
+
+}  // namespace zoe

@@ -1,0 +1,67 @@
+// Schedulers: from model outputs to the next latents.
+//
+// A scheduler is built for one number of steps; all that depends on the noise levels is tabled then, so that a step is one
+// linear combination of the latents, the model output and what the scheduler keeps of earlier steps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace zoe {
+
+enum class SchedulerKind : std::uint8_t { unipc, euler };
+enum class SolverType : std::uint8_t { bh1, bh2 };         // B(h) of UniPC: h or e^h - 1
+enum class FinalSigma : std::uint8_t { zero, sigma_min };  // where the last step goes: to 0, or nowhere
+
+std::string_view name(SchedulerKind kind);
+// "unipc" or "euler"; anything else is an invalid_argument error.
+SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where);
+
+// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler uses the first three fields.
+struct SchedulerConfig {
+  SchedulerKind kind = SchedulerKind::unipc;
+  std::int64_t num_train_timesteps = 1000;  // 1 to 1000000
+  double flow_shift = 3.0;                  // above 0, up to 1000; `shift` in an Euler configuration
+  int solver_order = 2;                     // 1 to 3
+  SolverType solver_type = SolverType::bh2;
+  bool lower_order_final = true;
+  FinalSigma final_sigma = FinalSigma::zero;
+  std::vector<std::int64_t> disable_corrector{};  // steps after which the corrector is left out
+};
+
+// Reads the text of a Diffusers `scheduler_config.json`; `where` names the file in errors. What this engine does not do and
+// would change the result is an unsupported error; a wrong type or range is an invalid_argument error. Settings that no
+// Diffusers scheduler of these two classes knows have no effect there either: they are named in a notice.
+SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_view where);
+
+class Scheduler {
+ public:
+  virtual ~Scheduler() = default;
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  int steps() const { return static_cast<int>(timesteps_.size()); }
+  // What the model is given at each step: whole numbers for UniPC, fractions for Euler.
+  const std::vector<float>& timesteps() const { return timesteps_; }
+  // Noise levels, steps() + 1 of them, falling; the last is where the last step ends.
+  const std::vector<float>& sigmas() const { return sigmas_; }
+
+  // Turns the latents of step `i` into those of step `i + 1`, in place. Both spans have one size, the same for all steps.
+  // Steps are taken in order; step 0 starts a new run.
+  virtual void step(int i, std::span<float> sample, std::span<const float> model_output) = 0;
+
+ protected:
+  Scheduler() = default;
+  std::vector<float> timesteps_;  // [steps]
+  std::vector<float> sigmas_;     // [steps + 1]
+};
+
+// A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps) steps; checks the whole configuration first.
+// Where a model is configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift)
+// of Diffusers; its from_config() would drop the shift, as the two classes name it differently.
+std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps);
+
+}  // namespace zoe

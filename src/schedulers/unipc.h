@@ -1,0 +1,40 @@
+// UniPC (Zhao et al. 2023, "UniPC: A Unified Predictor-Corrector Framework for Fast Sampling of Diffusion Models"), the
+// multistep B(h) version on predicted clean samples, for flow matching: x_sigma = (1 - sigma) x0 + sigma noise.
+#pragma once
+
+#include <array>
+
+#include "schedulers/scheduler.h"
+
+namespace zoe {
+
+class UniPCScheduler final : public Scheduler {
+ public:
+  // The configuration has been checked by make_scheduler.
+  UniPCScheduler(const SchedulerConfig& config, int steps);
+  void step(int i, std::span<float> sample, std::span<const float> model_output) override;
+
+ private:
+  static constexpr int kMaxOrder = 3;
+
+  // One step, in terms of x0 = sample - sigma * output, the x0 of the three steps before (most recent first), and the
+  // corrected sample the step before started from.
+  struct Step {
+    float sigma;
+    struct Corrector {
+      float sample = 1, last = 0, x0 = 0;
+      std::array<float, kMaxOrder> past{};
+    } corrected;
+    struct Predictor {
+      float corrected, x0;
+      std::array<float, kMaxOrder> past{};  // the last one stays 0: order 3 looks back two steps
+    } next;
+  };
+
+  std::vector<Step> table_;
+  std::vector<std::vector<float>> history_;  // x0 of the last solver_order steps; step i writes entry i % solver_order
+  std::vector<float> last_;                  // corrected sample the step before started from
+  int next_step_ = 0;
+};
+
+}  // namespace zoe
