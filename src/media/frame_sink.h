@@ -1,0 +1,47 @@
+// Where a VideoWriter's frames go: one implementation a kind of file. Internal to this folder.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "media/video_writer.h"
+
+namespace zoe {
+
+class FrameSink {
+ public:
+  virtual ~FrameSink() = default;
+  virtual void write(std::span<const std::uint8_t> rgb) = 0;
+  virtual void finish() = 0;  // flushes and closes; called once
+};
+
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path,
+                                      const VideoSettings& settings);  // mp4, webm
+std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path& path, const VideoSettings& settings);
+std::unique_ptr<FrameSink> png_sink(VideoFormat format, const std::filesystem::path& path,
+                                    const VideoSettings& settings);  // png, folder
+
+// The picture with all frames: cells of a frame with a bar for its number above it, `gap` pixels between and around.
+struct SheetLayout {
+  int columns, rows;
+  int scale, gap, bar;  // pixels: of a dot of a digit, between cells, height of the number's bar
+  int width, height;    // of the whole picture
+};
+SheetLayout sheet_layout(const VideoSettings& settings);
+
+// What every format stores: the settings as JSON, and the prompt (or "") as valid UTF-8.
+struct MetadataText {
+  std::string json, title;
+};
+MetadataText metadata_text(const VideoSettings& settings);
+
+// Writes (mode "wb") or changes (mode "r+b") a whole file: the parts one after the other, every step checked.
+// replace_last: how many bytes at the end of the file they take the place of.
+using Bytes = std::span<const std::uint8_t>;
+void write_file(const std::filesystem::path& path, const char* mode, std::initializer_list<Bytes> parts, int replace_last = 0);
+
+}  // namespace zoe

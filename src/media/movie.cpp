@@ -1,0 +1,95 @@
+// .mp4 and .webm: RGB to yuv420p by swscale, then x264 or libvpx.
+extern "C" {
+#include <libavutil/frame.h>
+#include <libavutil/opt.h>
+#include <libavutil/pixfmt.h>
+#include <libavutil/rational.h>
+#include <libswscale/swscale.h>
+}
+
+#include "media/ffmpeg.h"
+#include "media/frame_sink.h"
+
+namespace zoe {
+
+namespace {
+
+// RGB (full range) to yuv420p of BT.709 in limited range, chroma sited left as H.264 and VP9 players assume.
+FfmpegPtr<SwsContext> yuv_converter(int width, int height) {
+  constexpr std::string_view kAdvice = "Choose another output suffix";
+  FfmpegPtr<SwsContext> context(sws_alloc_context());
+  check(context != nullptr, ErrorKind::out_of_memory, "output", "cannot allocate FFmpeg's colour conversion. {}.", kAdvice);
+  const std::pair<const char*, std::int64_t> options[] = {
+      {"srcw", width},
+      {"srch", height},
+      {"dstw", width},
+      {"dsth", height},
+      {"src_format", AV_PIX_FMT_RGB24},
+      {"dst_format", AV_PIX_FMT_YUV420P},
+      {"src_range", 1},
+      {"dst_range", 0},
+      {"dst_h_chr_pos", 0},
+      {"dst_v_chr_pos", 128},
+      {"sws_flags", SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INP | SWS_FULL_CHR_H_INT},
+  };
+  for (const auto& [name, value] : options)
+    check_ffmpeg(av_opt_set_int(context.get(), name, value, 0), ErrorKind::unsupported, "prepare the colour conversion", kAdvice);
+  const int* coefficients = sws_getCoefficients(SWS_CS_ITU709);
+  check_ffmpeg(sws_setColorspaceDetails(context.get(), coefficients, 1, coefficients, 0, 0, 1 << 16, 1 << 16),
+               ErrorKind::unsupported, "prepare the colour conversion", kAdvice);
+  check_ffmpeg(sws_init_context(context.get(), nullptr, nullptr), ErrorKind::unsupported, "prepare the colour conversion", kAdvice);
+  return context;
+}
+
+EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settings) {
+  const AVRational rate = av_d2q(settings.fps, 100'000);
+  EncoderSettings encoder{.codec = format == VideoFormat::mp4 ? "libx264" : "libvpx-vp9",
+                          .pixel_format = AV_PIX_FMT_YUV420P,
+                          .width = settings.width,
+                          .height = settings.height,
+                          .rate_num = rate.num,
+                          .rate_den = rate.den,
+                          .threads = settings.threads};
+  // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
+  if (format == VideoFormat::mp4)
+    encoder.options = {{"preset", "medium"}, {"crf", "18"}, {"x264-params", "rc-lookahead=10:sync-lookahead=0:sliced-threads=1"}};
+  else
+    encoder.options = {{"deadline", "good"},    {"cpu-used", "4"}, {"row-mt", "1"},
+                       {"lag-in-frames", "10"}, {"crf", "20"},     {"b", "0"}};
+  return encoder;
+}
+
+class MovieSink : public FrameSink {
+ public:
+  MovieSink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings, const MetadataText& text)
+      : width_(settings.width),
+        height_(settings.height),
+        converter_(yuv_converter(width_, height_)),
+        file_(format == VideoFormat::mp4 ? "mp4" : "webm", path, encoder_settings(format, settings),
+              {{"title", text.title}, {"comment", text.json}, {"encoding_tool", settings.software}},
+              format == VideoFormat::mp4 ? FfmpegOptions{{"movflags", "+faststart"}} : FfmpegOptions{}) {}
+
+  void write(std::span<const std::uint8_t> rgb) override {
+    AVFrame& frame = file_.frame();
+    const std::uint8_t* const planes[] = {rgb.data()};
+    const int strides[] = {3 * width_};
+    check_ffmpeg(sws_scale(converter_.get(), planes, strides, 0, height_, frame.data, frame.linesize), ErrorKind::unsupported,
+                 "convert a frame", "Choose another output suffix");
+    file_.encode(index_++);
+  }
+  void finish() override { file_.finish(); }
+
+ private:
+  int width_, height_;
+  std::int64_t index_ = 0;
+  FfmpegPtr<SwsContext> converter_;
+  EncodedFile file_;
+};
+
+}  // namespace
+
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
+  return std::make_unique<MovieSink>(format, path, settings, metadata_text(settings));
+}
+
+}  // namespace zoe
