@@ -28,15 +28,15 @@ struct BenchOptions {
 
 // The published sizes, so that no files are needed.
 Umt5Config umt5_xxl() {
-  return parse_umt5_config(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
+  return parse_umt5_config(parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
     "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6})", "umt5-xxl");
+    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})", "umt5-xxl"));
 }
 
 WanDitConfig wan_dit(int heads, int ffn, int layers) {
-  return parse_wan_dit_config(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+  return parse_wan_dit_config(parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
     "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})", heads, ffn, layers), "wan");
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})", heads, ffn, layers), "wan"));
 }
 
 struct Case {
@@ -67,14 +67,14 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   Case made;
   if (options.part == "transformer") {
     const WanDitConfig config = toy ? embedded.transformer : options.size == "14b" ? wan_dit(40, 13824, 40) : wan_dit(12, 8960, 30);
-    made.plans.push_back(compile(trace_wan_dit(config, dtype, frames, height, width, options.text_tokens), platform));
+    made.plans.push_back(compile(trace_wan_dit(config, dtype, {frames, height, width, options.text_tokens}), platform));
     made.times = {1};
   } else if (options.part == "text-encoder") {
     made.plans.push_back(compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform));
     made.times = {1};
   } else {
     check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench", "got {}, expected transformer, vae-decode or text-encoder.", options.part);
-    const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config("{}", "wan 2.1 vae");
+    const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
     made.plans.push_back(compile(trace_wan_vae_decode(config, dtype, 1, height, width, true).graph, platform));
     made.times = {1};
     if (frames > 1) {

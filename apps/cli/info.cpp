@@ -35,7 +35,7 @@ int info(const std::string& path) {
                 open_text_encoder(model));
   describe_part("transformer",
                 fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", model.transformer.num_layers,
-                            model.transformer.width(), model.transformer.num_attention_heads, model.transformer.attention_head_dim,
+                            model.transformer.dim(), model.transformer.num_heads, model.transformer.head_dim,
                             model.transformer.ffn_dim, model.transformer.patch_size[0], model.transformer.patch_size[1],
                             model.transformer.patch_size[2]),
                 open_transformer(model));

@@ -110,7 +110,7 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
                         static_cast<double>(shape.latent_height) / static_cast<double>(patch[1]) *
                         static_cast<double>(shape.latent_width) / static_cast<double>(patch[2]);
   const double element = static_cast<double>(size_of(dtype));
-  const double denoise = tokens * static_cast<double>(model.transformer.width()) * element * 4;
+  const double denoise = tokens * static_cast<double>(model.transformer.dim()) * element * 4;
   const double decode = static_cast<double>(shape.height) * static_cast<double>(shape.width) * static_cast<double>(model.vae.base_dim) * element * 4;
   const double needed = std::max(denoise, decode), total = static_cast<double>(device.memory_bytes);
   check(needed < total, ErrorKind::out_of_memory, "memory",
@@ -191,7 +191,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.text = compile(trace_umt5(model_.text_encoder, dtype_, text_tokens), platform_);
   plans.context = compile(trace_wan_context(model_.transformer, dtype_, plans.text_rows), platform_);
   plans.step = compile(
-      trace_wan_dit(model_.transformer, dtype_, shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows), platform_);
+      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}), platform_);
   plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
   plans.decode_first = compile(plans.first_graph.graph, platform_);
   if (shape.latent_frames > 1) {
@@ -263,8 +263,9 @@ class Run {
     auto start = std::chrono::steady_clock::now();
     Part part(platform_, open_text_encoder(model_));
     if (!plans_.stream_text) part.store.load(plans_.text);
-    const TensorEntry* table = part.checkpoint.find("shared.weight");
-    if (!table) table = part.checkpoint.find("encoder.embed_tokens.weight");
+    const TensorEntry* table = nullptr;
+    for (const TensorAlias& alias : umt5_aliases())
+      if (!(table = part.checkpoint.find(alias.name))) table = part.checkpoint.find(alias.alias);
     timings_.load += seconds_since(start);
 
     start = std::chrono::steady_clock::now();
@@ -357,7 +358,7 @@ class Run {
     report(Phase::denoise, prompt, 0, static_cast<std::size_t>(scheduler->steps()));
     for (int i = 0; i < scheduler->steps(); ++i) {
       upload(platform_, *stream_, latents, inputs[0]);
-      upload(platform_, *stream_, timestep_embedding(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]), inputs[1]);
+      upload(platform_, *stream_, timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]), inputs[1]);
       predict(contexts[0], prediction);
       if (guided) {
         predict(contexts[1], unconditional);

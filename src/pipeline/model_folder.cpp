@@ -18,9 +18,8 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
-std::string config_text(const fs::path& path, std::string_view part) {
-  const std::string file = part == "scheduler" ? "scheduler_config.json" : "config.json";
-  return read_file(path / part / file, fmt::format("{}/{}", part, file), kMaxConfigBytes);
+JsonObject part_config(const fs::path& path, const std::string& part) {
+  return read_json_object(path / part / "config.json", part + "/config.json", kMaxConfigBytes);
 }
 
 // model_index.json names the class of every part; another class is another computation.
@@ -64,10 +63,11 @@ ModelConfig read_model_config(const fs::path& path) {
   model.path = path;
   const fs::path absolute = fs::absolute(path).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
-  model.text_encoder = parse_umt5_config(config_text(path, "text_encoder"), "text_encoder/config.json");
-  model.transformer = parse_wan_dit_config(config_text(path, "transformer"), "transformer/config.json");
-  model.vae = parse_wan_vae_config(config_text(path, "vae"), "vae/config.json");
-  model.scheduler = parse_scheduler_config(config_text(path, "scheduler"), "scheduler/scheduler_config.json");
+  model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
+  model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
+  model.vae = parse_wan_vae_config(part_config(path, "vae"));
+  const std::string scheduler = "scheduler/scheduler_config.json";
+  model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path);
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.", model.transformer.text_dim,
@@ -80,8 +80,7 @@ ModelConfig read_model_config(const fs::path& path) {
 
 Checkpoint open_text_encoder(const ModelConfig& model) {
   Checkpoint checkpoint(model.path / "text_encoder", "text_encoder");
-  const TensorAlias aliases[] = {{"shared.weight", "encoder.embed_tokens.weight"}};
-  match_tensors(checkpoint, umt5_tensors(model.text_encoder), aliases);
+  match_tensors(checkpoint, umt5_tensors(model.text_encoder), umt5_aliases());
   return checkpoint;
 }
 
