@@ -55,6 +55,9 @@ std::map<std::string, std::string> read_index(const fs::path& path, std::string_
 
 }  // namespace
 
+Checkpoint::Checkpoint(const fs::path& path)
+    : Checkpoint(path, (path.has_filename() ? path : path.parent_path()).filename().string()) {}
+
 Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::move(where)) {
   std::error_code status;
   if (fs::is_regular_file(path, status)) {

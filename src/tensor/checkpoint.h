@@ -24,7 +24,7 @@ namespace zoe {
 // (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor.
 class Checkpoint {
  public:
-  explicit Checkpoint(const std::filesystem::path& path) : Checkpoint(path, path.filename().string()) {}
+  explicit Checkpoint(const std::filesystem::path& path);            // named by the last part of the path
   Checkpoint(const std::filesystem::path& path, std::string where);  // `where` names it in errors: "transformer"
 
   const std::string& where() const { return where_; }

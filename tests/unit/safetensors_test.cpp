@@ -97,6 +97,7 @@ TEST(Checkpoint, ReadsTheEmbeddedModel) {
   ASSERT_TRUE(weight);
   EXPECT_EQ(weight->shape, Shape({1024, 256}));
   EXPECT_EQ(transformer.find("blocks.8.ffn.net.0.proj.weight"), nullptr);
+  EXPECT_EQ(Checkpoint(fs::path(ZOE_MODELS) / "toy-wan/vae/").where(), "vae");
   EXPECT_EQ(Checkpoint(fs::path(ZOE_MODELS) / "toy-wan/vae").tensors().size(), 146u);
   EXPECT_EQ(Checkpoint(fs::path(ZOE_MODELS) / "toy-wan/text_encoder").tensors().size(), 32u);
   EXPECT_EQ(Checkpoint(fs::path(ZOE_MODELS) / "toy-wan/vae/diffusion_pytorch_model.safetensors").tensors().size(), 146u);
