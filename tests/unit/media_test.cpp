@@ -1,0 +1,436 @@
+// Writes videos of every format, reads them back with FFmpeg and compares.
+extern "C" {
+#include <libavcodec/avcodec.h>
+#include <libavformat/avformat.h>
+#include <libswscale/swscale.h>
+}
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "base/error.h"
+#include "media/pixels.h"
+#include "media/video_writer.h"
+#include "testing/temporary_folder.h"
+
+namespace zoe {
+namespace {
+
+namespace fs = std::filesystem;
+using Frame = std::vector<std::uint8_t>;  // [H,W,3]
+
+class MediaTest : public ::testing::Test {
+ protected:
+  std::vector<std::string> content() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_)) names.push_back(entry.path().filename().string());
+    return names;
+  }
+  const zoe::testing::TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
+};
+
+VideoSettings settings_of(int width, int height, int frames, double fps = 16) {
+  return {.width = width,
+          .height = height,
+          .frames = frames,
+          .fps = fps,
+          .threads = 2,
+          .software = "Zoetrope test",
+          .metadata = {{"prompt", "a \"red\" ball\nnaïve 球"}, {"seed", "42"}}};
+}
+
+// A soft disc that moves over slopes of colour: smooth, so that chroma subsampling loses little.
+Frame picture(const VideoSettings& settings, int t) {
+  Frame frame;
+  const double phase = 0.2 * t;
+  for (int y = 0; y < settings.height; ++y)
+    for (int x = 0; x < settings.width; ++x) {
+      const double u = (x + 0.5) / settings.width, v = (y + 0.5) / settings.height;
+      const double distance = std::hypot(u - 0.5 - 0.25 * std::cos(phase), v - 0.5 - 0.25 * std::sin(phase));
+      const double disc = 1 / (1 + std::exp((distance - 0.2) * 30));
+      for (const double value : {40 + 120 * u + disc * (180 - 120 * u), 60 + 100 * v - disc * 30, 150 - 80 * u * v - disc * 60})
+        frame.push_back(static_cast<std::uint8_t>(std::lround(std::clamp(value, 0.0, 255.0))));
+    }
+  return frame;
+}
+
+std::vector<Frame> write_video(const fs::path& path, const VideoSettings& settings) {
+  std::vector<Frame> frames;
+  const auto writer = VideoWriter::open(path, settings);
+  for (int t = 0; t < settings.frames; ++t) {
+    frames.push_back(picture(settings, t));
+    writer->write(frames.back());
+  }
+  EXPECT_FALSE(fs::exists(path));
+  writer->finish();
+  return frames;
+}
+
+struct Decoded {
+  int width = 0, height = 0;
+  double fps = 0, seconds = 0;
+  std::string codec;
+  AVColorSpace colorspace{};
+  AVColorRange color_range{};
+  std::map<std::string, std::string> tags;
+  std::vector<Frame> frames;
+  std::vector<double> times;
+};
+
+void read_tags(const AVDictionary* from, std::map<std::string, std::string>& tags) {
+  const AVDictionaryEntry* entry = nullptr;
+  while ((entry = av_dict_get(from, "", entry, AV_DICT_IGNORE_SUFFIX))) {
+    std::string key = entry->key;
+    for (char& c : key) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    tags[key] = entry->value;
+  }
+}
+
+Decoded decode(const fs::path& path) {
+  Decoded out;
+  AVFormatContext* file = nullptr;
+  if (avformat_open_input(&file, path.c_str(), nullptr, nullptr) < 0) throw std::runtime_error("cannot open " + path.string());
+  avformat_find_stream_info(file, nullptr);
+  const AVStream* stream = file->streams[0];
+  read_tags(file->metadata, out.tags);
+  const AVCodec* codec = avcodec_find_decoder(stream->codecpar->codec_id);
+  AVCodecContext* context = avcodec_alloc_context3(codec);
+  avcodec_parameters_to_context(context, stream->codecpar);
+  avcodec_open2(context, codec, nullptr);
+  out.codec = avcodec_get_name(stream->codecpar->codec_id);
+  out.fps = av_q2d(stream->avg_frame_rate);
+  out.seconds = static_cast<double>(file->duration) / AV_TIME_BASE;
+  AVPacket* packet = av_packet_alloc();
+  AVFrame* frame = av_frame_alloc();
+  const auto receive = [&] {
+    while (avcodec_receive_frame(context, frame) >= 0) {
+      out.width = frame->width, out.height = frame->height;
+      out.colorspace = frame->colorspace, out.color_range = frame->color_range;
+      SwsContext* to_rgb =
+          sws_getContext(frame->width, frame->height, static_cast<AVPixelFormat>(frame->format), frame->width, frame->height,
+                         AV_PIX_FMT_RGB24, SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, nullptr, nullptr, nullptr);
+      const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
+      sws_setColorspaceDetails(to_rgb, bt709, 0, bt709, 1, 0, 1 << 16, 1 << 16);
+      Frame rgb(3 * static_cast<std::size_t>(frame->width) * static_cast<std::size_t>(frame->height));
+      std::uint8_t* const planes[] = {rgb.data()};
+      const int strides[] = {3 * frame->width};
+      sws_scale(to_rgb, frame->data, frame->linesize, 0, frame->height, planes, strides);
+      sws_freeContext(to_rgb);
+      out.frames.push_back(std::move(rgb));
+      out.times.push_back(static_cast<double>(frame->best_effort_timestamp) * av_q2d(stream->time_base));
+      read_tags(frame->metadata, out.tags);
+    }
+  };
+  while (av_read_frame(file, packet) >= 0) {
+    avcodec_send_packet(context, packet);
+    av_packet_unref(packet);
+    receive();
+  }
+  avcodec_send_packet(context, nullptr);
+  receive();
+  av_packet_free(&packet);
+  av_frame_free(&frame);
+  avcodec_free_context(&context);
+  avformat_close_input(&file);
+  return out;
+}
+
+double psnr(const std::vector<Frame>& a, const std::vector<Frame>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double squares = 0, count = 0;
+  for (std::size_t f = 0; f < std::min(a.size(), b.size()); ++f) {
+    EXPECT_EQ(a[f].size(), b[f].size());
+    for (std::size_t i = 0; i < std::min(a[f].size(), b[f].size()); ++i, ++count) squares += std::pow(a[f][i] - b[f][i], 2);
+  }
+  return 10 * std::log10(255.0 * 255.0 * count / squares);
+}
+
+std::string bytes_of(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// The pixels of a cell of a sheet.
+Frame cut(const Decoded& sheet, int left, int top, int width, int height) {
+  Frame cell;
+  for (int y = top; y < top + height; ++y) {
+    const auto row = sheet.frames.at(0).begin() + 3 * (static_cast<std::ptrdiff_t>(y) * sheet.width + left);
+    cell.insert(cell.end(), row, row + 3 * width);
+  }
+  return cell;
+}
+
+void expect_metadata(const std::string& comment, const std::string& title, const VideoSettings& settings) {
+  const auto parsed = nlohmann::json::parse(comment);
+  EXPECT_EQ(parsed.size(), settings.metadata.size());
+  for (const auto& [key, value] : settings.metadata) EXPECT_EQ(parsed.at(key), value);
+  EXPECT_EQ(title, settings.metadata.at(0).second);
+}
+
+TEST(Pixels, RoundsHalfToEvenLikeNumpy) {
+  // numpy: np.round(np.float32(255) * np.clip(np.float32(x) / 2 + np.float32(0.5), 0, 1)), for x = 2 * (k + 0.5) / 255 - 1 where
+  // the product is exact, and the ends.
+  const std::vector<float> in{
+      -1,   1,          0,     -2,  7, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
+      0.5f, 1.0f / 255, -0.9f, 0.2f};
+  const std::vector<std::uint8_t> expected{0, 255, 128, 0, 255, 255, 0, 191, 128, 13, 153};
+  std::vector<std::uint8_t> out(in.size());
+  to_rgb8(in, out);
+  EXPECT_EQ(out, expected);
+}
+
+TEST(Pixels, EqualsTheFormulaForManyValues) {
+  std::vector<float> in;
+  for (int i = -70000; i <= 70000; ++i) in.push_back(static_cast<float>(i) / 65536);
+  std::vector<std::uint8_t> out(in.size());
+  to_rgb8(in, out);
+  std::size_t ties = 0;
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    const float scaled = 255.0f * std::clamp(in[i] / 2 + 0.5f, 0.0f, 1.0f);
+    ties += scaled - std::floor(scaled) == 0.5f;
+    ASSERT_EQ(out[i], static_cast<int>(std::nearbyint(scaled))) << in[i];
+  }
+  EXPECT_GT(ties, 0u);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::uint8_t one = 9;
+  to_rgb8({&nan, 1}, {&one, 1});
+  EXPECT_EQ(one, 0);
+}
+
+TEST(VideoFormat, ComesFromTheSuffix) {
+  EXPECT_EQ(video_format("a.mp4"), VideoFormat::mp4);
+  EXPECT_EQ(video_format("x/a.b.MP4"), VideoFormat::mp4);
+  EXPECT_EQ(video_format("a.webm"), VideoFormat::webm);
+  EXPECT_EQ(video_format("a.gif"), VideoFormat::gif);
+  EXPECT_EQ(video_format("a.png"), VideoFormat::png);
+  EXPECT_EQ(video_format("frames"), VideoFormat::folder);
+  EXPECT_EQ(video_format("frames.mp4/"), VideoFormat::folder);
+}
+
+TEST_F(MediaTest, Mp4KeepsFramesRateColoursAndSettings) {
+  const VideoSettings settings = settings_of(128, 96, 33);
+  const auto frames = write_video(folder_ / "a.mp4", settings);
+  const Decoded video = decode(folder_ / "a.mp4");
+  EXPECT_EQ(video.codec, "h264");
+  EXPECT_EQ(video.width, 128);
+  EXPECT_EQ(video.height, 96);
+  EXPECT_DOUBLE_EQ(video.fps, 16);
+  EXPECT_NEAR(video.seconds, 33.0 / 16, 1e-3);
+  EXPECT_EQ(video.colorspace, AVCOL_SPC_BT709);
+  EXPECT_EQ(video.color_range, AVCOL_RANGE_MPEG);
+  for (std::size_t i = 0; i < video.times.size(); ++i) EXPECT_NEAR(video.times[i], static_cast<double>(i) / 16, 1e-3);
+  const double quality = psnr(frames, video.frames);
+  RecordProperty("psnr", std::to_string(quality));
+  EXPECT_GT(quality, 38);
+  expect_metadata(video.tags.at("comment"), video.tags.at("title"), settings);
+  EXPECT_EQ(video.tags.at("encoder"), "Zoetrope test");
+  const std::string bytes = bytes_of(folder_ / "a.mp4");
+  EXPECT_LT(bytes.find("moov"), bytes.find("mdat"));  // starts to play before it is loaded
+  EXPECT_EQ(content(), std::vector<std::string>{"a.mp4"});
+}
+
+TEST_F(MediaTest, TheSameInputGivesTheSameFile) {
+  for (const char* suffix : {".mp4", ".webm", ".gif", ".png"}) {
+    const fs::path one = folder_ / (std::string("one") + suffix), two = folder_ / (std::string("two") + suffix);
+    write_video(one, settings_of(64, 64, 12));
+    write_video(two, settings_of(64, 64, 12));
+    // A webm has a random identity.
+    if (suffix == std::string(".webm")) EXPECT_EQ(decode(one).frames, decode(two).frames);
+    else EXPECT_TRUE(bytes_of(one) == bytes_of(two)) << suffix;
+  }
+}
+
+TEST_F(MediaTest, FractionalRatesAndOneFrame) {
+  write_video(folder_ / "a.mp4", settings_of(64, 64, 5, 30000.0 / 1001));
+  EXPECT_NEAR(decode(folder_ / "a.mp4").fps, 29.97003, 1e-4);
+  for (const char* name : {"one.mp4", "one.webm", "one.gif", "one.png"}) {
+    const auto frames = write_video(folder_ / name, settings_of(64, 64, 1));
+    const Decoded video = decode(folder_ / name);
+    ASSERT_EQ(video.frames.size(), 1u) << name;
+    EXPECT_GT(psnr(frames, video.frames), 33) << name;
+  }
+}
+
+TEST_F(MediaTest, WebmOfOddSize) {
+  const VideoSettings settings = settings_of(97, 75, 20, 24);
+  const auto frames = write_video(folder_ / "a.webm", settings);
+  const Decoded video = decode(folder_ / "a.webm");
+  EXPECT_EQ(video.codec, "vp9");
+  EXPECT_EQ(video.width, 97);
+  EXPECT_EQ(video.height, 75);
+  EXPECT_NEAR(video.fps, 24, 1e-2);
+  EXPECT_NEAR(video.seconds, 20.0 / 24, 2e-2);
+  EXPECT_EQ(video.colorspace, AVCOL_SPC_BT709);
+  EXPECT_EQ(video.color_range, AVCOL_RANGE_MPEG);
+  EXPECT_GT(psnr(frames, video.frames), 36);
+  expect_metadata(video.tags.at("comment"), video.tags.at("title"), settings);
+}
+
+TEST_F(MediaTest, GifKeepsTimeInTheMeanAndRepeats) {
+  const VideoSettings settings = settings_of(96, 64, 33);
+  const auto frames = write_video(folder_ / "a.gif", settings);
+  const Decoded video = decode(folder_ / "a.gif");
+  EXPECT_EQ(video.width, 96);
+  EXPECT_EQ(video.height, 64);
+  EXPECT_NEAR(video.times.back(), 32.0 / 16, 0.006);  // delays alone would be 6 or 7 centiseconds: 1.92 or 2.24
+  EXPECT_GT(psnr(frames, video.frames), 32);          // 255 colours and a dither of 8 levels
+  const std::string bytes = bytes_of(folder_ / "a.gif");
+  EXPECT_NE(bytes.find("NETSCAPE2.0"), std::string::npos);
+  EXPECT_EQ(bytes.back(), ';');
+  const std::size_t comment = bytes.rfind("\x21\xfe");
+  ASSERT_NE(comment, std::string::npos);
+  const auto length = static_cast<unsigned char>(bytes[comment + 2]);
+  expect_metadata(bytes.substr(comment + 3, length), settings.metadata[0].second, settings);
+  EXPECT_EQ(bytes.substr(comment + 3 + length), std::string("\0;", 2));
+}
+
+TEST_F(MediaTest, GifOfFewColoursIsExactWhereDitherAllows) {
+  VideoSettings settings = settings_of(16, 16, 3);
+  const auto writer = VideoWriter::open(folder_ / "a.gif", settings);
+  std::vector<Frame> frames;
+  for (const std::uint8_t level : {10, 100, 200}) {
+    frames.emplace_back(16 * 16 * 3, level);
+    writer->write(frames.back());
+  }
+  writer->finish();
+  EXPECT_EQ(decode(folder_ / "a.gif").frames, frames);
+}
+
+TEST_F(MediaTest, PngOfOneFrameIsExact) {
+  const VideoSettings settings = settings_of(33, 17, 1);
+  const auto frames = write_video(folder_ / "a.png", settings);
+  const Decoded image = decode(folder_ / "a.png");
+  EXPECT_EQ(image.frames, frames);
+  const std::string bytes = bytes_of(folder_ / "a.png");
+  EXPECT_EQ(bytes.substr(37, 4), "iTXt");
+  const std::string header("Comment\0\0\0\0\0", 12);
+  const std::size_t comment = bytes.find(header);
+  ASSERT_NE(comment, std::string::npos);
+  const std::size_t start = comment + header.size();
+  EXPECT_EQ(nlohmann::json::parse(bytes.substr(start, bytes.find('}', start) + 1 - start)).at("seed"), "42");
+  EXPECT_NE(bytes.find("Zoetrope test"), std::string::npos);
+}
+
+TEST_F(MediaTest, PngSheetHoldsEveryFrameExactlyWithItsNumber) {
+  const VideoSettings settings = settings_of(64, 64, 21);
+  const auto frames = write_video(folder_ / "a.png", settings);
+  const Decoded sheet = decode(folder_ / "a.png");
+  // 64 pixels: digits of 1-pixel dots, gap 2, bar 7; 21 frames: 6 columns, 4 rows.
+  ASSERT_EQ(sheet.width, 2 + 6 * 66);
+  ASSERT_EQ(sheet.height, 2 + 4 * 73);
+  std::set<Frame> bars;
+  for (int i = 0; i < 21; ++i) {
+    const int left = 2 + i % 6 * 66, top = 2 + i / 6 * 73;
+    EXPECT_EQ(cut(sheet, left, top + 7, 64, 64), frames[static_cast<std::size_t>(i)]) << i;
+    bars.insert(cut(sheet, left, top, 64, 7));
+  }
+  EXPECT_EQ(bars.size(), 21u);
+}
+
+TEST_F(MediaTest, FolderOfNumberedPngs) {
+  for (const fs::path& path : {folder_ / "frames", folder_ / "other.d/"}) {
+    const VideoSettings settings = settings_of(48, 32, 11);
+    const auto frames = write_video(path, settings);
+    for (int i = 0; i < 11; ++i) {
+      const fs::path file = path / fmt::format("{:04}.png", i + 1);
+      EXPECT_EQ(decode(file).frames, std::vector<Frame>{frames[static_cast<std::size_t>(i)]});
+      EXPECT_NE(bytes_of(file).find("\"seed\":\"42\""), std::string::npos);
+    }
+    EXPECT_EQ(std::distance(fs::directory_iterator(path), {}), 11);
+  }
+  EXPECT_EQ(content().size(), 2u);
+}
+
+TEST_F(MediaTest, ReplacesAnOlderFile) {
+  write_video(folder_ / "a.gif", settings_of(16, 16, 2));
+  const std::string before = bytes_of(folder_ / "a.gif");
+  const VideoSettings settings = settings_of(32, 32, 3);
+  const auto writer = VideoWriter::open(folder_ / "a.gif", settings);
+  for (int t = 0; t < 3; ++t) writer->write(picture(settings, t));
+  EXPECT_TRUE(bytes_of(folder_ / "a.gif") == before);
+  writer->finish();
+  EXPECT_EQ(decode(folder_ / "a.gif").width, 32);
+  EXPECT_EQ(content(), std::vector<std::string>{"a.gif"});
+}
+
+TEST_F(MediaTest, ColonsAndPercentsInNamesAreOrdinary) {
+  for (const char* name : {"http:a%03d.mp4", "pipe:1.webm", "50%d.gif", "%d.png"}) {
+    write_video(folder_ / name, settings_of(32, 32, 2));
+    EXPECT_TRUE(fs::is_regular_file(folder_ / name)) << name;
+  }
+  EXPECT_EQ(content().size(), 4u);
+}
+
+TEST_F(MediaTest, DroppedWriterLeavesNothing) {
+  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png", "frames"}) {
+    const VideoSettings settings = settings_of(32, 32, 5);
+    for (int written = 0; written <= 5; ++written) {
+      const auto writer = VideoWriter::open(folder_ / name, settings);
+      for (int t = 0; t < written; ++t) writer->write(picture(settings, t));
+    }
+    EXPECT_TRUE(content().empty()) << name;
+  }
+}
+
+TEST_F(MediaTest, NothingReachesTheTerminal) {
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png", "frames"}) write_video(folder_ / name, settings_of(32, 32, 9));
+  EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+TEST_F(MediaTest, MetadataOfAnyBytes) {
+  VideoSettings settings = settings_of(32, 32, 2);
+  settings.metadata = {{"prompt", "bad \xff utf-8, \x01 and " + std::string(2000, 'x')}, {"empty", ""}};
+  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png"}) write_video(folder_ / name, settings);
+  const auto parsed = nlohmann::json::parse(decode(folder_ / "a.mp4").tags.at("comment"));
+  EXPECT_EQ(parsed.at("prompt"), "bad \xef\xbf\xbd utf-8, \x01 and " + std::string(2000, 'x'));
+  EXPECT_EQ(decode(folder_ / "a.gif").frames.size(), 2u);  // a comment of several blocks
+}
+
+TEST_F(MediaTest, MetadataMayBeEmpty) {
+  VideoSettings settings = settings_of(32, 32, 2);
+  settings.metadata.clear();
+  settings.software.clear();
+  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png"}) {
+    write_video(folder_ / name, settings);
+    EXPECT_GE(decode(folder_ / name).frames.size(), 1u);
+  }
+}
+
+TEST_F(MediaTest, WritersWorkSideBySide) {
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 3; ++i)
+    threads.emplace_back([this, i] { write_video(folder_ / fmt::format("{}.mp4", i), settings_of(64, 64, 9)); });
+  for (std::thread& thread : threads) thread.join();
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(decode(folder_ / fmt::format("{}.mp4", i)).frames.size(), 9u);
+}
+
+TEST(EncoderBytes, AreAsMeasured) {
+  const auto mib = [](VideoFormat format, int width, int height, int frames) {
+    return static_cast<double>(encoder_bytes(format, settings_of(width, height, frames))) / (1 << 20);
+  };
+  // RssAnon growth with 2 threads, g++ 12, FFmpeg 5.1, x264 164, libvpx 1.12.
+  EXPECT_NEAR(mib(VideoFormat::mp4, 128, 128, 33), 4.8, 0.5);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 81), 34.0, 3.4);
+  EXPECT_NEAR(mib(VideoFormat::webm, 128, 128, 33), 20.7, 2.0);
+  EXPECT_NEAR(mib(VideoFormat::webm, 832, 480, 81), 61.8, 6.2);
+  EXPECT_NEAR(mib(VideoFormat::gif, 832, 480, 81), 101.0, 10);
+  EXPECT_NEAR(mib(VideoFormat::png, 832, 480, 81), 247.6, 25);
+  EXPECT_NEAR(mib(VideoFormat::png, 832, 480, 1), 3.0, 0.3);
+  EXPECT_NEAR(mib(VideoFormat::folder, 832, 480, 81), 3.1, 0.3);
+}
+
+}  // namespace
+}  // namespace zoe
