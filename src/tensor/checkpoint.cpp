@@ -32,7 +32,7 @@ std::string other_weights(const fs::path& folder) {
 }
 
 bool is_plain_file_name(std::string_view name) {
-  return name.ends_with(".safetensors") && !name.starts_with('.') && name.size() <= 255 &&
+  return name.ends_with(".safetensors") && name.size() <= 255 &&
          std::none_of(name.begin(), name.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f; });
 }
 
