@@ -22,12 +22,13 @@ function(zoe_library name)
 endfunction()
 
 # zoe_tests(<folder> SOURCES a.cpp ... LINK targets...): one GoogleTest program; every case is a CTest test labelled with the folder.
+# (ZOE_COMMAND, the path of the command; ZOE_BINARY is a macro of ir/opcodes.def.)
 function(zoe_tests name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
   add_executable(test_${name} ${ARG_SOURCES})
   target_link_libraries(test_${name} PRIVATE ${ARG_LINK} zoe_testing GTest::gtest_main)
   target_compile_definitions(test_${name} PRIVATE
-    ZOE_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" ZOE_MODELS="${CMAKE_SOURCE_DIR}/models" ZOE_BINARY="$<TARGET_FILE:zoe>")
+    ZOE_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" ZOE_MODELS="${CMAKE_SOURCE_DIR}/models" ZOE_COMMAND="$<TARGET_FILE:zoe>")
   add_dependencies(test_${name} zoe)
   gtest_discover_tests(test_${name} TEST_PREFIX ${name}. PROPERTIES LABELS ${name} TIMEOUT 300 DISCOVERY_TIMEOUT 60)
 endfunction()
