@@ -1,5 +1,5 @@
 // Checkpoints of any size that take no room on disk: real headers, and data that is a hole in the file (reads as zeros).
-// Made from a list of keys with one line per tensor: `blocks.0.attn1.to_q.weight F32 1536x1536` (`scalar` for no dimension).
+// Made from a list of keys with one line per tensor: `blocks.0.attn1.to_q.weight F32 1536x1536`.
 #pragma once
 
 #include <algorithm>
@@ -35,12 +35,10 @@ inline std::vector<ListedTensor> read_checkpoint_list(const std::filesystem::pat
     ListedTensor tensor;
     std::string extents;
     if (!(words >> tensor.name >> tensor.dtype >> extents)) throw std::runtime_error("bad line in " + path.string() + ": " + line);
+    std::replace(extents.begin(), extents.end(), 'x', ' ');
+    std::istringstream numbers(extents);
     std::vector<std::int64_t> dims;
-    if (extents != "scalar") {
-      std::replace(extents.begin(), extents.end(), 'x', ' ');
-      std::istringstream numbers(extents);
-      for (std::int64_t extent; numbers >> extent;) dims.push_back(extent);
-    }
+    for (std::int64_t extent; numbers >> extent;) dims.push_back(extent);
     tensor.shape = Shape(std::move(dims));
     out.push_back(std::move(tensor));
   }
