@@ -1,0 +1,61 @@
+#include "ops/run_kernel.h"
+#include "platform/cpu/kernels.h"
+
+namespace zoe::testing {
+namespace {
+
+struct ConvCase {
+  Shape x, weight;
+  ConvWindow window = {};
+  bool bias = true, residual = false;
+  Activation activation = Activation::none;
+};
+
+Case make(const ConvCase& c, DType dtype) {
+  const Value x = input("x", dtype, c.x), weight = parameter("w", dtype, c.weight);
+  ProductOptions options;
+  options.activation = c.activation;
+  if (c.bias) options.bias = parameter("b", dtype, {c.weight.dim(0)});
+  if (c.residual) options.residual = input("r", dtype, conv(x, weight, c.window).shape());
+  Case result{conv(x, weight, c.window, options), {}};
+  unsigned seed = 1;
+  for (const Value& operand : result.result.node().inputs)
+    result.operands.push_back(
+        random_values(operand.type(), seed++, operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
+  return result;
+}
+
+// The kernels of the Wan VAE: causal 3x3x3, 1x3x3, 3x1x1, downsampling in space (padded at the end only) and in time.
+const ConvWindow kSame{{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}, kDownSpace{{1, 2, 2}, {0, 0, 0}, {0, 1, 1}}, kDownTime{{2, 1, 1}, {}, {}};
+const ConvCase kCases[] = {
+    {{3, 9, 11, 16}, {16, 16, 3, 3, 3}, kSame, true, true},
+    {{4, 8, 8, 64}, {32, 64, 3, 3, 3}, kSame, true, false, Activation::silu},
+    {{3, 8, 8, 96}, {96, 96, 3, 3, 3}, kSame, true, true},
+    {{3, 12, 10, 3}, {16, 3, 3, 3, 3}, kSame},
+    {{3, 12, 10, 16}, {3, 16, 3, 3, 3}, kSame},
+    {{3, 6, 7, 12}, {20, 12, 3, 3, 3}, kSame, false, true},
+    {{2, 9, 8, 32}, {16, 32, 1, 3, 3}, kSame},
+    {{4, 5, 6, 32}, {64, 32, 3, 1, 1}, {}},
+    {{2, 10, 12, 16}, {16, 16, 1, 3, 3}, kDownSpace},
+    {{5, 5, 6, 32}, {32, 32, 3, 1, 1}, kDownTime},
+    {{2, 5, 6, 20}, {24, 20, 1, 1, 1}, {}, true, true},
+    {{2, 5, 6, 16}, {8, 16, 1, 2, 2}, {{1, 2, 2}, {0, 0, 0}, {0, 0, 0}}, true, false, Activation::gelu_tanh},
+    {{3, 1, 1, 1}, {1, 1, 3, 1, 1}, {{1, 1, 1}, {2, 0, 0}, {0, 0, 0}}, false},
+};
+
+class Conv : public ::testing::TestWithParam<ConvCase> {};
+
+TEST_P(Conv, AgreesWithReference) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const bool bf16_products : {false, true}) {
+      if (bf16_products && dtype == DType::f32) continue;
+      const Case c = make(GetParam(), dtype);
+      const auto kernel = cpu::make_conv(c.result.node(), cpu_device(bf16_products));
+      EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), tolerance(dtype))
+          << name(dtype) << " by " << kernel->implementation() << ", weight " << kernel->weight_layout(1);
+    }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, Conv, ::testing::ValuesIn(kCases));
+
+}  // namespace
+}  // namespace zoe::testing

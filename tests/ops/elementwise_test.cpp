@@ -1,0 +1,270 @@
+// The CPU's element-wise kernels against the reference interpreter, and the promise that their results are the same bits on
+// every instruction set and number of threads.
+#include <gtest/gtest.h>
+#include <hwy/highway.h>
+
+#include <bit>
+#include <cctype>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <map>
+
+#include "base/error.h"
+#include "ops/run_node.h"
+
+namespace zoe {
+namespace {
+
+using testing::interpret_node;
+using testing::random_tensor;
+using testing::rounded;
+using testing::run_node;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+Platform& cpu(int threads = 2) {
+  static std::map<int, std::unique_ptr<Platform>> platforms;
+  auto& platform = platforms[threads];
+  if (!platform) platform = open_platform("cpu", {.threads = threads});
+  return *platform;
+}
+
+double ulp(double value, DType dtype) {
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  return std::ldexp(1.0, std::max(exponent, -125) - (dtype == DType::bf16 ? 8 : 24));
+}
+
+struct UnaryCase {
+  const char* name;
+  Value (*make)(const Value&);
+  // Allowed error of the f32 value: in units of its last place, and relative to |x| where the definition cancels. 0 and 0: exact.
+  double ulps, of_x;
+  double (*value)(double);
+};
+#define ZOE_UNARY(op, definition) double reference_##op(double x) { return definition; }
+#define ZOE_BINARY(op, definition)
+#include "ir/opcodes.def"
+const UnaryCase kUnary[] = {
+    {"neg", neg, 0, 0, reference_neg},
+    {"square", square, 0, 0, reference_square},
+    {"sqrt", zoe::sqrt, 0, 0, reference_sqrt},
+    {"rsqrt", rsqrt, 1.5, 0, reference_rsqrt},  // two roundings
+    {"exp", zoe::exp, 2, 0, reference_exp},
+    {"tanh", zoe::tanh, 3, 0, reference_tanh},
+    {"silu", silu, 4, 0, reference_silu},
+    {"gelu_tanh", gelu_tanh, 4, 2.5e-7, reference_gelu_tanh},  // 1 + tanh(u) cancels for negative x
+};
+
+// The check of one result: the f64 value, rounded as the kernel must round it.
+::testing::AssertionResult agrees(double got, double expected, double x, const UnaryCase& unary, DType dtype) {
+  if (std::isnan(expected) || std::isnan(got))
+    return std::isnan(expected) == std::isnan(got) ? ::testing::AssertionSuccess() : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
+  const double exact = rounded(expected, dtype);
+  bool ok = got == exact && std::signbit(got) == std::signbit(exact);
+  if (!ok && unary.ulps > 0 && std::isfinite(exact) && std::isfinite(got)) {
+    const double allowed = unary.ulps * ulp(expected, DType::f32) + unary.of_x * std::abs(x) + (dtype == DType::bf16 ? 0.5 * ulp(expected, dtype) : 0);
+    ok = std::abs(got - expected) <= allowed;
+  }
+  return ok ? ::testing::AssertionSuccess() : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
+}
+
+TEST(Elementwise, UnaryOpcodesAgreeWithTheInterpreter) {
+  for (const UnaryCase& unary : kUnary)
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const std::int64_t count : {1, 2, 3, 15, 16, 17, 31, 1536, 5000, 40001}) {
+        auto x = random_tensor(dtype, {count}, static_cast<std::uint32_t>(count));
+        if (unary.make == zoe::sqrt || unary.make == rsqrt)
+          for (double& value : x.values) value = std::abs(value);
+        const Value node = unary.make(input("x", dtype, {count}));
+        const auto got = run_node(node, {x}, cpu()).values, expected = interpret_node(node, {x});
+        for (std::size_t i = 0; i < got.size(); ++i)
+          ASSERT_TRUE(agrees(got[i], expected[i], x.values[i], unary, dtype)) << unary.name << " " << name(dtype) << " " << count << " at " << i;
+      }
+}
+
+TEST(Elementwise, UnaryOpcodesHandleTheEdgesOfTheRange) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const UnaryCase& unary : kUnary) {
+    std::vector<double> values = {0.0, -0.0, 1.0, -1.0, 0.5, -0.5, kInfinity, nan, 0x1p-149, -0x1p-149, 0x1p-126, 1e-30, -1e-30, 88.0, -87.0, 20.0, -20.0, 9.0, 0x1.fffffep127};
+    // Where exp overflows, turns subnormal and vanishes.
+    if (unary.make == zoe::exp) values.insert(values.end(), {88.722839, 88.7229, 1000.0, -87.4, -95.0, -103.9, -103.98, -1000.0, -kInfinity, -0x1.fffffep127});
+    if (unary.make == zoe::tanh) values.insert(values.end(), {-kInfinity, -0x1.fffffep127, 1e-4, -0.3, 0.17, 0.18});
+    for (double& value : values) value = rounded(value, DType::f32);
+    const auto count = static_cast<std::int64_t>(values.size());
+    const auto got = run_node(unary.make(input("x", DType::f32, {count})), {{{count}, values}}, cpu()).values;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      EXPECT_TRUE(agrees(got[i], unary.value(values[i]), values[i], unary, DType::f32)) << unary.name;
+  }
+}
+
+TEST(Elementwise, ExpAndTanhHoldTheirBoundsOverAllExponents) {
+  for (const UnaryCase& unary : kUnary) {
+    if (unary.make != zoe::exp && unary.make != zoe::tanh) continue;
+    std::vector<double> values;  // every 4099th bit pattern: both signs, subnormals, infinities, NaNs
+    for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 4099) values.push_back(static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bits))));
+    const auto count = static_cast<std::int64_t>(values.size());
+    const auto got = run_node(unary.make(input("x", DType::f32, {count})), {{{count}, values}}, cpu()).values;
+    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_TRUE(agrees(got[i], unary.value(values[i]), values[i], unary, DType::f32)) << unary.name;
+  }
+}
+
+struct BinaryCase {
+  const char* name;
+  Value (*make)(const Value&, const Value&);
+};
+const BinaryCase kBinary[] = {{"add", add}, {"sub", sub}, {"mul", mul}, {"div", zoe::div}, {"max", zoe::max}, {"min", zoe::min}};
+
+struct ShapePair {
+  Shape a, b;
+};
+const ShapePair kBroadcasts[] = {
+    {{1}, {1}},
+    {{}, {}},
+    {{3}, {3}},
+    {{17}, {}},
+    {{}, {5000}},
+    {{5000}, {1}},
+    {{7, 1536}, {7, 1536}},
+    {{7, 1536}, {1536}},
+    {{1, 1, 1536}, {1, 40, 1536}},
+    {{40, 1536}, {40, 1}},
+    {{40, 1}, {40, 1536}},
+    {{3, 1}, {1, 5}},
+    {{1, 17}, {13, 1}},
+    {{5000, 3}, {5000, 1}},
+    {{5000, 3}, {3}},
+    {{9, 7, 5}, {9, 1, 5}},
+    {{9, 7, 5}, {7, 1}},
+    {{2, 30, 12, 16}, {30, 1, 16}},
+    {{2, 1, 3, 1, 17}, {1, 5, 1, 4, 17}},
+    {{1, 21, 1, 64}, {1, 21, 50, 64}},
+    {{4, 1, 6, 1}, {1, 5, 1, 7}},
+    {{12, 31, 3}, {1, 1, 1}},
+};
+
+TEST(Elementwise, BinaryOpcodesAreExactForEveryBroadcast) {
+  for (const BinaryCase& binary : kBinary)
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const ShapePair& shapes : kBroadcasts) {
+        const auto a = random_tensor(dtype, shapes.a, 1), b = random_tensor(dtype, shapes.b, 2);
+        const Value node = binary.make(input("a", dtype, shapes.a), input("b", dtype, shapes.b));
+        const auto got = run_node(node, {a, b}, cpu()).values, expected = interpret_node(node, {a, b});
+        for (std::size_t i = 0; i < got.size(); ++i)
+          ASSERT_EQ(got[i], rounded(expected[i], dtype)) << binary.name << " " << name(dtype) << shapes.a.str() << shapes.b.str() << " at " << i;
+      }
+}
+
+TEST(Elementwise, BinaryOpcodesPassInfinityAndNan) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const ReferenceTensor a{{6}, {1.0, kInfinity, nan, 0.0, -kInfinity, 2.0}}, b{{6}, {nan, 1.0, 1.0, 0.0, kInfinity, -kInfinity}};
+  for (const BinaryCase& binary : kBinary)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Value node = binary.make(input("a", dtype, {6}), input("b", dtype, {6}));
+      const auto got = run_node(node, {a, b}, cpu()).values, expected = interpret_node(node, {a, b});
+      for (std::size_t i = 0; i < got.size(); ++i)
+        EXPECT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))) << binary.name << " at " << i << ": " << got[i] << ", " << expected[i];
+    }
+}
+
+TEST(Elementwise, CastRoundsToNearestEven) {
+  std::vector<double> values = {0.0, -0.0, 1.0, 1.00390625, 1.01171875, 1.0039063, -1.0039062, 3.3895314e38, -3.4e38, kInfinity, -kInfinity, 0x1p-149, 0x1p-133, 0x1.8p-133};
+  for (const double value : random_tensor(DType::f32, {20001}, 3).values) values.push_back(value);
+  for (double& value : values) value = rounded(value, DType::f32);
+  const auto count = static_cast<std::int64_t>(values.size());
+  const auto narrow = run_node(cast(input("x", DType::f32, {count}), DType::bf16), {{{count}, values}}, cpu()).values;
+  for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(narrow[i], rounded(values[i], DType::bf16)) << values[i];
+  const auto wide = run_node(cast(input("x", DType::bf16, {count}), DType::f32), {{{count}, narrow}}, cpu()).values;
+  EXPECT_EQ(wide, narrow);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_TRUE(std::isnan(run_node(cast(input("x", DType::f32, {1}), DType::bf16), {{{1}, {nan}}}, cpu()).values[0]));
+}
+
+// The order in words: partial j of 32 adds elements j, j + 32, ...; then halves are added five times.
+float sum_by_definition(const double* values, std::int64_t count) {
+  float partials[32] = {};
+  for (std::int64_t i = 0; i < count; ++i) partials[i % 32] += static_cast<float>(values[i]);
+  for (int width = 16; width > 0; width /= 2)
+    for (int j = 0; j < width; ++j) partials[j] += partials[j + width];
+  return partials[0];
+}
+
+TEST(Elementwise, SumKeepsItsOrder) {
+  for (const std::int64_t length : {1, 3, 16, 17, 31, 32, 33, 64, 96, 1536, 5000, 100003}) {
+    const std::int64_t rows = length > 5000 ? 2 : 37;
+    const auto x = random_tensor(DType::f32, {rows, length}, static_cast<std::uint32_t>(length));
+    const Value node = sum(input("x", DType::f32, {rows, length}));
+    const auto got = run_node(node, {x}, cpu()).values, exact = interpret_node(node, {x});
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const auto i = static_cast<std::size_t>(row);
+      const double* values = x.values.data() + row * length;
+      double magnitude = 0;
+      for (std::int64_t k = 0; k < length; ++k) magnitude += std::abs(values[k]);
+      ASSERT_EQ(got[i], static_cast<double>(sum_by_definition(values, length))) << length << " row " << row;
+      ASSERT_LE(std::abs(got[i] - exact[i]), magnitude * static_cast<double>(length / 32 + 6) * 0x1p-24) << length << " row " << row;
+    }
+  }
+}
+
+// Runs `body` once for each instruction set of this machine that the kernels are compiled for; `body` gets the name its kernels must have.
+void for_each_target(const std::function<void(const std::string& name)>& body) {
+  const std::int64_t supported = hwy::SupportedTargets();
+  for (const std::int64_t target : {std::int64_t{HWY_AVX3}, std::int64_t{HWY_AVX2}, std::int64_t{HWY_SSE4}, std::int64_t{HWY_STATIC_TARGET}}) {
+    if (target != HWY_STATIC_TARGET && (supported & target) == 0) continue;
+    hwy::SetSupportedTargetsForTest(target);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    std::string name = "loop:";
+    for (const char* c = hwy::TargetName(target); *c; ++c) name += static_cast<char>(std::tolower(*c));
+    body(name);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+}
+
+bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
+  struct Run {
+    std::string name;
+    Value node;
+    std::vector<ReferenceTensor> inputs;
+  };
+  std::vector<Run> runs;
+  const Shape shape{33, 1537};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto x = random_tensor(dtype, shape, 4);
+    for (const UnaryCase& unary : kUnary) {
+      auto operand = x;
+      if (unary.make == zoe::sqrt || unary.make == rsqrt)
+        for (double& value : operand.values) value = std::abs(value);
+      else
+        for (double& value : operand.values) value = rounded(value * 13, dtype);  // where exp overflows and vanishes, too
+      runs.push_back({unary.name, unary.make(input("x", dtype, shape)), {operand}});
+    }
+    for (const BinaryCase& binary : kBinary)
+      runs.push_back({binary.name, binary.make(input("a", dtype, shape), input("b", dtype, {33, 1})), {x, random_tensor(dtype, {33, 1}, 5)}});
+    runs.push_back({"cast", cast(input("x", dtype, shape), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}});
+  }
+  runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});
+  for (const Run& run : runs) {
+    const auto expected = run_node(run.node, run.inputs, cpu(1)).values;
+    for_each_target([&](const std::string& target) {
+      for (const int threads : {1, 2, 3}) {
+        const auto got = run_node(run.node, run.inputs, cpu(threads));
+        EXPECT_TRUE(same_bits(got.values, expected)) << run.name << " on " << target << " with " << threads << " threads";
+        EXPECT_EQ(got.implementation, target);
+      }
+    });
+  }
+}
+
+TEST(Elementwise, WeightsAreDenseInTheNodesDtype) {
+  const Value node = mul(input("x", DType::bf16, {4, 8}), parameter("w", DType::bf16, {8}));
+  EXPECT_EQ(cpu().make_kernel(node.node())->weight_layout(1), "dense bf16");
+}
+
+}  // namespace
+}  // namespace zoe

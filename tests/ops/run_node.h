@@ -1,0 +1,86 @@
+// Running one node's kernel on the cpu platform, on values the test gives as doubles.
+#pragma once
+
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ir/interpreter.h"
+#include "ir/trace.h"
+#include "platform/platform.h"
+
+namespace zoe::testing {
+
+inline double rounded(double value, DType dtype) {
+  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value)))) : static_cast<double>(static_cast<float>(value));
+}
+
+// Values of both signs over several binades, rounded to the dtype.
+inline ReferenceTensor random_tensor(DType dtype, Shape shape, std::uint32_t seed) {
+  std::mt19937 engine(seed);
+  ReferenceTensor tensor{std::move(shape), {}};
+  for (std::int64_t i = 0; i < tensor.shape.count(); ++i) {
+    const double unit = static_cast<double>(engine()) / 4294967296.0;
+    tensor.values.push_back(rounded((engine() % 2 ? 8.0 : -8.0) * unit * unit * unit + (engine() % 2 ? 1e-3 : -1e-3), dtype));
+  }
+  return tensor;
+}
+
+struct NodeRun {
+  std::vector<double> values;
+  std::string implementation;
+};
+
+inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
+  const Node& node = value.node();
+  const auto kernel = platform.make_kernel(node);
+  const auto stream = platform.make_stream();
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  std::vector<Slot> slots;
+  // One element of distance from an aligned address: kernels may not count on more than their elements' alignment.
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const DType dtype = node.inputs[i].dtype();
+    const std::size_t size = size_of(dtype);
+    buffers.push_back(platform.allocate((inputs[i].values.size() + 1) * size, "input"));
+    slots.push_back({buffers.back().get(), size});
+    for (std::size_t k = 0; k < inputs[i].values.size(); ++k) {
+      const auto as_float = static_cast<float>(inputs[i].values[k]);
+      const auto as_index = static_cast<std::int32_t>(dtype == DType::i32 ? inputs[i].values[k] : 0);
+      const std::uint16_t as_bf16 = f32_to_bf16(as_float);
+      const void* source = dtype == DType::i32 ? static_cast<const void*>(&as_index) : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16) : &as_float;
+      std::memcpy(slots.back().data() + k * size, source, size);
+    }
+  }
+  const Type& type = value.type();
+  const auto count = static_cast<std::size_t>(type.shape.count());
+  const std::size_t size = size_of(type.dtype), guard = 64;
+  const auto output = platform.allocate(size + count * size + guard, "output");
+  std::memset(output->data, 0xa5, output->size_bytes);
+  const Slot result{output.get(), size};
+  kernel->run(*stream, slots, result, Slot{});
+  stream->synchronize();
+  for (std::size_t i = 0; i < output->size_bytes; ++i)
+    if ((i < size || i >= size + count * size) && static_cast<const unsigned char*>(output->data)[i] != 0xa5)
+      throw std::runtime_error("the kernel wrote outside its result");
+  NodeRun run{{}, std::string(kernel->implementation())};
+  for (std::size_t k = 0; k < count; ++k) {
+    float as_float = 0;
+    std::uint16_t as_bf16 = 0;
+    if (type.dtype == DType::bf16) {
+      std::memcpy(&as_bf16, result.data() + k * size, size);
+      as_float = bf16_to_f32(as_bf16);
+    } else {
+      std::memcpy(&as_float, result.data() + k * size, size);
+    }
+    run.values.push_back(static_cast<double>(as_float));
+  }
+  return run;
+}
+
+// The interpreter's result of the graph of this one node, whose operands are inputs.
+inline std::vector<double> interpret_node(const Value& value, const std::vector<ReferenceTensor>& inputs) {
+  return interpret(make_graph("node", value.node().inputs, {value}), inputs, {}).front().values;
+}
+
+}  // namespace zoe::testing
