@@ -1,0 +1,223 @@
+#include "platform/platform.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <vector>
+
+#include "base/error.h"
+#include "ir/trace.h"
+#include "platform/cpu/host.h"
+#include "testing/temporary_folder.h"
+
+namespace zoe {
+namespace {
+
+namespace fs = std::filesystem;
+
+template <class Body>
+std::string message_of(ErrorKind kind, Body&& body) {
+  try {
+    body();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), kind) << error.what();
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Platform, OpensByName) {
+  EXPECT_EQ(open_platform("auto")->info().platform, "cpu");
+  EXPECT_EQ(open_platform("null")->info().platform, "null");
+  const auto cpu = open_platform("cpu", {.threads = 3});
+  EXPECT_EQ(cpu->info().platform, "cpu");
+  EXPECT_EQ(cpu->info().threads, 3);
+  EXPECT_FALSE(cpu->info().name.empty());
+  EXPECT_GT(cpu->info().free_bytes, 0u);
+  EXPECT_LE(cpu->info().free_bytes, cpu->info().memory_bytes);
+  EXPECT_GE(open_platform("cpu")->info().threads, 1);
+}
+
+TEST(Platform, UnknownNamesAreAnsweredWithTheNearest) {
+  EXPECT_EQ(message_of(ErrorKind::invalid_argument, [] { open_platform("cpuu"); }),
+            "[platform] unknown platform: got \"cpuu\", expected one of auto, cpu, null. Did you mean cpu?");
+  EXPECT_EQ(message_of(ErrorKind::invalid_argument, [] { open_platform(""); }),
+            "[platform] unknown platform: got \"\", expected one of auto, cpu, null.");
+}
+
+TEST(Platform, BadThreadCountsAreRefused) {
+  for (const int threads : {-1, 1025})
+    EXPECT_NE(message_of(ErrorKind::invalid_argument, [&] { open_platform("cpu", {.threads = threads}); }).find("got " + std::to_string(threads)),
+              std::string::npos);
+}
+
+TEST(Platform, ListsWhatOpens) {
+  const auto reports = list_platforms();
+  ASSERT_EQ(reports.size(), 2u);
+  EXPECT_EQ(reports[0].name, "cpu");
+  EXPECT_TRUE(reports[0].opens);
+  EXPECT_FALSE(reports[0].detail.empty());
+  EXPECT_EQ(reports[1].name, "null");
+}
+
+TEST(Platform, CpuMemoryIsZeroedAndAligned) {
+  const auto cpu = open_platform("cpu");
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{4097}, std::size_t{9} << 20}) {
+    const auto buffer = cpu->allocate(size, "test");
+    EXPECT_EQ(buffer->size_bytes, size);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data) % 64, 0u);
+    const auto* bytes = static_cast<const unsigned char*>(buffer->data);
+    EXPECT_EQ(std::count(bytes, bytes + size, 0), static_cast<std::ptrdiff_t>(size));
+    std::memset(buffer->data, 1, size);
+  }
+}
+
+TEST(Platform, CpuMemoryBeyondWhatIsFreeIsRefused) {
+  const auto cpu = open_platform("cpu");
+  for (const std::size_t size : {SIZE_MAX, SIZE_MAX / 2, static_cast<std::size_t>(cpu->info().memory_bytes) + 1}) {
+    const std::string message = message_of(ErrorKind::out_of_memory, [&] { cpu->allocate(size, "dit.weights"); });
+    EXPECT_NE(message.find("[cpu] cannot allocate "), std::string::npos) << message;
+    EXPECT_NE(message.find("GiB for \"dit.weights\""), std::string::npos) << message;
+    EXPECT_NE(message.find("GiB free of"), std::string::npos) << message;
+  }
+}
+
+TEST(Platform, CpuMemoryPromisedAndNotTouchedCounts) {
+  const auto cpu = open_platform("cpu");
+  const auto most = static_cast<std::size_t>(cpu->info().free_bytes / 5 * 3);
+  auto first = cpu->allocate(most, "first");
+  message_of(ErrorKind::out_of_memory, [&] {
+    cpu->allocate(most, "second");
+    ADD_FAILURE() << "more was promised than there is";
+  });
+  first.reset();
+  EXPECT_EQ(cpu->allocate(most, "second")->size_bytes, most);
+}
+
+TEST(Platform, CpuCopiesInStreamOrder) {
+  const auto cpu = open_platform("cpu");
+  const auto stream = cpu->make_stream();
+  const auto buffer = cpu->allocate(64, "test");
+  const std::vector<float> given = {1, 2, 3};
+  std::vector<float> back(3);
+  cpu->upload(*stream, given.data(), {buffer.get(), 16}, 12);
+  cpu->download(*stream, {buffer.get(), 16}, back.data(), 12);
+  stream->synchronize();
+  EXPECT_EQ(back, given);
+}
+
+TEST(Platform, NullMakesEveryKernelAndRunsNothing) {
+  const auto null = open_platform("null");
+  const auto stream = null->make_stream();
+  const auto buffer = null->allocate(std::size_t{1} << 40, "far beyond the machine");
+  const Value x = input("x", DType::f32, {4, 8}), w = parameter("w", DType::f32, {2, 8});
+  for (const Value& node : {exp(x), linear(x, w), permute(x, {1, 0})}) {
+    const auto kernel = null->make_kernel(node.node());
+    EXPECT_EQ(kernel->implementation(), "null");
+    kernel->run(*stream, {}, {}, {});
+  }
+  float value = 7;
+  null->upload(*stream, &value, {buffer.get(), 0}, sizeof value);
+  null->download(*stream, {buffer.get(), 0}, &value, sizeof value);
+  EXPECT_EQ(value, 0);
+  message_of(ErrorKind::out_of_memory, [&] {
+    null->allocate(SIZE_MAX / 2, "the address space");
+    ADD_FAILURE() << "more was reserved than there is";
+  });
+}
+
+TEST(Platform, DefaultWeightsAreConvertedFromAnyAddress) {
+  struct Plain : Kernel {
+    std::string_view implementation() const override { return "plain"; }
+    void run(Stream&, std::span<const Slot>, Slot, Slot) const override {}
+  } kernel;
+  const std::int64_t count = 600001;  // several chunks, and a rest
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i % 4001) - 2000) / 16.0f;  // exact in f16
+  for (const DType stored : {DType::f32, DType::f16, DType::bf16})
+    for (const DType wanted : {DType::f32, DType::bf16}) {
+      std::vector<std::byte> dense(values.size() * size_of(stored)), file(dense.size() + 1);
+      convert(values.data(), DType::f32, dense.data(), stored, values.size());
+      std::memcpy(file.data() + 1, dense.data(), dense.size());  // an odd address
+      const Type type{wanted, {count}};
+      ASSERT_EQ(kernel.packed_bytes(0, type), values.size() * size_of(wanted));
+      std::vector<std::byte> expected(kernel.packed_bytes(0, type)), packed(expected.size());
+      convert(dense.data(), stored, expected.data(), wanted, values.size());
+      kernel.pack_weight(0, type, {stored, {count}, file.data() + 1}, packed.data());
+      EXPECT_EQ(packed, expected) << name(stored) << " to " << name(wanted);
+    }
+}
+
+// A made-up system below a temporary folder.
+class Host : public ::testing::Test {
+ protected:
+  void write(const std::string& path, const std::string& text) {
+    fs::create_directories((root() / path).parent_path());
+    std::ofstream(root() / path) << text;
+  }
+  const fs::path& root() const { return folder_.path(); }
+  void SetUp() override { write("proc/meminfo", "MemTotal:       16000 kB\nMemFree:  10 kB\nMemAvailable:    9000 kB\n"); }
+
+ private:
+  testing::TemporaryFolder folder_;
+};
+
+TEST_F(Host, ReadsTheMachinesMemory) {
+  EXPECT_EQ(cpu::host_memory(root()).total_bytes, 16000u * 1024);
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024);
+  write("proc/self/status", "Name:\tzoe\nRssAnon:\t     123 kB\n");
+  EXPECT_EQ(cpu::anonymous_bytes(root()), 123u * 1024);
+}
+
+TEST_F(Host, RespectsALimitOfCgroup2OnAnyLevel) {
+  write("proc/self/cgroup", "0::/outer/inner\n");
+  write("sys/fs/cgroup/outer/inner/memory.max", "max\n");
+  write("sys/fs/cgroup/outer/inner/memory.current", "100000\n");
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024);
+  write("sys/fs/cgroup/outer/memory.max", "5000000\n");
+  write("sys/fs/cgroup/outer/memory.current", "3000000\n");
+  write("sys/fs/cgroup/outer/memory.stat", "anon 1\nfile 900000\ninactive_file 300000\nactive_file 600000\n");
+  EXPECT_EQ(cpu::host_memory(root()).total_bytes, 5000000u);
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 5000000u - 3000000u + 900000u);  // page cache goes when needed
+}
+
+TEST_F(Host, RespectsALimitOfCgroup1SeenFromInsideAContainer) {
+  write("proc/self/cgroup", "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n0::/\n");  // the path is the host's
+  write("sys/fs/cgroup/memory/memory.limit_in_bytes", "4000000\n");
+  write("sys/fs/cgroup/memory/memory.usage_in_bytes", "4500000\n");
+  EXPECT_EQ(cpu::host_memory(root()).total_bytes, 4000000u);
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 0u);
+  write("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");  // none
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024);
+}
+
+TEST_F(Host, RespectsAQuotaOfProcessorTime) {
+  const int all = cpu::usable_threads(root());
+  EXPECT_GE(all, 1);
+  write("sys/fs/cgroup/cpu.max", "max 100000\n");
+  EXPECT_EQ(cpu::usable_threads(root()), all);
+  write("sys/fs/cgroup/cpu.max", "40000 100000\n");
+  EXPECT_EQ(cpu::usable_threads(root()), 1);
+  write("sys/fs/cgroup/cpu.max", "110000 100000\n");
+  EXPECT_EQ(cpu::usable_threads(root()), std::min(all, 2));
+  write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n");  // none, in cgroup 1
+  write("sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(cpu::usable_threads(root()), std::min(all, 2));
+  write("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "100000\n");
+  EXPECT_EQ(cpu::usable_threads(root()), 1);
+}
+
+TEST_F(Host, NamesTheProcessor) {
+  EXPECT_EQ(cpu::cpu_name(root()), "unknown CPU");
+  EXPECT_EQ(cpu::cpu_features(root()), "");
+  write("proc/cpuinfo", "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu sse4_1 avx2 avx512_bf16 amx_bf16x\n");
+  EXPECT_EQ(cpu::cpu_name(root()), "Some CPU @ 2 GHz");
+  EXPECT_EQ(cpu::cpu_features(root()), "sse4_1 avx2 avx512_bf16");
+}
+
+}  // namespace
+}  // namespace zoe
