@@ -1,0 +1,196 @@
+// The Wan transformer against what Diffusers computes (tests/fixtures/models).
+#include "models/wan_dit/model.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "base/error.h"
+#include "models/tensor_list.h"
+#include "testing/compare.h"
+#include "testing/graphs.h"
+
+namespace zoe {
+namespace {
+
+using testing::make_reference;
+using testing::read_tensor;
+using testing::relative_rms_within;
+using testing::run_graph;
+
+constexpr std::int64_t kPromptRows = 512;  // of the reference: those behind the recorded ones are zeros
+
+std::string model_folder(const std::string& model) {
+  return model == "wan_dit_toy" ? std::string(ZOE_MODELS) + "/toy-wan/transformer" : std::string(ZOE_FIXTURES) + "/models/" + model;
+}
+std::string recorded_file(const std::string& model) { return std::string(ZOE_FIXTURES) + "/models/" + model + ".safetensors"; }
+WanDitConfig read_config(const std::string& folder) {
+  return parse_wan_dit_config(read_json_object(folder + "/config.json", "config.json"));
+}
+
+struct Case {
+  const char *runner, *model, *timestep;
+  DType dtype;
+  double tolerance;
+};
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.runner << " " << c.model << " t" << c.timestep << " " << name(c.dtype); }
+
+class WanDit : public ::testing::TestWithParam<Case> {};
+
+TEST_P(WanDit, MatchesDiffusers) {
+  const Case& c = GetParam();
+  const Checkpoint recorded(recorded_file(c.model)), weights(model_folder(c.model));
+  const WanDitConfig config = read_config(model_folder(c.model));
+  match_tensors(weights, wan_dit_tensors(config));
+
+  // The prompt's rows, one row that stands for all of padding, and two unused ones.
+  const ReferenceTensor prompt = read_tensor(recorded, "encoder_hidden_states");
+  const std::int64_t prompt_rows = prompt.shape.dim(1), rows = prompt_rows + 3;
+  std::vector<float> text(prompt.values.begin(), prompt.values.end());
+  text.resize(static_cast<std::size_t>(rows * config.text_dim));
+  std::vector<float> text_bias(static_cast<std::size_t>(rows), -std::numeric_limits<float>::infinity());
+  std::fill_n(text_bias.begin(), prompt_rows, 0.0f);
+  text_bias[static_cast<std::size_t>(prompt_rows)] = std::log(static_cast<float>(kPromptRows - prompt_rows));
+  const Graph context = trace_wan_context(config, c.dtype, rows);
+  verify(context);
+  const auto keys_and_values = run_graph(c.runner, context, {make_reference({rows, config.text_dim}, text)}, &weights);
+
+  ReferenceTensor latent = read_tensor(recorded, "hidden_states");
+  const std::int64_t frames = latent.shape.dim(2), height = latent.shape.dim(3), width = latent.shape.dim(4);
+  latent.shape = {config.in_channels, frames, height, width};
+  const Graph graph = trace_wan_dit(config, c.dtype, {frames, height, width, rows}, true);
+  verify(graph);
+  const RotaryTables rotary = rotary_tables(config, frames, height, width);
+  const Shape rotary_shape = graph.inputs[2].shape();
+  std::vector<ReferenceTensor> inputs{latent,
+                                      make_reference({1, config.freq_dim}, timestep_sinusoid(config, std::stof(c.timestep))),
+                                      make_reference(rotary_shape, rotary.cos_full),
+                                      make_reference(rotary_shape, rotary.sin_signed), make_reference({rows}, text_bias)};
+  inputs.insert(inputs.end(), keys_and_values.begin(), keys_and_values.end());
+  const auto outputs = run_graph(c.runner, graph, inputs, &weights);
+
+  ASSERT_EQ(outputs.size(), static_cast<std::size_t>(config.num_layers + 1));
+  int compared = 0;
+  for (std::int64_t i = 0; i <= config.num_layers; ++i) {
+    const std::string part = std::string("t") + c.timestep + (i == 0 ? ".output" : ".block" + std::to_string(i - 1));
+    if (!recorded.find(part)) continue;  // some timesteps have only some of the blocks
+    const ReferenceTensor expected = read_tensor(recorded, part);
+    EXPECT_TRUE(relative_rms_within(outputs[static_cast<std::size_t>(i)].values, expected.values, expected.shape, c.tolerance))
+        << part;
+    ++compared;
+  }
+  EXPECT_GE(compared, 1);
+}
+
+// f32: the reference itself is f32, about 1e-6 from the exact result. bf16: 8 bits of mantissa through all blocks.
+constexpr double kF32 = 1e-5, kBf16 = 3e-2;
+INSTANTIATE_TEST_SUITE_P(
+    Models, WanDit,
+    ::testing::Values(Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32},
+                      Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
+                      Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32},
+                      Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
+                      Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
+                      Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
+                      Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
+                      Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
+
+TEST(WanDitTables, RotaryAnglesAreTheReferencesBitForBit) {
+  for (const std::string model : {"wan_dit_toy", "wan_dit_small", "wan_dit_plain"}) {
+    const Checkpoint recorded(recorded_file(model));
+    const WanDitConfig config = read_config(model_folder(model));
+    const Shape latent = read_tensor(recorded, "hidden_states").shape;
+    const RotaryTables tables = rotary_tables(config, latent.dim(2), latent.dim(3), latent.dim(4));
+    const std::string timestep = model == "wan_dit_toy" ? "t500" : "t650";
+    const ReferenceTensor cosines = read_tensor(recorded, timestep + ".rotary_cos"),
+                          sines = read_tensor(recorded, timestep + ".rotary_sin");
+    ASSERT_EQ(tables.cos_full.size(), 2 * cosines.values.size());
+    ASSERT_EQ(tables.sin_signed.size(), 2 * sines.values.size());
+    for (std::size_t i = 0; i < cosines.values.size(); ++i) {
+      const double cosine = cosines.values[i], sine = sines.values[i];
+      ASSERT_TRUE(tables.cos_full[2 * i] == cosine && tables.cos_full[2 * i + 1] == cosine) << model << " pair " << i;
+      ASSERT_TRUE(tables.sin_signed[2 * i] == -sine && tables.sin_signed[2 * i + 1] == sine) << model << " pair " << i;
+    }
+  }
+}
+
+TEST(WanDitTables, TimestepsAreTheReferencesUpToItsExponential) {
+  for (const std::string model : {"wan_dit_toy", "wan_dit_small"}) {
+    const std::string timestep = model == "wan_dit_toy" ? "500" : "650";
+    const ReferenceTensor expected = read_tensor(Checkpoint(recorded_file(model)), "t" + timestep + ".timesteps_proj");
+    const auto got = timestep_sinusoid(read_config(model_folder(model)), std::stof(timestep));
+    // The reference's frequencies are up to one unit in the last place off the exact ones: 6e-8 of an angle of up to 650.
+    EXPECT_TRUE(relative_rms_within(got, expected.values, expected.shape, 5e-6)) << model;
+    for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected.values[i], 4e-5) << model << " " << i;
+  }
+}
+
+TEST(WanDitGraph, FullSizesTraceAndMatchTheKeyListsOfTheCheckpoints) {
+  for (const std::string part : {"wan2.1-t2v-1.3b/transformer", "wan2.1-t2v-14b/transformer"}) {
+    const WanDitConfig config = read_config(std::string(ZOE_FIXTURES) + "/checkpoints/" + part);
+    EXPECT_EQ(testing::names_and_shapes(wan_dit_tensors(config)), testing::recorded_names_and_shapes(part));
+    const Graph context = trace_wan_context(config, DType::bf16, 64);
+    const Graph graph = trace_wan_dit(config, DType::bf16, {21, 60, 104, 64});  // 832x480, 81 frames
+    verify(context);
+    verify(graph);
+    EXPECT_EQ(graph.inputs[2].type().str(), "f32[32760,1,128]");
+    EXPECT_EQ(graph.outputs[0].type().str(), "f32[16,21,60,104]");
+    EXPECT_EQ(graph.parameters().back()->segment, config.num_layers + 1);
+    // Every tensor is in one of the two graphs, once.
+    EXPECT_EQ(graph.parameters().size() + context.parameters().size(), wan_dit_tensors(config).size());
+  }
+}
+
+TEST(WanDitGraph, PatchesInTimeTrace) {
+  const WanDitConfig config = parse_wan_dit_config(parse_json_object(
+      R"({"patch_size":[2,1,3],"num_attention_heads":2,"attention_head_dim":8,"ffn_dim":16,"num_layers":1,"text_dim":8,"freq_dim":8})",
+      "c"));
+  const Graph graph = trace_wan_dit(config, DType::f32, {4, 5, 6, 3});
+  verify(graph);
+  EXPECT_EQ(graph.inputs[2].type().str(), "f32[20,1,8]");
+  EXPECT_EQ(graph.outputs[0].type().str(), "f32[16,4,5,6]");
+}
+
+std::string error_of(const std::function<void()>& run) {
+  try {
+    run();
+  } catch (const Error& e) {
+    return std::string(name(e.kind())) + " " + e.what();
+  }
+  return "none";
+}
+
+TEST(WanDitErrors, NameTheValueAndItsKind) {
+  const auto config_error = [](const std::string& text) {
+    return error_of([&] { parse_wan_dit_config(parse_json_object(text, "config.json")); });
+  };
+  EXPECT_EQ(config_error("{}"), "none");
+  for (const auto& [text, start] :
+       {std::pair{R"({"image_dim":1280})", "unsupported [config.json] image_dim"},
+        {R"({"added_kv_proj_dim":5120})", "unsupported [config.json] added_kv_proj_dim"},
+        {R"({"pos_embed_seq_len":514})", "unsupported [config.json] pos_embed_seq_len"},
+        {R"({"qk_norm":"layer_norm"})", "unsupported [config.json] qk_norm"},
+        {R"({"_class_name":"WanVACETransformer3DModel"})", "unsupported [config.json] _class_name"},
+        {R"({"attention_head_dim":63})", "invalid argument [config.json] bad attention_head_dim"},
+        {R"({"freq_dim":31})", "invalid argument [config.json] bad freq_dim"},
+        {R"({"num_layers":0})", "invalid argument [config.json] bad num_layers"},
+        {R"({"patch_size":[1,2]})", "invalid argument [config.json] bad patch_size"},
+        {R"({"num_attention_heads":1024,"attention_head_dim":1024})", "invalid argument [config.json] num_attention"}})
+    EXPECT_TRUE(config_error(text).starts_with(start)) << config_error(text);
+
+  const WanDitConfig config = parse_wan_dit_config(parse_json_object("{}", "config.json"));
+  for (const auto& [sizes, start] : {std::pair{WanDitSizes{1, 3, 4, 1}, "invalid argument [wan_dit] bad height"},
+                                     {WanDitSizes{0, 4, 4, 1}, "invalid argument [wan_dit] bad frames"},
+                                     {WanDitSizes{1, 4, 2050, 1}, "invalid argument [wan_dit] bad width"},
+                                     {WanDitSizes{1024, 2048, 2048, 1}, "invalid argument [wan_dit] bad size"},
+                                     {WanDitSizes{1, 4, 4, 0}, "invalid argument [wan_dit] bad number of text rows"}}) {
+    const std::string error = error_of([&, s = sizes] { trace_wan_dit(config, DType::f32, s); });
+    EXPECT_TRUE(error.starts_with(start)) << error;
+  }
+}
+
+}  // namespace
+}  // namespace zoe
