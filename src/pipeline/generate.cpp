@@ -15,7 +15,7 @@
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
 #include "schedulers/noise.h"
-#include "text/prompt_clean.h"
+#include "text/prompt.h"
 #include "text/tokenizer.h"
 
 namespace zoe {
