@@ -20,8 +20,8 @@ Case make(const ConvCase& c, DType dtype) {
   Case result{conv(x, weight, c.window, options), {}};
   unsigned seed = 1;
   for (const Value& operand : result.result.node().inputs)
-    result.operands.push_back(
-        random_values(operand.type(), seed++, operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
+    result.operands.push_back(random_values(operand.type(), seed++,
+                                            operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
   return result;
 }
 

@@ -9,7 +9,9 @@ std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device) {
   const auto& attributes = node.as<ProductAttributes>();
   const Shape &x = node.inputs[0].shape(), &weight = node.inputs[1].shape(), &result = node.types[0].shape;
   // A kernel of one point is a product of all points' channels, and oneDNN's product is the faster of the two.
-  const auto is = [](const std::array<int, 3>& a, int value) { return std::all_of(a.begin(), a.end(), [=](int i) { return i == value; }); };
+  const auto is = [](const std::array<int, 3>& a, int value) {
+    return std::all_of(a.begin(), a.end(), [=](int i) { return i == value; });
+  };
   if (weight.count(2, 5) == 1 && is(attributes.stride, 1) && is(attributes.pad_begin, 0) && is(attributes.pad_end, 0))
     return make_linear(node, device);
   const auto dims = [](const std::array<int, 3>& a) { return dnnl::memory::dims(a.begin(), a.end()); };

@@ -11,7 +11,8 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device) 
   ProductGeometry geometry{{m, k}, {k, n}, {1, n}, {m, n}, dnnl::memory::format_tag::ab, 1, {}};
   geometry.build = [](const ProductGeometry::Operands& operands, const dnnl::primitive_attr& attr) {
     const auto& [src, weights, bias, dst] = operands;
-    const dnnl::matmul::desc desc = bias.is_zero() ? dnnl::matmul::desc(src, weights, dst) : dnnl::matmul::desc(src, weights, bias, dst);
+    const dnnl::matmul::desc desc =
+        bias.is_zero() ? dnnl::matmul::desc(src, weights, dst) : dnnl::matmul::desc(src, weights, bias, dst);
     const dnnl::matmul::primitive_desc description(desc, attr, onednn_engine());
     return std::pair<dnnl::primitive_desc_base, dnnl::primitive>(description, dnnl::matmul(description));
   };

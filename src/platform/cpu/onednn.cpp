@@ -60,7 +60,15 @@ class ProductKernel : public Kernel {
       : what_(describe(node)), dtype_(node.types[0].dtype), threads_(device.threads), attributes_(node.as<ProductAttributes>()) {
     omp_set_num_threads(threads_);  // a primitive splits its work when it is made
     const bool native_bf16 = dtype_ == DType::bf16 && device.bf16_products && build_fast(geometry, memory::data_type::bf16);
-    if (!native_bf16) with_onednn_errors(what_, [&] { build(geometry, memory::data_type::f32); });
+    if (!native_bf16) {
+      with_onednn_errors(what_, [&] {
+        build(geometry, memory::data_type::f32);
+        // The gemm convolution of oneDNN 2.6 (cores without AVX2) reads a full-sized binary operand in the wrong order.
+        residual_is_copied_ =
+            attributes_.has_residual && node.opcode == Opcode::conv && implementation_.find("gemm") != std::string::npos;
+        if (residual_is_copied_) build(geometry, memory::data_type::f32);
+      });
+    }
     widened_ = dtype_ == DType::bf16 && !native_bf16;
     fill_layout(geometry.row_axis);
 
@@ -118,7 +126,8 @@ class ProductKernel : public Kernel {
     if (widened_) {
       const auto widen = [&](const memory::desc& desc, std::byte*& operand, std::size_t offset) {
         if (!operand) return;
-        convert_in_parallel(operand, DType::bf16, place(offset), DType::f32, static_cast<std::int64_t>(desc.get_size() / 4), threads_);
+        convert_in_parallel(operand, DType::bf16, place(offset), DType::f32, static_cast<std::int64_t>(desc.get_size() / 4),
+                            threads_);
         operand = place(offset);
       };
       widen(src_, x, x_place_);
@@ -126,6 +135,7 @@ class ProductKernel : public Kernel {
       widen(dst_, residual, residual_place_);
       dst = place(dst_place_);
     }
+    if (residual_is_copied_) std::memcpy(dst, std::exchange(residual, nullptr), dst_.get_size());
     omp_set_num_threads(threads_);
     with_onednn_errors(what_, [&] {
       const dnnl::engine& engine = onednn_engine();
@@ -164,10 +174,12 @@ class ProductKernel : public Kernel {
     if (attributes_.has_bias)
       bias_ = memory::desc(geometry.bias, type, geometry.bias.size() == 1 ? memory::format_tag::a : memory::format_tag::ab);
     dnnl::post_ops post_ops;
-    if (attributes_.activation == Activation::gelu_tanh) post_ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_gelu_tanh, 0.0f, 0.0f);
+    if (attributes_.activation == Activation::gelu_tanh)
+      post_ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_gelu_tanh, 0.0f, 0.0f);
     if (attributes_.activation == Activation::silu) post_ops.append_eltwise(1.0f, dnnl::algorithm::eltwise_swish, 1.0f, 0.0f);
     residual_post_op_ = post_ops.len();
-    if (attributes_.has_residual) post_ops.append_binary(dnnl::algorithm::binary_add, dst_);
+    if (residual_is_copied_) post_ops.append_sum();
+    else if (attributes_.has_residual) post_ops.append_binary(dnnl::algorithm::binary_add, dst_);
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     attr.set_post_ops(post_ops);
@@ -195,8 +207,9 @@ class ProductKernel : public Kernel {
       column_offsets_ = std::move(product);
     }
     // The descriptor in words: plans of equal layout share the packed bytes.
-    layout_ = fmt::format("{}{} rows {} padded {} strides {} blocks {} of {}", weights_.data_type() == memory::data_type::f32 ? "f32" : "bf16",
-                          widened_ ? " rounded to bf16" : "", row_axis, fmt::join(data.padded_dims, data.padded_dims + data.ndims, ","),
+    layout_ = fmt::format("{}{} rows {} padded {} strides {} blocks {} of {}",
+                          weights_.data_type() == memory::data_type::f32 ? "f32" : "bf16", widened_ ? " rounded to bf16" : "",
+                          row_axis, fmt::join(data.padded_dims, data.padded_dims + data.ndims, ","),
                           fmt::join(blocking.strides, blocking.strides + data.ndims, ","),
                           fmt::join(blocking.inner_blks, blocking.inner_blks + blocking.inner_nblks, ","),
                           fmt::join(blocking.inner_idxs, blocking.inner_idxs + blocking.inner_nblks, ","));
@@ -215,10 +228,8 @@ class ProductKernel : public Kernel {
       for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = narrow[i];
       return;
     }
-    if (widened_)
-      convert(narrow.data(), DType::bf16, wide.data(), DType::f32, n);
-    else
-      convert(given.data(), source.dtype, wide.data(), DType::f32, n);
+    if (widened_) convert(narrow.data(), DType::bf16, wide.data(), DType::f32, n);
+    else convert(given.data(), source.dtype, wide.data(), DType::f32, n);
     auto* to = reinterpret_cast<float*>(packed) + row_offset;
     for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = wide[i];
   }
@@ -232,6 +243,7 @@ class ProductKernel : public Kernel {
   int residual_post_op_ = 0;
   std::string implementation_, layout_;
   bool widened_ = false;
+  bool residual_is_copied_ = false;  // to the result, where the primitive adds to it
   bool weight_is_computed_ = false;  // not a parameter: packed in every run
   Type weight_type_;
   std::vector<std::int64_t> row_offsets_, column_offsets_;
