@@ -116,6 +116,7 @@ Encoder::Encoder(const EncoderSettings& settings) {
   context_->pix_fmt = static_cast<AVPixelFormat>(settings.pixel_format);
   context_->time_base = {settings.rate_den, settings.rate_num};
   context_->framerate = {settings.rate_num, settings.rate_den};
+  context_->sample_aspect_ratio = {1, 1};  // square; left unset, PNGs would state 0:1
   context_->thread_count = settings.threads;
   if (context_->pix_fmt == AV_PIX_FMT_YUV420P) {
     context_->colorspace = AVCOL_SPC_BT709;

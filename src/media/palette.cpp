@@ -118,7 +118,7 @@ void PaletteMap::map(std::span<const std::uint8_t> rgb, int width, std::uint8_t*
   for (int i = 0; i < pixels; ++i) {
     const int x = i % width, y = i / width;
     // An ordered pattern stays where it is from frame to frame, so what does not move does not flicker (and compresses).
-    const int dither = bayer(x & 7, y & 7) / 4 - 8;  // -8..7
+    const int dither = bayer(x & 7, y & 7) / 8 - 4;  // -4..3
     const std::uint8_t* pixel = rgb.data() + 3 * static_cast<std::size_t>(i);
     out[y * stride + x] = nearest(std::clamp(pixel[0] + dither, 0, 255), std::clamp(pixel[1] + dither, 0, 255),
                                   std::clamp(pixel[2] + dither, 0, 255));

@@ -38,7 +38,7 @@ struct VideoSettings {
   int width = 0, height = 0;  // pixels, up to 16384
   int frames = 0;             // exactly as many are written before finish()
   double fps = 16;
-  int threads = 1;       // of the encoder (mp4, webm); the file depends on it, memory too
+  int threads = 1;            // of the encoder (mp4, webm); the file depends on it, memory too
   std::string software = {};  // "Zoetrope 0.1.0"
   // Written as one JSON object of strings, in this order, into the comment of mp4, webm, gif and every png; the value of "prompt"
   // is also the title of mp4, webm and png.
