@@ -1,0 +1,227 @@
+#include "models/wan_vae/model.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "ir/trace.h"
+#include "ops/channel_norm.h"
+
+namespace zoe {
+
+namespace {
+
+constexpr std::int64_t kCachedFrames = 2;  // a kernel of three frames sees two earlier ones
+
+// Traces one of the two halves; collects its states and the file's tensors on the way.
+class Tracer {
+ public:
+  Tracer(DType dtype, bool first) : dtype_(dtype), first_(first) {}
+
+  // A convolution within one frame or one position: x [T,H,W,I] -> [T,H,W,out].
+  Value pointwise(const std::string& name, const Value& x, std::int64_t out, int file_rank, const Value& residual = {}) {
+    Shape file_shape{out, x.dim(3), 1, 1};
+    if (file_rank == 5) file_shape = {out, x.dim(3), 1, 1, 1};
+    return linear(x, weight(name + ".weight", file_shape, {out, x.dim(3)}), {.bias = weight(name + ".bias", {out}, {out}), .residual = residual});
+  }
+
+  // A 3x3 convolution of each frame; the file's kernel has no time axis.
+  Value spatial(const std::string& name, const Value& x, std::int64_t out, const ConvWindow& window) {
+    return conv(x, weight(name + ".weight", {out, x.dim(3), 3, 3}, {out, x.dim(3), 1, 3, 3}), window, {.bias = weight(name + ".bias", {out}, {out})});
+  }
+
+  // A causal convolution, 3x3x3 or 3x1x1: x goes straight behind the cached frames, and the last two of all are cached next.
+  Value causal(const std::string& name, const Value& x, std::int64_t out, int extent, const Value& residual = {}) {
+    const Value joined = concat({state(x, kCachedFrames), x}, 0);
+    const Shape kernel{out, x.dim(3), 3, extent, extent};
+    const int pad = extent / 2;
+    const Value y = conv(joined, weight(name + ".weight", kernel, kernel), {.pad_begin = {0, pad, pad}, .pad_end = {0, pad, pad}},
+                         {.bias = weight(name + ".bias", {out}, {out}), .residual = residual});
+    // Traced behind its last reader, so that the joined frames' memory is free again after this.
+    keep(slice(joined, 0, joined.dim(0) - kCachedFrames, joined.dim(0)));
+    return y;
+  }
+
+  Value norm(const std::string& name, const Value& x, int file_rank = 4) {
+    Shape file_shape{x.dim(3), 1, 1};
+    if (file_rank == 4) file_shape = {x.dim(3), 1, 1, 1};
+    return channel_norm(x, weight(name + ".gamma", file_shape, {x.dim(3)}));
+  }
+
+  Value residual_block(const std::string& name, const Value& x, std::int64_t out) {
+    const Value shortcut = x.dim(3) == out ? x : pointwise(name + ".conv_shortcut", x, out, 5);
+    const Value middle = causal(name + ".conv1", silu(norm(name + ".norm1", x)), out, 3);
+    return causal(name + ".conv2", silu(norm(name + ".norm2", middle)), out, 3, shortcut);
+  }
+
+  // Single-head attention among the positions of each frame.
+  Value attention_block(const std::string& name, const Value& x) {
+    const std::int64_t channels = x.dim(3), positions = x.dim(1) * x.dim(2);
+    const Value qkv = reshape(pointwise(name + ".to_qkv", norm(name + ".norm", x, 3), 3 * channels, 4), {x.dim(0), positions, 3 * channels});
+    const auto part = [&](std::int64_t i) {
+      return reshape(slice(qkv, 2, i * channels, (i + 1) * channels), {x.dim(0), positions, 1, channels});
+    };
+    const Value mixed = attention(part(0), part(1), part(2), 1.0 / std::sqrt(static_cast<double>(channels)));
+    return pointwise(name + ".proj", reshape(mixed, x.shape()), channels, 4, x);
+  }
+
+  Value mid_block(const std::string& name, const Value& x) {
+    const Value entered = residual_block(name + ".resnets.0", x, x.dim(3));
+    return residual_block(name + ".resnets.1", attention_block(name + ".attentions.0", entered), x.dim(3));
+  }
+
+  // Twice the height and width, half the channels; with `in_time` twice the frames too, but for the video's first.
+  Value upsample(const std::string& name, const Value& x, bool in_time) {
+    const std::int64_t channels = x.dim(3);
+    Value frames = x;
+    if (in_time && first_) {
+      skip_state(x, kCachedFrames);  // the first frame is no part of what the next ones see: the state stays zero
+    } else if (in_time) {
+      const Value pairs = causal(name + ".time_conv", x, 2 * channels, 1);  // a frame's two successors, one behind the other
+      const Value split = reshape(pairs, {x.dim(0), x.dim(1) * x.dim(2), 2, channels});
+      frames = reshape(permute(split, {0, 2, 1, 3}), {2 * x.dim(0), x.dim(1), x.dim(2), channels});
+    }
+    return spatial(name + ".resample.1", upsample_nearest(frames), channels / 2, {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}});
+  }
+
+  // Half the height and width; with `in_time` half the frames too, but for the video's first.
+  Value downsample(const std::string& name, const Value& x, bool in_time) {
+    const std::int64_t channels = x.dim(3);
+    const Value smaller = spatial(name + ".resample.1", x, channels, {.stride = {1, 2, 2}, .pad_end = {0, 1, 1}});
+    if (!in_time) return smaller;
+    if (first_) {
+      skip_state(smaller, 1);
+      keep(smaller, next_state_ - 1);
+      return smaller;
+    }
+    const Value joined = concat({state(smaller, 1), smaller}, 0);
+    const Shape kernel{channels, channels, 3, 1, 1};
+    const Value y = conv(joined, weight(name + ".time_conv.weight", kernel, kernel), {.stride = {2, 1, 1}},
+                         {.bias = weight(name + ".time_conv.bias", {channels}, {channels})});
+    keep(slice(joined, 0, joined.dim(0) - 1, joined.dim(0)));
+    return y;
+  }
+
+  WanVaeGraph finish(std::string name, const Value& argument, std::vector<Value> results) {
+    WanVaeGraph traced{{}, states_, reads_, writes_, results.size()};
+    std::vector<Value> inputs{argument};
+    inputs.insert(inputs.end(), state_inputs_.begin(), state_inputs_.end());
+    results.insert(results.end(), state_outputs_.begin(), state_outputs_.end());
+    traced.graph = make_graph(std::move(name), std::move(inputs), std::move(results));
+    return traced;
+  }
+
+  const std::vector<ExpectedTensor>& tensors() const { return tensors_; }
+
+ private:
+  Value weight(const std::string& name, const Shape& file_shape, Shape shape) {
+    tensors_.push_back({name, file_shape});
+    return parameter(name, dtype_, std::move(shape));
+  }
+
+  void skip_state(const Value& x, std::int64_t frames) {
+    states_.push_back({dtype_, {frames, x.dim(1), x.dim(2), x.dim(3)}});
+    ++next_state_;
+  }
+
+  Value state(const Value& x, std::int64_t frames) {
+    skip_state(x, frames);
+    reads_.push_back(next_state_ - 1);
+    state_inputs_.push_back(input(fmt::format("state_{}", next_state_ - 1), dtype_, states_.back().shape));
+    return state_inputs_.back();
+  }
+
+  // The new value of the state read last, or of state `number`.
+  void keep(const Value& value) { keep(value, reads_.back()); }
+  void keep(const Value& value, std::size_t number) {
+    writes_.push_back(number);
+    state_outputs_.push_back(value);
+  }
+
+  DType dtype_;
+  bool first_;
+  std::size_t next_state_ = 0;
+  std::vector<Type> states_;
+  std::vector<std::size_t> reads_, writes_;
+  std::vector<Value> state_inputs_, state_outputs_;
+  std::vector<ExpectedTensor> tensors_;
+};
+
+void check_group(std::string_view where, std::int64_t frames, std::int64_t multiple, std::int64_t height, std::int64_t width, std::int64_t step,
+                 bool first) {
+  const bool frames_fit = first ? frames == 1 : frames > 0 && frames % multiple == 0;
+  check(frames_fit && height > 0 && width > 0 && height % step == 0 && width % step == 0, ErrorKind::invalid_argument, where,
+        "bad size: got {} frames of {}x{}, expected {} and a height and width that are multiples of {}.", frames, width, height,
+        first ? std::string("1 frame") : fmt::format("a multiple of {} frames", multiple), step);
+}
+
+WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
+                         bool stage_outputs) {
+  const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
+  std::vector<Value> stages;
+  const auto stage = [&](Value x) {
+    stages.push_back(x);
+    return x;
+  };
+  const std::size_t levels = config.dim_mult.size();
+  Value x = stage(tracer.pointwise("post_quant_conv", cast(latent, dtype), config.z_dim, 5));
+  x = stage(tracer.causal("decoder.conv_in", x, config.base_dim * config.dim_mult.back(), 3));
+  x = stage(tracer.mid_block("decoder.mid_block", x));
+  for (std::size_t i = 0; i < levels; ++i) {
+    const std::size_t level = levels - 1 - i;
+    const std::string name = fmt::format("decoder.up_blocks.{}.", i);
+    for (std::int64_t block = 0; block <= config.num_res_blocks; ++block)
+      x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, config.base_dim * config.dim_mult[level]);
+    if (level > 0) x = tracer.upsample(name + "upsamplers.0", x, config.temporal_downsample[level - 1]);
+    stage(x);
+  }
+  const Value pixels = stage(tracer.causal("decoder.conv_out", silu(tracer.norm("decoder.norm_out", x)), 3, 3));
+  const Value wide = cast(pixels, DType::f32);
+  std::vector<Value> results{min(max(wide, constant(-1)), constant(1))};
+  if (stage_outputs) results.insert(results.end(), stages.begin(), stages.end());
+  return tracer.finish("wan_vae_decode", latent, std::move(results));
+}
+
+WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height, std::int64_t width) {
+  const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
+  Value x = tracer.causal("encoder.conv_in", cast(pixels, dtype), config.base_dim, 3);
+  std::size_t number = 0;  // blocks and down-samplings of all levels are one list in the file
+  for (std::size_t level = 0; level < config.dim_mult.size(); ++level) {
+    for (std::int64_t block = 0; block < config.num_res_blocks; ++block)
+      x = tracer.residual_block(fmt::format("encoder.down_blocks.{}", number++), x, config.base_dim * config.dim_mult[level]);
+    if (level + 1 < config.dim_mult.size())
+      x = tracer.downsample(fmt::format("encoder.down_blocks.{}", number++), x, config.temporal_downsample[level]);
+  }
+  x = tracer.mid_block("encoder.mid_block", x);
+  x = tracer.causal("encoder.conv_out", silu(tracer.norm("encoder.norm_out", x)), 2 * config.z_dim, 3);
+  const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
+  return tracer.finish("wan_vae_encode", pixels, {slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)});
+}
+
+}  // namespace
+
+WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
+                                 bool first, bool stage_outputs) {
+  check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
+  Tracer tracer(dtype, first);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, stage_outputs);
+}
+
+WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height, std::int64_t width, bool first) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
+  Tracer tracer(dtype, first);
+  return trace_encode(tracer, config, dtype, frames, height, width);
+}
+
+// What tracing asks for is what the file must hold, so the smallest possible graphs tell.
+std::vector<ExpectedTensor> wan_vae_tensors(const WanVaeConfig& config) {
+  Tracer decoder(DType::f32, false), encoder(DType::f32, false);
+  trace_decode(decoder, config, DType::f32, 1, 1, 1, false);
+  trace_encode(encoder, config, DType::f32, config.scale_factor_temporal, config.scale_factor_spatial, config.scale_factor_spatial);
+  std::vector<ExpectedTensor> tensors = encoder.tensors();
+  tensors.insert(tensors.end(), decoder.tensors().begin(), decoder.tensors().end());
+  return tensors;
+}
+
+}  // namespace zoe
