@@ -96,8 +96,10 @@ void expect_formula(const std::string& runner, const Arguments& arguments, const
   for (std::size_t r = 0; r < results.size(); ++r) {
     std::vector<double> expected;
     for (std::int64_t b = 0; b < kBatch; ++b)
-      for (std::int64_t l = 0; l < kLength; ++l)
-        for (double value : formula(b, l)[r]) expected.push_back(rounded(value, results[r].dtype()));
+      for (std::int64_t l = 0; l < kLength; ++l) {
+        const std::vector<Row> rows = formula(b, l);
+        for (double value : rows[r]) expected.push_back(rounded(value, results[r].dtype()));
+      }
     // f32 sums of 40 columns; a value on the edge between two bf16 may fall to either side.
     const double tolerance = results[r].dtype() == DType::f32 ? 1e-6 : 1e-3;
     EXPECT_TRUE(relative_rms_within(got[r].values, expected, results[r].shape(), tolerance)) << "result " << r << "\n"
