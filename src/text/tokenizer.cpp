@@ -3,6 +3,7 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 #include <string>
 #include <utility>
@@ -24,11 +25,70 @@ enum LogLevel : int;
 namespace zoe {
 namespace {
 
-constexpr std::size_t kMaxModelBytes = std::size_t{64} << 20;  // umT5's is 4.4 MiB
+constexpr std::size_t kMaxModelBytes = std::size_t{64} << 20;  // real ones have a few MiB
 
 void silence_libraries() {
   if (sentencepiece::logging::SetMinLogLevel != nullptr) sentencepiece::logging::SetMinLogLevel(4);  // above FATAL
   if (google::protobuf::SetLogHandler != nullptr) google::protobuf::SetLogHandler(nullptr);
+}
+
+// Calls `visit(field number, content)` for each length-delimited field of a protobuf message; false if it is malformed.
+template <class F>
+bool for_each_field(std::string_view message, F&& visit) {
+  const auto varint = [&](std::uint64_t* value) {
+    *value = 0;
+    for (unsigned shift = 0; shift < 64 && !message.empty(); shift += 7) {
+      const auto byte = static_cast<std::uint8_t>(message[0]);
+      message.remove_prefix(1);
+      *value |= static_cast<std::uint64_t>(byte & 0x7f) << shift;
+      if (byte < 0x80) return true;
+    }
+    return false;
+  };
+  std::uint64_t tag = 0, size = 0;
+  while (!message.empty()) {
+    if (!varint(&tag)) return false;
+    const auto type = tag & 7;
+    if (type == 0) {
+      if (!varint(&size)) return false;
+      continue;
+    }
+    if (type == 2 ? !varint(&size) : type != 1 && type != 5) return false;  // groups: SentencePiece has none
+    if (type != 2) size = type == 1 ? 8 : 4;
+    if (size > message.size() || (type == 2 && !visit(static_cast<std::uint32_t>(tag) >> 3, message.substr(0, size)))) return false;
+    message.remove_prefix(size);
+  }
+  return true;
+}
+
+// SentencePiece follows the character map of a model without looking at bounds, so they are checked here. The map is the size of
+// a double-array trie (Darts), the trie, then the NUL-terminated replacements its leaves point to.
+bool character_map_is_sound(std::string_view map) {
+  if (map.empty()) return true;
+  const auto word = [&](std::size_t i) {
+    std::uint32_t value = 0;
+    std::memcpy(&value, map.data() + 4 * i, 4);
+    return value;
+  };
+  if (map.size() < 4 || word(0) % 4 != 0 || word(0) >= map.size() - 4 || map.back() != '\0') return false;
+  const std::size_t units = word(0) / 4, replacements = map.size() - 4 - word(0);
+  for (std::size_t i = 0; i < units; ++i) {
+    const std::uint32_t unit = word(1 + i);
+    if (unit >> 31 != 0) continue;  // a leaf: nothing goes on from here
+    const std::size_t children = i ^ ((unit >> 10) << ((unit & 0x200) >> 6));
+    if ((children | 0xff) >= units) return false;
+    if ((unit & 0x100) != 0 && (word(1 + children) & 0x7fffffff) >= replacements) return false;
+  }
+  return units > 0;
+}
+
+// Fields 3 and 5 of a model are its normalizer and denormalizer, whose field 2 is a character map.
+bool character_maps_are_sound(std::string_view model) {
+  return for_each_field(model, [](std::uint32_t field, std::string_view spec) {
+    if (field != 3 && field != 5) return true;
+    return for_each_field(spec,
+                          [](std::uint32_t inner, std::string_view map) { return inner != 2 || character_map_is_sound(map); });
+  });
 }
 
 }  // namespace
@@ -68,11 +128,15 @@ Tokenizer::Tokenizer(const std::filesystem::path& spiece_model) : model_(std::ma
   const std::string bytes = read_file(spiece_model, where, kMaxModelBytes);
   silence_libraries();
   std::string problem;
-  try {
-    const auto status = model_->pieces.LoadFromSerializedProto({bytes.data(), bytes.size()});
-    if (!status.ok()) problem = status.message();
-  } catch (const std::exception& e) {
-    problem = e.what();
+  if (!character_maps_are_sound(bytes)) {
+    problem = "a damaged file";
+  } else {
+    try {
+      const auto status = model_->pieces.LoadFromSerializedProto({bytes.data(), bytes.size()});
+      if (!status.ok()) problem = status.message();
+    } catch (const std::exception& e) {
+      problem = e.what();
+    }
   }
   check(problem.empty(), ErrorKind::invalid_argument, where,
         "cannot load {}: got {} ({} bytes), expected a SentencePiece model. Fetch the file again.", spiece_model.string(), problem,
