@@ -43,7 +43,8 @@ struct UnaryCase {
   double ulps, of_x;
   double (*value)(double);
 };
-#define ZOE_UNARY(op, definition) double reference_##op(double x) { return definition; }
+#define ZOE_UNARY(op, definition) \
+  double reference_##op(double x) { return definition; }
 #define ZOE_BINARY(op, definition)
 #include "ir/opcodes.def"
 const UnaryCase kUnary[] = {
@@ -60,14 +61,18 @@ const UnaryCase kUnary[] = {
 // The check of one result: the f64 value, rounded as the kernel must round it.
 ::testing::AssertionResult agrees(double got, double expected, double x, const UnaryCase& unary, DType dtype) {
   if (std::isnan(expected) || std::isnan(got))
-    return std::isnan(expected) == std::isnan(got) ? ::testing::AssertionSuccess() : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
+    return std::isnan(expected) == std::isnan(got)
+               ? ::testing::AssertionSuccess()
+               : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
   const double exact = rounded(expected, dtype);
   bool ok = got == exact && std::signbit(got) == std::signbit(exact);
   if (!ok && unary.ulps > 0 && std::isfinite(exact) && std::isfinite(got)) {
-    const double allowed = unary.ulps * ulp(expected, DType::f32) + unary.of_x * std::abs(x) + (dtype == DType::bf16 ? 0.5 * ulp(expected, dtype) : 0);
+    const double allowed =
+        unary.ulps * ulp(expected, DType::f32) + unary.of_x * std::abs(x) + (dtype == DType::bf16 ? 0.5 * ulp(expected, dtype) : 0);
     ok = std::abs(got - expected) <= allowed;
   }
-  return ok ? ::testing::AssertionSuccess() : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
+  return ok ? ::testing::AssertionSuccess()
+            : ::testing::AssertionFailure() << "x " << x << ": got " << got << ", expected " << expected;
 }
 
 TEST(Elementwise, UnaryOpcodesAgreeWithTheInterpreter) {
@@ -80,16 +85,20 @@ TEST(Elementwise, UnaryOpcodesAgreeWithTheInterpreter) {
         const Value node = unary.make(input("x", dtype, {count}));
         const auto got = run_node(node, {x}, cpu()).values, expected = interpret_node(node, {x});
         for (std::size_t i = 0; i < got.size(); ++i)
-          ASSERT_TRUE(agrees(got[i], expected[i], x.values[i], unary, dtype)) << unary.name << " " << name(dtype) << " " << count << " at " << i;
+          ASSERT_TRUE(agrees(got[i], expected[i], x.values[i], unary, dtype))
+              << unary.name << " " << name(dtype) << " " << count << " at " << i;
       }
 }
 
 TEST(Elementwise, UnaryOpcodesHandleTheEdgesOfTheRange) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (const UnaryCase& unary : kUnary) {
-    std::vector<double> values = {0.0, -0.0, 1.0, -1.0, 0.5, -0.5, kInfinity, nan, 0x1p-149, -0x1p-149, 0x1p-126, 1e-30, -1e-30, 88.0, -87.0, 20.0, -20.0, 9.0, 0x1.fffffep127};
+    std::vector<double> values = {0.0,      -0.0,  1.0,    -1.0, 0.5,   -0.5, kInfinity, nan, 0x1p-149,      -0x1p-149,
+                                  0x1p-126, 1e-30, -1e-30, 88.0, -87.0, 20.0, -20.0,     9.0, 0x1.fffffep127};
     // Where exp overflows, turns subnormal and vanishes.
-    if (unary.make == zoe::exp) values.insert(values.end(), {88.722839, 88.7229, 1000.0, -87.4, -95.0, -103.9, -103.98, -1000.0, -kInfinity, -0x1.fffffep127});
+    if (unary.make == zoe::exp)
+      values.insert(values.end(),
+                    {88.722839, 88.7229, 1000.0, -87.4, -95.0, -103.9, -103.98, -1000.0, -kInfinity, -0x1.fffffep127});
     if (unary.make == zoe::tanh) values.insert(values.end(), {-kInfinity, -0x1.fffffep127, 1e-4, -0.3, 0.17, 0.18});
     for (double& value : values) value = rounded(value, DType::f32);
     const auto count = static_cast<std::int64_t>(values.size());
@@ -103,10 +112,12 @@ TEST(Elementwise, ExpAndTanhHoldTheirBoundsOverAllExponents) {
   for (const UnaryCase& unary : kUnary) {
     if (unary.make != zoe::exp && unary.make != zoe::tanh) continue;
     std::vector<double> values;  // every 4099th bit pattern: both signs, subnormals, infinities, NaNs
-    for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 4099) values.push_back(static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bits))));
+    for (std::uint64_t bits = 0; bits < (std::uint64_t{1} << 32); bits += 4099)
+      values.push_back(static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(bits))));
     const auto count = static_cast<std::int64_t>(values.size());
     const auto got = run_node(unary.make(input("x", DType::f32, {count})), {{{count}, values}}, cpu()).values;
-    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_TRUE(agrees(got[i], unary.value(values[i]), values[i], unary, DType::f32)) << unary.name;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      ASSERT_TRUE(agrees(got[i], unary.value(values[i]), values[i], unary, DType::f32)) << unary.name;
   }
 }
 
@@ -152,7 +163,8 @@ TEST(Elementwise, BinaryOpcodesAreExactForEveryBroadcast) {
         const Value node = binary.make(input("a", dtype, shapes.a), input("b", dtype, shapes.b));
         const auto got = run_node(node, {a, b}, cpu()).values, expected = interpret_node(node, {a, b});
         for (std::size_t i = 0; i < got.size(); ++i)
-          ASSERT_EQ(got[i], rounded(expected[i], dtype)) << binary.name << " " << name(dtype) << shapes.a.str() << shapes.b.str() << " at " << i;
+          ASSERT_EQ(got[i], rounded(expected[i], dtype))
+              << binary.name << " " << name(dtype) << shapes.a.str() << shapes.b.str() << " at " << i;
       }
 }
 
@@ -164,12 +176,14 @@ TEST(Elementwise, BinaryOpcodesPassInfinityAndNan) {
       const Value node = binary.make(input("a", dtype, {6}), input("b", dtype, {6}));
       const auto got = run_node(node, {a, b}, cpu()).values, expected = interpret_node(node, {a, b});
       for (std::size_t i = 0; i < got.size(); ++i)
-        EXPECT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i]))) << binary.name << " at " << i << ": " << got[i] << ", " << expected[i];
+        EXPECT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))
+            << binary.name << " at " << i << ": " << got[i] << ", " << expected[i];
     }
 }
 
 TEST(Elementwise, CastRoundsToNearestEven) {
-  std::vector<double> values = {0.0, -0.0, 1.0, 1.00390625, 1.01171875, 1.0039063, -1.0039062, 3.3895314e38, -3.4e38, kInfinity, -kInfinity, 0x1p-149, 0x1p-133, 0x1.8p-133};
+  std::vector<double> values = {0.0,          -0.0,    1.0,       1.00390625, 1.01171875, 1.0039063, -1.0039062,
+                                3.3895314e38, -3.4e38, kInfinity, -kInfinity, 0x1p-149,   0x1p-133,  0x1.8p-133};
   for (const double value : random_tensor(DType::f32, {20001}, 3).values) values.push_back(value);
   for (double& value : values) value = rounded(value, DType::f32);
   const auto count = static_cast<std::int64_t>(values.size());
@@ -202,15 +216,18 @@ TEST(Elementwise, SumKeepsItsOrder) {
       double magnitude = 0;
       for (std::int64_t k = 0; k < length; ++k) magnitude += std::abs(values[k]);
       ASSERT_EQ(got[i], static_cast<double>(sum_by_definition(values, length))) << length << " row " << row;
-      ASSERT_LE(std::abs(got[i] - exact[i]), magnitude * static_cast<double>(length / 32 + 6) * 0x1p-24) << length << " row " << row;
+      ASSERT_LE(std::abs(got[i] - exact[i]), magnitude * static_cast<double>(length / 32 + 6) * 0x1p-24)
+          << length << " row " << row;
     }
   }
 }
 
-// Runs `body` once for each instruction set of this machine that the kernels are compiled for; `body` gets the name its kernels must have.
+// Runs `body` once for each instruction set of this machine that the kernels are compiled for; `body` gets the name its kernels
+// must have.
 void for_each_target(const std::function<void(const std::string& name)>& body) {
   const std::int64_t supported = hwy::SupportedTargets();
-  for (const std::int64_t target : {std::int64_t{HWY_AVX3}, std::int64_t{HWY_AVX2}, std::int64_t{HWY_SSE4}, std::int64_t{HWY_STATIC_TARGET}}) {
+  for (const std::int64_t target :
+       {std::int64_t{HWY_AVX3}, std::int64_t{HWY_AVX2}, std::int64_t{HWY_SSE4}, std::int64_t{HWY_STATIC_TARGET}}) {
     if (target != HWY_STATIC_TARGET && (supported & target) == 0) continue;
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
@@ -245,7 +262,8 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
       runs.push_back({unary.name, unary.make(input("x", dtype, shape)), {operand}});
     }
     for (const BinaryCase& binary : kBinary)
-      runs.push_back({binary.name, binary.make(input("a", dtype, shape), input("b", dtype, {33, 1})), {x, random_tensor(dtype, {33, 1}, 5)}});
+      runs.push_back(
+          {binary.name, binary.make(input("a", dtype, shape), input("b", dtype, {33, 1})), {x, random_tensor(dtype, {33, 1}, 5)}});
     runs.push_back({"cast", cast(input("x", dtype, shape), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}});
   }
   runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});

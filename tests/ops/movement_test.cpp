@@ -38,9 +38,11 @@ TEST(Movement, SliceOfAnyAxis) {
   for (const Shape& shape : shapes)
     for (int axis = 0; axis < shape.rank(); ++axis) {
       const std::int64_t extent = shape.dim(axis);
-      for (const auto& [begin, end] : {std::pair{std::int64_t{0}, extent / 2}, std::pair{std::int64_t{1}, extent}, std::pair{extent - 1, extent}})
+      for (const auto& [begin, end] :
+           {std::pair{std::int64_t{0}, extent / 2}, std::pair{std::int64_t{1}, extent}, std::pair{extent - 1, extent}})
         if (begin < end)
-          expect_exact("slice of " + shape.str() + " axis " + std::to_string(axis), [&, b = begin, e = end](DType dtype) { return slice(input("x", dtype, shape), axis, b, e); });
+          expect_exact("slice of " + shape.str() + " axis " + std::to_string(axis),
+                       [&, b = begin, e = end](DType dtype) { return slice(input("x", dtype, shape), axis, b, e); });
     }
 }
 
@@ -124,7 +126,11 @@ TEST(Movement, GatherRefusesAnIndexOutsideTheTable) {
       FAIL() << index << " was taken";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
-      EXPECT_NE(std::string(error.what()).find("[gather] bad index at position 1: got " + std::to_string(static_cast<std::int64_t>(index)) + ", expected 0 to 10."), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what())
+                    .find("[gather] bad index at position 1: got " + std::to_string(static_cast<std::int64_t>(index)) +
+                          ", expected 0 to 10."),
+                std::string::npos)
+          << error.what();
     }
   }
 }

@@ -13,7 +13,8 @@
 namespace zoe::testing {
 
 inline double rounded(double value, DType dtype) {
-  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value)))) : static_cast<double>(static_cast<float>(value));
+  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value))))
+                              : static_cast<double>(static_cast<float>(value));
 }
 
 // Values of both signs over several binades, rounded to the dtype.
@@ -48,7 +49,9 @@ inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& 
       const auto as_float = static_cast<float>(inputs[i].values[k]);
       const auto as_index = static_cast<std::int32_t>(dtype == DType::i32 ? inputs[i].values[k] : 0);
       const std::uint16_t as_bf16 = f32_to_bf16(as_float);
-      const void* source = dtype == DType::i32 ? static_cast<const void*>(&as_index) : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16) : &as_float;
+      const void* source = dtype == DType::i32    ? static_cast<const void*>(&as_index)
+                           : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16)
+                                                  : &as_float;
       std::memcpy(slots.back().data() + k * size, source, size);
     }
   }

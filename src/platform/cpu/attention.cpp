@@ -1,0 +1,322 @@
+// Attention that never stores the scores: a tile of queries meets the keys a tile at a time, with the running maximum and
+// sum of Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018).
+//
+// For a group of heads, keys and values are first copied to panels of two vectors' width (keys transposed), so that both
+// products run through one register-blocked kernel. Tiles of queries are independent: the result does not depend on threads.
+
+// foreach_target.h includes this file again for each of them.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "platform/cpu/attention.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "platform/cpu/math-inl.h"
+
+#ifndef ZOE_PLATFORM_CPU_ATTENTION_ONCE
+#define ZOE_PLATFORM_CPU_ATTENTION_ONCE
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "base/dtype.h"
+#include "platform/cpu/kernels.h"
+
+namespace zoe::cpu {
+namespace {
+
+constexpr std::int64_t kQueries = 96;  // of a tile: a multiple of the rows of every instruction set's product
+constexpr std::int64_t kKeys = 256;    // of a tile: the scores and one panel of each operand stay in the caches
+
+// One head: rows are `stride` elements apart, channels are adjacent. Types are those of the node.
+struct Head {
+  const std::byte *q, *k, *v;
+  const float* bias;  // [Lq,Lk] with `bias_stride` between rows (0: one row for all), or null
+  std::byte* result;
+  float *k_panels, *v_panels;
+};
+
+struct Geometry {
+  std::int64_t queries, keys, channels;  // Lq, Lk, D
+  std::int64_t stride;                   // between positions of q, k, v and the result: N D
+  std::int64_t bias_stride;
+  float scale;
+  std::int64_t panel;  // width of a panel, the instruction set's
+  std::int64_t padded_keys() const { return (keys + panel - 1) / panel * panel; }
+  std::int64_t padded_channels() const { return (channels + panel - 1) / panel * panel; }
+  // Elements of the work memory of one thread: queries, scores, result, maxima and sums of a tile.
+  std::int64_t tile_elements() const { return kQueries * (channels + kKeys + padded_channels() + 2); }
+};
+
+// Copies keys [begin, end) of a head to its panels; `begin` is a multiple of the panel.
+using PackLoop = void (*)(const Geometry& geometry, const Head& head, std::int64_t begin, std::int64_t end);
+// Queries [begin, begin + kQueries) of a head. `work` has tile_elements().
+using TileLoop = void (*)(const Geometry& geometry, const Head& head, std::int64_t begin, float* work);
+
+struct Loops {
+  std::int64_t panel;
+  PackLoop pack[2];  // f32, bf16
+  TileLoop tile[2];
+};
+
+}  // namespace
+}  // namespace zoe::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace zoe::cpu::HWY_NAMESPACE {
+namespace {
+
+const hn::ScalableTag<float> kLanes;
+using V = hn::Vec<decltype(kLanes)>;
+constexpr std::int64_t kWidth = HWY_MAX_BYTES / sizeof(float);
+constexpr std::int64_t kPanel = 2 * kWidth;
+constexpr std::int64_t kRows = HWY_MAX_BYTES == 64 ? 12 : 6;  // their sums fill the registers
+static_assert(kQueries % kRows == 0);
+
+HWY_INLINE float widen(float value) { return value; }
+HWY_INLINE float widen(std::uint16_t value) { return bf16_to_f32(value); }
+
+// sums[r][0..kPanel) (+)= sum over i < depth of a[r][i] * panel[i][0..kPanel), in the order of i.
+template <bool kAccumulate>
+HWY_INLINE void multiply(const float* HWY_RESTRICT a, std::int64_t a_stride, const float* HWY_RESTRICT panel, std::int64_t depth,
+                         float* HWY_RESTRICT sums, std::int64_t sums_stride) {
+  V sum[kRows][2];
+#pragma GCC unroll 12
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    sum[r][0] = kAccumulate ? hn::LoadU(kLanes, sums + r * sums_stride) : hn::Zero(kLanes);
+    sum[r][1] = kAccumulate ? hn::LoadU(kLanes, sums + r * sums_stride + kWidth) : hn::Zero(kLanes);
+  }
+  for (std::int64_t i = 0; i < depth; ++i) {
+    const V b0 = hn::LoadU(kLanes, panel + i * kPanel), b1 = hn::LoadU(kLanes, panel + i * kPanel + kWidth);
+#pragma GCC unroll 12
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const V factor = hn::Set(kLanes, a[r * a_stride + i]);
+      sum[r][0] = hn::MulAdd(factor, b0, sum[r][0]);
+      sum[r][1] = hn::MulAdd(factor, b1, sum[r][1]);
+    }
+  }
+#pragma GCC unroll 12
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    hn::StoreU(sum[r][0], kLanes, sums + r * sums_stride);
+    hn::StoreU(sum[r][1], kLanes, sums + r * sums_stride + kWidth);
+  }
+}
+
+template <class T>
+void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t end) {
+  const auto *k = reinterpret_cast<const T*>(head.k), *v = reinterpret_cast<const T*>(head.v);
+  for (std::int64_t key0 = begin; key0 < end; key0 += kPanel) {
+    float* to = head.k_panels + key0 * g.channels;  // [D][kPanel]
+    const std::int64_t count = std::min(kPanel, g.keys - key0);
+    for (std::int64_t c = 0; c < g.channels; ++c, to += kPanel) {
+      for (std::int64_t j = 0; j < count; ++j) to[j] = widen(k[(key0 + j) * g.stride + c]);
+      for (std::int64_t j = count; j < kPanel; ++j) to[j] = 0.0f;
+    }
+  }
+  for (std::int64_t c0 = 0; c0 < g.channels; c0 += kPanel) {
+    float* to = head.v_panels + c0 * g.keys + begin * kPanel;  // [Lk][kPanel]
+    const std::int64_t count = std::min(kPanel, g.channels - c0);
+    for (std::int64_t key = begin; key < std::min(end, g.keys); ++key, to += kPanel) {
+      const T* from = v + key * g.stride + c0;
+      for (std::int64_t j = 0; j < count; ++j) to[j] = widen(from[j]);
+      for (std::int64_t j = count; j < kPanel; ++j) to[j] = 0.0f;
+    }
+  }
+}
+
+// e^x for x <= 0, 0 below -87: one scaling is enough there.
+HWY_INLINE V exp_of_negative(V x) {
+  const auto low = hn::Set(kLanes, -87.0f);
+  const auto vanishes = hn::Lt(x, low);
+  x = hn::IfThenElse(vanishes, low, x);
+  hn::Vec<hn::Rebind<std::int32_t, decltype(kLanes)>> n;
+  const auto p = hn::Add(reduced_expm1(kLanes, x, n), hn::Set(kLanes, 1.0f));
+  return hn::IfThenZeroElse(vanishes, hn::Mul(p, power_of_two(kLanes, n)));
+}
+
+// Turns a row of products into exp(scale * product + bias - maximum), with the row's running maximum and sum. Returns the
+// factor by which what was summed before shrinks. Products beyond `count`, up to a whole vector, become 0.
+HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
+  const V factor = hn::Set(kLanes, scale), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
+  V highest = minus_infinity;
+  for (std::int64_t i = 0; i < count; i += kWidth) {
+    V score = hn::Mul(hn::LoadU(kLanes, row + i), factor);
+    const std::int64_t rest = count - i;
+    if (rest >= kWidth) {
+      if (bias) score = hn::Add(score, hn::LoadU(kLanes, bias + i));
+    } else {
+      if (bias) {
+        float tail[kWidth] = {};
+        std::copy_n(bias + i, rest, tail);
+        score = hn::Add(score, hn::LoadU(kLanes, tail));
+      }
+      score = hn::IfThenElse(hn::FirstN(kLanes, static_cast<std::size_t>(rest)), score, minus_infinity);
+    }
+    highest = hn::Max(highest, score);
+    hn::StoreU(score, kLanes, row + i);
+  }
+  // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
+  const float before = *maximum, now = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, highest)));
+  const V shift = hn::Set(kLanes, now);
+  V sum = hn::Zero(kLanes);
+  for (std::int64_t i = 0; i < count; i += kWidth) {
+    const V weight = exp_of_negative(hn::Sub(hn::LoadU(kLanes, row + i), shift));
+    sum = hn::Add(sum, weight);
+    hn::StoreU(weight, kLanes, row + i);
+  }
+  const float shrink = before == now ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - now)));
+  *maximum = now;
+  *total = *total * shrink + hn::GetLane(hn::SumOfLanes(kLanes, sum));
+  return shrink;
+}
+
+template <class T>
+void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) {
+  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRows - 1) / kRows * kRows;
+  const std::int64_t width = g.padded_channels();
+  float* queries = work;                            // [kQueries][D]
+  float* scores = queries + kQueries * g.channels;  // [kQueries][kKeys]
+  float* result = scores + kQueries * kKeys;        // [kQueries][width]
+  float* maxima = result + kQueries * width;
+  float* totals = maxima + kQueries;
+  const T* q = reinterpret_cast<const T*>(head.q) + begin * g.stride;
+  for (std::int64_t r = 0; r < whole_rows; ++r)
+    for (std::int64_t c = 0; c < g.channels; ++c) queries[r * g.channels + c] = r < rows ? widen(q[r * g.stride + c]) : 0.0f;
+  std::fill_n(result, whole_rows * width, 0.0f);
+  std::fill_n(maxima, whole_rows, std::numeric_limits<float>::lowest());
+  std::fill_n(totals, whole_rows, 0.0f);
+
+  for (std::int64_t key0 = 0; key0 < g.keys; key0 += kKeys) {
+    const std::int64_t count = std::min(kKeys, g.keys - key0);
+    for (std::int64_t j = 0; j < count; j += kPanel)
+      for (std::int64_t r = 0; r < whole_rows; r += kRows)
+        multiply<false>(queries + r * g.channels, g.channels, head.k_panels + (key0 + j) * g.channels, g.channels,
+                        scores + r * kKeys + j, kKeys);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* bias = head.bias ? head.bias + (begin + r) * g.bias_stride + key0 : nullptr;
+      const float shrink = soften(scores + r * kKeys, bias, count, g.scale, maxima + r, totals + r);
+      if (shrink == 1.0f) continue;
+      const V factor = hn::Set(kLanes, shrink);
+      float* row = result + r * width;
+      for (std::int64_t c = 0; c < width; c += kWidth) hn::StoreU(hn::Mul(hn::LoadU(kLanes, row + c), factor), kLanes, row + c);
+    }
+    for (std::int64_t c = 0; c < width; c += kPanel)
+      for (std::int64_t r = 0; r < whole_rows; r += kRows)
+        multiply<true>(scores + r * kKeys, kKeys, head.v_panels + c * g.keys + key0 * kPanel, count, result + r * width + c, width);
+  }
+
+  T* to = reinterpret_cast<T*>(head.result) + begin * g.stride;
+  for (std::int64_t r = 0; r < rows; ++r, to += g.stride) {
+    // A query whose keys are all masked has no weights: its result is zero.
+    const V total = hn::Set(kLanes, totals[r] == 0.0f ? 1.0f : totals[r]);
+    const float* row = result + r * width;
+    std::int64_t c = 0;
+    for (; c + kWidth <= g.channels; c += kWidth) store(kLanes, hn::Div(hn::LoadU(kLanes, row + c), total), to + c);
+    if (c < g.channels) {
+      T last[kWidth];
+      store(kLanes, hn::Div(hn::LoadU(kLanes, row + c), total), last);
+      std::copy_n(last, g.channels - c, to + c);
+    }
+  }
+}
+
+Loops loops() { return {kPanel, {pack<float>, pack<std::uint16_t>}, {tile<float>, tile<std::uint16_t>}}; }
+
+}  // namespace
+}  // namespace zoe::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace zoe::cpu {
+namespace {
+
+HWY_EXPORT(loops);
+
+class AttentionKernel : public Kernel {
+ public:
+  AttentionKernel(const Node& node, const DeviceInfo& device) : loops_(HWY_DYNAMIC_DISPATCH(loops)()), threads_(device.threads) {
+    const Shape& q = node.inputs[0].shape();
+    const auto& attributes = node.as<AttentionAttributes>();
+    dtype_ = node.types[0].dtype;
+    batch_ = q.dim(0);
+    heads_ = q.dim(2);
+    geometry_ = {q.dim(1),    node.inputs[1].dim(1), q.dim(3), heads_ * q.dim(3), 0, static_cast<float>(attributes.scale),
+                 loops_.panel};
+    if (attributes.has_bias) {
+      const Shape& bias = node.inputs[3].shape();
+      const std::int64_t keys = geometry_.keys;
+      geometry_.bias_stride = bias.dim(2) == 1 ? 0 : keys;
+      bias_head_stride_ = bias.dim(1) == 1 ? 0 : bias.dim(2) * keys;
+      bias_batch_stride_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(2) * keys;
+    }
+    // As many heads at a time as have panels of about 32 MiB, to give all threads work.
+    panel_elements_ = geometry_.padded_keys() * geometry_.channels + geometry_.keys * geometry_.padded_channels();
+    group_ = std::clamp<std::int64_t>((8 << 20) / panel_elements_, 1, batch_ * heads_);
+  }
+
+  std::string_view implementation() const override { return "online softmax"; }
+  std::size_t scratch_bytes() const override {
+    return static_cast<std::size_t>(group_ * panel_elements_ + threads_ * geometry_.tile_elements()) * sizeof(float);
+  }
+
+  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot scratch) const override {
+    auto* work = reinterpret_cast<float*>(scratch.data());
+    const Geometry& g = geometry_;
+    const std::size_t which = dtype_ == DType::f32 ? 0 : 1;
+    const std::int64_t tiles = (g.queries + kQueries - 1) / kQueries, pieces = (g.keys + kKeys - 1) / kKeys;
+    for (std::int64_t first = 0; first < batch_ * heads_; first += group_) {
+      const std::int64_t count = std::min(group_, batch_ * heads_ - first);
+#pragma omp parallel num_threads(threads_)
+      {
+#pragma omp for schedule(static)
+        for (std::int64_t i = 0; i < count * pieces; ++i)
+          loops_.pack[which](g, head(first, i / pieces, inputs, output, work), i % pieces * kKeys,
+                             std::min(g.keys, (i % pieces + 1) * kKeys));
+#pragma omp for schedule(dynamic)
+        for (std::int64_t i = 0; i < count * tiles; ++i)
+          loops_.tile[which](g, head(first, i / tiles, inputs, output, work), i % tiles * kQueries,
+                             work + group_ * panel_elements_ + omp_get_thread_num() * g.tile_elements());
+      }
+    }
+  }
+
+ private:
+  Head head(std::int64_t first, std::int64_t index, std::span<const Slot> inputs, Slot output, float* work) const {
+    const std::int64_t b = (first + index) / heads_, n = (first + index) % heads_;
+    const auto at = [&](std::byte* data, std::int64_t positions) {
+      return data + static_cast<std::size_t>(b * positions * geometry_.stride + n * geometry_.channels) * size_of(dtype_);
+    };
+    Head head{at(inputs[0].data(), geometry_.queries),
+              at(inputs[1].data(), geometry_.keys),
+              at(inputs[2].data(), geometry_.keys),
+              nullptr,
+              at(output.data(), geometry_.queries),
+              work + index * panel_elements_,
+              nullptr};
+    head.v_panels = head.k_panels + geometry_.padded_keys() * geometry_.channels;
+    if (inputs.size() > 3)
+      head.bias = reinterpret_cast<const float*>(inputs[3].data()) + b * bias_batch_stride_ + n * bias_head_stride_;
+    return head;
+  }
+
+  Loops loops_;
+  int threads_;
+  DType dtype_;
+  std::int64_t batch_, heads_;
+  Geometry geometry_;
+  std::int64_t bias_head_stride_ = 0, bias_batch_stride_ = 0;
+  std::int64_t panel_elements_, group_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device) {
+  return std::make_unique<AttentionKernel>(node, device);
+}
+
+}  // namespace zoe::cpu
+#endif

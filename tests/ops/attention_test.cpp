@@ -1,0 +1,85 @@
+#include <limits>
+
+#include "ops/run_kernel.h"
+#include "platform/cpu/kernels.h"
+
+namespace zoe::testing {
+namespace {
+
+struct AttentionCase {
+  std::int64_t batch, queries, keys, heads, channels;
+  Shape bias = {};  // rank 0: none
+  double scale = 0.125;
+};
+
+Case make(const AttentionCase& c, DType dtype) {
+  const Value q = input("q", dtype, {c.batch, c.queries, c.heads, c.channels}),
+              k = input("k", dtype, {c.batch, c.keys, c.heads, c.channels}), v = input("v", dtype, k.shape());
+  const Value bias = c.bias.rank() == 0 ? Value() : input("bias", DType::f32, c.bias);
+  Case result{attention(q, k, v, c.scale, bias), {}};
+  unsigned seed = 1;
+  for (const Value& operand : result.result.node().inputs) result.operands.push_back(random_values(operand.type(), seed++, 1.5));
+  return result;
+}
+
+const AttentionCase kCases[] = {
+    {1, 1, 1, 1, 1},
+    {1, 1, 16, 2, 64},
+    {1, 100, 16, 4, 64},
+    {2, 97, 300, 2, 64},
+    {1, 200, 513, 3, 128, {}, 0.09},
+    {1, 70, 70, 1, 384, {}, 0.05},
+    {1, 13, 257, 2, 20},
+    {1, 64, 64, 4, 16, {1, 4, 64, 64}, 1.0},
+    {2, 33, 47, 2, 32, {2, 1, 1, 47}},
+    {2, 33, 300, 2, 32, {1, 1, 33, 300}},
+};
+
+class Attention : public ::testing::TestWithParam<AttentionCase> {};
+
+TEST_P(Attention, AgreesWithReference) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const bool bf16_products : {false, true}) {
+      if (bf16_products && dtype == DType::f32) continue;
+      const Case c = make(GetParam(), dtype);
+      const auto kernel = cpu::make_attention(c.result.node(), cpu_device(bf16_products));
+      // With bf16 products the weights of the keys are rounded too.
+      const double limit = bf16_products ? 2 * tolerance(dtype) : tolerance(dtype);
+      EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), limit) << name(dtype) << " by " << kernel->implementation();
+    }
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, Attention, ::testing::ValuesIn(kCases));
+
+// Masked keys do not count, and a query without any key left gives zeros.
+TEST(AttentionMask, LeavesKeysOut) {
+  const double masked = -std::numeric_limits<double>::infinity();
+  Case c = make({1, 5, 300, 1, 32, {1, 1, 5, 300}}, DType::f32);
+  for (std::size_t key = 0; key < 300; ++key) {
+    if (key != 280) c.operands[3][key] = masked;  // row 0: one key left, met after a tile of masked ones
+    if (key >= 7) c.operands[3][300 + key] = masked;
+    c.operands[3][600 + key] = masked;
+  }
+  const std::vector<double> got = run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c);
+  for (std::size_t i = 0; i < 32; ++i) {
+    EXPECT_EQ(got[i], c.operands[2][280 * 32 + i]);
+    EXPECT_EQ(got[64 + i], 0.0);
+  }
+  Case short_keys = make({1, 5, 7, 1, 32, {1, 1, 5, 7}}, DType::f32);
+  short_keys.operands[0] = c.operands[0];
+  for (const std::size_t operand : {1u, 2u})
+    short_keys.operands[operand].assign(c.operands[operand].begin(), c.operands[operand].begin() + 7 * 32);
+  for (std::size_t i = 0; i < 35; ++i) short_keys.operands[3][i] = c.operands[3][300 + i % 7];
+  const std::vector<double> expected = run_reference(short_keys);
+  for (std::size_t i = 32; i < 64; ++i) EXPECT_NEAR(got[i], expected[i], 1e-5);
+}
+
+TEST(AttentionThreads, DoNotChangeTheResult) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Case c = make({1, 300, 300, 3, 64}, dtype);
+    const std::vector<double> one = run_kernel(*cpu::make_attention(c.result.node(), cpu_device(true, 1)), c);
+    EXPECT_EQ(one, run_kernel(*cpu::make_attention(c.result.node(), cpu_device(true, 3)), c));
+  }
+}
+
+}  // namespace
+}  // namespace zoe::testing
