@@ -40,7 +40,8 @@ void Kernel::pack_weight(int, const Type& type, const HostTensor& source, std::b
 #pragma omp parallel for schedule(static) if (chunks > 1)
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
     const std::size_t begin = static_cast<std::size_t>(chunk) * kChunk, n = std::min(kChunk, count - begin);
-    convert_unaligned(source.data + begin * size_of(source.dtype), source.dtype, packed + begin * size_of(type.dtype), type.dtype, n);
+    convert_unaligned(source.data + begin * size_of(source.dtype), source.dtype, packed + begin * size_of(type.dtype), type.dtype,
+                      n);
   }
 }
 

@@ -51,7 +51,8 @@ TEST(Platform, UnknownNamesAreAnsweredWithTheNearest) {
 
 TEST(Platform, BadThreadCountsAreRefused) {
   for (const int threads : {-1, 1025})
-    EXPECT_NE(message_of(ErrorKind::invalid_argument, [&] { open_platform("cpu", {.threads = threads}); }).find("got " + std::to_string(threads)),
+    EXPECT_NE(message_of(ErrorKind::invalid_argument, [&] { open_platform("cpu", {.threads = threads}); })
+                  .find("got " + std::to_string(threads)),
               std::string::npos);
 }
 
@@ -137,7 +138,8 @@ TEST(Platform, DefaultWeightsAreConvertedFromAnyAddress) {
   } kernel;
   const std::int64_t count = 600001;  // several chunks, and a rest
   std::vector<float> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(static_cast<int>(i % 4001) - 2000) / 16.0f;  // exact in f16
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(static_cast<int>(i % 4001) - 2000) / 16.0f;  // exact in f16
   for (const DType stored : {DType::f32, DType::f16, DType::bf16})
     for (const DType wanted : {DType::f32, DType::bf16}) {
       std::vector<std::byte> dense(values.size() * size_of(stored)), file(dense.size() + 1);

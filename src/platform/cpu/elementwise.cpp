@@ -134,10 +134,15 @@ void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t row
     std::int64_t i = 0;
     for (; i + kPartials <= length; i += kPartials)
       for (std::size_t v = 0; v < kVectors; ++v) partials[v] = hn::Add(partials[v], hn::LoadU(d, src + i + v * kLanes));
-    if (i < length) {  // no partial is ever -0, so adding zeros for the missing elements changes nothing
-      float rest[kPartials] = {};
-      std::copy(src + i, src + length, rest);
-      for (std::size_t v = 0; v < kVectors; ++v) partials[v] = hn::Add(partials[v], hn::LoadU(d, rest + v * kLanes));
+    // The rest. No partial is ever -0, so adding zeros for the missing elements changes nothing.
+    for (std::size_t v = 0; v < kVectors; ++v, i += kLanes) {
+      if (i + static_cast<std::int64_t>(kLanes) <= length) {
+        partials[v] = hn::Add(partials[v], hn::LoadU(d, src + i));
+      } else if (i < length) {
+        float rest[kLanes] = {};
+        std::copy(src + i, src + length, rest);
+        partials[v] = hn::Add(partials[v], hn::LoadU(d, rest));
+      }
     }
     for (std::size_t width = kVectors / 2; width > 0; width /= 2)
       for (std::size_t v = 0; v < width; ++v) partials[v] = hn::Add(partials[v], partials[v + width]);
@@ -148,13 +153,15 @@ void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t row
 UnaryLoop select_unary(Opcode opcode, DType src, DType dst) {
   switch (opcode) {
 #define ZOE_UNARY(name, value) \
-  case Opcode::name: \
+  case Opcode::name:           \
     return src == DType::f32 ? unary_loop<Opcode::name, float, float> : unary_loop<Opcode::name, std::uint16_t, std::uint16_t>;
 #define ZOE_BINARY(name, value)
 #include "ir/opcodes.def"
-    default: return src == DType::f32 ? dst == DType::f32 ? unary_loop<Opcode::cast, float, float> : unary_loop<Opcode::cast, float, std::uint16_t>
-                    : dst == DType::f32 ? unary_loop<Opcode::cast, std::uint16_t, float>
-                                        : unary_loop<Opcode::cast, std::uint16_t, std::uint16_t>;
+    default:
+      return src == DType::f32
+                 ? dst == DType::f32 ? unary_loop<Opcode::cast, float, float> : unary_loop<Opcode::cast, float, std::uint16_t>
+             : dst == DType::f32 ? unary_loop<Opcode::cast, std::uint16_t, float>
+                                 : unary_loop<Opcode::cast, std::uint16_t, std::uint16_t>;
   }
 }
 
@@ -167,8 +174,8 @@ BinaryLoop select_strides(int stride_a, int stride_b) {
 BinaryLoop select_binary(Opcode opcode, DType dtype, int stride_a, int stride_b) {
   switch (opcode) {
 #define ZOE_UNARY(name, value)
-#define ZOE_BINARY(name, value) \
-  case Opcode::name: \
+#define ZOE_BINARY(name, value)                                                          \
+  case Opcode::name:                                                                     \
     return dtype == DType::f32 ? select_strides<Opcode::name, float>(stride_a, stride_b) \
                                : select_strides<Opcode::name, std::uint16_t>(stride_a, stride_b);
 #include "ir/opcodes.def"
@@ -275,7 +282,8 @@ class BinaryKernel : public LoopKernel {
         const int own = axis - result.rank() + shape.rank();
         next.step[operand] = own < 0 || shape.dim(own) == 1 ? 0 : shape.count(own + 1, shape.rank());
       }
-      if (!axes_.empty() && axes_.back().step[0] == next.step[0] * next.extent && axes_.back().step[1] == next.step[1] * next.extent)
+      if (!axes_.empty() && axes_.back().step[0] == next.step[0] * next.extent &&
+          axes_.back().step[1] == next.step[1] * next.extent)
         next.extent *= axes_.back().extent, axes_.pop_back();
       axes_.push_back(next);
     }

@@ -64,7 +64,8 @@ std::vector<fs::path> cgroup_folders(const fs::path& root, std::string_view cont
   return folders;
 }
 
-void apply_limit(HostMemory& memory, const fs::path& folder, const char* limit_file, const char* usage_file, const char* stat_prefix) {
+void apply_limit(HostMemory& memory, const fs::path& folder, const char* limit_file, const char* usage_file,
+                 const char* stat_prefix) {
   const auto limit = parse(read_text(folder / limit_file)), usage = parse(read_text(folder / usage_file));
   if (!limit || !usage) return;  // "max", or no such file
   const std::string stat = read_text(folder / "memory.stat");
@@ -86,7 +87,9 @@ HostMemory host_memory(const fs::path& root) {
   return memory;
 }
 
-std::uint64_t anonymous_bytes(const fs::path& root) { return number_after(read_text(root / "proc/self/status"), "RssAnon:") * 1024; }
+std::uint64_t anonymous_bytes(const fs::path& root) {
+  return number_after(read_text(root / "proc/self/status"), "RssAnon:") * 1024;
+}
 
 int usable_threads(const fs::path& root) {
   std::uint64_t threads = 1024;
@@ -116,9 +119,10 @@ std::string cpu_features(const fs::path& root) {
   const std::string text = read_text(root / "proc/cpuinfo");
   const std::string flags = fmt::format(" {} ", line_after(text, "flags").value_or(""));
   std::string features;
-  for (const char* flag : {"sse4_1", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni",
-                           "amx_bf16", "amx_int8"})
-    if (flags.find(fmt::format(" {} ", flag)) != std::string::npos) features += fmt::format("{}{}", features.empty() ? "" : " ", flag);
+  for (const char* flag : {"sse4_1", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
+                           "avx_vnni", "amx_bf16", "amx_int8"})
+    if (flags.find(fmt::format(" {} ", flag)) != std::string::npos)
+      features += fmt::format("{}{}", features.empty() ? "" : " ", flag);
   return features;
 }
 

@@ -22,7 +22,9 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 // d: lanes of f32. Storage is float, or std::uint16_t for bf16. Addresses need only the storage type's alignment.
 template <class D>
-HWY_INLINE hn::Vec<D> load(D d, const float* src) { return hn::LoadU(d, src); }
+HWY_INLINE hn::Vec<D> load(D d, const float* src) {
+  return hn::LoadU(d, src);
+}
 
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const std::uint16_t* src) {
@@ -32,7 +34,9 @@ HWY_INLINE hn::Vec<D> load(D d, const std::uint16_t* src) {
 }
 
 template <class D>
-HWY_INLINE void store(D d, hn::Vec<D> v, float* dst) { hn::StoreU(v, d, dst); }
+HWY_INLINE void store(D d, hn::Vec<D> v, float* dst) {
+  hn::StoreU(v, d, dst);
+}
 
 // Rounds to nearest, ties to even; a NaN stays a quiet NaN. The same as f32_to_bf16 of base/dtype.h.
 template <class D>

@@ -179,7 +179,8 @@ class PermuteKernel : public MovementKernel {
           from += rest % outer_[i].extent * outer_[i].src_step;
           to += rest % outer_[i].extent * outer_[i].dst_step;
         }
-        if (row_.src_step == 1) copy_short(reinterpret_cast<std::byte*>(dst + to), reinterpret_cast<const std::byte*>(src + from), row_.extent * size_);
+        if (row_.src_step == 1)
+          copy_short(reinterpret_cast<std::byte*>(dst + to), reinterpret_cast<const std::byte*>(src + from), row_.extent * size_);
         else transpose_band(src + from, dst + to, item % bands * kTile);
       }
     });

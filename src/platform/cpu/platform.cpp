@@ -60,7 +60,8 @@ class CpuPlatform : public Platform {
     const std::uint64_t free = free_bytes();
     const auto refuse = [&] {
       fail(ErrorKind::out_of_memory, "cpu",
-           "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames, or free memory.",
+           "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames, or free "
+           "memory.",
            gib(size_bytes), what, gib(free), gib(info_.memory_bytes));
     };
     if (size_bytes > free) refuse();
@@ -76,9 +77,7 @@ class CpuPlatform : public Platform {
   void upload(Stream&, const void* host, Slot device, std::size_t size_bytes) override {
     std::memcpy(device.data(), host, size_bytes);
   }
-  void download(Stream&, Slot device, void* host, std::size_t size_bytes) override {
-    std::memcpy(host, device.data(), size_bytes);
-  }
+  void download(Stream&, Slot device, void* host, std::size_t size_bytes) override { std::memcpy(host, device.data(), size_bytes); }
 
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {

@@ -12,9 +12,10 @@ namespace {
 
 struct NullBuffer : Buffer {
   NullBuffer(std::size_t size, std::string_view what) {
-    void* mapped = mmap(nullptr, std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    check(mapped != MAP_FAILED, ErrorKind::out_of_memory, "null", "cannot reserve {} bytes for \"{}\": the address space is full.", size, what);
+    void* mapped =
+        mmap(nullptr, std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    check(mapped != MAP_FAILED, ErrorKind::out_of_memory, "null", "cannot reserve {} bytes for \"{}\": the address space is full.",
+          size, what);
     data = mapped;
     size_bytes = size;
   }
