@@ -214,11 +214,14 @@ class SwapPairsKernel : public MovementKernel {
   template <class Pair>
   void swap(const std::byte* src, std::byte* dst) const {
     parallel_ranges(count_ / 2, 32, count_, threads_, [&](std::int64_t begin, std::int64_t end) {
+      constexpr std::int64_t kBytes = sizeof(Pair);
+      const std::byte* __restrict from = src;
+      std::byte* __restrict to = dst;
       for (std::int64_t i = begin; i < end; ++i) {
         Pair pair;
-        std::memcpy(&pair, src + i * static_cast<std::int64_t>(sizeof pair), sizeof pair);
+        std::memcpy(&pair, from + i * kBytes, sizeof pair);
         pair = (pair << (sizeof pair * 4)) | (pair >> (sizeof pair * 4));
-        std::memcpy(dst + i * static_cast<std::int64_t>(sizeof pair), &pair, sizeof pair);
+        std::memcpy(to + i * kBytes, &pair, sizeof pair);
       }
     });
   }

@@ -57,16 +57,21 @@ class CpuPlatform : public Platform {
   }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
-    const std::uint64_t free = free_bytes();
-    const auto refuse = [&] {
+    const auto refuse = [&](std::uint64_t free) {
       fail(ErrorKind::out_of_memory, "cpu",
            "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames, or free "
            "memory.",
            gib(size_bytes), what, gib(free), gib(info_.memory_bytes));
     };
-    if (size_bytes > free) refuse();
+    if (size_bytes > unasked_) {  // asking the system costs more than a small allocation
+      const std::uint64_t free = free_bytes();
+      if (size_bytes > free) refuse(free);
+      unasked_ = std::min(free - size_bytes, std::uint64_t{64} << 20);
+    } else {
+      unasked_ -= size_bytes;
+    }
     void* mapped = mmap(nullptr, std::max<std::size_t>(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) refuse();
+    if (mapped == MAP_FAILED) refuse(free_bytes());
     constexpr std::size_t kHugeFrom = std::size_t{4} << 20;  // huge pages save most faults; a refusal only costs time
     if (size_bytes >= kHugeFrom) madvise(mapped, size_bytes, MADV_HUGEPAGE);
     return std::make_shared<CpuBuffer>(mapped, size_bytes, allocated_);
@@ -105,6 +110,7 @@ class CpuPlatform : public Platform {
   }
 
   mutable DeviceInfo info_;
+  std::uint64_t unasked_ = 0;  // may be allocated before the system is asked again
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };
 
