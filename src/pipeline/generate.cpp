@@ -118,6 +118,13 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
         shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
 }
 
+// New states are written over old ones, which takes half the memory of swapping two sets: every old one must have been read.
+void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
+  for (std::size_t out = 0; out < graph.writes.size(); ++out)
+    for (std::size_t in = 0; in < graph.reads.size(); ++in)
+      if (graph.reads[in] == graph.writes[out]) ZOE_INTERNAL_CHECK(plan.can_update_in_place(in + 1, out + graph.results));
+}
+
 std::vector<float> gather_rows(const TensorEntry& table, std::span<const std::int32_t> ids, std::int64_t padded_rows) {
   const std::int64_t width = table.shape.dim(1);
   std::vector<float> rows(static_cast<std::size_t>(padded_rows * width));  // rows beyond the prompt stay zero and are masked
@@ -166,6 +173,11 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   check_fits_at_all(job.shape, model_, platform_.info(), dtype_);
   const std::size_t sink = sink_bytes ? sink_bytes(job.shape) : 0;
 
+  // Weights are read part by part, when their turn comes. Whether each part has all of them is known before any work.
+  open_text_encoder(model_);
+  open_transformer(model_);
+  open_vae(model_);
+
   // Text: tokens, and how many keys the longest prompt needs.
   const Tokenizer tokenizer(model_.path / "tokenizer" / "spiece.model");
   check(tokenizer.vocab_size() <= model_.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
@@ -198,7 +210,9 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
     plans.group_frames = 1;
     plans.group_graph = trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
     plans.decode_group = compile(plans.group_graph.graph, platform_);
+    check_in_place(plans.group_graph, plans.decode_group);
   }
+  check_in_place(plans.first_graph, plans.decode_first);
 
   // Memory.
   const std::size_t free_bytes = platform_.info().free_bytes;
@@ -395,7 +409,8 @@ class Run {
         group = make_group(plans_.decode_group);
       }
       const std::int64_t count = is_first ? 1 : plans_.group_frames;
-      decode_group(is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame, count, states, workspace);
+      const WanVaeGraph& graph = is_first ? plans_.first_graph : plans_.group_graph;
+      decode_group(graph, is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame, count, states, workspace);
       emit(prompt, is_first ? first : group, &frame_number);
       latent_frame += count;
       report(Phase::decode, prompt, static_cast<std::size_t>(latent_frame), static_cast<std::size_t>(total));
@@ -414,7 +429,7 @@ class Run {
             std::vector<float>(static_cast<std::size_t>(plan.graph.outputs[0].shape().count()))};
   }
 
-  void decode_group(const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin, std::int64_t count,
+  void decode_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin, std::int64_t count,
                     std::vector<Tensor>& states, const Tensor& workspace) {
     // [C,T,h,w] to [T,h,w,C], undoing the normalisation with the division Diffusers uses (by 1/std), for the same bits.
     const VideoShape& shape = job_.shape;
@@ -428,12 +443,8 @@ class Run {
     }
     upload(platform_, *stream_, values, group.latent);
     std::vector<Tensor> inputs{group.latent}, outputs{group.frames};
-    for (std::size_t i = 0; i < states.size(); ++i) {
-      inputs.push_back(states[i]);
-      // New state over old state where nothing reads the old one any more: half the memory of swapping two buffers.
-      ZOE_INTERNAL_CHECK(plan.can_update_in_place(i + 1, i + 1));
-      outputs.push_back(states[i]);
-    }
+    for (const std::size_t state : graph.reads) inputs.push_back(states[state]);
+    for (const std::size_t state : graph.writes) outputs.push_back(states[state]);
     zoe::run(plan, *stream_, vae_->store, inputs, outputs, workspace, options());
     download(platform_, *stream_, group.frames, group.pixels);
   }
