@@ -85,8 +85,9 @@ TEST_P(WanDit, MatchesDiffusers) {
   EXPECT_GE(compared, 1);
 }
 
-// f32: the reference itself is f32, about 1e-6 from the exact result. bf16: 8 bits of mantissa through all blocks.
-constexpr double kF32 = 1e-5, kBf16 = 1e-2;
+// f32: the reference itself is f32, about 1e-6 from the exact result. bf16: 8 bits of mantissa through all
+// blocks; Diffusers in bf16 is as far from its f32 self.
+constexpr double kF32 = 1e-5, kBf16 = 2e-2;
 INSTANTIATE_TEST_SUITE_P(
     Models, WanDit,
     ::testing::Values(Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32},
@@ -139,6 +140,10 @@ TEST(WanDitGraph, FullSizesTraceAndMatchTheKeyListsOfTheCheckpoints) {
     EXPECT_EQ(graph.inputs[2].type().str(), "f32[32760,1,128]");
     EXPECT_EQ(graph.outputs[0].type().str(), "f32[16,21,60,104]");
     EXPECT_EQ(graph.parameters().back()->segment, config.num_layers + 1);
+    const auto platform = open_platform("null");
+    const Plan plan = compile(graph, *platform);
+    EXPECT_EQ(plan.segment_count, config.num_layers + 2);
+    EXPECT_GT(plan.workspace_bytes, static_cast<std::size_t>(32760 * config.ffn_dim * 2));  // the widest value at least
     // Every tensor is in one of the two graphs, once.
     EXPECT_EQ(graph.parameters().size() + context.parameters().size(), wan_dit_tensors(config).size());
   }
