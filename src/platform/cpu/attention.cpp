@@ -72,9 +72,9 @@ namespace {
 
 const hn::ScalableTag<float> kLanes;
 using V = hn::Vec<decltype(kLanes)>;
-constexpr std::int64_t kWidth = HWY_MAX_BYTES / sizeof(float);
+constexpr std::int64_t kWidth = HWY_LANES(float);
 constexpr std::int64_t kPanel = 2 * kWidth;
-constexpr std::int64_t kRows = HWY_MAX_BYTES == 64 ? 12 : 6;  // their sums fill the registers
+constexpr std::int64_t kRows = kWidth == 16 ? 12 : 6;  // their sums fill the registers
 static_assert(kQueries % kRows == 0);
 
 HWY_INLINE float widen(float value) { return value; }
