@@ -3,6 +3,8 @@
 //
 // For a group of heads, keys and values are first copied to panels of two vectors' width (keys transposed), so that both
 // products run through one register-blocked kernel. Tiles of queries are independent: the result does not depend on threads.
+// bf16 operands are widened to f32; on cores with AVX-512 bf16 products they stay as they are, two channels (or two keys) in
+// one word, and the keys' weights are rounded to bf16 before they meet the values.
 
 // foreach_target.h includes this file again for each of them.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
@@ -18,6 +20,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -51,6 +54,9 @@ struct Geometry {
   std::int64_t tile_elements() const { return kQueries * (channels + kKeys + padded_channels() + 2); }
 };
 
+// What the node stores, and what is multiplied.
+enum Operands { f32_products, bf16_widened, bf16_products };
+
 // Copies keys [begin, end) of a head to its panels; `begin` is a multiple of the panel.
 using PackLoop = void (*)(const Geometry& geometry, const Head& head, std::int64_t begin, std::int64_t end);
 // Queries [begin, begin + kQueries) of a head. `work` has tile_elements().
@@ -58,8 +64,8 @@ using TileLoop = void (*)(const Geometry& geometry, const Head& head, std::int64
 
 struct Loops {
   std::int64_t panel;
-  PackLoop pack[2];  // f32, bf16
-  TileLoop tile[2];
+  PackLoop pack[3];  // by Operands
+  TileLoop tile[3];
 };
 
 }  // namespace
@@ -106,24 +112,88 @@ HWY_INLINE void multiply(const float* HWY_RESTRICT a, std::int64_t a_stride, con
   }
 }
 
-template <class T>
+#if HWY_TARGET <= HWY_AVX3
+constexpr bool kHasPairs = true;
+
+// The same for words of two bf16 numbers: each word of `a` times each of the panel adds two products.
+template <bool kAccumulate>
+__attribute__((target("avx512bf16"), noinline)) void multiply_pairs(const float* a, std::int64_t a_stride, const float* panel,
+                                                                    std::int64_t depth, float* sums, std::int64_t sums_stride) {
+  __m512 sum[kRows][2];
+#pragma GCC unroll 12
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    sum[r][0] = kAccumulate ? _mm512_loadu_ps(sums + r * sums_stride) : _mm512_setzero_ps();
+    sum[r][1] = kAccumulate ? _mm512_loadu_ps(sums + r * sums_stride + kWidth) : _mm512_setzero_ps();
+  }
+  for (std::int64_t i = 0; i < depth; ++i) {
+    const auto b0 = (__m512bh)_mm512_loadu_si512(panel + i * kPanel),
+               b1 = (__m512bh)_mm512_loadu_si512(panel + i * kPanel + kWidth);
+#pragma GCC unroll 12
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      int word;
+      std::memcpy(&word, a + r * a_stride + i, sizeof word);
+      const auto factor = (__m512bh)_mm512_set1_epi32(word);
+      sum[r][0] = _mm512_dpbf16_ps(sum[r][0], factor, b0);
+      sum[r][1] = _mm512_dpbf16_ps(sum[r][1], factor, b1);
+    }
+  }
+#pragma GCC unroll 12
+  for (std::int64_t r = 0; r < kRows; ++r) {
+    _mm512_storeu_ps(sums + r * sums_stride, sum[r][0]);
+    _mm512_storeu_ps(sums + r * sums_stride + kWidth, sum[r][1]);
+  }
+}
+#else
+constexpr bool kHasPairs = false;
+#endif
+
+// Words that hold `count` adjacent numbers.
+template <bool kPairs>
+constexpr std::int64_t words(std::int64_t count) {
+  return kPairs ? (count + 1) / 2 : count;
+}
+
+template <bool kPairs, bool kAccumulate>
+HWY_INLINE void product(const float* a, std::int64_t a_stride, const float* panel, std::int64_t depth, float* sums,
+                        std::int64_t sums_stride) {
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (kPairs) return multiply_pairs<kAccumulate>(a, a_stride, panel, depth, sums, sums_stride);
+#endif
+  multiply<kAccumulate>(a, a_stride, panel, depth, sums, sums_stride);
+}
+
+// A word of a panel: the number `from` points at, with its partner `step` further if there is one.
+HWY_INLINE std::uint32_t pair(const std::uint16_t* from, std::int64_t step, bool has_partner) {
+  return from[0] | (has_partner ? static_cast<std::uint32_t>(from[step]) << 16 : 0u);
+}
+
+template <class T, bool kPairs>
 void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kStep = kPairs ? 2 : 1;
   const auto *k = reinterpret_cast<const T*>(head.k), *v = reinterpret_cast<const T*>(head.v);
+  const auto word = [](const T* from, std::int64_t step, bool has_partner) {
+    if constexpr (kPairs) {
+      return std::bit_cast<float>(pair(from, step, has_partner));
+    } else {
+      static_cast<void>(step), static_cast<void>(has_partner);
+      return widen(*from);
+    }
+  };
   for (std::int64_t key0 = begin; key0 < end; key0 += kPanel) {
-    float* to = head.k_panels + key0 * g.channels;  // [D][kPanel]
+    float* to = head.k_panels + key0 * words<kPairs>(g.channels);  // [D][kPanel]
     const std::int64_t count = std::min(kPanel, g.keys - key0);
-    for (std::int64_t c = 0; c < g.channels; ++c, to += kPanel) {
-      for (std::int64_t j = 0; j < count; ++j) to[j] = widen(k[(key0 + j) * g.stride + c]);
-      for (std::int64_t j = count; j < kPanel; ++j) to[j] = 0.0f;
+    for (std::int64_t c = 0; c < g.channels; c += kStep, to += kPanel) {
+      for (std::int64_t j = 0; j < count; ++j) to[j] = word(k + (key0 + j) * g.stride + c, 1, c + 1 < g.channels);
+      std::fill(to + count, to + kPanel, 0.0f);
     }
   }
   for (std::int64_t c0 = 0; c0 < g.channels; c0 += kPanel) {
-    float* to = head.v_panels + c0 * g.keys + begin * kPanel;  // [Lk][kPanel]
+    float* to = head.v_panels + c0 * words<kPairs>(g.keys) + words<kPairs>(begin) * kPanel;  // [Lk][kPanel]
     const std::int64_t count = std::min(kPanel, g.channels - c0);
-    for (std::int64_t key = begin; key < std::min(end, g.keys); ++key, to += kPanel) {
+    for (std::int64_t key = begin; key < end; key += kStep, to += kPanel) {
       const T* from = v + key * g.stride + c0;
-      for (std::int64_t j = 0; j < count; ++j) to[j] = widen(from[j]);
-      for (std::int64_t j = count; j < kPanel; ++j) to[j] = 0.0f;
+      for (std::int64_t j = 0; j < count; ++j) to[j] = word(from + j, g.stride, key + 1 < g.keys);
+      std::fill(to + count, to + kPanel, 0.0f);
     }
   }
 }
@@ -139,7 +209,9 @@ HWY_INLINE V exp_of_negative(V x) {
 }
 
 // Turns a row of products into exp(scale * product + bias - maximum), with the row's running maximum and sum. Returns the
-// factor by which what was summed before shrinks. Products beyond `count`, up to a whole vector, become 0.
+// factor by which what was summed before shrinks. Products beyond `count`, up to a whole vector, become 0. With kPairs the row
+// is left as bf16.
+template <bool kPairs>
 HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
   const V factor = hn::Set(kLanes, scale), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
   V highest = minus_infinity;
@@ -166,7 +238,8 @@ HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float
   for (std::int64_t i = 0; i < count; i += kWidth) {
     const V weight = exp_of_negative(hn::Sub(hn::LoadU(kLanes, row + i), shift));
     sum = hn::Add(sum, weight);
-    hn::StoreU(weight, kLanes, row + i);
+    if constexpr (kPairs) store(kLanes, weight, reinterpret_cast<std::uint16_t*>(row) + i);
+    else store(kLanes, weight, row + i);
   }
   const float shrink = before == now ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - now)));
   *maximum = now;
@@ -174,7 +247,7 @@ HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float
   return shrink;
 }
 
-template <class T>
+template <class T, bool kPairs>
 void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) {
   const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRows - 1) / kRows * kRows;
   const std::int64_t width = g.padded_channels();
@@ -184,8 +257,15 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
   float* maxima = result + kQueries * width;
   float* totals = maxima + kQueries;
   const T* q = reinterpret_cast<const T*>(head.q) + begin * g.stride;
-  for (std::int64_t r = 0; r < whole_rows; ++r)
-    for (std::int64_t c = 0; c < g.channels; ++c) queries[r * g.channels + c] = r < rows ? widen(q[r * g.stride + c]) : 0.0f;
+  const std::int64_t depth = words<kPairs>(g.channels);
+  for (std::int64_t r = 0; r < whole_rows; ++r) {
+    float* row = queries + r * depth;
+    std::fill_n(row, depth, 0.0f);
+    if (r >= rows) continue;
+    if constexpr (kPairs) std::memcpy(row, q + r * g.stride, static_cast<std::size_t>(g.channels) * sizeof(T));
+    else
+      for (std::int64_t c = 0; c < g.channels; ++c) row[c] = widen(q[r * g.stride + c]);
+  }
   std::fill_n(result, whole_rows * width, 0.0f);
   std::fill_n(maxima, whole_rows, std::numeric_limits<float>::lowest());
   std::fill_n(totals, whole_rows, 0.0f);
@@ -194,11 +274,11 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
     const std::int64_t count = std::min(kKeys, g.keys - key0);
     for (std::int64_t j = 0; j < count; j += kPanel)
       for (std::int64_t r = 0; r < whole_rows; r += kRows)
-        multiply<false>(queries + r * g.channels, g.channels, head.k_panels + (key0 + j) * g.channels, g.channels,
-                        scores + r * kKeys + j, kKeys);
+        product<kPairs, false>(queries + r * depth, depth, head.k_panels + (key0 + j) * depth, depth, scores + r * kKeys + j,
+                               kKeys);
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* bias = head.bias ? head.bias + (begin + r) * g.bias_stride + key0 : nullptr;
-      const float shrink = soften(scores + r * kKeys, bias, count, g.scale, maxima + r, totals + r);
+      const float shrink = soften<kPairs>(scores + r * kKeys, bias, count, g.scale, maxima + r, totals + r);
       if (shrink == 1.0f) continue;
       const V factor = hn::Set(kLanes, shrink);
       float* row = result + r * width;
@@ -206,7 +286,8 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
     }
     for (std::int64_t c = 0; c < width; c += kPanel)
       for (std::int64_t r = 0; r < whole_rows; r += kRows)
-        multiply<true>(scores + r * kKeys, kKeys, head.v_panels + c * g.keys + key0 * kPanel, count, result + r * width + c, width);
+        product<kPairs, true>(scores + r * kKeys, kKeys, head.v_panels + c * words<kPairs>(g.keys) + words<kPairs>(key0) * kPanel,
+                              words<kPairs>(count), result + r * width + c, width);
   }
 
   T* to = reinterpret_cast<T*>(head.result) + begin * g.stride;
@@ -224,7 +305,12 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
   }
 }
 
-Loops loops() { return {kPanel, {pack<float>, pack<std::uint16_t>}, {tile<float>, tile<std::uint16_t>}}; }
+Loops loops() {
+  using B = std::uint16_t;
+  return {kPanel,
+          {pack<float, false>, pack<B, false>, kHasPairs ? pack<B, kHasPairs> : nullptr},
+          {tile<float, false>, tile<B, false>, kHasPairs ? tile<B, kHasPairs> : nullptr}};
+}
 
 }  // namespace
 }  // namespace zoe::cpu::HWY_NAMESPACE
@@ -253,12 +339,17 @@ class AttentionKernel : public Kernel {
       bias_head_stride_ = bias.dim(1) == 1 ? 0 : bias.dim(2) * keys;
       bias_batch_stride_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(2) * keys;
     }
+    operands_ = dtype_ == DType::f32 ? f32_products : bf16_widened;
+    if (dtype_ == DType::bf16 && device.bf16_products && loops_.tile[bf16_products] && __builtin_cpu_supports("avx512bf16"))
+      operands_ = bf16_products;
     // As many heads at a time as have panels of about 32 MiB, to give all threads work.
     panel_elements_ = geometry_.padded_keys() * geometry_.channels + geometry_.keys * geometry_.padded_channels();
     group_ = std::clamp<std::int64_t>((8 << 20) / panel_elements_, 1, batch_ * heads_);
   }
 
-  std::string_view implementation() const override { return "online softmax"; }
+  std::string_view implementation() const override {
+    return operands_ == bf16_products ? "online softmax, bf16 products" : "online softmax";
+  }
   std::size_t scratch_bytes() const override {
     return static_cast<std::size_t>(group_ * panel_elements_ + threads_ * geometry_.tile_elements()) * sizeof(float);
   }
@@ -266,7 +357,6 @@ class AttentionKernel : public Kernel {
   void run(Stream&, std::span<const Slot> inputs, Slot output, Slot scratch) const override {
     auto* work = reinterpret_cast<float*>(scratch.data());
     const Geometry& g = geometry_;
-    const std::size_t which = dtype_ == DType::f32 ? 0 : 1;
     const std::int64_t tiles = (g.queries + kQueries - 1) / kQueries, pieces = (g.keys + kKeys - 1) / kKeys;
     for (std::int64_t first = 0; first < batch_ * heads_; first += group_) {
       const std::int64_t count = std::min(group_, batch_ * heads_ - first);
@@ -274,12 +364,12 @@ class AttentionKernel : public Kernel {
       {
 #pragma omp for schedule(static)
         for (std::int64_t i = 0; i < count * pieces; ++i)
-          loops_.pack[which](g, head(first, i / pieces, inputs, output, work), i % pieces * kKeys,
-                             std::min(g.keys, (i % pieces + 1) * kKeys));
+          loops_.pack[operands_](g, head(first, i / pieces, inputs, output, work), i % pieces * kKeys,
+                                 std::min(g.keys, (i % pieces + 1) * kKeys));
 #pragma omp for schedule(dynamic)
         for (std::int64_t i = 0; i < count * tiles; ++i)
-          loops_.tile[which](g, head(first, i / tiles, inputs, output, work), i % tiles * kQueries,
-                             work + group_ * panel_elements_ + omp_get_thread_num() * g.tile_elements());
+          loops_.tile[operands_](g, head(first, i / tiles, inputs, output, work), i % tiles * kQueries,
+                                 work + group_ * panel_elements_ + omp_get_thread_num() * g.tile_elements());
       }
     }
   }
@@ -306,6 +396,7 @@ class AttentionKernel : public Kernel {
   Loops loops_;
   int threads_;
   DType dtype_;
+  Operands operands_;
   std::int64_t batch_, heads_;
   Geometry geometry_;
   std::int64_t bias_head_stride_ = 0, bias_batch_stride_ = 0;
