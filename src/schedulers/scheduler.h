@@ -24,7 +24,7 @@ SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where
 struct SchedulerConfig {
   SchedulerKind kind = SchedulerKind::unipc;
   std::int64_t num_train_timesteps = 1000;  // 1 to 1000000
-  double flow_shift = 3.0;                  // above 0, up to 1000; `shift` in an Euler configuration
+  double flow_shift = 3.0;                  // 0.001 to 1000; `shift` in an Euler configuration
   int solver_order = 2;                     // 1 to 3
   SolverType solver_type = SolverType::bh2;
   bool lower_order_final = true;

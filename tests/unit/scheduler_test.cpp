@@ -156,24 +156,23 @@ TEST(SchedulerErrors, SettingsThatWouldChangeTheResult) {
   expect_refused({{"predict_x0", false}}, kind, {"predict_x0", "false", "true"});
   expect_refused({{"prediction_type", "epsilon"}}, kind, {"prediction_type", "epsilon", "flow_prediction"});
   expect_refused({{"use_flow_sigmas", false}}, kind, {"use_flow_sigmas"});
-  expect_refused({{"shift_terminal", 0.1}}, kind, {"shift_terminal", "0.1", "null"});
-  expect_refused({{"solver_p", json::object()}}, kind, {"solver_p", "an object"});
+  expect_refused({{"shift_terminal", 0.1}}, kind, {"shift_terminal", "0.1"});
+  expect_refused({{"solver_p", json::object()}}, kind, {"solver_p", "another scheduler"});
   expect_refused({{"_class_name", "DDIMScheduler"}}, kind, {"DDIMScheduler", "UniPCMultistepScheduler"});
   expect_refused({{"_class_name", "FlowMatchEulerDiscreteScheduler"}, {"stochastic_sampling", true}}, kind,
                  {"stochastic_sampling"});
   expect_refused({{"_class_name", "FlowMatchEulerDiscreteScheduler"}, {"invert_sigmas", true}}, kind, {"invert_sigmas"});
   expect_error([] { parse_scheduler_config(R"({"_class_name": "UniPCMultistepScheduler"})", "f"); }, kind,
                {"use_flow_sigmas", "missing"});
-  expect_error([] { parse_scheduler_config("{}", "f"); }, kind, {"scheduler class", "none"});
+  expect_error([] { parse_scheduler_config("{}", "f"); }, ErrorKind::invalid_argument, {"_class_name"});
 }
 
 TEST(SchedulerErrors, WrongTypesAndRanges) {
   const auto kind = ErrorKind::invalid_argument;
   expect_refused({{"flow_shift", "3"}}, kind, {"flow_shift", "\"3\"", "a number"});
-  expect_refused({{"flow_shift", 0}}, kind, {"flow shift", "got 0"});
-  expect_refused({{"flow_shift", -3.0}}, kind, {"flow shift", "got -3"});
-  expect_refused({{"flow_shift", 1e300}}, kind, {"flow shift", "1e+300"});
-  expect_refused({{"flow_shift", nullptr}}, kind, {"flow_shift", "null"});
+  expect_refused({{"flow_shift", 0}}, kind, {"flow_shift", "got 0"});
+  expect_refused({{"flow_shift", -3.0}}, kind, {"flow_shift", "got -3"});
+  expect_refused({{"flow_shift", 1e300}}, kind, {"flow_shift", "e+300"});
   expect_refused({{"num_train_timesteps", 0}}, kind, {"num_train_timesteps", "got 0"});
   expect_refused({{"num_train_timesteps", -5}}, kind, {"num_train_timesteps", "got -5"});
   expect_refused({{"num_train_timesteps", 1000.5}}, kind, {"num_train_timesteps", "1000.5"});
@@ -185,15 +184,15 @@ TEST(SchedulerErrors, WrongTypesAndRanges) {
   expect_refused({{"final_sigmas_type", "one"}}, kind, {"final_sigmas_type", "one"});
   expect_refused({{"lower_order_final", 1}}, kind, {"lower_order_final", "got 1"});
   expect_refused({{"predict_x0", "yes"}}, kind, {"predict_x0", "yes"});
-  expect_refused({{"disable_corrector", 3}}, kind, {"disable_corrector", "a list"});
+  expect_refused({{"disable_corrector", 3}}, kind, {"disable_corrector", "an array"});
   expect_refused({{"disable_corrector", {"a"}}}, kind, {"disable_corrector", "\"a\""});
   expect_refused({{"_class_name", 7}}, kind, {"_class_name", "a string"});
   expect_error([] { parse_scheduler_config("", "f"); }, kind, {"[f]", "JSON"});
-  expect_error([] { parse_scheduler_config("[1, 2]", "f"); }, kind, {"a list", "a JSON object"});
+  expect_error([] { parse_scheduler_config("[1, 2]", "f"); }, kind, {"an array", "an object"});
   expect_error([] { parse_scheduler_config("{\"flow_shift\": NaN}", "f"); }, kind, {"JSON"});
   expect_error([] { parse_scheduler_config("{\"flow_shift\": 1e999}", "f"); }, kind, {"JSON"});
   expect_error([] { parse_scheduler_config(std::string(1000000, '['), "f"); }, kind, {"JSON"});
-  expect_error([] { parse_scheduler_config(std::string(1000000, '[') + std::string(1000000, ']'), "f"); }, kind, {"a list"});
+  expect_error([] { parse_scheduler_config(std::string(1000000, '[') + std::string(1000000, ']'), "f"); }, kind, {"nesting"});
 }
 
 TEST(SchedulerErrors, StepsAndOverrides) {
