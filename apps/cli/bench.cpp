@@ -40,8 +40,9 @@ WanDitConfig wan_dit(int heads, int ffn, int layers) {
 }
 
 struct Case {
-  std::vector<Plan> plans;      // run in this order, each `times` times
+  std::vector<Plan> plans;  // run in this order, each `times` times
   std::vector<int> times;
+  std::vector<WanVaeGraph> decoders;  // of the plans, for the VAE: which arguments are states
 };
 
 std::vector<Tensor> random_tensors(Platform& platform, Stream& stream, const std::vector<Value>& values) {
@@ -75,12 +76,13 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   } else {
     check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench", "got {}, expected transformer, vae-decode or text-encoder.", options.part);
     const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
-    made.plans.push_back(compile(trace_wan_vae_decode(config, dtype, 1, height, width, true).graph, platform));
+    made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, true));
     made.times = {1};
     if (frames > 1) {
-      made.plans.push_back(compile(trace_wan_vae_decode(config, dtype, 1, height, width, false).graph, platform));
+      made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, false));
       made.times.push_back(static_cast<int>(frames - 1));
     }
+    for (const WanVaeGraph& decoder : made.decoders) made.plans.push_back(compile(decoder.graph, platform));
   }
   return made;
 }
@@ -136,11 +138,21 @@ int bench(const BenchOptions& options) {
   const auto stream = platform->make_stream();
   const Tensor workspace = make_workspace(*platform, plans);
   std::vector<std::vector<Tensor>> inputs, outputs;
-  for (const Plan& plan : measured.plans) {
-    inputs.push_back(random_tensors(*platform, *stream, plan.graph.inputs));
-    outputs.emplace_back();
-    for (std::size_t i = 0; i < plan.graph.outputs.size(); ++i)
-      outputs.back().push_back(options.part == "vae-decode" && i > 0 ? inputs.back()[i] : make_tensor(*platform, plan.graph.outputs[i].type(), "bench"));
+  std::vector<Tensor> states;
+  for (std::size_t p = 0; p < plans.size(); ++p) {
+    const Graph& graph = plans[p]->graph;
+    if (measured.decoders.empty()) {
+      inputs.push_back(random_tensors(*platform, *stream, graph.inputs));
+      outputs.push_back(random_tensors(*platform, *stream, graph.outputs));
+      continue;
+    }
+    const WanVaeGraph& decoder = measured.decoders[p];
+    if (states.empty())
+      for (const Type& type : decoder.states) states.push_back(make_tensor(*platform, type, "decoder state"));
+    inputs.push_back(random_tensors(*platform, *stream, {graph.inputs[0]}));
+    outputs.push_back(random_tensors(*platform, *stream, {graph.outputs[0]}));
+    for (const std::size_t state : decoder.reads) inputs.back().push_back(states[state]);
+    for (const std::size_t state : decoder.writes) outputs.back().push_back(states[state]);
   }
   std::vector<std::vector<double>> step_seconds(measured.plans.size());
   std::vector<double> seconds;

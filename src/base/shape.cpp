@@ -1,5 +1,7 @@
 #include "base/shape.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace zoe {
@@ -11,9 +13,7 @@ std::int64_t Shape::count(int begin, int end) const {
 }
 
 std::string Shape::str() const {
-  std::string out = "[";
-  for (std::size_t i = 0; i < dims_.size(); ++i) out += (i ? "," : "") + std::to_string(dims_[i]);
-  return out + "]";
+  return fmt::format("[{}]", fmt::join(dims_, ","));
 }
 
 bool broadcast(const Shape& a, const Shape& b, Shape* out) {
