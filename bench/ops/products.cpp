@@ -2,7 +2,7 @@
 //
 //   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention] [--runs N]
 //
-// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. ONEDNN's DNNL_MAX_CPU_ISA=AVX2 shows
+// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. oneDNN's DNNL_MAX_CPU_ISA=AVX2 shows
 // what cores without AVX-512 would run.
 #include <CLI/CLI.hpp>
 
