@@ -63,7 +63,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   const bool toy = options.size == "toy";
   const ModelConfig embedded = toy ? read_model_config(embedded_model_path()) : ModelConfig{};
   const std::int64_t frames = (options.num_frames - 1) / 4 + 1, height = options.height / 8, width = options.width / 8;
-  check(height >= 2 && width >= 2 && height % 2 == 0 && width % 2 == 0, ErrorKind::invalid_argument, "--height, --width",
+  check(options.height % 16 == 0 && options.width % 16 == 0, ErrorKind::invalid_argument, "--height, --width",
         "got {}x{}, expected multiples of 16.", options.width, options.height);
   Case made;
   if (options.part == "transformer") {

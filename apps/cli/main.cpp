@@ -4,12 +4,16 @@
 // Ctrl-C, 1 anything else. An error is exactly one line on stderr; all else goes to stdout.
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <new>
+#include <string>
+#include <vector>
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
+#include "base/nearest.h"
 
 namespace {
 
@@ -29,6 +33,44 @@ int report(std::string_view line, int code) {
   return code;
 }
 
+// The arguments, last first, as CLI11 takes them. "--prompt=" has an empty value, which CLI11 would take from the next argument.
+std::vector<std::string> reversed_arguments(int argc, char** argv) {
+  std::vector<std::string> arguments;
+  for (int i = 1; i < argc; ++i) {
+    std::string argument = argv[i];
+    const bool is_empty_value = argument.size() > 3 && argument.rfind("--", 0) == 0 && argument.find('=') == argument.size() - 1;
+    if (is_empty_value) argument.pop_back();
+    arguments.push_back(std::move(argument));
+    if (is_empty_value) arguments.emplace_back();
+  }
+  std::reverse(arguments.begin(), arguments.end());
+  return arguments;
+}
+
+// What is wrong with the arguments: CLI11's text, or for an unknown word the known ones.
+std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
+  const auto chosen = app.get_subcommands();
+  std::vector<std::string> known;
+  const auto did_you_mean = [&](std::string_view word) {
+    const std::string near = zoe::nearest(word, known);
+    return near.empty() ? near : fmt::format(" Did you mean {}?", near);
+  };
+  if (chosen.empty()) {
+    if (argc < 2 || argv[1][0] == '-') return fmt::format("{}. See `zoe --help`.", error.what());
+    for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+    return fmt::format("unknown command: got {}, expected {}.{} See `zoe --help`.", zoe::in_quotes(argv[1]), fmt::join(known, ", "),
+                       did_you_mean(argv[1]));
+  }
+  const CLI::App& command = *chosen.front();
+  if (!dynamic_cast<const CLI::ExtrasError*>(&error)) return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  const std::vector<std::string> words = command.remaining();
+  const auto first = std::find_if(words.begin(), words.end(), [](const std::string& word) { return word.starts_with('-'); });
+  const std::string& word = first == words.end() ? words.back() : *first;
+  return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))), command.get_name());
+}
+
 int run(int argc, char** argv) {
   using namespace zoe::cli;
   CLI::App app{"Zoetrope: text to video with the Wan models", "zoe"};
@@ -42,7 +84,7 @@ int run(int argc, char** argv) {
       [&] { auto* c = app.add_subcommand("bench", "Time parts of the engine, with random weights where no model is needed"); return std::pair(c, add_bench(*c)); }(),
   };
   try {
-    app.parse(argc, argv);
+    app.parse(reversed_arguments(argc, argv));
   } catch (const CLI::CallForHelp& help) {
     return app.exit(help);
   } catch (const CLI::CallForAllHelp& help) {
@@ -50,9 +92,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::CallForVersion& version) {
     return app.exit(version);
   } catch (const CLI::ParseError& error) {
-    const auto chosen = app.get_subcommands();
-    throw zoe::Error(zoe::ErrorKind::invalid_argument, "arguments",
-                     fmt::format("{}. See `zoe {}--help`.", error.what(), chosen.empty() ? "" : chosen.front()->get_name() + " "));
+    throw zoe::Error(zoe::ErrorKind::invalid_argument, "arguments", explain(app, error, argc, argv));
   }
   for (const auto& [command, action] : commands)
     if (command->parsed()) return action();
