@@ -67,7 +67,7 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
     for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   const std::vector<std::string> words = command.remaining();
   const auto first = std::find_if(words.begin(), words.end(), [](const std::string& word) { return word.starts_with('-'); });
-  const std::string& word = first == words.end() ? words.back() : *first;
+  const std::string& word = first == words.end() ? words.front() : *first;
   return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))), command.get_name());
 }
 

@@ -102,8 +102,10 @@ PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind) : fina
   // The process number keeps two runs with the same -o apart; the last to finish wins.
   temporary_ = parent / fmt::format(".{}.partial-{}{}", final_.stem().string(), ::getpid(), final_.extension().string());
   fs::remove_all(temporary_, status);
-  if (kind == Kind::folder)
-    check(fs::create_directory(temporary_, status), ErrorKind::io, "output", "cannot create {}: {}.", temporary_.string(), status.message());
+  if (kind == Kind::folder) {
+    const bool created = fs::create_directory(temporary_, status);
+    check(created, ErrorKind::io, "output", "cannot create {}: {}. Choose another folder with -o.", temporary_.string(), status.message());
+  }
 }
 
 PendingOutput::~PendingOutput() {

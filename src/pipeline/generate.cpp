@@ -118,6 +118,17 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
         shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
 }
 
+// The transformer numbers its tokens along each axis up to rope_max_seq_len.
+void check_positions(const VideoShape& shape, const ModelConfig& model) {
+  const auto& patch = model.transformer.patch_size;
+  const std::int64_t most = model.transformer.rope_max_seq_len, spatial = model.vae.scale_factor_spatial;
+  const std::int64_t height = most * patch[1] * spatial, width = most * patch[2] * spatial;
+  const std::int64_t frames = (most * patch[0] - 1) * model.vae.scale_factor_temporal + 1;
+  check(shape.width <= width && shape.height <= height && shape.num_frames <= frames, ErrorKind::invalid_argument, "--height, --width, --num-frames",
+        "too large for the model: got {}x{}, {} frames, expected at most {}x{} and {} frames. Lower them.", shape.width, shape.height,
+        shape.num_frames, width, height, frames);
+}
+
 // New states are written over old ones, which takes half the memory of swapping two sets: every old one must have been read.
 void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
   for (std::size_t out = 0; out < graph.writes.size(); ++out)
@@ -171,6 +182,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   job.prompt_count = settings.prompts.size();
   make_scheduler(job.scheduler, job.num_inference_steps);  // throws what it would throw later
   check_fits_at_all(job.shape, model_, platform_.info(), dtype_);
+  check_positions(job.shape, model_);
   const std::size_t sink = sink_bytes ? sink_bytes(job.shape) : 0;
 
   // Weights are read part by part, when their turn comes. Whether each part has all of them is known before any work.

@@ -99,8 +99,8 @@ Checkpoint open_vae(const ModelConfig& model) {
 fs::path embedded_model_path() {
   std::error_code status;
   const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();
-  // Beside the build folder, and where `cmake --install` puts it.
-  const fs::path places[] = {folder / "../models/toy-wan", folder / "../share/zoetrope/models/toy-wan"};
+  // A link in the build folder, and where `cmake --install` puts it.
+  const fs::path places[] = {folder / "models/toy-wan", folder / "../share/zoetrope/models/toy-wan"};
   for (const fs::path& place : places)
     if (fs::exists(place / "model_index.json", status)) return place.lexically_normal();
   fail(ErrorKind::invalid_argument, "--model-path", "the embedded model is gone: not in {} nor {}. Give --model-path.",
