@@ -1,0 +1,280 @@
+// The command as a user runs it, with the embedded model: what it writes, what it says, and that it does so again.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "testing/read_video.h"
+#include "testing/run_command.h"
+#include "testing/sparse_checkpoint.h"
+#include "testing/temporary_folder.h"
+
+namespace zoe {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::CommandOptions;
+using testing::CommandResult;
+using testing::read_frames;
+using testing::read_video;
+using testing::ReadVideo;
+
+std::string read_bytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class Command : public ::testing::Test {
+ protected:
+  // `zoe` in the test's folder.
+  CommandResult zoe(std::vector<std::string> arguments, CommandOptions options = {}) const {
+    arguments.insert(arguments.begin(), ZOE_COMMAND);
+    if (options.folder.empty()) options.folder = folder_;
+    return testing::run_command(arguments, options);
+  }
+
+  // A run that must work: five frames of 64x64 in two steps, unless more arguments say otherwise.
+  CommandResult generate(const std::vector<std::string>& more, const CommandOptions& options = {}) const {
+    std::vector<std::string> arguments{"generate", "--height", "64", "--width", "64", "--num-frames", "5", "--num-inference-steps", "2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const CommandResult result = zoe(arguments, options);
+    EXPECT_EQ(result.code, 0) << result.err << result.line;
+    EXPECT_EQ(result.err, "") << result.line;
+    return result;
+  }
+
+  const testing::TemporaryFolder temporary_;
+  const fs::path folder_ = temporary_.path();
+};
+
+TEST_F(Command, WritesEveryFormatWithTheSettingsInside) {
+  for (const std::string name : {"a.mp4", "a.webm", "a.gif", "a.png", "frames"}) {
+    const CommandResult result = generate({"-p", "a red circle", "--seed", "11", "--fps", "8", "-o", name});
+    EXPECT_NE(result.out.find("wrote " + name), std::string::npos) << result.out;
+    const bool is_folder = name == "frames";
+    if (is_folder) {
+      const std::vector<std::string> frames{"0001.png", "0002.png", "0003.png", "0004.png", "0005.png"};
+      EXPECT_EQ(names_in(folder_ / name), frames);
+    }
+    const ReadVideo video = read_video(is_folder ? folder_ / name / "0005.png" : folder_ / name);
+    const bool is_movie = name == "a.mp4" || name == "a.webm" || name == "a.gif";
+    EXPECT_EQ(video.frames.size(), is_movie ? 5u : 1u) << name;
+    if (is_movie) {
+      EXPECT_NEAR(video.fps, 8, 0.6) << name;  // a .gif's delays are whole centiseconds
+    }
+    if (name != "a.png") {
+      EXPECT_EQ(video.width, 64) << name;
+      EXPECT_EQ(video.height, 64) << name;
+    }
+    ASSERT_TRUE(video.tags.count("comment")) << name;
+    const json comment = json::parse(video.tags.at("comment"));
+    EXPECT_EQ(comment.at("prompt"), "a red circle") << name;
+    EXPECT_EQ(comment.at("seed"), "11") << name;
+    EXPECT_EQ(comment.at("num_inference_steps"), "2") << name;
+    EXPECT_EQ(comment.at("scheduler"), "unipc") << name;
+    EXPECT_EQ(comment.at("model"), "toy-wan") << name;
+  }
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"a.gif", "a.mp4", "a.png", "a.webm", "frames"}));
+}
+
+TEST_F(Command, PromptFileGivesWhatSingleRunsGive) {
+  testing::write_bytes(folder_ / "prompts.txt", "a red circle\r\n\na blue square moving left, white background\n");
+  generate({"--prompt-file", "prompts.txt", "--seed", "5", "-o", "both"});
+  generate({"-p", "a red circle", "--seed", "5", "-o", "first"});
+  generate({"-p", "a blue square moving left, white background", "--seed", "5", "-o", "second"});
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"both-0001", "both-0002", "first", "prompts.txt", "second"}));
+  // Not bit for bit: the shorter prompt is encoded with more padding.
+  EXPECT_GE(testing::psnr(read_frames(folder_ / "both-0001"), read_frames(folder_ / "first")), 80);
+  EXPECT_GE(testing::psnr(read_frames(folder_ / "both-0002"), read_frames(folder_ / "second")), 80);
+  EXPECT_LT(testing::psnr(read_frames(folder_ / "first"), read_frames(folder_ / "second")), 40);
+}
+
+TEST_F(Command, SameSeedSameBytes) {
+  const std::vector<std::string> names{"one", "again", "other"};
+  for (const std::string& name : names) generate({"-p", "a red circle", "--seed", name == "other" ? "2" : "1", "-o", name});
+  for (const std::string& frame : names_in(folder_ / "one")) {
+    EXPECT_EQ(read_bytes(folder_ / "one" / frame), read_bytes(folder_ / "again" / frame)) << frame;
+    EXPECT_NE(read_bytes(folder_ / "one" / frame), read_bytes(folder_ / "other" / frame)) << frame;
+  }
+}
+
+TEST_F(Command, ThreadsDoNotChangeTheVideo) {
+  for (const std::string threads : {"1", "2", "5"}) generate({"-p", "a red circle", "--dtype", "f32", "--threads", threads, "-o", "t" + threads});
+  EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t2")), 80);
+  EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t5")), 80);
+}
+
+TEST_F(Command, Bf16GivesNearlyTheSameVideo) {
+  for (const std::string dtype : {"f32", "bf16"}) generate({"-p", "a red circle", "--dtype", dtype, "-o", dtype});
+  const double psnr = testing::psnr(read_frames(folder_ / "f32"), read_frames(folder_ / "bf16"));
+  std::printf("bf16 beside f32: %.2f dB\n", psnr);
+  EXPECT_GT(psnr, 25);
+}
+
+TEST_F(Command, RoundsSizesAndSaysSo) {
+  const CommandResult result = generate({"-p", "a red circle", "--width", "75", "--height", "95", "--num-frames", "7", "-o", "a.mp4"});
+  EXPECT_NE(result.out.find("note: size 75x95 becomes 64x80"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("note: 7 frames become 5"), std::string::npos) << result.out;
+  const ReadVideo video = read_video(folder_ / "a.mp4");
+  EXPECT_EQ(video.width, 64);
+  EXPECT_EQ(video.height, 80);
+  EXPECT_EQ(video.frames.size(), 5u);
+}
+
+TEST_F(Command, CutsLongPromptsAndSaysSo) {
+  std::string prompt;
+  for (int i = 0; i < 600; ++i) prompt += i % 2 ? "red " : "circle ";
+  const CommandResult result = generate({"-p", prompt, "-n", prompt, "-o", "a.mp4"});
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("note: the prompt has \\d+ tokens: the last \\d+ are cut off"))) << result.out;
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("note: the negative prompt has \\d+ tokens"))) << result.out;
+}
+
+TEST_F(Command, TakesPromptsOfNoWordsAndOfAnyScript) {
+  for (const std::string prompt : {"", "   ", "a na\xc3\xafve \xe7\x90\x83 \xf0\x9f\x94\xb4", "&lt;b&gt; &amp;amp; </s> <pad>", "--prompt"}) {
+    generate({"--prompt=" + prompt, "--num-frames", "1", "--num-inference-steps", "1", "-o", "a.png"});
+    EXPECT_EQ(json::parse(read_video(folder_ / "a.png").tags.at("comment")).at("prompt"), prompt);
+  }
+}
+
+TEST_F(Command, QuietPrintsNothing) {
+  EXPECT_EQ(generate({"-p", "a red circle", "--width", "75", "-q", "-o", "a.mp4"}).out, "");
+  EXPECT_TRUE(fs::exists(folder_ / "a.mp4"));
+}
+
+TEST_F(Command, OverwritesAVideoAndFillsAnEmptyFolder) {
+  testing::write_bytes(folder_ / "a.mp4", "something else");
+  fs::create_directory(folder_ / "frames");
+  generate({"-p", "a red circle", "-o", "a.mp4"});
+  generate({"-p", "a red circle", "-o", "frames/"});
+  EXPECT_EQ(read_video(folder_ / "a.mp4").frames.size(), 5u);
+  EXPECT_EQ(names_in(folder_ / "frames").size(), 5u);
+}
+
+TEST_F(Command, ControlCStopsSoonAndLeavesNothing) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const CommandResult result =
+        zoe({"generate", "-p", "a red circle", "-o", "a.mp4"}, {.signal_after = "denoise 1/30", .signal = signal});
+    EXPECT_EQ(result.code, 130) << result.out << result.err;
+    EXPECT_LT(result.seconds_after_signal, 3);
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_TRUE(fs::is_empty(folder_));
+  }
+}
+
+// While frames are written there is a file to remove.
+TEST_F(Command, ControlCWhileDecodingLeavesNothing) {
+  const CommandResult result = zoe({"generate", "-p", "a red circle", "--num-inference-steps", "1", "--num-frames", "257", "-o", "a.mp4"},
+                                   {.signal_after = "decode 1/65"});
+  EXPECT_EQ(result.code, 130) << result.out << result.err;
+  EXPECT_LT(result.seconds_after_signal, 3);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+// What is said before a run and what the system counted differ by less than 10 %, or by 2 MiB where a whole run takes little.
+TEST_F(Command, TakesTheMemoryItSaid) {
+  const std::regex pattern(R"(peak memory: (\d+) MiB \((\d+) MiB planned\))");
+  for (const std::string dtype : {"f32", "bf16"})
+    for (const bool small : {true, false}) {
+      const std::vector<std::string> large{"--width", "128", "--height", "128", "--num-frames", "33"};
+      std::vector<std::string> arguments{"-p", "a red circle", "--dtype", dtype, "--threads", "2", "-o", "a.mp4"};
+      if (!small) arguments.insert(arguments.end(), large.begin(), large.end());
+      const CommandResult result = generate(arguments);
+      std::smatch match;
+      ASSERT_TRUE(std::regex_search(result.out, match, pattern)) << result.out;
+      const double peak = std::stod(match[1]), planned = std::stod(match[2]);
+      std::printf("%s, %s: %.0f MiB, %.0f planned (%+.1f %%)\n", dtype.c_str(), small ? "64x64x5" : "128x128x33", peak, planned,
+                  100 * (peak / planned - 1));
+      EXPECT_NEAR(peak, planned, std::max(0.1 * planned, 2.0)) << result.out;
+    }
+}
+
+TEST_F(Command, FindsTheEmbeddedModelFromAnywhere) {
+  generate({"-p", "a red circle", "-o", (folder_ / "a.mp4").string()}, {.folder = "/", .environment = {{"HOME", "/nonexistent"}}});
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"a.mp4"}));
+  fs::create_symlink(ZOE_COMMAND, folder_ / "linked");
+  EXPECT_EQ(testing::run_command({(folder_ / "linked").string(), "info"}).code, 0);
+}
+
+TEST_F(Command, SaysItsVersionAndItsOptions) {
+  const CommandResult version = zoe({"--version"});
+  EXPECT_EQ(version.code, 0);
+  EXPECT_TRUE(std::regex_match(version.out, std::regex("zoe \\d+\\.\\d+\\.\\d+\n"))) << version.out;
+  const CommandResult help = zoe({"--help"});
+  EXPECT_EQ(help.code, 0);
+  for (const char* command : {"generate", "info", "platforms", "bench"}) {
+    EXPECT_NE(help.out.find(command), std::string::npos) << help.out;
+    const CommandResult more = zoe({command, "--help"});
+    EXPECT_EQ(more.code, 0);
+    EXPECT_EQ(more.err, "");
+    EXPECT_NE(more.out.find(command), std::string::npos) << more.out;
+  }
+  const std::string options = zoe({"generate", "--help"}).out;
+  for (const char* option : {"--model-path", "--prompt", "--prompt-file", "--negative-prompt", "--height", "--width", "--num-frames",
+                             "--num-inference-steps", "--guidance-scale", "--flow-shift", "--fps", "--scheduler", "--seed", "--output",
+                             "--platform", "--dtype", "--threads", "--quiet", "--verbose"})
+    EXPECT_NE(options.find(option), std::string::npos) << option;
+}
+
+TEST_F(Command, NamesThePlatforms) {
+  const CommandResult result = zoe({"platforms"});
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("cpu +yes +.+"))) << result.out;
+}
+
+TEST_F(Command, DescribesTheEmbeddedModel) {
+  const CommandResult result = zoe({"info"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  for (const char* text : {"toy-wan", "text_encoder", "umT5: 3 layers, 128 wide", "Wan: 8 layers, 256 wide, 4 heads of 64", "patch 1x2x2",
+                           "vae", "scheduler     unipc, flow shift 3", "text to video: yes"})
+    EXPECT_NE(result.out.find(text), std::string::npos) << "lacks " << text << ": " << result.out;
+}
+
+// The published sizes, as files without content.
+TEST_F(Command, DescribesPublishedModels) {
+  const fs::path recorded = fs::path(ZOE_FIXTURES) / "checkpoints";
+  for (const auto& [name, parameters, shards] : {std::tuple<std::string, std::string, std::size_t>{"wan2.1-t2v-1.3b", "1.42 B", 2},
+                                                 {"wan2.1-t2v-14b", "14.29 B", 12}}) {
+    const fs::path model = folder_ / name;
+    const auto part = [&](const std::string& folder, const std::string& stem, const fs::path& from, std::size_t count) {
+      testing::write_sparse_checkpoint(model / folder, stem, testing::read_checkpoint_list(from / "keys.txt"), count);
+      fs::copy_file(from / "config.json", model / folder / "config.json");
+    };
+    part("transformer", "diffusion_pytorch_model", recorded / name / "transformer", shards);
+    part("vae", "diffusion_pytorch_model", recorded / "wan2.1-vae", 1);
+    part("text_encoder", "model", recorded / "umt5-xxl", 5);
+    fs::copy_file(recorded / "wan2.1-t2v-1.3b/model_index.json", model / "model_index.json");
+    fs::copy(recorded / "wan2.1-t2v-1.3b/scheduler", model / "scheduler");
+    const CommandResult result = zoe({"info", name});
+    EXPECT_EQ(result.code, 0) << result.err;
+    for (const std::string& text : {name, parameters + " parameters", std::to_string(shards) + " files",
+                                    std::string("umT5: 24 layers, 4096 wide, 64 heads of 64, vocabulary 256384"),
+                                    std::string("defaults      832x480, 81 frames at 16 fps, 50 steps, guidance 5"),
+                                    std::string("text to video: yes")})
+      EXPECT_NE(result.out.find(text), std::string::npos) << "lacks " << text << ": " << result.out;
+    fs::remove_all(model);
+  }
+}
+
+TEST_F(Command, TimesTheToyModel) {
+  for (const std::string part : {"transformer", "vae-decode", "text-encoder"}) {
+    const CommandResult result = zoe({"bench", part, "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5", "--repeat", "2"});
+    ASSERT_EQ(result.code, 0) << result.err;
+    const json line = json::parse(result.out);
+    EXPECT_EQ(line.at("what"), part);
+    EXPECT_GT(line.at("median_s").get<double>(), 0);
+    EXPECT_GT(line.at("gflop").get<double>(), 0);
+  }
+}
+
+}  // namespace
+}  // namespace zoe

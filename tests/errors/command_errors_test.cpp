@@ -1,0 +1,617 @@
+// Every mistake a user of the command can make: one line that says where and what, the right exit code, soon, and nothing left behind.
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "platform/platform.h"
+#include "tensor/checkpoint.h"
+#include "testing/run_command.h"
+#include "testing/temporary_folder.h"
+#include "testing/write_safetensors.h"
+
+namespace zoe {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::safetensors_bytes;
+using testing::TensorToWrite;
+using testing::write_bytes;
+
+const std::string kToy = std::string(ZOE_MODELS) + "/toy-wan";
+const std::string kVae = "vae/diffusion_pytorch_model.safetensors", kText = "text_encoder/model.safetensors";
+const std::string kShards = "transformer/diffusion_pytorch_model.safetensors.index.json";
+const std::string kSpiece = "tokenizer/spiece.model";
+
+using Edit = std::function<void(const fs::path& folder)>;
+
+struct Case {
+  std::string name;
+  std::vector<std::string> arguments;  // "@" in front stands for the case's folder
+  std::vector<std::string> pieces;     // of the one line on stderr, in this order
+  int code = 2;
+  Edit prepare = {};  // puts files into the folder
+  rlim_t max_file_bytes = RLIM_INFINITY;
+};
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+std::string read_bytes(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// --- A copy of the embedded model: links, but for the files that a case replaces -----------------------------------------------
+
+void replace(const fs::path& path, std::string_view bytes) {
+  fs::remove_all(path);
+  write_bytes(path, bytes);
+}
+
+void link_model(const fs::path& model) {
+  for (const auto& entry : fs::recursive_directory_iterator(kToy)) {
+    const fs::path place = model / fs::relative(entry.path(), kToy);
+    if (!entry.is_directory() && place.string().find("/training/") == std::string::npos) {
+      fs::create_directories(place.parent_path());
+      fs::create_symlink(fs::absolute(entry.path()), place);
+    }
+  }
+}
+
+// Cases run in the order given here: the model is linked, then edited.
+Edit edited(const std::function<void(const fs::path& model)>& edit) {
+  return [edit](const fs::path& folder) {
+    link_model(folder / "model");
+    edit(folder / "model");
+  };
+}
+
+Edit with_text(const std::string& file, const std::string& text) {
+  return edited([=](const fs::path& model) { replace(model / file, text); });
+}
+
+Edit without(const std::string& file) {
+  return edited([=](const fs::path& model) { fs::remove_all(model / file); });
+}
+
+// The key of a JSON file set to a value, which is written as JSON.
+Edit with_value(const std::string& file, const std::string& key, const std::string& value) {
+  return edited([=](const fs::path& model) {
+    json object = json::parse(read_bytes(model / file));
+    object[key] = json::parse(value);
+    replace(model / file, object.dump(1));
+  });
+}
+
+Edit without_key(const std::string& file, const std::string& key) {
+  return edited([=](const fs::path& model) {
+    json object = json::parse(read_bytes(model / file));
+    object.erase(key);
+    replace(model / file, object.dump(1));
+  });
+}
+
+// A weights file written anew with changed tensors.
+Edit with_tensors(const std::string& file, const std::function<void(std::vector<TensorToWrite>&)>& change) {
+  return edited([=](const fs::path& model) {
+    std::vector<TensorToWrite> tensors;
+    {
+      const Checkpoint checkpoint(model / file);
+      for (const TensorEntry& tensor : checkpoint.tensors())
+        tensors.push_back({std::string(tensor.name), std::string(tensor.dtype), tensor.shape,
+                           {reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()}});
+    }
+    change(tensors);
+    fs::remove(model / file);
+    testing::write_safetensors(model / file, tensors);
+  });
+}
+
+TensorToWrite& tensor_named(std::vector<TensorToWrite>& tensors, const std::string& name) {
+  return *std::find_if(tensors.begin(), tensors.end(), [&](const TensorToWrite& tensor) { return tensor.name == name; });
+}
+
+// A weights file with its header changed and its data as it was.
+Edit with_header(const std::string& file, const std::function<void(json&)>& change) {
+  return edited([=](const fs::path& model) {
+    const std::string bytes = read_bytes(model / file);
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    json header = json::parse(bytes.substr(8, length));
+    change(header);
+    replace(model / file, safetensors_bytes(header.dump(), std::string_view(bytes).substr(8 + length)));
+  });
+}
+
+Edit with_data(const std::string& file, const std::function<void(std::string&)>& change) {
+  return edited([=](const fs::path& model) {
+    std::string bytes = read_bytes(model / file);
+    change(bytes);
+    replace(model / file, bytes);
+  });
+}
+
+std::string random_bytes(std::size_t count) {
+  std::mt19937 generator(1);
+  std::string bytes(count, '\0');
+  for (char& byte : bytes) byte = static_cast<char>(generator());
+  return bytes;
+}
+
+// --- The cases -----------------------------------------------------------------------------------------------------------------
+
+// Arguments of a run that would work, and be short.
+std::vector<std::string> tiny(std::vector<std::string> more) {
+  std::vector<std::string> arguments{"generate", "--prompt", "a red circle", "--width", "64", "--height", "64",
+                                     "--num-frames", "1", "--num-inference-steps", "1", "-o", "@out/video.mp4"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+Case model(const std::string& name, Edit prepare, std::vector<std::string> pieces, int code = 2) {
+  return {name, tiny({"--model-path", "@model"}), std::move(pieces), code, std::move(prepare)};
+}
+
+// A value of a config that is refused.
+Case config(const std::string& file, const std::string& key, const std::string& value, std::vector<std::string> pieces, int code = 2) {
+  static int number = 0;
+  std::string name = "Config" + std::to_string(++number) + "_";
+  for (const char c : key) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return model(name, with_value(file, key, value), std::move(pieces), code);
+}
+
+// An option's value that is refused.
+Case option(const std::string& name, const std::string& flag, const std::string& value, std::vector<std::string> pieces, int code = 2) {
+  pieces.insert(pieces.begin(), "[" + flag + "]");
+  return {name, tiny({flag + "=" + value}), std::move(pieces), code};
+}
+
+Case output(const std::string& name, const std::string& path, std::vector<std::string> pieces, Edit prepare = {}) {
+  pieces.insert(pieces.begin(), "[output]");
+  return {name, tiny({"-o", path}), std::move(pieces), 2, std::move(prepare)};
+}
+
+Case prompt_file(const std::string& name, const std::string& text, std::vector<std::string> pieces) {
+  return {name, {"generate", "--prompt-file", "@prompts.txt", "-o", "@out/video.mp4"}, std::move(pieces), 2,
+          [=](const fs::path& folder) { write_bytes(folder / "prompts.txt", text); }};
+}
+
+// A square video that the device could nearly hold if it were only the tokens, which is less than any plan needs.
+Case larger_than_its_plan() {
+  const auto memory = static_cast<double>(open_platform("cpu")->info().memory_bytes);
+  const double tokens = 0.8 * memory / (256 * 4 * 4);  // four f32 activations, 256 wide
+  const auto side = static_cast<int>(16 * std::sqrt(tokens / 256));
+  return {"MemoryOfThePlan",
+          tiny({"--dtype", "f32", "--num-frames", "1021", "--width", std::to_string(side), "--height", std::to_string(side)}),
+          {"[memory]", "does not fit", "needs", "to denoise", "are free", "Lower --width, --height or --num-frames"}, 3};
+}
+
+std::vector<Case> argument_cases() {
+  return {
+      {"NoCommand", {}, {"[arguments]", "subcommand is required", "--help"}},
+      {"UnknownCommand", {"generat"}, {"[arguments]", "unknown command", "got \"generat\"", "expected generate, info, platforms, bench", "Did you mean generate?", "zoe --help"}},
+      {"UnknownCommandOfManyBytes", {std::string(100'000, 'x')}, {"[arguments]", "unknown command", "got \"xxx", "...", "zoe --help"}},
+      {"UnknownOption", tiny({"--widht", "64"}), {"[arguments]", "unexpected \"--widht\"", "Did you mean --width?", "zoe generate --help"}},
+      {"UnknownOptionOfManyBytes", tiny({"--" + std::string(100'000, 'x')}), {"[arguments]", "unexpected \"--xxx", "...", "zoe generate --help"}},
+      {"UnknownOptionOfACommandWithoutAny", {"platforms", "--json"}, {"[arguments]", "unexpected \"--json\"", "zoe platforms --help"}},
+      {"OptionWithoutValue", {"generate", "--prompt"}, {"[arguments]", "--prompt", "zoe generate --help"}},
+      {"UnexpectedWord", tiny({"of", "words"}), {"[arguments]", "unexpected \"of\"", "zoe generate --help"}},
+      {"NewlineInAnOption", tiny({"--wi\ndth"}), {"[arguments]", "--wi\\ndth"}},
+      {"NoPrompt", {"generate", "-o", "@out/video.mp4"}, {"[generate]", "no prompt given", "--prompt", "--prompt-file"}},
+      {"PromptAndPromptFile", tiny({"--prompt-file", "@prompts.txt"}), {"[generate]", "got both", "expected one"}},
+      option("WidthZero", "--width", "0", {"got \"0\"", "expected a whole number from 1 to 65536"}),
+      option("WidthNegative", "--width", "-64", {"got \"-64\"", "expected a whole number from 1"}),
+      option("WidthBeyondRange", "--width", "65537", {"got \"65537\"", "to 65536"}),
+      option("WidthOf64Bits", "--width", "18446744073709551680", {"got \"18446744073709551680\"", "expected a whole number"}),
+      option("WidthFraction", "--width", "64.5", {"got \"64.5\"", "expected a whole number"}),
+      option("WidthHex", "--width", "0x40", {"got \"0x40\"", "expected a whole number"}),
+      option("WidthExponent", "--width", "1e2", {"got \"1e2\"", "expected a whole number"}),
+      {"WidthEmpty", tiny({"--width", ""}), {"[--width]", "got \"\"", "expected a whole number"}},
+      option("WidthNothingBehindTheEqualsSign", "--width", "", {"got \"\"", "expected a whole number"}),
+      option("WidthWithUnit", "--width", "64px", {"got \"64px\"", "expected a whole number"}),
+      {"WidthNegativeAsTwoWords", tiny({"--width", "-64"}), {"[--width]", "got \"-64\"", "expected a whole number"}},
+      {"WidthBelowOnePatch", tiny({"--width", "15"}), {"[--height, --width]", "too small: got 15x64", "expected at least 16x16"}},
+      option("HeightZero", "--height", "0", {"got \"0\"", "expected a whole number from 1"}),
+      option("HeightNotANumber", "--height", "tall", {"got \"tall\"", "expected a whole number"}),
+      option("HeightSpaces", "--height", " 64", {"got \" 64\"", "expected a whole number"}),
+      option("FramesZero", "--num-frames", "0", {"got \"0\"", "expected a whole number from 1 to 65536"}),
+      option("FramesNegative", "--num-frames", "-1", {"got \"-1\"", "expected a whole number from 1"}),
+      option("FramesNan", "--num-frames", "nan", {"got \"nan\"", "expected a whole number"}),
+      option("StepsZero", "--num-inference-steps", "0", {"got \"0\"", "expected a whole number from 1 to 1000"}),
+      option("StepsBeyondRange", "--num-inference-steps", "1001", {"got \"1001\"", "to 1000"}),
+      option("GuidanceNan", "--guidance-scale", "nan", {"got \"nan\"", "expected a number from 0 to 1000"}),
+      option("GuidanceInfinite", "--guidance-scale", "inf", {"got \"inf\"", "expected a number"}),
+      option("GuidanceNegative", "--guidance-scale", "-1", {"got \"-1\"", "expected a number from 0"}),
+      option("GuidanceBeyondDouble", "--guidance-scale", "1e999", {"got \"1e999\"", "expected a number"}),
+      option("GuidanceWithComma", "--guidance-scale", "4,5", {"got \"4,5\"", "expected a number"}),
+      option("FlowShiftZero", "--flow-shift", "0", {"got \"0\"", "expected a number from 0.001 to 1000"}),
+      option("FlowShiftNegative", "--flow-shift", "-3", {"got \"-3\"", "expected a number from 0.001"}),
+      option("FlowShiftNan", "--flow-shift", "-nan", {"got \"-nan\"", "expected a number"}),
+      option("FpsZero", "--fps", "0", {"got \"0\"", "expected a number from 0.1 to 240"}),
+      option("FpsBeyondRange", "--fps", "1000", {"got \"1000\"", "to 240"}),
+      {"FpsEmpty", tiny({"--fps", ""}), {"[--fps]", "got \"\"", "expected a number"}},
+      option("SeedNegative", "--seed", "-1", {"got \"-1\"", "expected a whole number from 0 to 18446744073709551615"}),
+      option("SeedBeyond64Bits", "--seed", "18446744073709551616", {"got \"18446744073709551616\"", "to 18446744073709551615"}),
+      option("SeedWord", "--seed", "random", {"got \"random\"", "expected a whole number"}),
+      option("SeedVeryLong", "--seed", std::string(100'000, '9'), {"got \"999", "...", "expected a whole number"}),
+      option("ThreadsZero", "--threads", "0", {"got \"0\"", "expected a whole number from 1 to 1024"}),
+      option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
+      option("UnknownScheduler", "--scheduler", "ddim", {"got ddim", "expected unipc or euler"}),
+      option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
+      {"UnknownPlatform", tiny({"--platform", "gpu"}), {"[platform]", "got \"gpu\"", "expected one of auto, cpu", "Did you mean cpu?"}},
+      {"BenchWithoutPart", {"bench"}, {"[arguments]", "PART", "zoe bench --help"}},
+      {"BenchOfUnknownPart", {"bench", "everything"}, {"[bench]", "got", "everything", "expected transformer, vae-decode or text-encoder"}},
+      {"BenchOfUnknownSize", {"bench", "transformer", "--size", "70b"}, {"[arguments]", "70b", "14b"}},
+      {"BenchOfOddHeight", {"bench", "vae-decode", "--size", "toy", "--height", "100"}, {"[--height, --width]", "480x100", "multiples of 16"}},
+      {"BenchRepeatZero", {"bench", "transformer", "--repeat", "0"}, {"[--repeat]", "got \"0\"", "expected a whole number from 1"}},
+  };
+}
+
+std::vector<Case> prompt_cases() {
+  const auto negative = tiny({"-n", "\xc3("});
+  return {
+      {"PromptInLatin1", tiny({"--prompt", "caf\xe9"}), {"[prompt]", "not valid UTF-8", "got byte 0xe9 at offset 3", "expected UTF-8"}},
+      {"NegativePromptNotUtf8", negative, {"[prompt]", "not valid UTF-8", "got byte 0xc3", "expected UTF-8"}},
+      {"PromptFileMissing", {"generate", "--prompt-file", "@none.txt"}, {"[--prompt-file]", "cannot open", "none.txt", "No such file"}},
+      {"PromptFileIsAFolder",
+       {"generate", "--prompt-file", "@out"},
+       {"[--prompt-file]", "out is a folder", "expected a regular file"}},
+      {"PromptFileIsADevice",
+       {"generate", "--prompt-file", "/dev/zero"},
+       {"[--prompt-file]", "/dev/zero is a special file", "expected a regular file"}},
+      {"PromptFileBeyondItsLimit",
+       {"generate", "--prompt-file", "@prompts.txt"},
+       {"[--prompt-file]", "too large", "got 17000000 bytes", "expected at most 16777216"},
+       2,
+       [](const fs::path& folder) {
+         write_bytes(folder / "prompts.txt", "");
+         fs::resize_file(folder / "prompts.txt", 17'000'000);
+       }},
+      prompt_file("PromptFileEmpty", "", {"[--prompt-file]", "got 0", "expected 1 to 9999 lines"}),
+      prompt_file("PromptFileOfBlankLines", "\n \r\n\t\n", {"[--prompt-file]", "got 0", "expected 1 to 9999 lines"}),
+      prompt_file("PromptFileOf10000Lines", [] {
+        std::string text;
+        for (int i = 0; i < 10'000; ++i) text += "a\n";
+        return text;
+      }(), {"[--prompt-file]", "got 10000", "expected 1 to 9999 lines"}),
+      prompt_file("PromptFileOfRandomBytes", random_bytes(4096), {"[prompt]", "not valid UTF-8", "expected UTF-8"}),
+      prompt_file("PromptFileWhoseSecondLineIsLatin1", "a cat\ncaf\xe9\n", {"[prompt]", "not valid UTF-8", "expected UTF-8"}),
+      prompt_file("PromptBeyondOneMebibyte", std::string((1 << 20) + 1, 'a'), {"[prompt]", "too long", "got 1048577 bytes", "at most 1048576"}),
+  };
+}
+
+std::vector<Case> output_cases() {
+  return {
+      output("OutputSuffixUnknown", "@out/video.avi", {"unknown suffix", ".avi", ".mp4, .webm, .gif, .png"}),
+      output("OutputEmpty", "", {"empty"}),
+      output("OutputWithoutFileName", "/", {"no file name"}),
+      output("OutputFolderMissing", "@out/none/video.mp4", {"is not a folder", "Create it"}),
+      output("OutputParentIsAFile", "@file/video.mp4", {"is not a folder", "Create it"},
+             [](const fs::path& folder) { write_bytes(folder / "file", "x"); }),
+      output("OutputIntoProc", "/proc/video.mp4", {"cannot", "/proc", "No such file"}),
+      output("OutputFramesIntoProc", "/proc/frames", {"cannot", "/proc", "No such file"}),
+      output("OutputIsAFolder", "@folder.mp4", {"is a folder", "expected a file"},
+             [](const fs::path& folder) { fs::create_directory(folder / "folder.mp4"); }),
+      output("OutputFramesNotEmpty", "@frames", {"is not empty"},
+             [](const fs::path& folder) {
+               fs::create_directory(folder / "frames");
+               write_bytes(folder / "frames/0001.png", "x");
+             }),
+      output("OutputFramesOverAFile", "@frames", {"is not a folder"},
+             [](const fs::path& folder) { write_bytes(folder / "frames", "x"); }),
+      output("OutputIsAFifo", "@pipe.mp4", {"not a regular file"},
+             [](const fs::path& folder) { ::mkfifo((folder / "pipe.mp4").c_str(), 0600); }),
+      output("OutputIsADevice", "/dev/null", {"/dev/null", "is not a folder"}),
+      output("OutputNameTooLong", "@out/" + std::string(300, 'a') + ".mp4", {"File name too long"}),
+      {"OutputGifTooFast", tiny({"--fps", "60", "-o", "@out/video.gif"}), {"[output]", "frame rate", "got 60", "expected at most 50"}},
+      {"OutputSheetTooLarge",
+       tiny({"--num-frames", "1001", "--width", "1024", "--height", "1024", "-o", "@out/video.png"}),
+       {"[output]", "too many for one .png"}},
+      {"OutputSecondOfTwoExists",
+       {"generate", "--prompt-file", "@prompts.txt", "-o", "@frames"},
+       {"[output]", "frames-0002", "is not empty"},
+       2,
+       [](const fs::path& folder) {
+         write_bytes(folder / "prompts.txt", "one\ntwo\n");
+         fs::create_directory(folder / "frames-0002");
+         write_bytes(folder / "frames-0002/0001.png", "x");
+       }},
+      {"DiskFullMp4", tiny({}), {"[output]", "cannot write", "File too large"}, 2, {}, 512},
+      {"DiskFullGif", tiny({"-o", "@out/video.gif"}), {"[output]", "cannot write", "File too large"}, 2, {}, 512},
+      {"DiskFullPng", tiny({"-o", "@out/video.png"}), {"[output]", "cannot write", "File too large"}, 2, {}, 512},
+      {"DiskFullFrames", tiny({"-o", "@out/frames"}), {"[output]", "cannot write", "File too large"}, 2, {}, 512},
+  };
+}
+
+std::vector<Case> memory_cases() {
+  const std::vector<std::string> pieces{"[memory]", "does not fit", "needs more than", "GiB", "Lower --width, --height or --num-frames"};
+  return {
+      {"MemoryFarBeyond", tiny({"--width", "16384", "--height", "16384", "--num-frames", "1025"}), pieces, 3},
+      {"MemoryOfTheLargestRequest", tiny({"--width", "65536", "--height", "65536", "--num-frames", "65536"}), pieces, 3},
+      larger_than_its_plan(),
+      {"MoreFramesThanTheModel", tiny({"--num-frames", "4101"}), {"[--height, --width, --num-frames]", "too large for the model", "4101 frames", "expected at most 16384x16384 and 4093 frames"}},
+      {"WiderThanTheModel",
+       tiny({"--width", "20000"}), {"[--height, --width, --num-frames]", "too large for the model", "got 20000x64", "expected at most 16384x16384"}},
+  };
+}
+
+// Broken weights are refused before the first step, whichever part they are of.
+std::vector<Case> weight_cases() {
+  const std::string vae = "[vae", text = "[text_encoder", transformer = "[transformer";
+  return {
+      model("VaeTruncated", with_data(kVae, [](std::string& bytes) { bytes.resize(bytes.size() / 2); }), {vae, "data_offsets", "expected begin <= end"}),
+      model("VaeEmpty", with_text(kVae, ""), {kVae, "is empty", "got 0 bytes"}),
+      model("VaeRandomBytes", with_text(kVae, random_bytes(100'000)), {vae, "header beyond the end", "expected at most"}),
+      model("VaeHeaderLengthBeyondFile", with_data(kVae, [](std::string& bytes) { bytes.replace(0, 8, 8, '\x7f'); }),
+            {vae, "header beyond the end", "got a header of 9187201950435737471", "expected at most"}),
+      model("VaeMissing", without(kVae), {vae, "no weights", "expected diffusion_pytorch_model.safetensors"}),
+      model("VaeIsAPickle", with_text(kVae, std::string("PK\x03\x04", 4) + std::string(1000, 'x')), {vae, "expected"}),
+      model("VaeHeaderNestedDeeply", with_text(kVae, safetensors_bytes(R"({"a":)" + std::string(1'000'000, '['), "")),
+            {vae, "broken JSON", "64 levels"}),
+      model("VaeOffsetsReversed",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = {128, 0}; }),
+            {vae, "bad data_offsets of \"decoder.conv_in.bias\"", "got [128,0]", "expected begin <= end"}),
+      model("VaeOffsetsBeyondTheEnd",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = {0, 1'000'000'000}; }),
+            {vae, "bad data_offsets of \"decoder.conv_in.bias\"", "got [0,1000000000]", "expected begin <= end"}),
+      model("VaeOverlap",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = header["decoder.mid_block.resnets.0.conv1.bias"]["data_offsets"]; }),
+            {vae, "in the data before", "got its begin at", "expected"}),
+      model("VaeShapeThatOverflows",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["shape"] = {4294967296, 4294967296}; }),
+            {vae, "bad shape of \"decoder.conv_in.bias\"", "got [4294967296,4294967296]", "expected fewer than 2^63 bytes"}),
+      model("VaeShapeNegative",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["shape"] = {-64}; }),
+            {vae, "decoder.conv_in.bias", "got -64", "expected an integer of at least 0"}),
+      model("VaeUnknownDType",
+            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["dtype"] = "F99"; }),
+            {vae, "bad dtype of \"decoder.conv_in.bias\"", "got \"F99\"", "expected a safetensors type"}),
+      model("VaeKeyMissing",
+            with_tensors(kVae, [](auto& tensors) { std::erase_if(tensors, [](const auto& t) { return t.name == "decoder.conv_in.bias"; }); }),
+            {vae, "missing tensor \"decoder.conv_in.bias\"", "expected", "1 missing, 0 unknown"}),
+      model("VaeKeyRenamed",
+            with_tensors(kVae, [](auto& tensors) { tensor_named(tensors, "decoder.conv_in.bias").name = "decoder.conv_in.bais"; }),
+            {vae, "missing tensor \"decoder.conv_in.bias\"", "got \"decoder.conv_in.bais\" as the nearest", "1 missing, 1 unknown"}),
+      model("VaeKeyUnknown",
+            with_tensors(kVae, [](auto& tensors) { tensors.push_back({"decoder.extra", "F32", {1}, std::string(4, '\0')}); }),
+            {vae, "unknown tensor \"decoder.extra\"", "0 missing, 1 unknown", "expected"}),
+      model("VaeShapeOfAnotherModel",
+            with_tensors(kVae, [](auto& tensors) { tensor_named(tensors, "decoder.conv_in.weight").shape = Shape{16, 64, 3, 3, 3}; }),
+            {vae, "bad shape of \"decoder.conv_in.weight\"", "got [16,64,3,3,3]", "expected [64,16,3,3,3]"}),
+      model("TextDTypeOfNoWeight",
+            with_tensors(kText, [](auto& tensors) {
+              TensorToWrite& norm = tensor_named(tensors, "encoder.final_layer_norm.weight");
+              norm = {norm.name, "I64", norm.shape, std::string(8 * 128, '\0')};
+            }),
+            {text, "encoder.final_layer_norm.weight", "got I64", "expected"}, 3),
+      model("TextKeyRenamed", with_tensors(kText, [](auto& tensors) { tensor_named(tensors, "shared.weight").name = "embed.weight"; }),
+            {text, "missing tensor \"shared.weight\"", "1 missing, 1 unknown"}),
+      model("TextTruncated", with_data(kText, [](std::string& bytes) { bytes.resize(bytes.size() - 1); }), {text, "expected"}),
+      model("TransformerShardMissing", without("transformer/diffusion_pytorch_model-00003-of-00003.safetensors"),
+            {transformer, "missing shard", "diffusion_pytorch_model-00003-of-00003.safetensors"}),
+      model("TransformerShardTruncated",
+            with_data("transformer/diffusion_pytorch_model-00003-of-00003.safetensors", [](std::string& bytes) { bytes.resize(bytes.size() - 2); }),
+            {transformer, "00003-of-00003", "expected begin <= end"}),
+      model("TransformerShardClimbsOut", with_text(kShards, R"({"weight_map":{"proj_out.bias":"../../../etc/passwd"}})"),
+            {transformer, "bad shard of \"proj_out.bias\"", "got \"../../../etc/passwd\"", "expected the name of a .safetensors file"}),
+      model("TransformerShardAbsolute", with_text(kShards, R"({"weight_map":{"proj_out.bias":"/tmp/x.safetensors"}})"),
+            {transformer, "bad shard of \"proj_out.bias\"", "got \"/tmp/x.safetensors\"", "expected the name of a .safetensors file"}),
+      model("TransformerIndexBroken", with_text(kShards, "{"), {transformer, "broken JSON", "got the end of the text"}),
+      model("TransformerKeyOfAnotherShard",
+            edited([](const fs::path& folder) {
+              json index = json::parse(read_bytes(folder / kShards));
+              index["weight_map"]["proj_out.bias"] = "diffusion_pytorch_model-00001-of-00003.safetensors";
+              replace(folder / kShards, index.dump());
+            }),
+            {transformer, "proj_out.bias", "diffusion_pytorch_model-0000"}),
+      model("TransformerOfMoreLayers", with_value("transformer/config.json", "num_layers", "9"),
+            {transformer, "missing tensor \"blocks.8.", "expected"}),
+      model("TransformerOfFewerLayers", with_value("transformer/config.json", "num_layers", "7"),
+            {transformer, "unknown tensor \"blocks.7.", "expected"}),
+      model("TransformerOfAnotherWidth", with_value("transformer/config.json", "num_attention_heads", "5"), {transformer, "bad shape of", "got [", "expected ["}),
+  };
+}
+
+std::vector<Case> model_folder_cases() {
+  const std::string index = "model_index.json", transformer = "transformer/config.json";
+  std::vector<Case> cases{
+      {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder", "model_index.json"}},
+      {"ModelIsAFile", tiny({"--model-path", "@file"}), {"[--model-path]", "file is not a folder"}, 2,
+       [](const fs::path& folder) { write_bytes(folder / "file", "x"); }},
+      {"ModelFolderEmpty", tiny({"--model-path", "@model"}), {"[model_index.json]", "cannot open", "No such file"}, 2,
+       [](const fs::path& folder) { fs::create_directory(folder / "model"); }},
+      {"ModelPathWithANewline", tiny({"--model-path", "a\nb"}), {"[--model-path]", "a\\nb is not a folder"}},
+      {"InfoOfMissingModel", {"info", "@none"}, {"[--model-path]", "none is not a folder"}},
+      {"InfoOfBrokenWeights", {"info", "@model"}, {"vae", "is empty"}, 2, with_text(kVae, "")},
+      model("IndexOfAnotherPipeline", with_value(index, "_class_name", R"("StableDiffusionPipeline")"),
+            {"[model_index.json]", "got StableDiffusionPipeline", "expected WanPipeline"}, 3),
+      model("IndexWithoutClass", without_key(index, "_class_name"), {"[model_index.json]", "got none", "expected WanPipeline"}, 3),
+      model("IndexOfImageToVideo", with_value(index, "_class_name", R"("WanImageToVideoPipeline")"),
+            {"[model_index.json]", "got WanImageToVideoPipeline", "expected WanPipeline"}, 3),
+      model("IndexOfTwoTransformers", with_value(index, "transformer_2", R"(["diffusers", "WanTransformer3DModel"])"),
+            {"[model_index.json]", "two transformers", "Wan2.1"}, 3),
+      model("IndexOfAnotherTransformer", with_value(index, "transformer", R"(["diffusers", "UNet2DModel"])"),
+            {"[model_index.json]", "got UNet2DModel", "expected WanTransformer3DModel"}, 3),
+      model("IndexOfAWordAsPart", with_value(index, "vae", R"("AutoencoderKLWan")"), {"[model_index.json]", "bad vae", "expected an array"}),
+      model("TokenizerMissing", without(kSpiece), {"[tokenizer]", "cannot open", "spiece.model"}),
+      model("TokenizerEmpty", with_text(kSpiece, ""), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerOfRandomBytes", with_text(kSpiece, random_bytes(200'000)), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerTruncated", with_data(kSpiece, [](std::string& bytes) { bytes.resize(bytes.size() / 2); }),
+            {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerIsJson", with_text(kSpiece, R"({"version":"1.0"})"), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerLargerThanTheVocabulary",
+            [](const fs::path& folder) {
+              with_tensors(kText, [](auto& tensors) {
+                TensorToWrite& table = tensor_named(tensors, "shared.weight");
+                const std::size_t row = table.bytes.size() / 640;
+                table.shape = Shape{100, 128};
+                table.bytes.resize(100 * row);
+              })(folder);
+              json object = json::parse(read_bytes(folder / "model/text_encoder/config.json"));
+              object["vocab_size"] = 100;
+              replace(folder / "model/text_encoder/config.json", object.dump());
+            },
+            {"[tokenizer]", "pieces", "expected at most the encoder's vocabulary of 100"}),
+      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae/config.json]", "is_residual", "Wan 2.1"}, 3),
+      model("ImageConditioning", with_value(transformer, "image_dim", "1280"), {"[transformer/config.json]", "image_dim", "expected null"}, 3),
+      model("ImageToVideoChannels", with_value(transformer, "in_channels", "36"), {"[transformer/config.json]", "in_channels 36", "z_dim 16"}, 3),
+      model("PartsOfDifferentModels", with_value(transformer, "text_dim", "4096"),
+            {"[transformer/config.json]", "text_dim", "got 4096", "expected the text encoder's d_model 128"}),
+      model("SchedulerOfAnotherClass", with_value("scheduler/scheduler_config.json", "_class_name", R"("DDIMScheduler")"),
+            {"[scheduler/scheduler_config.json]", "DDIMScheduler", "expected UniPCMultistepScheduler"}, 3),
+      model("SchedulerOfEpsilon", with_value("scheduler/scheduler_config.json", "prediction_type", R"("epsilon")"),
+            {"[scheduler/scheduler_config.json]", "prediction_type", "epsilon", "flow_prediction"}, 3),
+      {"MoreStepsThanTheModelHas", tiny({"--num-inference-steps", "11", "--model-path", "@model"}),
+       {"[scheduler]", "got 11", "expected 1 to 10"}, 2, with_value("scheduler/scheduler_config.json", "num_train_timesteps", "10")},
+  };
+  // Every JSON file: gone, broken, of another kind, deep, in another encoding.
+  for (const auto& [name, file] : {std::pair<std::string, std::string>{"Index", index},
+                                   {"TextConfig", "text_encoder/config.json"},
+                                   {"TransformerConfig", transformer},
+                                   {"VaeConfig", "vae/config.json"},
+                                   {"SchedulerConfig", "scheduler/scheduler_config.json"},
+                                   {"Defaults", "zoetrope.json"}}) {
+    const std::string where = "[" + file + "]";
+    if (name != "Defaults") cases.push_back(model(name + "Missing", without(file), {where, "cannot open", "No such file"}));
+    cases.push_back(model(name + "Empty", with_text(file, ""), {where, "got", "expected"}));
+    cases.push_back(model(name + "Broken", with_text(file, "{\n \"a\": 1,,\n}"), {where, "line 2", "expected"}));
+    cases.push_back(model(name + "IsAnArray", with_text(file, "[1, 2]"), {where, "got", "expected"}));
+    cases.push_back(model(name + "NestedDeeply", with_text(file, R"({"a":)" + std::string(100'000, '[')), {where, "levels", "expected"}));
+    cases.push_back(model(name + "OfRandomBytes", with_text(file, random_bytes(5000)), {where, "got", "expected"}));
+    cases.push_back(model(name + "HasAKeyTwice", with_text(file, R"({"a": 1, "a": 2})"), {where, "\"a\" twice", "expected every key once"}));
+    cases.push_back(model(name + "TooLarge", with_text(file, "{\"a\": \"" + std::string(2'000'000, 'x') + "\"}"),
+                          {where, "too large", "got 2000009 bytes", "expected at most 1048576"}));
+  }
+  return cases;
+}
+
+std::vector<Case> config_cases() {
+  const std::string text = "text_encoder/config.json", dit = "transformer/config.json", vae = "vae/config.json",
+                    scheduler = "scheduler/scheduler_config.json", defaults = "zoetrope.json";
+  const auto bad = [](const std::string& file, const std::string& key, const std::string& value, const std::string& got, int code = 2) {
+    return config(file, key, value, {"[" + file + "]", key, "got " + got, "expected"}, code);
+  };
+  return {
+      bad(text, "vocab_size", "0", "0"),
+      bad(text, "vocab_size", "9007199254740993", "9007199254740993"),
+      bad(text, "d_model", "-128", "-128"),
+      bad(text, "d_model", "1e9", "1000000000.0"),
+      bad(text, "d_ff", "[256]", "an array"),
+      bad(text, "d_kv", "\"32\"", "the string \"32\""),
+      bad(text, "num_heads", "4.5", "4.5"),
+      bad(text, "num_heads", "1000000000", "1000000000"),
+      bad(text, "num_layers", "2147483648", "2147483648"),
+      bad(text, "num_layers", "true", "true"),
+      bad(text, "relative_attention_num_buckets", "0", "0"),
+      bad(text, "relative_attention_num_buckets", "31", "31"),
+      bad(text, "layer_norm_epsilon", "-1", "-1"),
+      bad(text, "feed_forward_proj", "\"relu\"", "\"relu\"", 3),
+      bad(text, "model_type", "\"llama\"", "\"llama\"", 3),
+      bad(dit, "num_attention_heads", "0", "0"),
+      bad(dit, "num_attention_heads", "-4", "-4"),
+      bad(dit, "num_attention_heads", "\"four\"", "the string \"four\""),
+      bad(dit, "attention_head_dim", "63", "63"),
+      bad(dit, "attention_head_dim", "9223372036854775807", "9223372036854775807"),
+      bad(dit, "ffn_dim", "0", "0"),
+      bad(dit, "ffn_dim", "{}", "an object"),
+      bad(dit, "freq_dim", "255", "255"),
+      bad(dit, "num_layers", "0", "0"),
+      bad(dit, "num_layers", "1000000", "1000000"),
+      bad(dit, "in_channels", "-16", "-16"),
+      bad(dit, "patch_size", "[1, 2]", "an array of 2"),
+      bad(dit, "patch_size", "[1, 0, 2]", "0"),
+      bad(dit, "patch_size", "2", "2"),
+      bad(dit, "rope_max_seq_len", "0", "0"),
+      bad(dit, "eps", "\"tiny\"", "the string \"tiny\""),
+      bad(dit, "cross_attn_norm", "1", "1"),
+      bad(dit, "qk_norm", "\"layer_norm\"", "\"layer_norm\"", 3),
+      bad(vae, "base_dim", "0", "0"),
+      bad(vae, "base_dim", "100000000", "100000000"),
+      bad(vae, "z_dim", "-16", "-16"),
+      bad(vae, "dim_mult", "[1, 2, 4, -4]", "-4"),
+      bad(vae, "dim_mult", "[]", "an array of 0"),
+      bad(vae, "dim_mult", "\"1244\"", "the string \"1244\""),
+      bad(vae, "num_res_blocks", "0", "0"),
+      bad(vae, "num_res_blocks", "1000000", "1000000"),
+      bad(vae, "latents_mean", "[0.0]", "an array of 1"),
+      bad(vae, "latents_std", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0]", "0"),
+      bad(vae, "temperal_downsample", "[1, 1, 0]", "1"),
+      bad(vae, "scale_factor_spatial", "16", "16"),
+      bad(scheduler, "num_train_timesteps", "0", "0"),
+      bad(scheduler, "num_train_timesteps", "1.5", "1.5"),
+      bad(scheduler, "num_train_timesteps", "18446744073709551615", "18446744073709551615"),
+      bad(scheduler, "flow_shift", "\"3\"", "the string \"3\""),
+      config(scheduler, "flow_shift", "0", {"[" + scheduler + "]", "flow_shift", "got 0", "expected"}),
+      config(scheduler, "flow_shift", "-3", {"[" + scheduler + "]", "flow_shift", "got -3", "expected"}),
+      bad(scheduler, "solver_order", "4", "4"),
+      bad(scheduler, "solver_type", "\"rk4\"", "the string \"rk4\""),
+      bad(defaults, "height", "0", "0"),
+      bad(defaults, "width", "\"wide\"", "the string \"wide\""),
+      bad(defaults, "num_frames", "1e3", "1"),
+      bad(defaults, "fps", "0", "0"),
+      bad(defaults, "num_inference_steps", "100000", "100000"),
+      bad(defaults, "guidance_scale", "-1", "-1"),
+  };
+}
+
+// --- The test ------------------------------------------------------------------------------------------------------------------
+
+std::vector<std::string> names_below(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) names.push_back(fs::relative(entry.path(), folder).string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+class CommandErrors : public ::testing::TestWithParam<Case> {};
+
+TEST_P(CommandErrors, IsOneLineSoonWithNothingLeft) {
+  const Case& c = GetParam();
+  const testing::TemporaryFolder temporary;
+  const fs::path folder = temporary.path();
+  fs::create_directory(folder / "out");
+  if (c.prepare) c.prepare(folder);
+  const std::vector<std::string> before = names_below(folder);
+  std::vector<std::string> arguments{ZOE_COMMAND};
+  for (const std::string& argument : c.arguments)
+    arguments.push_back(argument.starts_with('@') ? (folder / argument.substr(1)).string() : argument);
+  const testing::CommandResult result = testing::run_command(arguments, {.folder = folder, .max_file_bytes = c.max_file_bytes});
+  RecordProperty("message", result.err);  // all of them are worth reading: --gtest_output=json
+  EXPECT_EQ(result.code, c.code) << result.line;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_TRUE(result.err.starts_with("zoe: [") && result.err.ends_with('\n')) << result.err;
+  EXPECT_LT(result.err.size(), 1000u) << result.err;
+  std::size_t at = 0;
+  for (const std::string& piece : c.pieces) {
+    const std::size_t found = result.err.find(piece, at);
+    if (found == std::string::npos) {
+      ADD_FAILURE() << "lacks " << piece << " behind character " << at << ": " << result.err << result.line;
+      break;
+    }
+    at = found;
+  }
+  // Of the two the smaller: neither a busy machine nor many threads make a case slow.
+  EXPECT_LT(std::min(result.seconds, result.cpu_seconds), 5) << result.line;
+  EXPECT_EQ(names_below(folder), before) << result.line;
+}
+
+const auto kName = [](const ::testing::TestParamInfo<Case>& test) { return test.param.name; };
+INSTANTIATE_TEST_SUITE_P(Arguments, CommandErrors, ::testing::ValuesIn(argument_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Prompts, CommandErrors, ::testing::ValuesIn(prompt_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Outputs, CommandErrors, ::testing::ValuesIn(output_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Memory, CommandErrors, ::testing::ValuesIn(memory_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Weights, CommandErrors, ::testing::ValuesIn(weight_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Models, CommandErrors, ::testing::ValuesIn(model_folder_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Configs, CommandErrors, ::testing::ValuesIn(config_cases()), kName);
+
+}  // namespace
+}  // namespace zoe
