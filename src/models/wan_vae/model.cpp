@@ -13,6 +13,7 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kCachedFrames = 2;  // a kernel of three frames sees two earlier ones
+constexpr std::int64_t kMaxLatentPositions = std::int64_t{1} << 26;  // of a group
 
 // Traces one of the two halves; collects its states and the file's tensors on the way.
 class Tracer {
@@ -154,6 +155,10 @@ void check_group(std::string_view where, std::int64_t frames, std::int64_t multi
   check(frames_fit && height > 0 && width > 0 && height % step == 0 && width % step == 0, ErrorKind::invalid_argument, where,
         "bad size: got {} frames of {}x{}, expected {} and a height and width that are multiples of {}.", frames, width, height,
         first ? std::string("1 frame") : fmt::format("a multiple of {} frames", multiple), step);
+  // So that no product of a picture's extents, channels and bytes overflows, whatever the configuration.
+  const std::int64_t most = kMaxLatentPositions * multiple * step * step;
+  check(frames <= most / height / width, ErrorKind::invalid_argument, where, "bad size: got {} frames of {}x{}, expected at most {} positions in all.",
+        frames, width, height, most);
 }
 
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
