@@ -67,9 +67,8 @@ enum class Half { decode, encode };
 
 WanVaeGraph trace_group(Half half, const WanVaeConfig& config, DType dtype, const Shape& group, bool first) {
   const auto trace = [&](auto function) { return function(group.dim(0), group.dim(1), group.dim(2)); };
-  return half == Half::decode
-             ? trace([&](auto t, auto h, auto w) { return trace_wan_vae_decode(config, dtype, t, h, w, first); })
-             : trace([&](auto t, auto h, auto w) { return trace_wan_vae_encode(config, dtype, t, h, w, first); });
+  return half == Half::decode ? trace([&](auto t, auto h, auto w) { return trace_wan_vae_decode(config, dtype, t, h, w, first); })
+                              : trace([&](auto t, auto h, auto w) { return trace_wan_vae_encode(config, dtype, t, h, w, first); });
 }
 
 // The sizes of a video's groups: one frame, then `group` at a time, the last as many as are left.
@@ -133,8 +132,7 @@ TEST_P(WanVaeStages, OfTheFirstFrameMatchDiffusers) {
   const StageCase& c = GetParam();
   const Model model(c.model);
   const ReferenceTensor latent = model.read("decode.t1.latents");
-  const WanVaeGraph traced =
-      trace_wan_vae_decode(model.config, c.dtype, 1, latent.shape.dim(1), latent.shape.dim(2), true, true);
+  const WanVaeGraph traced = trace_wan_vae_decode(model.config, c.dtype, 1, latent.shape.dim(1), latent.shape.dim(2), true, true);
   verify(traced.graph);
   std::vector<ReferenceTensor> inputs{latent};
   for (const std::size_t number : traced.reads) {
@@ -244,11 +242,11 @@ TEST_P(WanVaeVideo, InPlaceIsTheSameBitForBit) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, WanVaeVideo,
-                         ::testing::Values(VideoCase{"wan_vae_toy", "t3", Half::decode}, VideoCase{"wan_vae_small", "t4", Half::decode},
-                                           VideoCase{"wan_vae_toy", "t1", Half::encode}, VideoCase{"wan_vae_toy", "t9", Half::encode},
-                                           VideoCase{"wan_vae_small", "t1", Half::encode},
-                                           VideoCase{"wan_vae_small", "t13", Half::encode}));
+INSTANTIATE_TEST_SUITE_P(
+    Models, WanVaeVideo,
+    ::testing::Values(VideoCase{"wan_vae_toy", "t3", Half::decode}, VideoCase{"wan_vae_small", "t4", Half::decode},
+                      VideoCase{"wan_vae_toy", "t1", Half::encode}, VideoCase{"wan_vae_toy", "t9", Half::encode},
+                      VideoCase{"wan_vae_small", "t1", Half::encode}, VideoCase{"wan_vae_small", "t13", Half::encode}));
 
 TEST(WanVaeInterpreter, AgreesWithTheCpuPlatformInResultsAndStates) {
   const Model model("wan_vae_small");
@@ -358,7 +356,8 @@ TEST(WanVaeErrors, NameTheValueAndItsKind) {
            {R"({"attn_scales":[0.5]})", unsupported + "attn_scales is not supported: expected []."},
            {R"({"in_channels":12})", unsupported + "in_channels or out_channels is not supported: expected 3."},
            {R"({"decoder_base_dim":256})", unsupported + "decoder_base_dim is not supported: expected null or base_dim."},
-           {R"({"temperal_downsample":[false,false,true]})", unsupported + "temperal_downsample is not supported: expected two true"},
+           {R"({"temperal_downsample":[false,false,true]})",
+            unsupported + "temperal_downsample is not supported: expected two true"},
            {R"({"base_dim":-96})", bad + "bad base_dim: got -96, expected an integer from 1 to 4096."},
            {R"({"base_dim":"96"})", bad + "bad base_dim: got the string \"96\", expected an integer"},
            {R"({"z_dim":0})", bad + "bad z_dim: got 0, expected an integer from 1 to 1024."},
@@ -381,17 +380,24 @@ TEST(WanVaeErrors, NameTheValueAndItsKind) {
 
   const WanVaeConfig config = parse_wan_vae_config(parse_json_object("{}", "config.json"));
   constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
-  for (const auto& [half, group, first] :
-       {std::tuple{Half::decode, std::array<std::int64_t, 3>{2, 4, 4}, true}, {Half::decode, {0, 4, 4}, false},
-        {Half::decode, {1, 0, 4}, true}, {Half::decode, {1, 4, -4}, false}, {Half::decode, {1, kHuge, kHuge}, true},
-        {Half::decode, {2, 8192, 4097}, false}, {Half::encode, {8, 65536, 32776}, false},
-        {Half::encode, {4, 16, 16}, true}, {Half::encode, {3, 16, 16}, false}, {Half::encode, {4, 12, 16}, false},
-        {Half::encode, {1, 16, 20}, true}, {Half::encode, {kHuge - 3, kHuge - 7, 16}, false}}) {
+  for (const auto& [half, group, first] : {std::tuple{Half::decode, std::array<std::int64_t, 3>{2, 4, 4}, true},
+                                           {Half::decode, {0, 4, 4}, false},
+                                           {Half::decode, {1, 0, 4}, true},
+                                           {Half::decode, {1, 4, -4}, false},
+                                           {Half::decode, {1, kHuge, kHuge}, true},
+                                           {Half::decode, {2, 8192, 4097}, false},
+                                           {Half::encode, {8, 65536, 32776}, false},
+                                           {Half::encode, {4, 16, 16}, true},
+                                           {Half::encode, {3, 16, 16}, false},
+                                           {Half::encode, {4, 12, 16}, false},
+                                           {Half::encode, {1, 16, 20}, true},
+                                           {Half::encode, {kHuge - 3, kHuge - 7, 16}, false}}) {
     const std::string error = error_of([&, h = half, g = group, f = first] {
       if (h == Half::decode) trace_wan_vae_decode(config, DType::f32, g[0], g[1], g[2], f);
       else trace_wan_vae_encode(config, DType::f32, g[0], g[1], g[2], f);
     });
-    const std::string start = fmt::format("invalid argument [wan_vae_{}] bad size: got ", half == Half::decode ? "decode" : "encode");
+    const std::string start =
+        fmt::format("invalid argument [wan_vae_{}] bad size: got ", half == Half::decode ? "decode" : "encode");
     EXPECT_TRUE(error.starts_with(start)) << group[0] << "x" << group[1] << "x" << group[2] << " " << error;
   }
 }
