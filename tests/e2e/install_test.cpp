@@ -24,7 +24,7 @@ TEST(Install, TheCommandFindsItsModelAndAProjectItsLibrary) {
   const CommandResult info = run_command({(prefix / "bin/zoe").string(), "info"});
   EXPECT_NE(info.out.find((prefix / "share/zoetrope/models/toy-wan").string()), std::string::npos) << info.out << info.err;
   ASSERT_NO_FATAL_FAILURE(run({(prefix / "bin/zoe").string(), "generate", "-p", "a red circle", "--width", "64", "--height", "64",
-                               "--num-frames", "5", "--num-inference-steps", "1", "-o", "a.mp4"}));
+                               "--num-frames", "5", "--num-inference-steps", "1", "--threads", "1", "-o", "a.mp4"}));
   EXPECT_EQ(testing::read_video(temporary.path() / "a.mp4").frames.size(), 5u);
 
   ASSERT_NO_FATAL_FAILURE(run({"cmake", "-S", ZOE_EXAMPLE, "-B", build.string(), "-DCMAKE_PREFIX_PATH=" + prefix.string(),

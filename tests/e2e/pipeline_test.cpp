@@ -29,13 +29,13 @@ TEST_P(Pipeline, GivesTheFramesOfDiffusers) {
   const testing::TemporaryFolder temporary;
   const fs::path folder = temporary.path() / "frames";
   const testing::CommandResult result = testing::run_command(
-      {ZOE_COMMAND, "generate", "--dtype", "f32", "--prompt", c.at("prompt"), "--negative-prompt", c.at("negative_prompt"), "--height",
+      {ZOE_COMMAND, "generate", "--dtype", "f32", "--threads", "1", "--prompt", c.at("prompt"), "--negative-prompt", c.at("negative_prompt"), "--height",
        c.at("height").dump(), "--width", c.at("width").dump(), "--num-frames", c.at("num_frames").dump(), "--num-inference-steps",
        c.at("num_inference_steps").dump(), "--guidance-scale", c.at("guidance_scale").dump(), "--flow-shift", c.at("flow_shift").dump(),
        "--scheduler", c.at("scheduler"), "--seed", c.at("seed").dump(), "-o", folder.string()});
   ASSERT_EQ(result.code, 0) << result.err << result.line;
   const testing::ReadVideo expected = testing::read_video(kFolder / c.at("file").get<std::string>());
-  // 60 dB: one value in fifteen may be off by one. Without changed rounding of sums it would be equal.
+  // 60 dB: one value in fifteen off by one. Sums in another order change values that are near a half; measured: 80 to 90.
   const double psnr = testing::psnr(testing::read_frames(folder), expected.frames.at(0));
   std::printf("case %s: %.2f dB, %.2f s\n", c.at("name").get<std::string>().c_str(), psnr, result.seconds);
   EXPECT_GE(psnr, 60) << result.line;

@@ -152,7 +152,7 @@ std::string random_bytes(std::size_t count) {
 // Arguments of a run that would work, and be short.
 std::vector<std::string> tiny(std::vector<std::string> more) {
   std::vector<std::string> arguments{"generate", "--prompt", "a red circle", "--width", "64", "--height", "64",
-                                     "--num-frames", "1", "--num-inference-steps", "1", "-o", "@out/video.mp4"};
+                                     "--num-frames", "1", "--num-inference-steps", "1", "--threads", "1", "-o", "@out/video.mp4"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
