@@ -134,12 +134,6 @@ class Interpreter {
         });
       }
       case Opcode::swap_pairs: return each([&](std::int64_t i) { return at(0, i ^ 1); });
-      case Opcode::upsample_nearest:
-        return each([&](std::int64_t i) {
-          const std::int64_t c = shape.dim(3), w = i / c % shape.dim(2), h = i / c / shape.dim(2) % shape.dim(1);
-          const std::int64_t t = i / c / shape.dim(2) / shape.dim(1);
-          return at(0, ((t * (shape.dim(1) / 2) + h / 2) * (shape.dim(2) / 2) + w / 2) * c + i % c);
-        });
       case Opcode::gather: {
         const std::int64_t width = shape.dim(1), rows = in[0]->shape.dim(0);
         return each([&](std::int64_t i) {
@@ -185,9 +179,10 @@ class Interpreter {
       std::int64_t source = 0;
       bool inside = true;
       for (std::size_t axis = 0; axis < 3; ++axis) {
+        const std::int64_t repeat = axis > 0 ? attributes.upsample : 1, extent = from.dim(static_cast<int>(axis));
         const std::int64_t p = position[axis] * attributes.stride[axis] + offset[axis] - attributes.pad_begin[axis];
-        inside = inside && p >= 0 && p < from.dim(static_cast<int>(axis));
-        source = source * from.dim(static_cast<int>(axis)) + p;
+        inside = inside && p >= 0 && p < extent * repeat;
+        source = source * extent + p / repeat;
       }
       if (!inside) continue;
       for (std::int64_t c = 0; c < channels; ++c)

@@ -158,11 +158,6 @@ Value swap_pairs(const Value& x) {
   return make_node(Opcode::swap_pairs, {x}, {}, {x.type()});
 }
 
-Value upsample_nearest(const Value& x) {
-  require(is_float(x.dtype()) && x.shape().rank() == 4, "upsample_nearest", "bad operand: got {}, expected [T,H,W,C].", x.type().str());
-  return make_node(Opcode::upsample_nearest, {x}, {}, {Type{x.dtype(), {x.dim(0), 2 * x.dim(1), 2 * x.dim(2), x.dim(3)}}});
-}
-
 Value gather(const Value& table, const Value& indices) {
   require(is_float(table.dtype()) && table.shape().rank() == 2, "gather", "bad table: got {}, expected [V,C].", table.type().str());
   require(indices.dtype() == DType::i32 && indices.shape().rank() == 1, "gather", "bad indices: got {}, expected i32[L].",
@@ -185,16 +180,18 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
   require(is_float(x.dtype()) && x.shape().rank() == 4, "conv", "bad x: got {}, expected [T,H,W,I].", x.type().str());
   require(weight.dtype() == x.dtype() && weight.shape().rank() == 5 && weight.dim(1) == x.dim(3), "conv",
           "bad weight: got {}, expected {}[O,{},kt,kh,kw] to match x {}.", weight.type().str(), name(x.dtype()), x.dim(3), x.type().str());
+  require(window.upsample == 1 || window.upsample == 2, "conv", "bad upsample: got {}, expected 1 or 2.", window.upsample);
   Type type{x.dtype(), {0, 0, 0, weight.dim(0)}};
   for (int axis = 0; axis < 3; ++axis) {
     const auto a = static_cast<std::size_t>(axis);
     require(window.stride[a] >= 1 && window.pad_begin[a] >= 0 && window.pad_end[a] >= 0, "conv", "bad window on axis {}.", axis);
-    const std::int64_t room = x.dim(axis) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
+    const std::int64_t room = x.dim(axis) * (axis > 0 ? window.upsample : 1) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
     require(room >= 0, "conv", "x {} is smaller than the kernel {} on axis {}.", x.shape().str(), weight.shape().str(), axis);
     type.shape.dim(axis) = room / window.stride[a] + 1;
   }
   std::vector<Value> inputs{x, weight};
   ProductAttributes attributes = add_epilogue("conv", inputs, type, options);
+  attributes.upsample = window.upsample;
   attributes.stride = window.stride;
   attributes.pad_begin = window.pad_begin;
   attributes.pad_end = window.pad_end;

@@ -43,7 +43,6 @@ Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
 Value concat(std::vector<Value> parts, int axis);
 Value permute(const Value& x, std::vector<int> axes);
 Value swap_pairs(const Value& x);        // last axis even
-Value upsample_nearest(const Value& x);  // [T,H,W,C] -> [T,2H,2W,C]
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 
 struct ProductOptions {
@@ -57,6 +56,9 @@ Value linear(const Value& x, const Value& weight, const ProductOptions& options 
 struct ConvWindow {  // axes T, H, W
   std::array<int, 3> stride = {1, 1, 1};
   std::array<int, 3> pad_begin = {0, 0, 0}, pad_end = {0, 0, 0};  // zeros
+  // 2: the window slides over x made twice as high and wide by repeating every pixel. Part of the convolution, because no
+  // platform need ever make the larger picture: of a 3x3 kernel's nine taps only four fall on different pixels.
+  int upsample = 1;
 };
 // Cross-correlation over channels-last frames, with the same epilogue as linear.
 // [T,H,W,I], [O,I,kt,kh,kw] -> [T',H',W',O]

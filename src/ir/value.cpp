@@ -21,7 +21,6 @@ std::string_view name(Opcode opcode) {
     case Opcode::concat: return "concat";
     case Opcode::permute: return "permute";
     case Opcode::swap_pairs: return "swap_pairs";
-    case Opcode::upsample_nearest: return "upsample_nearest";
     case Opcode::gather: return "gather";
     case Opcode::linear: return "linear";
     case Opcode::conv: return "conv";

@@ -34,7 +34,6 @@ enum class Opcode : std::uint8_t {
   concat,            // along one axis
   permute,           // axes reordered
   swap_pairs,        // x[..., 2i], x[..., 2i+1] -> x[..., 2i+1], x[..., 2i]: the shuffle of a rotary embedding
-  upsample_nearest,  // [T,H,W,C] -> [T,2H,2W,C]
   gather,            // rows of a table by i32 index
   // Products, asked of the platform's library.
   linear,
@@ -93,6 +92,7 @@ struct PermuteAttributes {
 struct ProductAttributes {  // linear and conv; operands are x, weight, then bias and residual where present
   bool has_bias = false, has_residual = false;
   Activation activation = Activation::none;       // before the residual is added
+  int upsample = 1;                               // conv: 2 if x is first made twice as high and wide, see ConvWindow
   std::array<int, 3> stride = {1, 1, 1};          // conv, axes T H W
   std::array<int, 3> pad_begin = {0, 0, 0}, pad_end = {0, 0, 0};
 };

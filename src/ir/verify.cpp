@@ -38,12 +38,11 @@ std::vector<Type> expected_types(const Node& node) {
     case Opcode::concat: return {concat(in, node.as<AxisAttributes>().axis).type()};
     case Opcode::permute: return {permute(in.at(0), node.as<PermuteAttributes>().axes).type()};
     case Opcode::swap_pairs: return {swap_pairs(in.at(0)).type()};
-    case Opcode::upsample_nearest: return {upsample_nearest(in.at(0)).type()};
     case Opcode::gather: return {gather(in.at(0), in.at(1)).type()};
     case Opcode::linear: return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
     case Opcode::conv: {
       const auto& attributes = node.as<ProductAttributes>();
-      const ConvWindow window{attributes.stride, attributes.pad_begin, attributes.pad_end};
+      const ConvWindow window{attributes.stride, attributes.pad_begin, attributes.pad_end, attributes.upsample};
       return {conv(in.at(0), in.at(1), window, product_options(attributes)).type()};
     }
     case Opcode::attention: {

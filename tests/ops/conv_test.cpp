@@ -40,6 +40,9 @@ const ConvCase kCases[] = {
     {{5, 5, 6, 32}, {32, 32, 3, 1, 1}, kDownTime},
     {{2, 5, 6, 20}, {24, 20, 1, 1, 1}, {}, true, true},
     {{2, 5, 6, 16}, {8, 16, 1, 2, 2}, {{1, 2, 2}, {0, 0, 0}, {0, 0, 0}}, true, false, Activation::gelu_tanh},
+    {{2, 5, 7, 32}, {16, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}},
+    {{3, 8, 6, 16}, {12, 16, 3, 3, 3}, {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}, 2}, true, false, Activation::silu},
+    {{1, 1, 1, 3}, {5, 3, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}, false},
     {{3, 1, 1, 1}, {1, 1, 3, 1, 1}, {{1, 1, 1}, {2, 0, 0}, {0, 0, 0}}, false},
 };
 
@@ -51,7 +54,9 @@ TEST_P(Conv, AgreesWithReference) {
       if (bf16_products && dtype == DType::f32) continue;
       const Case c = make(GetParam(), dtype);
       const auto kernel = cpu::make_conv(c.result.node(), cpu_device(bf16_products));
-      EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), tolerance(dtype))
+      // Upsampling in bf16 rounds the sums of taps too: one rounding more on each weight.
+      const double more = GetParam().window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;
+      EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), more * tolerance(dtype))
           << name(dtype) << " by " << kernel->implementation() << ", weight " << kernel->weight_layout(1);
     }
 }

@@ -102,12 +102,6 @@ TEST(Movement, SwapPairs) {
     expect_exact("swap_pairs", [&](DType dtype) { return swap_pairs(input("x", dtype, {3, width})); });
 }
 
-TEST(Movement, UpsampleNearest) {
-  for (const std::int64_t channels : {1, 3, 17, 96})
-    expect_exact("upsample_nearest", [&](DType dtype) { return upsample_nearest(input("x", dtype, {3, 5, 7, channels})); });
-  expect_exact("upsample_nearest", [&](DType dtype) { return upsample_nearest(input("x", dtype, {2, 16, 16, 64})); });
-}
-
 TEST(Movement, GatherRows) {
   for (const DType dtype : {DType::f32, DType::bf16})
     for (const std::int64_t width : {1, 17, 1536}) {

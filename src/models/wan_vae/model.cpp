@@ -83,7 +83,7 @@ class Tracer {
       const Value split = reshape(pairs, {x.dim(0), x.dim(1) * x.dim(2), 2, channels});
       frames = reshape(permute(split, {0, 2, 1, 3}), {2 * x.dim(0), x.dim(1), x.dim(2), channels});
     }
-    return spatial(name + ".resample.1", upsample_nearest(frames), channels / 2, {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}});
+    return spatial(name + ".resample.1", frames, channels / 2, {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = 2});
   }
 
   // Half the height and width; with `in_time` half the frames too, but for the video's first.

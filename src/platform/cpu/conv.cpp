@@ -8,6 +8,7 @@ namespace zoe::cpu {
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device) {
   const auto& attributes = node.as<ProductAttributes>();
   const Shape &x = node.inputs[0].shape(), &weight = node.inputs[1].shape(), &result = node.types[0].shape;
+  if (attributes.upsample != 1) return make_upsampled_conv(node, device);
   // A kernel of one point is a product of all points' channels, and oneDNN's product is the faster of the two.
   const auto is = [](const std::array<int, 3>& a, int value) {
     return std::all_of(a.begin(), a.end(), [=](int i) { return i == value; });

@@ -15,10 +15,12 @@ namespace zoe::cpu {
 
 // Unary and binary opcodes, cast, sum. Results are the same bits on every instruction set and thread count.
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device);
-// reshape (a copy), slice, concat, permute, swap_pairs, upsample_nearest, gather.
+// reshape (a copy), slice, concat, permute, swap_pairs, gather.
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
+// A conv that upsamples; make_conv hands these on.
+std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device);
 
 }  // namespace zoe::cpu

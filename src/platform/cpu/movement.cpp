@@ -227,34 +227,6 @@ class SwapPairsKernel : public MovementKernel {
   }
 };
 
-class UpsampleKernel : public MovementKernel {
- public:
-  UpsampleKernel(const Node& node, const DeviceInfo& device)
-      : MovementKernel(node, device),
-        rows_(node.inputs[0].shape().count(0, 2)),
-        width_(node.inputs[0].dim(2)),
-        pixel_(node.inputs[0].dim(3) * size_) {}
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
-    const std::byte* src = inputs[0].data();
-    std::byte* dst = output.data();
-    parallel_ranges(rows_, 1, count_, threads_, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const std::int64_t bytes = 2 * width_ * pixel_;
-        std::byte* upper = dst + 2 * row * bytes;
-        for (std::int64_t x = 0; x < width_; ++x) {
-          const std::byte* pixel = src + (row * width_ + x) * pixel_;
-          copy_short(upper + 2 * x * pixel_, pixel, pixel_);
-          copy_short(upper + (2 * x + 1) * pixel_, pixel, pixel_);
-        }
-        std::memcpy(upper + bytes, upper, static_cast<std::size_t>(bytes));
-      }
-    });
-  }
-
- private:
-  const std::int64_t rows_, width_, pixel_;  // rows of all frames; pixel in bytes
-};
-
 class GatherKernel : public MovementKernel {
  public:
   GatherKernel(const Node& node, const DeviceInfo& device)
@@ -289,7 +261,6 @@ std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device
     case Opcode::concat: return std::make_unique<ConcatKernel>(node, device);
     case Opcode::permute: return std::make_unique<PermuteKernel>(node, device);
     case Opcode::swap_pairs: return std::make_unique<SwapPairsKernel>(node, device);
-    case Opcode::upsample_nearest: return std::make_unique<UpsampleKernel>(node, device);
     case Opcode::gather: return std::make_unique<GatherKernel>(node, device);
     default: fail(ErrorKind::internal, "cpu", "{} is not a movement", name(node.opcode));
   }

@@ -94,7 +94,6 @@ class CpuPlatform : public Platform {
       case Opcode::concat:
       case Opcode::permute:
       case Opcode::swap_pairs:
-      case Opcode::upsample_nearest:
       case Opcode::gather: return make_movement(node, info_);
       default: return make_elementwise(node, info_);
     }
