@@ -6,7 +6,7 @@ target_include_directories(zoe_options INTERFACE
 # No contraction: a product and a sum are two roundings everywhere, so a fused kernel can repeat an unfused run bit for bit.
 # No trapping maths, no errno: lets the compiler vectorise written-out polynomials.
 target_compile_options(zoe_options INTERFACE
-  $<BUILD_INTERFACE:-ffp-contract=off -fno-trapping-math -fno-math-errno -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Wno-restrict
+  $<BUILD_INTERFACE:-ffp-contract=off -fno-trapping-math -fno-math-errno -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>
   $<$<BOOL:${ZOE_WERROR}>:-Werror>>)
 if(ZOE_SANITIZE)
   target_compile_options(zoe_options INTERFACE $<BUILD_INTERFACE:-fsanitize=${ZOE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
