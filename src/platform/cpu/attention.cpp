@@ -163,7 +163,7 @@ HWY_INLINE void product(const float* a, std::int64_t a_stride, const float* pane
 }
 
 // A word of a panel: the number `from` points at, with its partner `step` further if there is one.
-HWY_INLINE std::uint32_t pair(const std::uint16_t* from, std::int64_t step, bool has_partner) {
+[[maybe_unused]] HWY_INLINE std::uint32_t pair(const std::uint16_t* from, std::int64_t step, bool has_partner) {
   return from[0] | (has_partner ? static_cast<std::uint32_t>(from[step]) << 16 : 0u);
 }
 
