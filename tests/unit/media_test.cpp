@@ -1,10 +1,4 @@
 // Writes videos of every format, reads them back with FFmpeg and compares.
-extern "C" {
-#include <libavcodec/avcodec.h>
-#include <libavformat/avformat.h>
-#include <libswscale/swscale.h>
-}
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -20,12 +14,16 @@ extern "C" {
 #include "base/error.h"
 #include "media/pixels.h"
 #include "media/video_writer.h"
+#include "testing/read_video.h"
 #include "testing/temporary_folder.h"
 
 namespace zoe {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::psnr;
+using testing::read_video;
+using testing::ReadVideo;
 using Frame = std::vector<std::uint8_t>;  // [H,W,3]
 
 class MediaTest : public ::testing::Test {
@@ -76,92 +74,13 @@ std::vector<Frame> write_video(const fs::path& path, const VideoSettings& settin
   return frames;
 }
 
-struct Decoded {
-  int width = 0, height = 0;
-  double fps = 0, seconds = 0;
-  std::string codec;
-  AVColorSpace colorspace{};
-  AVColorRange color_range{};
-  std::map<std::string, std::string> tags;
-  std::vector<Frame> frames;
-  std::vector<double> times;
-};
-
-void read_tags(const AVDictionary* from, std::map<std::string, std::string>& tags) {
-  const AVDictionaryEntry* entry = nullptr;
-  while ((entry = av_dict_get(from, "", entry, AV_DICT_IGNORE_SUFFIX))) {
-    std::string key = entry->key;
-    for (char& c : key) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    tags[key] = entry->value;
-  }
-}
-
-Decoded decode(const fs::path& path) {
-  Decoded out;
-  AVFormatContext* file = nullptr;
-  if (avformat_open_input(&file, path.c_str(), nullptr, nullptr) < 0) throw std::runtime_error("cannot open " + path.string());
-  avformat_find_stream_info(file, nullptr);
-  const AVStream* stream = file->streams[0];
-  read_tags(file->metadata, out.tags);
-  const AVCodec* codec = avcodec_find_decoder(stream->codecpar->codec_id);
-  AVCodecContext* context = avcodec_alloc_context3(codec);
-  avcodec_parameters_to_context(context, stream->codecpar);
-  avcodec_open2(context, codec, nullptr);
-  out.codec = avcodec_get_name(stream->codecpar->codec_id);
-  out.fps = av_q2d(stream->avg_frame_rate);
-  out.seconds = static_cast<double>(file->duration) / AV_TIME_BASE;
-  AVPacket* packet = av_packet_alloc();
-  AVFrame* frame = av_frame_alloc();
-  const auto receive = [&] {
-    while (avcodec_receive_frame(context, frame) >= 0) {
-      out.width = frame->width, out.height = frame->height;
-      out.colorspace = frame->colorspace, out.color_range = frame->color_range;
-      SwsContext* to_rgb =
-          sws_getContext(frame->width, frame->height, static_cast<AVPixelFormat>(frame->format), frame->width, frame->height,
-                         AV_PIX_FMT_RGB24, SWS_BICUBIC | SWS_ACCURATE_RND | SWS_FULL_CHR_H_INT, nullptr, nullptr, nullptr);
-      const int* bt709 = sws_getCoefficients(SWS_CS_ITU709);
-      sws_setColorspaceDetails(to_rgb, bt709, 0, bt709, 1, 0, 1 << 16, 1 << 16);
-      Frame rgb(3 * static_cast<std::size_t>(frame->width) * static_cast<std::size_t>(frame->height));
-      std::uint8_t* const planes[] = {rgb.data()};
-      const int strides[] = {3 * frame->width};
-      sws_scale(to_rgb, frame->data, frame->linesize, 0, frame->height, planes, strides);
-      sws_freeContext(to_rgb);
-      out.frames.push_back(std::move(rgb));
-      out.times.push_back(static_cast<double>(frame->best_effort_timestamp) * av_q2d(stream->time_base));
-      read_tags(frame->metadata, out.tags);
-    }
-  };
-  while (av_read_frame(file, packet) >= 0) {
-    avcodec_send_packet(context, packet);
-    av_packet_unref(packet);
-    receive();
-  }
-  avcodec_send_packet(context, nullptr);
-  receive();
-  av_packet_free(&packet);
-  av_frame_free(&frame);
-  avcodec_free_context(&context);
-  avformat_close_input(&file);
-  return out;
-}
-
-double psnr(const std::vector<Frame>& a, const std::vector<Frame>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double squares = 0, count = 0;
-  for (std::size_t f = 0; f < std::min(a.size(), b.size()); ++f) {
-    EXPECT_EQ(a[f].size(), b[f].size());
-    for (std::size_t i = 0; i < std::min(a[f].size(), b[f].size()); ++i, ++count) squares += std::pow(a[f][i] - b[f][i], 2);
-  }
-  return 10 * std::log10(255.0 * 255.0 * count / squares);
-}
-
 std::string bytes_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
 // The pixels of a cell of a sheet.
-Frame cut(const Decoded& sheet, int left, int top, int width, int height) {
+Frame cut(const ReadVideo& sheet, int left, int top, int width, int height) {
   Frame cell;
   for (int y = top; y < top + height; ++y) {
     const auto row = sheet.frames.at(0).begin() + 3 * (static_cast<std::ptrdiff_t>(y) * sheet.width + left);
@@ -219,7 +138,7 @@ TEST(VideoFormat, ComesFromTheSuffix) {
 TEST_F(MediaTest, Mp4KeepsFramesRateColoursAndSettings) {
   const VideoSettings settings = settings_of(128, 96, 33);
   const auto frames = write_video(folder_ / "a.mp4", settings);
-  const Decoded video = decode(folder_ / "a.mp4");
+  const ReadVideo video = read_video(folder_ / "a.mp4");
   EXPECT_EQ(video.codec, "h264");
   EXPECT_EQ(video.width, 128);
   EXPECT_EQ(video.height, 96);
@@ -244,17 +163,17 @@ TEST_F(MediaTest, TheSameInputGivesTheSameFile) {
     write_video(one, settings_of(64, 64, 12));
     write_video(two, settings_of(64, 64, 12));
     // A webm has a random identity.
-    if (suffix == std::string(".webm")) EXPECT_EQ(decode(one).frames, decode(two).frames);
+    if (suffix == std::string(".webm")) EXPECT_EQ(read_video(one).frames, read_video(two).frames);
     else EXPECT_TRUE(bytes_of(one) == bytes_of(two)) << suffix;
   }
 }
 
 TEST_F(MediaTest, FractionalRatesAndOneFrame) {
   write_video(folder_ / "a.mp4", settings_of(64, 64, 5, 30000.0 / 1001));
-  EXPECT_NEAR(decode(folder_ / "a.mp4").fps, 29.97003, 1e-4);
+  EXPECT_NEAR(read_video(folder_ / "a.mp4").fps, 29.97003, 1e-4);
   for (const char* name : {"one.mp4", "one.webm", "one.gif", "one.png"}) {
     const auto frames = write_video(folder_ / name, settings_of(64, 64, 1));
-    const Decoded video = decode(folder_ / name);
+    const ReadVideo video = read_video(folder_ / name);
     ASSERT_EQ(video.frames.size(), 1u) << name;
     EXPECT_GT(psnr(frames, video.frames), 33) << name;
   }
@@ -263,7 +182,7 @@ TEST_F(MediaTest, FractionalRatesAndOneFrame) {
 TEST_F(MediaTest, WebmOfOddSize) {
   const VideoSettings settings = settings_of(97, 75, 20, 24);
   const auto frames = write_video(folder_ / "a.webm", settings);
-  const Decoded video = decode(folder_ / "a.webm");
+  const ReadVideo video = read_video(folder_ / "a.webm");
   EXPECT_EQ(video.codec, "vp9");
   EXPECT_EQ(video.width, 97);
   EXPECT_EQ(video.height, 75);
@@ -278,7 +197,7 @@ TEST_F(MediaTest, WebmOfOddSize) {
 TEST_F(MediaTest, GifKeepsTimeInTheMeanAndRepeats) {
   const VideoSettings settings = settings_of(96, 64, 33);
   const auto frames = write_video(folder_ / "a.gif", settings);
-  const Decoded video = decode(folder_ / "a.gif");
+  const ReadVideo video = read_video(folder_ / "a.gif");
   EXPECT_EQ(video.width, 96);
   EXPECT_EQ(video.height, 64);
   EXPECT_NEAR(video.times.back(), 32.0 / 16, 0.006);  // delays alone would be 6 or 7 centiseconds: 1.92 or 2.24
@@ -302,13 +221,13 @@ TEST_F(MediaTest, GifOfFewColoursIsExact) {
     writer->write(frames.back());
   }
   writer->finish();
-  EXPECT_EQ(decode(folder_ / "a.gif").frames, frames);
+  EXPECT_EQ(read_video(folder_ / "a.gif").frames, frames);
 }
 
 TEST_F(MediaTest, PngOfOneFrameIsExact) {
   const VideoSettings settings = settings_of(33, 17, 1);
   const auto frames = write_video(folder_ / "a.png", settings);
-  const Decoded image = decode(folder_ / "a.png");
+  const ReadVideo image = read_video(folder_ / "a.png");
   EXPECT_EQ(image.frames, frames);
   const std::string bytes = bytes_of(folder_ / "a.png");
   EXPECT_EQ(bytes.substr(37, 4), "iTXt");
@@ -323,7 +242,7 @@ TEST_F(MediaTest, PngOfOneFrameIsExact) {
 TEST_F(MediaTest, PngSheetHoldsEveryFrameExactlyWithItsNumber) {
   const VideoSettings settings = settings_of(64, 64, 21);
   const auto frames = write_video(folder_ / "a.png", settings);
-  const Decoded sheet = decode(folder_ / "a.png");
+  const ReadVideo sheet = read_video(folder_ / "a.png");
   // 64 pixels: digits of 1-pixel dots, gap 2, bar 7; 21 frames: 6 columns, 4 rows.
   ASSERT_EQ(sheet.width, 2 + 6 * 66);
   ASSERT_EQ(sheet.height, 2 + 4 * 73);
@@ -343,7 +262,7 @@ TEST_F(MediaTest, FolderOfNumberedPngs) {
     const auto frames = write_video(path, settings);
     for (int i = 0; i < 11; ++i) {
       const fs::path file = path / fmt::format("{:04}.png", i + 1);
-      EXPECT_EQ(decode(file).frames, std::vector<Frame>{frames[static_cast<std::size_t>(i)]});
+      EXPECT_EQ(read_video(file).frames, std::vector<Frame>{frames[static_cast<std::size_t>(i)]});
       EXPECT_NE(bytes_of(file).find("\"seed\":\"42\""), std::string::npos);
     }
     EXPECT_EQ(std::distance(fs::directory_iterator(path), {}), 11);
@@ -359,7 +278,7 @@ TEST_F(MediaTest, ReplacesAnOlderFile) {
   for (int t = 0; t < 3; ++t) writer->write(picture(settings, t));
   EXPECT_TRUE(bytes_of(folder_ / "a.gif") == before);
   writer->finish();
-  EXPECT_EQ(decode(folder_ / "a.gif").width, 32);
+  EXPECT_EQ(read_video(folder_ / "a.gif").width, 32);
   EXPECT_EQ(content(), std::vector<std::string>{"a.gif"});
 }
 
@@ -394,9 +313,9 @@ TEST_F(MediaTest, MetadataOfAnyBytes) {
   VideoSettings settings = settings_of(32, 32, 2);
   settings.metadata = {{"prompt", "bad \xff utf-8, \x01 and " + std::string(2000, 'x')}, {"empty", ""}};
   for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png"}) write_video(folder_ / name, settings);
-  const auto parsed = nlohmann::json::parse(decode(folder_ / "a.mp4").tags.at("comment"));
+  const auto parsed = nlohmann::json::parse(read_video(folder_ / "a.mp4").tags.at("comment"));
   EXPECT_EQ(parsed.at("prompt"), "bad \xef\xbf\xbd utf-8, \x01 and " + std::string(2000, 'x'));
-  EXPECT_EQ(decode(folder_ / "a.gif").frames.size(), 2u);  // a comment of several blocks
+  EXPECT_EQ(read_video(folder_ / "a.gif").frames.size(), 2u);  // a comment of several blocks
 }
 
 TEST_F(MediaTest, MetadataMayBeEmpty) {
@@ -405,7 +324,7 @@ TEST_F(MediaTest, MetadataMayBeEmpty) {
   settings.software.clear();
   for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png"}) {
     write_video(folder_ / name, settings);
-    EXPECT_GE(decode(folder_ / name).frames.size(), 1u);
+    EXPECT_GE(read_video(folder_ / name).frames.size(), 1u);
   }
 }
 
@@ -414,7 +333,7 @@ TEST_F(MediaTest, WritersWorkSideBySide) {
   for (int i = 0; i < 3; ++i)
     threads.emplace_back([this, i] { write_video(folder_ / fmt::format("{}.mp4", i), settings_of(64, 64, 9)); });
   for (std::thread& thread : threads) thread.join();
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(decode(folder_ / fmt::format("{}.mp4", i)).frames.size(), 9u);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(read_video(folder_ / fmt::format("{}.mp4", i)).frames.size(), 9u);
 }
 
 TEST(EncoderBytes, AreAsMeasured) {
