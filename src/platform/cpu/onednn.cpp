@@ -59,15 +59,12 @@ class ProductKernel : public Kernel {
   ProductKernel(const Node& node, const DeviceInfo& device, const ProductGeometry& geometry)
       : what_(describe(node)), dtype_(node.types[0].dtype), threads_(device.threads), attributes_(node.as<ProductAttributes>()) {
     omp_set_num_threads(threads_);  // a primitive splits its work when it is made
+    // oneDNN 2.6's fastest convolution takes a sum with what its result held before, but no full-sized binary operand (and its
+    // gemm convolution, on cores without AVX2, reads one in the wrong order). The copy that this needs costs far less.
+    residual_is_copied_ = attributes_.has_residual && node.opcode == Opcode::conv;
     const bool native_bf16 = dtype_ == DType::bf16 && device.bf16_products && build_fast(geometry, memory::data_type::bf16);
     if (!native_bf16) {
-      with_onednn_errors(what_, [&] {
-        build(geometry, memory::data_type::f32);
-        // The gemm convolution of oneDNN 2.6 (cores without AVX2) reads a full-sized binary operand in the wrong order.
-        residual_is_copied_ =
-            attributes_.has_residual && node.opcode == Opcode::conv && implementation_.find("gemm") != std::string::npos;
-        if (residual_is_copied_) build(geometry, memory::data_type::f32);
-      });
+      with_onednn_errors(what_, [&] { build(geometry, memory::data_type::f32); });
     }
     widened_ = dtype_ == DType::bf16 && !native_bf16;
     fill_layout(geometry.row_axis);
@@ -78,8 +75,8 @@ class ProductKernel : public Kernel {
     if (widened_) {
       x_place_ = reserve(src_.get_size());
       if (attributes_.has_bias) bias_place_ = reserve(bias_.get_size());
-      if (attributes_.has_residual) residual_place_ = reserve(dst_.get_size());
       dst_place_ = reserve(dst_.get_size());
+      if (attributes_.has_residual) residual_place_ = residual_is_copied_ ? dst_place_ : reserve(dst_.get_size());
     }
     if (weight_is_computed_) {
       weight_type_ = node.inputs[1].type();
@@ -135,7 +132,11 @@ class ProductKernel : public Kernel {
       widen(dst_, residual, residual_place_);
       dst = place(dst_place_);
     }
-    if (residual_is_copied_) std::memcpy(dst, std::exchange(residual, nullptr), dst_.get_size());
+    if (residual_is_copied_) {
+      const std::byte* before = std::exchange(residual, nullptr);
+      const DType type = dst_.data_type() == memory::data_type::f32 ? DType::f32 : DType::bf16;
+      if (before != dst) convert_in_parallel(before, type, dst, type, static_cast<std::int64_t>(dst_.get_size() / size_of(type)), threads_);
+    }
     omp_set_num_threads(threads_);
     with_onednn_errors(what_, [&] {
       const dnnl::engine& engine = onednn_engine();
