@@ -89,10 +89,11 @@ std::size_t Plan::weight_bytes() const {
   return total;
 }
 
-std::size_t Plan::largest_segment_bytes() const {
+std::size_t Plan::streamed_weight_bytes() const {
   std::vector<std::size_t> totals(static_cast<std::size_t>(segment_count));
   for (const PlanWeight& weight : weights) totals[static_cast<std::size_t>(weight.segment)] += weight.size_bytes;
-  return totals.empty() ? 0 : *std::max_element(totals.begin(), totals.end());
+  if (totals.size() < 2) return weight_bytes();
+  return totals[0] + *std::max_element(totals.begin() + 1, totals.end());
 }
 
 bool Plan::can_update_in_place(std::size_t input, std::size_t output) const { return input_last_read[input] < output_written[output]; }

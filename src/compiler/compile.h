@@ -41,7 +41,8 @@ struct Plan {
   int segment_count = 0;
 
   std::size_t weight_bytes() const;
-  std::size_t largest_segment_bytes() const;
+  // The most of them in memory at once when they are streamed: segment 0, which stays, and the largest other one.
+  std::size_t streamed_weight_bytes() const;
   // True if every read of input `input` comes before output `output` is written: the caller may pass one tensor for both.
   bool can_update_in_place(std::size_t input, std::size_t output) const;
 

@@ -141,7 +141,7 @@ TEST(Compile, EqualNodesShareAKernel) {
   EXPECT_EQ(plan.weights.size(), 40u);
   EXPECT_EQ(plan.segment_count, 40);
   EXPECT_EQ(plan.weight_bytes(), 40u * 32 * 32 * 4);
-  EXPECT_EQ(plan.largest_segment_bytes(), 32u * 32 * 4);
+  EXPECT_EQ(plan.streamed_weight_bytes(), 2u * 32 * 32 * 4);
   EXPECT_NE(describe(plan).find("40 steps, 1 kernels"), std::string::npos);
 }
 
