@@ -28,15 +28,20 @@ struct BenchOptions {
 
 // The published sizes, so that no files are needed.
 Umt5Config umt5_xxl() {
-  return parse_umt5_config(parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
+  return parse_umt5_config(
+      parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
     "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})", "umt5-xxl"));
+    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})",
+                        "umt5-xxl"));
 }
 
 WanDitConfig wan_dit(int heads, int ffn, int layers) {
-  return parse_wan_dit_config(parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+  return parse_wan_dit_config(
+      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
     "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})", heads, ffn, layers), "wan"));
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
+                                    heads, ffn, layers),
+                        "wan"));
 }
 
 struct Case {
@@ -74,7 +79,8 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
     made.plans.push_back(compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform));
     made.times = {1};
   } else {
-    check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench", "got {}, expected transformer, vae-decode or text-encoder.", options.part);
+    check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench",
+          "got {}, expected transformer, vae-decode or text-encoder.", options.part);
     const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
     made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, true));
     made.times = {1};
@@ -174,8 +180,9 @@ int bench(const BenchOptions& options) {
       R"({{"what": "{}", "size": "{}", "video": "{}x{}x{}", "dtype": "{}", "threads": {}, "median_s": {:.4f}, "min_s": {:.4f}, "max_s": {:.4f}, "gflop": {:.1f}, "gflop_per_s": {:.1f}, "weights_mib": {:.1f}, "workspace_mib": {:.1f}, "peak_mib": {:.1f}, "cpu": "{}"}})"
       "\n",
       options.part, options.size, options.width, options.height, options.num_frames, name(dtype), platform->info().threads, median,
-      seconds.front(), seconds.back(), operations / 1e9, operations / median / 1e9, static_cast<double>(store.size_bytes()) / 1048576.0,
-      static_cast<double>(workspace_bytes) / 1048576.0, static_cast<double>(watch.peak_bytes()) / 1048576.0, platform->info().name);
+      seconds.front(), seconds.back(), operations / 1e9, operations / median / 1e9,
+      static_cast<double>(store.size_bytes()) / 1048576.0, static_cast<double>(workspace_bytes) / 1048576.0,
+      static_cast<double>(watch.peak_bytes()) / 1048576.0, platform->info().name);
   if (options.per_op) print_per_op(measured, step_seconds, options.repeat);
   return 0;
 }
@@ -198,7 +205,8 @@ Command add_bench(CLI::App& app) {
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
   app.add_option_function<std::string>(
-         "--repeat", [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
+         "--repeat",
+         [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
          "Counted runs after one warm-up (default 3)")
       ->type_name("N");
   app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");

@@ -55,7 +55,8 @@ std::vector<std::string> read_prompts(const std::string& path) {
 // With a prompt file, out.mp4 becomes out-0001.mp4, out-0002.mp4, ...
 fs::path numbered(const fs::path& path, std::size_t index) {
   const fs::path folder_free = path.has_filename() ? path : path.parent_path();
-  return folder_free.parent_path() / fmt::format("{}-{:04}{}", folder_free.stem().string(), index + 1, folder_free.extension().string());
+  return folder_free.parent_path() /
+         fmt::format("{}-{:04}{}", folder_free.stem().string(), index + 1, folder_free.extension().string());
 }
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
@@ -97,14 +98,16 @@ int generate(GenerateOptions& options) {
     else reporter.detail(text);
   });
   const bool from_file = !options.prompt_file.empty();
-  check(options.has_prompt != from_file, ErrorKind::invalid_argument, "generate", "{}. Say what to show with --prompt \"...\" or --prompt-file FILE.",
+  check(options.has_prompt != from_file, ErrorKind::invalid_argument, "generate",
+        "{}. Say what to show with --prompt \"...\" or --prompt-file FILE.",
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   options.settings.prompts = from_file ? read_prompts(options.prompt_file) : std::vector<std::string>{options.prompt};
   const VideoFormat format = video_format(options.output);
 
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Pipeline pipeline(read_model_config(options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path)), *platform, dtype);
+  Pipeline pipeline(read_model_config(options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path)), *platform,
+                    dtype);
   const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
   Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
     VideoSettings video;
@@ -116,9 +119,10 @@ int generate(GenerateOptions& options) {
     for (std::size_t i = 0; i < options.settings.prompts.size(); ++i) check_output(outputs(i), video);
     return encoder_bytes(format, video);
   });
-  reporter.line(fmt::format("{}: {}x{}, {} frames, {} steps of {}, guidance {}, seed {}, {} on {} ({})", pipeline.model().name, job.shape.width,
-                            job.shape.height, job.shape.num_frames, job.num_inference_steps, name(job.scheduler.kind), job.guidance_scale,
-                            job.seed, name(dtype), platform->info().platform, platform->info().name));
+  reporter.line(fmt::format("{}: {}x{}, {} frames, {} steps of {}, guidance {}, seed {}, {} on {} ({})", pipeline.model().name,
+                            job.shape.width, job.shape.height, job.shape.num_frames, job.num_inference_steps,
+                            name(job.scheduler.kind), job.guidance_scale, job.seed, name(dtype), platform->info().platform,
+                            platform->info().name));
   reporter.line(fmt::format("memory: {} planned (encode {}, denoise {}, decode {})", mib(job.memory.peak()), mib(job.memory.encode),
                             mib(job.memory.denoise), mib(job.memory.decode)));
 
@@ -132,7 +136,8 @@ int generate(GenerateOptions& options) {
   callbacks.frame = [&](std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb) {
     const auto begin = Clock::now();
     if (frame == 0)
-      writer = VideoWriter::open(outputs(prompt), video_settings(options, job, pipeline, *platform, options.settings.prompts[prompt]));
+      writer =
+          VideoWriter::open(outputs(prompt), video_settings(options, job, pipeline, *platform, options.settings.prompts[prompt]));
     writer->write(rgb);
     write_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
   };
@@ -142,16 +147,18 @@ int generate(GenerateOptions& options) {
     watch.sample();
     writer.reset();
     write_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
-    reporter.line(fmt::format("wrote {} ({:.2f} s of video)", outputs(prompt).string(), static_cast<double>(job.shape.num_frames) / job.fps));
+    reporter.line(
+        fmt::format("wrote {} ({:.2f} s of video)", outputs(prompt).string(), static_cast<double>(job.shape.num_frames) / job.fps));
   };
   const auto run_start = Clock::now();
   const Timings timings = pipeline.run(job, callbacks, &watch);
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
-  reporter.line(fmt::format("time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f})", total,
-                            prepare, timings.load, timings.encode, timings.denoise,
-                            timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - write_seconds,
-                            write_seconds));
+  reporter.line(fmt::format(
+      "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f})",
+      total, prepare, timings.load, timings.encode, timings.denoise,
+      timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - write_seconds,
+      write_seconds));
   reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
   return 0;
 }
@@ -161,17 +168,23 @@ int generate(GenerateOptions& options) {
 Command add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
   GenerateSettings& settings = options->settings;
-  app.add_option("--model-path", options->model_path, "A Wan model in the Diffusers layout (default: the embedded toy model)")->type_name("FOLDER");
+  app.add_option("--model-path", options->model_path, "A Wan model in the Diffusers layout (default: the embedded toy model)")
+      ->type_name("FOLDER");
   app.add_option_function<std::string>(
          "-p,--prompt", [o = options.get()](const std::string& text) { o->prompt = text, o->has_prompt = true; }, "What to show")
       ->type_name("TEXT");
-  app.add_option("--prompt-file", options->prompt_file, "One prompt a line: as many videos for one load, OUT-0001.mp4 and so on")->type_name("FILE");
+  app.add_option("--prompt-file", options->prompt_file, "One prompt a line: as many videos for one load, OUT-0001.mp4 and so on")
+      ->type_name("FILE");
   app.add_option("-n,--negative-prompt", settings.negative_prompt, "What not to show")->type_name("TEXT");
   const auto integer = [&app](const char* flag, auto& target, std::int64_t min, std::int64_t max, const char* text) {
     using Integer = typename std::remove_reference_t<decltype(target)>::value_type;
     const char* const spelled = flag;
     app.add_option_function<std::string>(
-           flag, [&target, spelled, min, max](const std::string& value) { target = static_cast<Integer>(parse_integer(spelled, value, min, max)); }, text)
+           flag,
+           [&target, spelled, min, max](const std::string& value) {
+             target = static_cast<Integer>(parse_integer(spelled, value, min, max));
+           },
+           text)
         ->type_name("N");
   };
   const auto number = [&app](const char* flag, std::optional<double>& target, double min, double max, const char* text) {
@@ -184,7 +197,8 @@ Command add_generate(CLI::App& app) {
   integer("--num-frames", settings.num_frames, 1, 65536, "Frames, made one more than a multiple of 4 (default: the model's)");
   number("--fps", settings.fps, 0.1, 240, "Frames a second of the file (default: the model's)");
   integer("--num-inference-steps", settings.num_inference_steps, 1, 1000, "Denoising steps (default: the model's)");
-  number("--guidance-scale", settings.guidance_scale, 0, 1000, "Classifier-free guidance; up to 1 switches it off (default: the model's)");
+  number("--guidance-scale", settings.guidance_scale, 0, 1000,
+         "Classifier-free guidance; up to 1 switches it off (default: the model's)");
   number("--flow-shift", settings.flow_shift, 1e-3, 1000, "Shift of the noise levels (default: the model's)");
   app.add_option_function<std::string>(
          "--scheduler", [&settings](const std::string& text) { settings.scheduler = parse_scheduler_kind(text, "--scheduler"); },

@@ -21,27 +21,28 @@ void describe_part(std::string_view part, std::string_view what, const Checkpoin
   for (const TensorEntry& tensor : checkpoint.tensors()) ++dtypes[tensor.dtype];
   std::string stored;
   for (const auto& [dtype, tensors] : dtypes) stored += fmt::format("{}{} {}", stored.empty() ? "" : ", ", tensors, dtype);
-  fmt::print("{:<13} {:>9} parameters  {:>9.1f} MiB  {} file{}  tensors: {}\n              {}\n", part, count(checkpoint.parameter_count()),
-             static_cast<double>(checkpoint.size_bytes()) / 1048576.0, checkpoint.file_names().size(),
-             checkpoint.file_names().size() == 1 ? "" : "s", stored, what);
+  fmt::print("{:<13} {:>9} parameters  {:>9.1f} MiB  {} file{}  tensors: {}\n              {}\n", part,
+             count(checkpoint.parameter_count()), static_cast<double>(checkpoint.size_bytes()) / 1048576.0,
+             checkpoint.file_names().size(), checkpoint.file_names().size() == 1 ? "" : "s", stored, what);
 }
 
 int info(const std::string& path) {
   const ModelConfig model = read_model_config(path.empty() ? embedded_model_path() : std::filesystem::path(path));
   fmt::print("{} ({})\n", model.name, model.path.string());
-  describe_part("text_encoder",
-                fmt::format("umT5: {} layers, {} wide, {} heads of {}, vocabulary {}", model.text_encoder.num_layers, model.text_encoder.d_model,
-                            model.text_encoder.num_heads, model.text_encoder.d_kv, model.text_encoder.vocab_size),
-                open_text_encoder(model));
-  describe_part("transformer",
-                fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", model.transformer.num_layers,
-                            model.transformer.dim(), model.transformer.num_heads, model.transformer.head_dim,
-                            model.transformer.ffn_dim, model.transformer.patch_size[0], model.transformer.patch_size[1],
-                            model.transformer.patch_size[2]),
-                open_transformer(model));
+  describe_part(
+      "text_encoder",
+      fmt::format("umT5: {} layers, {} wide, {} heads of {}, vocabulary {}", model.text_encoder.num_layers,
+                  model.text_encoder.d_model, model.text_encoder.num_heads, model.text_encoder.d_kv, model.text_encoder.vocab_size),
+      open_text_encoder(model));
+  describe_part(
+      "transformer",
+      fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", model.transformer.num_layers,
+                  model.transformer.dim(), model.transformer.num_heads, model.transformer.head_dim, model.transformer.ffn_dim,
+                  model.transformer.patch_size[0], model.transformer.patch_size[1], model.transformer.patch_size[2]),
+      open_transformer(model));
   describe_part("vae",
-                fmt::format("Wan 2.1 VAE: {} wide, {} latent channels, 1/{} in space, 1/{} in time", model.vae.base_dim, model.vae.z_dim,
-                            model.vae.scale_factor_spatial, model.vae.scale_factor_temporal),
+                fmt::format("Wan 2.1 VAE: {} wide, {} latent channels, 1/{} in space, 1/{} in time", model.vae.base_dim,
+                            model.vae.z_dim, model.vae.scale_factor_spatial, model.vae.scale_factor_temporal),
                 open_vae(model));
   fmt::print("scheduler     {}, flow shift {}\n", name(model.scheduler.kind), model.scheduler.flow_shift);
   fmt::print("defaults      {}x{}, {} frames at {} fps, {} steps, guidance {}\n", model.defaults.width, model.defaults.height,

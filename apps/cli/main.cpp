@@ -74,13 +74,15 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
                        did_you_mean(argv[1]));
   }
   const CLI::App& command = *chosen.front();
-  if (!dynamic_cast<const CLI::ExtrasError*>(&error)) return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
+  if (!dynamic_cast<const CLI::ExtrasError*>(&error))
+    return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
   for (const CLI::Option* option : command.get_options())
     for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   const std::vector<std::string> words = command.remaining();
   const auto first = std::find_if(words.begin(), words.end(), [](const std::string& word) { return word.starts_with('-'); });
   const std::string& word = first == words.end() ? words.front() : *first;
-  return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))), command.get_name());
+  return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))),
+                     command.get_name());
 }
 
 int run(int argc, char** argv) {
@@ -90,10 +92,22 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   const std::pair<CLI::App*, Command> commands[] = {
-      [&] { auto* c = app.add_subcommand("generate", "Make a video from a prompt"); return std::pair(c, add_generate(*c)); }(),
-      [&] { auto* c = app.add_subcommand("info", "What a model folder holds, and whether it runs"); return std::pair(c, add_info(*c)); }(),
-      [&] { auto* c = app.add_subcommand("platforms", "Devices this machine can run on"); return std::pair(c, add_platforms(*c)); }(),
-      [&] { auto* c = app.add_subcommand("bench", "Time parts of the engine, with random weights where no model is needed"); return std::pair(c, add_bench(*c)); }(),
+      [&] {
+        auto* c = app.add_subcommand("generate", "Make a video from a prompt");
+        return std::pair(c, add_generate(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("info", "What a model folder holds, and whether it runs");
+        return std::pair(c, add_info(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("platforms", "Devices this machine can run on");
+        return std::pair(c, add_platforms(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("bench", "Time parts of the engine, with random weights where no model is needed");
+        return std::pair(c, add_bench(*c));
+      }(),
   };
   try {
     app.parse(reversed_arguments(argc, argv));

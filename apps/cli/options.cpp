@@ -14,29 +14,36 @@ const char* const kVersion = ZOE_VERSION;
 
 void add_device_options(CLI::App& app, DeviceOptions& options) {
   app.add_option("--platform", options.platform, "Where to run: auto, cpu, ... (see `zoe platforms`)")->capture_default_str();
-  app.add_option("--dtype", options.dtype, "auto, f32 or bf16; auto is bf16 where the device has bf16 products, else f32")->capture_default_str();
+  app.add_option("--dtype", options.dtype, "auto, f32 or bf16; auto is bf16 where the device has bf16 products, else f32")
+      ->capture_default_str();
   app.add_option_function<std::string>(
-         "--threads", [&options](const std::string& text) { options.threads = static_cast<int>(parse_integer("--threads", text, 1, 1024)); },
+         "--threads",
+         [&options](const std::string& text) { options.threads = static_cast<int>(parse_integer("--threads", text, 1, 1024)); },
          "CPU threads (default: as many as the process may use)")
       ->type_name("N");
 }
 
-std::unique_ptr<Platform> open(const DeviceOptions& options) { return open_platform(options.platform, {.threads = options.threads}); }
+std::unique_ptr<Platform> open(const DeviceOptions& options) {
+  return open_platform(options.platform, {.threads = options.threads});
+}
 
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform) {
   const bool native = platform.info().bf16_products;
   if (options.dtype == "auto") return native ? DType::bf16 : DType::f32;
   if (options.dtype == "f32") return DType::f32;
-  check(options.dtype == "bf16", ErrorKind::invalid_argument, "--dtype", "got {}, expected auto, f32 or bf16.", in_quotes(options.dtype));
-  if (!native) log(LogLevel::notice, "these cores have no bf16 products: operands are rounded to bf16 and multiplied in f32, slower than --dtype f32");
+  check(options.dtype == "bf16", ErrorKind::invalid_argument, "--dtype", "got {}, expected auto, f32 or bf16.",
+        in_quotes(options.dtype));
+  if (!native)
+    log(LogLevel::notice,
+        "these cores have no bf16 products: operands are rounded to bf16 and multiplied in f32, slower than --dtype f32");
   return DType::bf16;
 }
 
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max) {
   std::int64_t value = 0;
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  check(status == std::errc() && end == text.data() + text.size() && value >= min && value <= max, ErrorKind::invalid_argument, flag,
-        "got {}, expected a whole number from {} to {}.", in_quotes(text), min, max);
+  check(status == std::errc() && end == text.data() + text.size() && value >= min && value <= max, ErrorKind::invalid_argument,
+        flag, "got {}, expected a whole number from {} to {}.", in_quotes(text), min, max);
   return value;
 }
 

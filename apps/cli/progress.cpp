@@ -53,8 +53,9 @@ void Reporter::progress(const Progress& progress) {
   if (terminal_) {
     constexpr int kWidth = 30;
     const int full = kWidth * progress.done / progress.total;
-    fmt::print("\r\x1b[K{} [{}{}] {}/{}  {:.2f} s/step  {:.0f} s left", name(progress.phase), std::string(static_cast<std::size_t>(full), '#'),
-               std::string(static_cast<std::size_t>(kWidth - full), ' '), progress.done, progress.total, per_step, left);
+    fmt::print("\r\x1b[K{} [{}{}] {}/{}  {:.2f} s/step  {:.0f} s left", name(progress.phase),
+               std::string(static_cast<std::size_t>(full), '#'), std::string(static_cast<std::size_t>(kWidth - full), ' '),
+               progress.done, progress.total, per_step, left);
     bar_shown_ = true;
     if (progress.done == progress.total) clear_bar();
   } else {

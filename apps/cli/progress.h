@@ -12,8 +12,8 @@ namespace zoe::cli {
 class Reporter {
  public:
   Reporter(bool quiet, bool verbose);
-  void line(std::string_view text);       // whole lines; clears the bar first
-  void detail(std::string_view text);     // only with --verbose
+  void line(std::string_view text);    // whole lines; clears the bar first
+  void detail(std::string_view text);  // only with --verbose
   void progress(const Progress& progress);
 
  private:

@@ -41,8 +41,10 @@ void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::
   if (src_dtype == DType::f32 && dst_dtype == DType::bf16) return each([&](std::size_t i) { dst16[i] = f32_to_bf16(src32[i]); });
   if (src_dtype == DType::f16 && dst_dtype == DType::f32) return each([&](std::size_t i) { dst32[i] = f16_to_f32(src16[i]); });
   if (src_dtype == DType::f32 && dst_dtype == DType::f16) return each([&](std::size_t i) { dst16[i] = f32_to_f16(src32[i]); });
-  if (src_dtype == DType::f16 && dst_dtype == DType::bf16) return each([&](std::size_t i) { dst16[i] = f32_to_bf16(f16_to_f32(src16[i])); });
-  if (src_dtype == DType::bf16 && dst_dtype == DType::f16) return each([&](std::size_t i) { dst16[i] = f32_to_f16(bf16_to_f32(src16[i])); });
+  if (src_dtype == DType::f16 && dst_dtype == DType::bf16)
+    return each([&](std::size_t i) { dst16[i] = f32_to_bf16(f16_to_f32(src16[i])); });
+  if (src_dtype == DType::bf16 && dst_dtype == DType::f16)
+    return each([&](std::size_t i) { dst16[i] = f32_to_f16(bf16_to_f32(src16[i])); });
   fail(ErrorKind::internal, "convert", "no conversion from {} to {}", name(src_dtype), name(dst_dtype));
 }
 

@@ -44,7 +44,8 @@ template <class... Args>
 // For callers' mistakes: throws unless `ok`.
 template <class... Args>
 void check(bool ok, ErrorKind kind, std::string_view where, fmt::format_string<Args...> format, Args&&... args) {
-  if (!ok) [[unlikely]] throw Error(kind, where, fmt::format(format, std::forward<Args>(args)...));
+  if (!ok) [[unlikely]]
+    throw Error(kind, where, fmt::format(format, std::forward<Args>(args)...));
 }
 
 // For our own mistakes: no input from outside may reach one.

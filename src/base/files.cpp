@@ -31,8 +31,8 @@ Descriptor open_regular(const std::filesystem::path& path, std::string_view wher
         path.string(), std::strerror(errno));
   struct stat info {};
   check(::fstat(file.fd, &info) == 0, ErrorKind::io, where, "cannot read the size of {}: {}.", path.string(), std::strerror(errno));
-  check(S_ISREG(info.st_mode), ErrorKind::invalid_argument, where, "{} is {}, expected a regular file. Check the path.", path.string(),
-        S_ISDIR(info.st_mode) ? "a folder" : "a special file");
+  check(S_ISREG(info.st_mode), ErrorKind::invalid_argument, where, "{} is {}, expected a regular file. Check the path.",
+        path.string(), S_ISDIR(info.st_mode) ? "a folder" : "a special file");
   *size = static_cast<std::size_t>(info.st_size);
   return Descriptor{std::exchange(file.fd, -1)};
 }
@@ -63,8 +63,8 @@ MappedFile::~MappedFile() {
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes) {
   std::size_t size = 0;
   const Descriptor file = open_regular(path, where, &size);
-  check(size <= max_bytes, ErrorKind::invalid_argument, where, "{} is too large: got {} bytes, expected at most {}.", path.string(), size,
-        max_bytes);
+  check(size <= max_bytes, ErrorKind::invalid_argument, where, "{} is too large: got {} bytes, expected at most {}.", path.string(),
+        size, max_bytes);
   std::string text(size, '\0');
   std::size_t done = 0;
   while (done < size) {
@@ -82,15 +82,17 @@ PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind) : fina
   namespace fs = std::filesystem;
   std::error_code status;
   while (!final_.has_filename() && final_.has_parent_path() && final_.parent_path() != final_) final_ = final_.parent_path();
-  check(final_.has_filename(), ErrorKind::invalid_argument, "output", "no file name in {}. Name a file or a folder.", final_.string());
+  check(final_.has_filename(), ErrorKind::invalid_argument, "output", "no file name in {}. Name a file or a folder.",
+        final_.string());
   const fs::path parent = final_.has_parent_path() ? final_.parent_path() : fs::path(".");
-  check(fs::is_directory(parent, status), ErrorKind::invalid_argument, "output", "cannot write {}: {} is not a folder. Create it first.",
-        final_.string(), parent.string());
-  check(::access(parent.c_str(), W_OK | X_OK) == 0, ErrorKind::io, "output", "cannot write into {}: {}. Choose another folder with -o.",
-        parent.string(), std::strerror(errno));
+  check(fs::is_directory(parent, status), ErrorKind::invalid_argument, "output",
+        "cannot write {}: {} is not a folder. Create it first.", final_.string(), parent.string());
+  check(::access(parent.c_str(), W_OK | X_OK) == 0, ErrorKind::io, "output",
+        "cannot write into {}: {}. Choose another folder with -o.", parent.string(), std::strerror(errno));
   const bool is_folder = fs::is_directory(final_, status);
   if (kind == Kind::file) {
-    check(!is_folder, ErrorKind::invalid_argument, "output", "{} is a folder, expected a file. Choose another name.", final_.string());
+    check(!is_folder, ErrorKind::invalid_argument, "output", "{} is a folder, expected a file. Choose another name.",
+          final_.string());
     check(!fs::exists(final_, status) || fs::is_regular_file(final_, status), ErrorKind::invalid_argument, "output",
           "{} exists and is not a regular file. Choose another name.", final_.string());
   } else {
@@ -104,7 +106,8 @@ PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind) : fina
   fs::remove_all(temporary_, status);
   if (kind == Kind::folder) {
     const bool created = fs::create_directory(temporary_, status);
-    check(created, ErrorKind::io, "output", "cannot create {}: {}. Choose another folder with -o.", temporary_.string(), status.message());
+    check(created, ErrorKind::io, "output", "cannot create {}: {}. Choose another folder with -o.", temporary_.string(),
+          status.message());
   }
 }
 

@@ -12,9 +12,7 @@ std::int64_t Shape::count(int begin, int end) const {
   return product;
 }
 
-std::string Shape::str() const {
-  return fmt::format("[{}]", fmt::join(dims_, ","));
-}
+std::string Shape::str() const { return fmt::format("[{}]", fmt::join(dims_, ",")); }
 
 bool broadcast(const Shape& a, const Shape& b, Shape* out) {
   const int rank = std::max(a.rank(), b.rank());

@@ -67,10 +67,11 @@ Plan compile(const Graph& traced, Platform& platform) {
         const std::string layout = step.kernel->weight_layout(input);
         const auto [found, is_new] = weights.try_emplace({source.name, layout}, static_cast<int>(plan.weights.size()));
         if (is_new)
-          plan.weights.push_back({source.name, layout, source.types[0], step.kernel->packed_bytes(input, source.types[0]), step.kernel, input,
-                                  step.node->segment});
+          plan.weights.push_back({source.name, layout, source.types[0], step.kernel->packed_bytes(input, source.types[0]),
+                                  step.kernel, input, step.node->segment});
         // A weight that two segments read stays with the first and is not released before the last.
-        ZOE_INTERNAL_CHECK(plan.weights[static_cast<std::size_t>(found->second)].segment == step.node->segment || source.segment == 0);
+        ZOE_INTERNAL_CHECK(plan.weights[static_cast<std::size_t>(found->second)].segment == step.node->segment ||
+                           source.segment == 0);
         step.inputs.push_back({Place::Kind::weight, found->second, 0});
       } else {
         step.inputs.push_back(memory.places.at(&source));
@@ -96,12 +97,15 @@ std::size_t Plan::streamed_weight_bytes() const {
   return totals[0] + *std::max_element(totals.begin() + 1, totals.end());
 }
 
-bool Plan::can_update_in_place(std::size_t input, std::size_t output) const { return input_last_read[input] < output_written[output]; }
+bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {
+  return input_last_read[input] < output_written[output];
+}
 
 std::string describe(const Plan& plan) {
-  std::string text = fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB\n",
-                                 plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
-                                 static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+  std::string text =
+      fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB\n",
+                  plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
+                  static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
   for (const Step& step : plan.steps)
     text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->segment, step.node->name.empty() ? "-" : step.node->name,
                         step.kernel->implementation(), signature(*step.node));

@@ -59,8 +59,9 @@ std::size_t assign_offsets(std::vector<Block*> blocks) {
     }
     block->offset = offset;
     total = std::max(total, offset + block->bytes);
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), block, [](const Block* a, const Block* b) { return a->offset < b->offset; }),
-                  block);
+    placed.insert(
+        std::upper_bound(placed.begin(), placed.end(), block, [](const Block* a, const Block* b) { return a->offset < b->offset; }),
+        block);
   }
   return total;
 }
@@ -93,7 +94,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scrat
     if (node->opcode == Opcode::slice) {
       const auto& axis = node->as<AxisAttributes>();
       const Shape& shape = node->inputs[0].shape();
-      home.offset += static_cast<std::size_t>(axis.begin * shape.count(axis.axis + 1, shape.rank())) * size_of(node->types[0].dtype);
+      home.offset +=
+          static_cast<std::size_t>(axis.begin * shape.count(axis.axis + 1, shape.rank())) * size_of(node->types[0].dtype);
     }
     homes[node.get()] = home;
   }
@@ -108,7 +110,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scrat
       const Home home = homes.at(&part.node());
       const bool whole = home.offset == 0 && home.owner->types[0].size_bytes() == part.type().size_bytes();
       const bool is_output = std::find(outputs.begin(), outputs.end(), home.owner) != outputs.end();
-      if (whole && !is_output && step_of.count(home.owner) && home.owner != node.get()) inside.emplace(home.owner, Home{node.get(), offset});
+      if (whole && !is_output && step_of.count(home.owner) && home.owner != node.get())
+        inside.emplace(home.owner, Home{node.get(), offset});
       offset += part.type().size_bytes();
     }
   }
@@ -120,7 +123,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scrat
 
   // 3. Results and arguments of the graph.
   std::unordered_map<const Node*, Place> given;
-  for (std::size_t i = 0; i < graph.inputs.size(); ++i) given[&graph.inputs[i].node()] = {Place::Kind::input, static_cast<int>(i), 0};
+  for (std::size_t i = 0; i < graph.inputs.size(); ++i)
+    given[&graph.inputs[i].node()] = {Place::Kind::input, static_cast<int>(i), 0};
   for (std::size_t i = 0; i < graph.outputs.size(); ++i) {
     const Node* node = outputs[i];
     ZOE_INTERNAL_CHECK(step_of.count(node) && !given.count(node));

@@ -20,9 +20,9 @@ struct Place {
 };
 
 struct MemoryPlan {
-  std::vector<NodePtr> steps;  // nodes that need a kernel, in running order
+  std::vector<NodePtr> steps;                     // nodes that need a kernel, in running order
   std::unordered_map<const Node*, Place> places;  // of every value but weights and constants
-  std::vector<Place> scratch;  // one for each step
+  std::vector<Place> scratch;                     // one for each step
   std::size_t workspace_bytes = 0;
   // Per graph input: the last step that reads it (-1: none); per output: the step that writes it.
   std::vector<int> input_last_read, output_written;

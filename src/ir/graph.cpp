@@ -24,9 +24,9 @@ Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value>
   // Operands are made before what uses them, so the serial numbers are a topological order, and the one of the trace.
   std::sort(graph.nodes.begin(), graph.nodes.end(), [](const NodePtr& a, const NodePtr& b) { return a->serial < b->serial; });
   for (const NodePtr& node : graph.nodes) {
-    const bool declared = node->opcode != Opcode::input || std::any_of(graph.inputs.begin(), graph.inputs.end(), [&](const Value& value) {
-                            return value.node_ptr() == node;
-                          });
+    const bool declared =
+        node->opcode != Opcode::input ||
+        std::any_of(graph.inputs.begin(), graph.inputs.end(), [&](const Value& value) { return value.node_ptr() == node; });
     check(declared, ErrorKind::internal, graph.name, "input {} is used but not an argument of the graph.", node->name);
   }
   return graph;
@@ -34,7 +34,8 @@ Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value>
 
 std::vector<NodePtr> Graph::parameters() const {
   std::vector<NodePtr> found;
-  std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found), [](const NodePtr& node) { return node->opcode == Opcode::parameter; });
+  std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found),
+               [](const NodePtr& node) { return node->opcode == Opcode::parameter; });
   return found;
 }
 

@@ -10,9 +10,9 @@ namespace zoe {
 
 struct Graph {
   std::string name;
-  std::vector<Value> inputs;      // Opcode::input nodes, in argument order
-  std::vector<Value> outputs;     // may name an input or the same value twice
-  std::vector<NodePtr> nodes;     // all nodes the outputs need, operands first; inputs that nothing reads are absent here
+  std::vector<Value> inputs;   // Opcode::input nodes, in argument order
+  std::vector<Value> outputs;  // may name an input or the same value twice
+  std::vector<NodePtr> nodes;  // all nodes the outputs need, operands first; inputs that nothing reads are absent here
   std::vector<NodePtr> parameters() const;
 };
 

@@ -13,7 +13,8 @@ namespace {
 using Values = std::vector<double>;
 
 double round_to(double value, DType dtype) {
-  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value)))) : static_cast<double>(static_cast<float>(value));
+  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value))))
+                              : static_cast<double>(static_cast<float>(value));
 }
 
 // The flat index into an operand of shape `from` that broadcasts to index `flat` of `to`.
@@ -43,29 +44,32 @@ class Interpreter {
   explicit Interpreter(const ParameterLookup& parameters) : parameters_(parameters) {}
 
   std::vector<ReferenceTensor> run(const Graph& graph, const std::vector<ReferenceTensor>& inputs) {
-    check(inputs.size() == graph.inputs.size(), ErrorKind::invalid_argument, graph.name, "got {} inputs, expected {}.", inputs.size(),
-          graph.inputs.size());
+    check(inputs.size() == graph.inputs.size(), ErrorKind::invalid_argument, graph.name, "got {} inputs, expected {}.",
+          inputs.size(), graph.inputs.size());
     std::unordered_map<const Node*, std::vector<ReferenceTensor>> results;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const Node& node = graph.inputs[i].node();
-      check(inputs[i].shape == node.types[0].shape, ErrorKind::invalid_argument, graph.name, "input {}: got {}, expected {}.", node.name,
-            inputs[i].shape.str(), node.types[0].shape.str());
+      check(inputs[i].shape == node.types[0].shape, ErrorKind::invalid_argument, graph.name, "input {}: got {}, expected {}.",
+            node.name, inputs[i].shape.str(), node.types[0].shape.str());
       results[&node] = {inputs[i]};
     }
     for (const NodePtr& node : graph.nodes) {
       if (node->opcode == Opcode::input) continue;
       std::vector<const ReferenceTensor*> in;
-      for (const Value& operand : node->inputs) in.push_back(&results.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
+      for (const Value& operand : node->inputs)
+        in.push_back(&results.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
       if (node->opcode == Opcode::call) {
         std::vector<ReferenceTensor> arguments;
         for (const ReferenceTensor* argument : in) arguments.push_back(*argument);
         results[node.get()] = run(node->as<std::shared_ptr<const CallAttributes>>()->native, arguments);
       } else {
-        results[node.get()] = {node->opcode == Opcode::parameter ? parameters_(*node) : ReferenceTensor{node->types[0].shape, compute(*node, in)}};
+        results[node.get()] = {node->opcode == Opcode::parameter ? parameters_(*node)
+                                                                 : ReferenceTensor{node->types[0].shape, compute(*node, in)}};
       }
     }
     std::vector<ReferenceTensor> outputs;
-    for (const Value& output : graph.outputs) outputs.push_back(results.at(&output.node())[static_cast<std::size_t>(output.output())]);
+    for (const Value& output : graph.outputs)
+      outputs.push_back(results.at(&output.node())[static_cast<std::size_t>(output.output())]);
     return outputs;
   }
 
@@ -79,8 +83,11 @@ class Interpreter {
       return std::move(out);
     };
     const auto at = [&](std::size_t operand, std::int64_t i) { return in[operand]->values[static_cast<std::size_t>(i)]; };
-    const auto wide = [&](std::size_t operand, std::int64_t i) { return at(operand, broadcast_index(i, in[operand]->shape, shape)); };
+    const auto wide = [&](std::size_t operand, std::int64_t i) {
+      return at(operand, broadcast_index(i, in[operand]->shape, shape));
+    };
     switch (node.opcode) {
+// clang-format off
 #define ZOE_UNARY(name, value)                   \
   case Opcode::name: return each([&](std::int64_t i) { \
     const double x = at(0, i);                   \
@@ -92,6 +99,7 @@ class Interpreter {
     return static_cast<double>(value);           \
   });
 #include "ir/opcodes.def"
+        // clang-format on
       case Opcode::constant: return each([&](std::int64_t) { return node.as<ConstantAttributes>().value; });
       case Opcode::cast: return each([&](std::int64_t i) { return round_to(at(0, i), node.types[0].dtype); });
       case Opcode::sum: {
@@ -105,7 +113,8 @@ class Interpreter {
       case Opcode::reshape: return in[0]->values;
       case Opcode::slice: {
         const auto& axis = node.as<AxisAttributes>();
-        const std::int64_t inner = shape.count(axis.axis + 1, shape.rank()), from = in[0]->shape.dim(axis.axis), to = shape.dim(axis.axis);
+        const std::int64_t inner = shape.count(axis.axis + 1, shape.rank()), from = in[0]->shape.dim(axis.axis),
+                           to = shape.dim(axis.axis);
         return each([&](std::int64_t i) {
           const std::int64_t position = i / inner % to, outer = i / inner / to;
           return at(0, (outer * from + position + axis.begin) * inner + i % inner);
@@ -138,7 +147,8 @@ class Interpreter {
         const std::int64_t width = shape.dim(1), rows = in[0]->shape.dim(0);
         return each([&](std::int64_t i) {
           const auto row = static_cast<std::int64_t>(at(1, i / width));
-          check(row >= 0 && row < rows, ErrorKind::invalid_argument, "gather", "bad index: got {}, expected 0 to {}.", row, rows - 1);
+          check(row >= 0 && row < rows, ErrorKind::invalid_argument, "gather", "bad index: got {}, expected 0 to {}.", row,
+                rows - 1);
           return at(0, row * width + i % width);
         });
       }
@@ -172,10 +182,12 @@ class Interpreter {
     const auto& attributes = node.as<ProductAttributes>();
     const Shape &to = node.types[0].shape, &from = in[0]->shape, &kernel = in[1]->shape;
     const std::int64_t out_channel = i % to.dim(3), channels = from.dim(3);
-    const std::int64_t position[3] = {i / to.dim(3) / to.dim(2) / to.dim(1), i / to.dim(3) / to.dim(2) % to.dim(1), i / to.dim(3) % to.dim(2)};
+    const std::int64_t position[3] = {i / to.dim(3) / to.dim(2) / to.dim(1), i / to.dim(3) / to.dim(2) % to.dim(1),
+                                      i / to.dim(3) % to.dim(2)};
     double total = 0;
     for (std::int64_t tap = 0; tap < kernel.count(2, 5); ++tap) {
-      const std::int64_t offset[3] = {tap / kernel.dim(4) / kernel.dim(3), tap / kernel.dim(4) % kernel.dim(3), tap % kernel.dim(4)};
+      const std::int64_t offset[3] = {tap / kernel.dim(4) / kernel.dim(3), tap / kernel.dim(4) % kernel.dim(3),
+                                      tap % kernel.dim(4)};
       std::int64_t source = 0;
       bool inside = true;
       for (std::size_t axis = 0; axis < 3; ++axis) {
@@ -200,12 +212,15 @@ class Interpreter {
     Values out(static_cast<std::size_t>(shape.count())), scores(static_cast<std::size_t>(keys));
     for (std::int64_t row = 0; row < shape.dim(0) * heads * queries; ++row) {
       const std::int64_t query = row % queries, head = row / queries % heads, batch = row / queries / heads;
-      const auto offset = [&](std::int64_t length, std::int64_t position) { return ((batch * length + position) * heads + head) * width; };
+      const auto offset = [&](std::int64_t length, std::int64_t position) {
+        return ((batch * length + position) * heads + head) * width;
+      };
       double largest = -HUGE_VAL, total = 0;
       for (std::int64_t key = 0; key < keys; ++key) {
         double dot = 0;
         for (std::int64_t d = 0; d < width; ++d)
-          dot += in[0]->values[static_cast<std::size_t>(offset(queries, query) + d)] * in[1]->values[static_cast<std::size_t>(offset(keys, key) + d)];
+          dot += in[0]->values[static_cast<std::size_t>(offset(queries, query) + d)] *
+                 in[1]->values[static_cast<std::size_t>(offset(keys, key) + d)];
         dot *= attributes.scale;
         if (attributes.has_bias)
           dot += in[3]->values[static_cast<std::size_t>(broadcast_index(row * keys + key, in[3]->shape, scores_shape))];
@@ -218,7 +233,8 @@ class Interpreter {
         for (std::int64_t key = 0; key < keys; ++key)
           value += scores[static_cast<std::size_t>(key)] * in[2]->values[static_cast<std::size_t>(offset(keys, key) + d)];
         value /= total;
-        out[static_cast<std::size_t>(offset(queries, query) + d)] = node.types[0].dtype == DType::bf16 ? round_to(value, DType::bf16) : value;
+        out[static_cast<std::size_t>(offset(queries, query) + d)] =
+            node.types[0].dtype == DType::bf16 ? round_to(value, DType::bf16) : value;
       }
     }
     return out;
@@ -229,7 +245,8 @@ class Interpreter {
 
 }  // namespace
 
-std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs, const ParameterLookup& parameters) {
+std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs,
+                                       const ParameterLookup& parameters) {
   return Interpreter(parameters).run(graph, inputs);
 }
 

@@ -19,6 +19,7 @@ struct ReferenceTensor {
 using ParameterLookup = std::function<ReferenceTensor(const Node& parameter)>;
 
 // Runs the graph (calls through their native graphs). `inputs` in argument order, of exactly the inputs' shapes.
-std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs, const ParameterLookup& parameters);
+std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs,
+                                       const ParameterLookup& parameters);
 
 }  // namespace zoe

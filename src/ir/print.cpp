@@ -13,7 +13,8 @@ std::string attributes(const Node& node) {
     if (node.opcode == Opcode::concat) return fmt::format(" axis={}", axis->axis);
     return fmt::format(" axis={} [{},{})", axis->axis, axis->begin, axis->end);
   }
-  if (const auto* permute = std::get_if<PermuteAttributes>(&node.attributes)) return fmt::format(" axes={}", fmt::join(permute->axes, ","));
+  if (const auto* permute = std::get_if<PermuteAttributes>(&node.attributes))
+    return fmt::format(" axes={}", fmt::join(permute->axes, ","));
   if (const auto* product = std::get_if<ProductAttributes>(&node.attributes)) {
     std::string text;
     if (product->has_bias) text += " +bias";

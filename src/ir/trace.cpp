@@ -17,8 +17,8 @@ void require(bool ok, std::string_view where, fmt::format_string<Args...> format
   check(ok, ErrorKind::invalid_argument, where, format, std::forward<Args>(args)...);
 }
 
-Value make_node(Opcode opcode, std::vector<Value> inputs, Attributes attributes, std::vector<Type> types, std::string node_name = {},
-                int segment = 0) {
+Value make_node(Opcode opcode, std::vector<Value> inputs, Attributes attributes, std::vector<Type> types,
+                std::string node_name = {}, int segment = 0) {
   static std::atomic<std::uint64_t> serial{0};
   auto node = std::make_shared<Node>();
   node->opcode = opcode;
@@ -41,10 +41,11 @@ Value unary(Opcode opcode, const Value& x) {
 }
 
 Value binary(Opcode opcode, const Value& a, const Value& b) {
-  require(is_float(a.dtype()) && a.dtype() == b.dtype(), name(opcode), "bad dtypes: got {} and {}, expected two f32 or two bf16. Cast one.",
-          name(a.dtype()), name(b.dtype()));
+  require(is_float(a.dtype()) && a.dtype() == b.dtype(), name(opcode),
+          "bad dtypes: got {} and {}, expected two f32 or two bf16. Cast one.", name(a.dtype()), name(b.dtype()));
   Shape shape;
-  require(broadcast(a.shape(), b.shape(), &shape), name(opcode), "shapes do not broadcast: got {} and {}.", a.shape().str(), b.shape().str());
+  require(broadcast(a.shape(), b.shape(), &shape), name(opcode), "shapes do not broadcast: got {} and {}.", a.shape().str(),
+          b.shape().str());
   return make_node(opcode, {a, b}, {}, {Type{a.dtype(), std::move(shape)}});
 }
 
@@ -54,7 +55,8 @@ int positive_axis(std::string_view where, int axis, int rank) {
 }
 
 // Appends the optional operands of a product and checks their shapes.
-ProductAttributes add_epilogue(std::string_view where, std::vector<Value>& inputs, const Type& result, const ProductOptions& options) {
+ProductAttributes add_epilogue(std::string_view where, std::vector<Value>& inputs, const Type& result,
+                               const ProductOptions& options) {
   ProductAttributes attributes;
   attributes.activation = options.activation;
   if (options.bias) {
@@ -64,7 +66,8 @@ ProductAttributes add_epilogue(std::string_view where, std::vector<Value>& input
     inputs.push_back(options.bias);
   }
   if (options.residual) {
-    require(options.residual.type() == result, where, "bad residual: got {}, expected {}.", options.residual.type().str(), result.str());
+    require(options.residual.type() == result, where, "bad residual: got {}, expected {}.", options.residual.type().str(),
+            result.str());
     attributes.has_residual = true;
     inputs.push_back(options.residual);
   }
@@ -81,7 +84,9 @@ Value parameter(std::string parameter_name, DType dtype, Shape shape, int segmen
   return make_node(Opcode::parameter, {}, {}, {Type{dtype, std::move(shape)}}, std::move(parameter_name), segment);
 }
 
-Value constant(double value, DType dtype) { return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}}); }
+Value constant(double value, DType dtype) {
+  return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}});
+}
 
 #define ZOE_UNARY(name, value) \
   Value name(const Value& x) { return unary(Opcode::name, x); }
@@ -91,12 +96,14 @@ Value constant(double value, DType dtype) { return make_node(Opcode::constant, {
 
 Value cast(const Value& x, DType dtype) {
   if (x.dtype() == dtype) return x;
-  require(is_float(x.dtype()) && is_float(dtype), "cast", "bad dtypes: got {} to {}, expected f32 or bf16.", name(x.dtype()), name(dtype));
+  require(is_float(x.dtype()) && is_float(dtype), "cast", "bad dtypes: got {} to {}, expected f32 or bf16.", name(x.dtype()),
+          name(dtype));
   return make_node(Opcode::cast, {x}, {}, {Type{dtype, x.shape()}});
 }
 
 Value sum(const Value& x) {
-  require(x.dtype() == DType::f32 && x.shape().rank() > 0, "sum", "bad operand: got {}, expected f32 of rank 1 or more.", x.type().str());
+  require(x.dtype() == DType::f32 && x.shape().rank() > 0, "sum", "bad operand: got {}, expected f32 of rank 1 or more.",
+          x.type().str());
   Shape shape = x.shape();
   shape.dim(-1) = 1;
   return make_node(Opcode::sum, {x}, {}, {Type{DType::f32, std::move(shape)}});
@@ -112,8 +119,8 @@ Value reshape(const Value& x, Shape shape) {
 
 Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end) {
   axis = positive_axis("slice", axis, x.shape().rank());
-  require(0 <= begin && begin < end && end <= x.dim(axis), "slice", "bad range of axis {} of {}: got [{},{}).", axis, x.shape().str(), begin,
-          end);
+  require(0 <= begin && begin < end && end <= x.dim(axis), "slice", "bad range of axis {} of {}: got [{},{}).", axis,
+          x.shape().str(), begin, end);
   if (begin == 0 && end == x.dim(axis)) return x;
   Shape shape = x.shape();
   shape.dim(axis) = end - begin;
@@ -179,13 +186,15 @@ Value linear(const Value& x, const Value& weight, const ProductOptions& options)
 Value conv(const Value& x, const Value& weight, const ConvWindow& window, const ProductOptions& options) {
   require(is_float(x.dtype()) && x.shape().rank() == 4, "conv", "bad x: got {}, expected [T,H,W,I].", x.type().str());
   require(weight.dtype() == x.dtype() && weight.shape().rank() == 5 && weight.dim(1) == x.dim(3), "conv",
-          "bad weight: got {}, expected {}[O,{},kt,kh,kw] to match x {}.", weight.type().str(), name(x.dtype()), x.dim(3), x.type().str());
+          "bad weight: got {}, expected {}[O,{},kt,kh,kw] to match x {}.", weight.type().str(), name(x.dtype()), x.dim(3),
+          x.type().str());
   require(window.upsample == 1 || window.upsample == 2, "conv", "bad upsample: got {}, expected 1 or 2.", window.upsample);
   Type type{x.dtype(), {0, 0, 0, weight.dim(0)}};
   for (int axis = 0; axis < 3; ++axis) {
     const auto a = static_cast<std::size_t>(axis);
     require(window.stride[a] >= 1 && window.pad_begin[a] >= 0 && window.pad_end[a] >= 0, "conv", "bad window on axis {}.", axis);
-    const std::int64_t room = x.dim(axis) * (axis > 0 ? window.upsample : 1) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
+    const std::int64_t room =
+        x.dim(axis) * (axis > 0 ? window.upsample : 1) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
     require(room >= 0, "conv", "x {} is smaller than the kernel {} on axis {}.", x.shape().str(), weight.shape().str(), axis);
     type.shape.dim(axis) = room / window.stride[a] + 1;
   }
@@ -201,8 +210,9 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
 Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias) {
   require(is_float(q.dtype()) && q.shape().rank() == 4, "attention", "bad q: got {}, expected [B,Lq,N,D].", q.type().str());
   const Shape& shape = q.shape();
-  require(k.dtype() == q.dtype() && k.shape().rank() == 4 && k.shape() == Shape({shape.dim(0), k.dim(1), shape.dim(2), shape.dim(3)}),
-          "attention", "bad k: got {}, expected [B,Lk,N,D] to match q {}.", k.type().str(), q.type().str());
+  require(
+      k.dtype() == q.dtype() && k.shape().rank() == 4 && k.shape() == Shape({shape.dim(0), k.dim(1), shape.dim(2), shape.dim(3)}),
+      "attention", "bad k: got {}, expected [B,Lk,N,D] to match q {}.", k.type().str(), q.type().str());
   require(v.type() == k.type(), "attention", "bad v: got {}, expected {} as k.", v.type().str(), k.type().str());
   std::vector<Value> inputs{q, k, v};
   if (bias) {

@@ -42,7 +42,7 @@ Value reshape(const Value& x, Shape shape);
 Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
 Value concat(std::vector<Value> parts, int axis);
 Value permute(const Value& x, std::vector<int> axes);
-Value swap_pairs(const Value& x);        // last axis even
+Value swap_pairs(const Value& x);                        // last axis even
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 
 struct ProductOptions {

@@ -6,11 +6,13 @@ namespace zoe {
 
 std::string_view name(Opcode opcode) {
   switch (opcode) {
+// clang-format off
 #define ZOE_UNARY(name, value) \
   case Opcode::name: return #name;
 #define ZOE_BINARY(name, value) \
   case Opcode::name: return #name;
 #include "ir/opcodes.def"
+      // clang-format on
     case Opcode::input: return "input";
     case Opcode::parameter: return "parameter";
     case Opcode::constant: return "constant";
@@ -32,9 +34,11 @@ std::string_view name(Opcode opcode) {
 
 bool is_unary(Opcode opcode) {
   switch (opcode) {
+// clang-format off
 #define ZOE_UNARY(name, value) case Opcode::name:
 #define ZOE_BINARY(name, value)
 #include "ir/opcodes.def"
+    // clang-format on
     return true;
     default: return false;
   }
@@ -42,9 +46,11 @@ bool is_unary(Opcode opcode) {
 
 bool is_binary(Opcode opcode) {
   switch (opcode) {
+// clang-format off
 #define ZOE_UNARY(name, value)
 #define ZOE_BINARY(name, value) case Opcode::name:
 #include "ir/opcodes.def"
+    // clang-format on
     return true;
     default: return false;
   }

@@ -26,15 +26,15 @@ enum class Opcode : std::uint8_t {
 #define ZOE_UNARY(name, value) name,
 #define ZOE_BINARY(name, value) name,
 #include "ir/opcodes.def"
-  cast,              // to another float dtype, round to nearest even
-  sum,               // over the last axis, which stays with extent 1; f32 only
+  cast,  // to another float dtype, round to nearest even
+  sum,   // over the last axis, which stays with extent 1; f32 only
   // Movement: no arithmetic.
-  reshape,           // same elements, same order
-  slice,             // [begin, end) of one axis
-  concat,            // along one axis
-  permute,           // axes reordered
-  swap_pairs,        // x[..., 2i], x[..., 2i+1] -> x[..., 2i+1], x[..., 2i]: the shuffle of a rotary embedding
-  gather,            // rows of a table by i32 index
+  reshape,     // same elements, same order
+  slice,       // [begin, end) of one axis
+  concat,      // along one axis
+  permute,     // axes reordered
+  swap_pairs,  // x[..., 2i], x[..., 2i+1] -> x[..., 2i+1], x[..., 2i]: the shuffle of a rotary embedding
+  gather,      // rows of a table by i32 index
   // Products, asked of the platform's library.
   linear,
   conv,
@@ -91,9 +91,9 @@ struct PermuteAttributes {
 };
 struct ProductAttributes {  // linear and conv; operands are x, weight, then bias and residual where present
   bool has_bias = false, has_residual = false;
-  Activation activation = Activation::none;       // before the residual is added
-  int upsample = 1;                               // conv: 2 if x is first made twice as high and wide, see ConvWindow
-  std::array<int, 3> stride = {1, 1, 1};          // conv, axes T H W
+  Activation activation = Activation::none;  // before the residual is added
+  int upsample = 1;                          // conv: 2 if x is first made twice as high and wide, see ConvWindow
+  std::array<int, 3> stride = {1, 1, 1};     // conv, axes T H W
   std::array<int, 3> pad_begin = {0, 0, 0}, pad_end = {0, 0, 0};
 };
 struct AttentionAttributes {  // operands are q, k, v, then bias where present
@@ -116,7 +116,9 @@ struct Node {
   std::uint64_t serial = 0;  // grows in the order nodes are made: the order a plan runs them in
 
   template <class T>
-  const T& as() const { return std::get<T>(attributes); }
+  const T& as() const {
+    return std::get<T>(attributes);
+  }
 };
 
 inline const Type& Value::type() const { return node_->types[static_cast<std::size_t>(output_)]; }

@@ -22,12 +22,15 @@ std::vector<Type> expected_types(const Node& node) {
   switch (node.opcode) {
     case Opcode::input:
     case Opcode::parameter:
-    case Opcode::constant: return node.types;
+    case Opcode::constant:
+      return node.types;
+// clang-format off
 #define ZOE_UNARY(name, value) \
   case Opcode::name: return {name(in.at(0)).type()};
 #define ZOE_BINARY(name, value) \
   case Opcode::name: return {name(in.at(0), in.at(1)).type()};
 #include "ir/opcodes.def"
+      // clang-format on
     case Opcode::cast: return {cast(in.at(0), node.types.at(0).dtype).type()};
     case Opcode::sum: return {sum(in.at(0)).type()};
     case Opcode::reshape: return {reshape(in.at(0), node.types.at(0).shape).type()};
@@ -78,8 +81,8 @@ void verify(const Graph& graph) {
             "an operand names result {} of {}.", operand.output(), operand.node().types.size());
       check(operand.node().segment <= node->segment, ErrorKind::internal, where, "an operand belongs to a later segment.");
     }
-    check(expected_types(*node) == node->types, ErrorKind::internal, where, "result type contradicts the operands: got {}, expected {}.",
-          node->types.at(0).str(), expected_types(*node).at(0).str());
+    check(expected_types(*node) == node->types, ErrorKind::internal, where,
+          "result type contradicts the operands: got {}, expected {}.", node->types.at(0).str(), expected_types(*node).at(0).str());
     seen.insert(node.get());
   }
   for (const Value& output : graph.outputs)

@@ -38,7 +38,8 @@ void check_modulation(std::string_view op, std::string_view argument, const Valu
         "bad {}: got {}, expected f32 or bf16 in one of the forms scalar, [{C}], [{B},{C}], [{B},{L},{C}] or [{b},F,1,{C}] where F "
         "divides {l}, to match x {}.",
         argument, modulation.type().str(), x.str(), fmt::arg("C", width), fmt::arg("b", batch), fmt::arg("l", length),
-        fmt::arg("B", batch == 1 ? "1" : fmt::format("1|{}", batch)), fmt::arg("L", length == 1 ? "1" : fmt::format("1|{}", length)));
+        fmt::arg("B", batch == 1 ? "1" : fmt::format("1|{}", batch)),
+        fmt::arg("L", length == 1 ? "1" : fmt::format("1|{}", length)));
 }
 
 Value multiply_modulation(const Value& x, const Value& modulation) { return combine(mul, x, modulation); }

@@ -46,7 +46,13 @@ std::vector<float> gather_rows(const TensorEntry& table, std::span<const std::in
 class Run {
  public:
   Run(const ModelConfig& model, Platform& platform, Job& job, const Callbacks& callbacks, MemoryWatch* watch)
-      : model_(model), platform_(platform), job_(job), plans_(*job.plans), callbacks_(callbacks), watch_(watch), stream_(platform.make_stream()) {}
+      : model_(model),
+        platform_(platform),
+        job_(job),
+        plans_(*job.plans),
+        callbacks_(callbacks),
+        watch_(watch),
+        stream_(platform.make_stream()) {}
 
   Timings go() {
     encode();
@@ -172,11 +178,13 @@ class Run {
     report(Phase::denoise, prompt, 0, static_cast<std::size_t>(scheduler->steps()));
     for (int i = 0; i < scheduler->steps(); ++i) {
       upload(platform_, *stream_, latents, inputs[0]);
-      upload(platform_, *stream_, timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]), inputs[1]);
+      upload(platform_, *stream_, timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]),
+             inputs[1]);
       predict(contexts[0], prediction);
       if (guided) {
         predict(contexts[1], unconditional);
-        for (std::size_t j = 0; j < prediction.size(); ++j) prediction[j] = unconditional[j] + guidance * (prediction[j] - unconditional[j]);
+        for (std::size_t j = 0; j < prediction.size(); ++j)
+          prediction[j] = unconditional[j] + guidance * (prediction[j] - unconditional[j]);
       }
       scheduler->step(i, latents, prediction);
       report(Phase::denoise, prompt, static_cast<std::size_t>(i) + 1, static_cast<std::size_t>(scheduler->steps()));
@@ -210,7 +218,8 @@ class Run {
       }
       const std::int64_t count = is_first ? 1 : plans_.group_frames;
       const WanVaeGraph& graph = is_first ? plans_.first_graph : plans_.group_graph;
-      decode_group(graph, is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame, count, states, workspace);
+      decode_group(graph, is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame,
+                   count, states, workspace);
       emit(prompt, is_first ? first : group, &frame_number);
       latent_frame += count;
       report(Phase::decode, prompt, static_cast<std::size_t>(latent_frame), static_cast<std::size_t>(total));
@@ -225,12 +234,13 @@ class Run {
   };
 
   Group make_group(const Plan& plan) {
-    return {make_tensor(platform_, plan.graph.inputs[0].type(), "latents"), make_tensor(platform_, plan.graph.outputs[0].type(), "frames"),
+    return {make_tensor(platform_, plan.graph.inputs[0].type(), "latents"),
+            make_tensor(platform_, plan.graph.outputs[0].type(), "frames"),
             std::vector<float>(static_cast<std::size_t>(plan.graph.outputs[0].shape().count()))};
   }
 
-  void decode_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin, std::int64_t count,
-                    std::vector<Tensor>& states, const Tensor& workspace) {
+  void decode_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin,
+                    std::int64_t count, std::vector<Tensor>& states, const Tensor& workspace) {
     // [C,T,h,w] to [T,h,w,C], undoing the normalisation with the division Diffusers uses (by 1/std), for the same bits.
     const VideoShape& shape = job_.shape;
     const std::int64_t channels = model_.vae.z_dim, area = shape.latent_height * shape.latent_width;
@@ -239,7 +249,8 @@ class Run {
       const auto mean = static_cast<float>(model_.vae.latents_mean[static_cast<std::size_t>(c)]);
       const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[static_cast<std::size_t>(c)]);
       const float* src = latents.data() + (c * shape.latent_frames + begin) * area;
-      for (std::int64_t i = 0; i < count * area; ++i) values[static_cast<std::size_t>(i * channels + c)] = src[i] / inverse_std + mean;
+      for (std::int64_t i = 0; i < count * area; ++i)
+        values[static_cast<std::size_t>(i * channels + c)] = src[i] / inverse_std + mean;
     }
     upload(platform_, *stream_, values, group.latent);
     std::vector<Tensor> inputs{group.latent}, outputs{group.frames};
@@ -272,9 +283,12 @@ class Run {
 
 }  // namespace
 
-Pipeline::Pipeline(ModelConfig model, Platform& platform, DType dtype) : model_(std::move(model)), platform_(platform), dtype_(dtype) {}
+Pipeline::Pipeline(ModelConfig model, Platform& platform, DType dtype)
+    : model_(std::move(model)), platform_(platform), dtype_(dtype) {}
 Pipeline::~Pipeline() = default;
 
-Timings Pipeline::run(Job& job, const Callbacks& callbacks, MemoryWatch* watch) { return Run(model_, platform_, job, callbacks, watch).go(); }
+Timings Pipeline::run(Job& job, const Callbacks& callbacks, MemoryWatch* watch) {
+  return Run(model_, platform_, job, callbacks, watch).go();
+}
 
 }  // namespace zoe

@@ -27,16 +27,17 @@ void check_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
   const std::string pipeline = index.string("_class_name", "");
   check(pipeline == "WanPipeline", ErrorKind::unsupported, "model_index.json",
-        "unsupported pipeline: got {}, expected WanPipeline (Wan text to video). Choose another model.", pipeline.empty() ? "none" : pipeline);
+        "unsupported pipeline: got {}, expected WanPipeline (Wan text to video). Choose another model.",
+        pipeline.empty() ? "none" : pipeline);
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", "WanTransformer3DModel"}, {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
     const std::string got = index.strings(part, 2, 2)[1];
-    check(got == expected, ErrorKind::unsupported, "model_index.json", "unsupported {}: got {}, expected {}. Choose another model.", part,
-          got.empty() ? "none" : got, expected);
+    check(got == expected, ErrorKind::unsupported, "model_index.json", "unsupported {}: got {}, expected {}. Choose another model.",
+          part, got.empty() ? "none" : got, expected);
   }
-  check(!index.has("boundary_ratio") && (!index.has("transformer_2") || index.strings("transformer_2", 2, 2)[1].empty()), ErrorKind::unsupported,
-        "model_index.json", "unsupported: two transformers (Wan2.2 A14B). Wan2.1 text to video runs.");
+  check(!index.has("boundary_ratio") && (!index.has("transformer_2") || index.strings("transformer_2", 2, 2)[1].empty()),
+        ErrorKind::unsupported, "model_index.json", "unsupported: two transformers (Wan2.2 A14B). Wan2.1 text to video runs.");
 }
 
 GenerationDefaults read_defaults(const fs::path& path) {
@@ -70,10 +71,11 @@ ModelConfig read_model_config(const fs::path& path) {
   model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path);
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
-        "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.", model.transformer.text_dim,
-        model.text_encoder.d_model);
-  check(model.transformer.in_channels == model.vae.z_dim && model.transformer.out_channels == model.vae.z_dim, ErrorKind::unsupported,
-        "transformer/config.json", "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
+        "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
+        model.transformer.text_dim, model.text_encoder.d_model);
+  check(model.transformer.in_channels == model.vae.z_dim && model.transformer.out_channels == model.vae.z_dim,
+        ErrorKind::unsupported, "transformer/config.json",
+        "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
         model.transformer.in_channels, model.transformer.out_channels, model.vae.z_dim);
   return model;
 }

@@ -15,7 +15,7 @@ namespace zoe {
 
 namespace {
 
-constexpr std::int64_t kLengthStep = 8;   // plans are made for token counts rounded up to this
+constexpr std::int64_t kLengthStep = 8;  // plans are made for token counts rounded up to this
 constexpr std::int64_t kMaxExtent = 1 << 16, kMaxFrames = 1 << 16;
 // What a process holds beside weights, workspaces and frames: thread stacks, library state, generated code. Measured.
 constexpr std::size_t kOverheadBytes = 7 << 20;
@@ -30,11 +30,13 @@ std::size_t weight_bytes(std::initializer_list<const Plan*> plans) {
   for (const Plan* plan : plans)
     if (plan)
       for (const PlanWeight& weight : plan->weights) sizes[{weight.name, weight.layout}] = weight.size_bytes;
-  return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0}, [](std::size_t total, const auto& entry) { return total + entry.second; });
+  return std::accumulate(sizes.begin(), sizes.end(), std::size_t{0},
+                         [](std::size_t total, const auto& entry) { return total + entry.second; });
 }
 
 std::size_t total_bytes(std::span<const Type> types) {
-  return std::accumulate(types.begin(), types.end(), std::size_t{0}, [](std::size_t total, const Type& type) { return total + type.size_bytes(); });
+  return std::accumulate(types.begin(), types.end(), std::size_t{0},
+                         [](std::size_t total, const Type& type) { return total + type.size_bytes(); });
 }
 
 std::size_t argument_bytes(const std::vector<Value>& values) {
@@ -54,7 +56,8 @@ T chosen(const std::optional<T>& asked, D fallback, std::string_view flag, doubl
 VideoShape video_shape(const GenerateSettings& settings, const ModelConfig& model) {
   const WanVaeConfig& vae = model.vae;
   const std::int64_t spatial = vae.scale_factor_spatial, temporal = vae.scale_factor_temporal;
-  const std::int64_t height_step = spatial * model.transformer.patch_size[1], width_step = spatial * model.transformer.patch_size[2];
+  const std::int64_t height_step = spatial * model.transformer.patch_size[1],
+                     width_step = spatial * model.transformer.patch_size[2];
   VideoShape shape{};
   shape.height = chosen(settings.height, model.defaults.height, "--height", 1, kMaxExtent);
   shape.width = chosen(settings.width, model.defaults.width, "--width", 1, kMaxExtent);
@@ -66,10 +69,11 @@ VideoShape video_shape(const GenerateSettings& settings, const ModelConfig& mode
   shape.width -= shape.width % width_step;
   if (shape.num_frames % temporal != 1) shape.num_frames = shape.num_frames / temporal * temporal + 1;
   if (shape.height != asked.height || shape.width != asked.width)
-    log(LogLevel::notice, fmt::format("size {}x{} becomes {}x{}: width and height are multiples of {} and {}", asked.width, asked.height,
-                                      shape.width, shape.height, width_step, height_step));
+    log(LogLevel::notice, fmt::format("size {}x{} becomes {}x{}: width and height are multiples of {} and {}", asked.width,
+                                      asked.height, shape.width, shape.height, width_step, height_step));
   if (shape.num_frames != asked.num_frames)
-    log(LogLevel::notice, fmt::format("{} frames become {}: one more than a multiple of {}", asked.num_frames, shape.num_frames, temporal));
+    log(LogLevel::notice,
+        fmt::format("{} frames become {}: one more than a multiple of {}", asked.num_frames, shape.num_frames, temporal));
   shape.latent_height = shape.height / spatial;
   shape.latent_width = shape.width / spatial;
   shape.latent_frames = (shape.num_frames - 1) / temporal + 1;
@@ -85,11 +89,13 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
                         static_cast<double>(shape.latent_width) / static_cast<double>(patch[2]);
   const double element = static_cast<double>(size_of(dtype));
   const double denoise = tokens * static_cast<double>(model.transformer.dim()) * element * 4;
-  const double decode = static_cast<double>(shape.height) * static_cast<double>(shape.width) * static_cast<double>(model.vae.base_dim) * element * 4;
+  const double decode =
+      static_cast<double>(shape.height) * static_cast<double>(shape.width) * static_cast<double>(model.vae.base_dim) * element * 4;
   const double needed = std::max(denoise, decode), total = static_cast<double>(device.memory_bytes);
-  check(needed < total, ErrorKind::out_of_memory, "memory",
-        "{}x{}x{} does not fit: needs more than {:.1f} GiB, the {} platform has {:.1f} GiB. Lower --width, --height or --num-frames.",
-        shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
+  check(
+      needed < total, ErrorKind::out_of_memory, "memory",
+      "{}x{}x{} does not fit: needs more than {:.1f} GiB, the {} platform has {:.1f} GiB. Lower --width, --height or --num-frames.",
+      shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
 }
 
 // The transformer numbers its tokens along each axis up to rope_max_seq_len.
@@ -98,9 +104,10 @@ void check_positions(const VideoShape& shape, const ModelConfig& model) {
   const std::int64_t most = model.transformer.rope_max_seq_len, spatial = model.vae.scale_factor_spatial;
   const std::int64_t height = most * patch[1] * spatial, width = most * patch[2] * spatial;
   const std::int64_t frames = (most * patch[0] - 1) * model.vae.scale_factor_temporal + 1;
-  check(shape.width <= width && shape.height <= height && shape.num_frames <= frames, ErrorKind::invalid_argument, "--height, --width, --num-frames",
-        "too large for the model: got {}x{}, {} frames, expected at most {}x{} and {} frames. Lower them.", shape.width, shape.height,
-        shape.num_frames, width, height, frames);
+  check(shape.width <= width && shape.height <= height && shape.num_frames <= frames, ErrorKind::invalid_argument,
+        "--height, --width, --num-frames",
+        "too large for the model: got {}x{}, {} frames, expected at most {}x{} and {} frames. Lower them.", shape.width,
+        shape.height, shape.num_frames, width, height, frames);
 }
 
 // New states are written over old ones, which takes half the memory of swapping two sets: every old one must have been read.
@@ -124,7 +131,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   job.plans = std::make_unique<Job::Plans>();
   Job::Plans& plans = *job.plans;
   job.shape = video_shape(settings, model_);
-  job.num_inference_steps = chosen(settings.num_inference_steps, model_.defaults.num_inference_steps, "--num-inference-steps", 1, 1000);
+  job.num_inference_steps =
+      chosen(settings.num_inference_steps, model_.defaults.num_inference_steps, "--num-inference-steps", 1, 1000);
   job.fps = chosen(settings.fps, model_.defaults.fps, "--fps", 0.1, 240);
   job.guidance_scale = chosen(settings.guidance_scale, model_.defaults.guidance_scale, "--guidance-scale", 0, 1000);
   job.scheduler = model_.scheduler;
@@ -145,8 +153,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   // Text: tokens, and how many keys the longest prompt needs.
   const Tokenizer tokenizer(model_.path / "tokenizer" / "spiece.model");
   check(tokenizer.vocab_size() <= model_.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
-        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.", tokenizer.vocab_size(),
-        model_.text_encoder.vocab_size);
+        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
+        tokenizer.vocab_size(), model_.text_encoder.vocab_size);
   std::vector<std::string> texts = settings.prompts;
   const bool guided = job.guidance_scale > 1.0;
   if (guided) texts.push_back(settings.negative_prompt);
@@ -155,8 +163,9 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
     std::size_t total = 0;
     plans.tokens.push_back(tokenizer.encode(prompt_clean(texts[i]), kMaxTokens, &total));
     if (total > static_cast<std::size_t>(kMaxTokens))
-      log(LogLevel::notice, fmt::format("{} has {} tokens: the last {} are cut off", i < job.prompt_count ? "the prompt" : "the negative prompt",
-                                        total, total - static_cast<std::size_t>(kMaxTokens)));
+      log(LogLevel::notice,
+          fmt::format("{} has {} tokens: the last {} are cut off", i < job.prompt_count ? "the prompt" : "the negative prompt",
+                      total, total - static_cast<std::size_t>(kMaxTokens)));
     longest = std::max(longest, static_cast<std::int64_t>(plans.tokens.back().size()));
   }
   const std::int64_t text_tokens = std::min(kMaxTokens, round_up(longest, kLengthStep));
@@ -167,12 +176,14 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.text = compile(trace_umt5(model_.text_encoder, dtype_, text_tokens), platform_);
   plans.context = compile(trace_wan_context(model_.transformer, dtype_, plans.text_rows), platform_);
   plans.step = compile(
-      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}), platform_);
+      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
+      platform_);
   plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
   plans.decode_first = compile(plans.first_graph.graph, platform_);
   if (shape.latent_frames > 1) {
     plans.group_frames = 1;
-    plans.group_graph = trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
+    plans.group_graph =
+        trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
     plans.decode_group = compile(plans.group_graph.graph, platform_);
     check_in_place(plans.group_graph, plans.decode_group);
   }
@@ -184,23 +195,26 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.keep_resident = job.prompt_count > 1;
   const std::size_t contexts = argument_bytes(plans.context.graph.outputs) * (guided ? 2 : 1);
   const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
-  const std::size_t frames = plans.group_frames ? argument_bytes({plans.decode_group.graph.outputs[0]}) : argument_bytes({plans.decode_first.graph.outputs[0]});
+  const std::size_t frames = plans.group_frames ? argument_bytes({plans.decode_group.graph.outputs[0]})
+                                                : argument_bytes({plans.decode_first.graph.outputs[0]});
   const std::size_t text_values = plans.tokens.size() * plans.text.graph.outputs[0].type().size_bytes();
   const std::size_t transformer = weight_bytes({&plans.context, &plans.step}) + contexts + latent_bytes * 6 +
-                                  argument_bytes(plans.step.graph.inputs) + std::max(plans.context.workspace_bytes, plans.step.workspace_bytes);
+                                  argument_bytes(plans.step.graph.inputs) +
+                                  std::max(plans.context.workspace_bytes, plans.step.workspace_bytes);
   const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
   const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 +
                           std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
   job.memory.always = kOverheadBytes + text_values + latent_bytes;
-  job.memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) + plans.text.workspace_bytes +
-                      argument_bytes(plans.text.graph.inputs);
+  job.memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
+                      plans.text.workspace_bytes + argument_bytes(plans.text.graph.inputs);
   job.memory.denoise = transformer + (plans.keep_resident ? vae_weights : 0);
   job.memory.decode = vae + sink + (plans.keep_resident ? weight_bytes({&plans.context, &plans.step}) : 0);
   check(job.memory.peak() <= free_bytes, ErrorKind::out_of_memory, "memory",
-        "{}x{}x{} in {} does not fit: needs {:.1f} GiB ({:.1f} to encode, {:.1f} to denoise, {:.1f} to decode), {:.1f} GiB are free. Lower --width, "
+        "{}x{}x{} in {} does not fit: needs {:.1f} GiB ({:.1f} to encode, {:.1f} to denoise, {:.1f} to decode), {:.1f} GiB are "
+        "free. Lower --width, "
         "--height or --num-frames{}.",
-        shape.width, shape.height, shape.num_frames, name(dtype_), gib(job.memory.peak()), gib(job.memory.encode), gib(job.memory.denoise),
-        gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "");
+        shape.width, shape.height, shape.num_frames, name(dtype_), gib(job.memory.peak()), gib(job.memory.encode),
+        gib(job.memory.denoise), gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "");
   return job;
 }
 

@@ -18,13 +18,13 @@
 namespace zoe {
 
 struct DeviceInfo {
-  std::string platform;         // "cpu"
-  std::string name;             // what the vendor calls it
-  std::string features;         // for people: instruction sets, driver version
-  std::uint64_t memory_bytes;   // total
-  std::uint64_t free_bytes;     // when asked
-  int threads = 1;              // cpu only
-  bool bf16_products = false;   // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  std::string platform;        // "cpu"
+  std::string name;            // what the vendor calls it
+  std::string features;        // for people: instruction sets, driver version
+  std::uint64_t memory_bytes;  // total
+  std::uint64_t free_bytes;    // when asked
+  int threads = 1;             // cpu only
+  bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
 };
 
 // Bytes on one platform, freed when the last owner goes. `data` is the address the platform's kernels use: on `cpu`

@@ -10,7 +10,8 @@ namespace {
 
 void check_count(std::string_view where, std::size_t got, const Tensor& tensor) {
   const auto expected = static_cast<std::size_t>(tensor.type.shape.count());
-  check(got == expected, ErrorKind::invalid_argument, where, "got {} elements, expected {} for {}.", got, expected, tensor.type.str());
+  check(got == expected, ErrorKind::invalid_argument, where, "got {} elements, expected {} for {}.", got, expected,
+        tensor.type.str());
 }
 
 }  // namespace

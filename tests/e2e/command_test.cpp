@@ -58,8 +58,8 @@ class Command : public ::testing::Test {
   // A run that must work: five frames of 64x64 in two steps, unless more arguments say otherwise. On one thread, as two that wait
   // for each other crawl where other tests run beside them.
   CommandResult generate(const std::vector<std::string>& more, const CommandOptions& options = {}) const {
-    std::vector<std::string> arguments{"generate", "--height", "64", "--width", "64", "--num-frames", "5", "--num-inference-steps", "2",
-                                       "--threads", "1"};
+    std::vector<std::string> arguments{"generate", "--height",  "64", "--width", "64", "--num-frames", "5", "--num-inference-steps",
+                                       "2",        "--threads", "1"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     const CommandResult result = zoe(arguments, options);
     EXPECT_EQ(result.code, 0) << result.err << result.line;
@@ -123,7 +123,8 @@ TEST_F(Command, SameSeedSameBytes) {
 }
 
 TEST_F(Command, ThreadsDoNotChangeTheVideo) {
-  for (const std::string threads : {"1", "2", "5"}) generate({"-p", "a red circle", "--dtype", "f32", "--threads", threads, "-o", "t" + threads});
+  for (const std::string threads : {"1", "2", "5"})
+    generate({"-p", "a red circle", "--dtype", "f32", "--threads", threads, "-o", "t" + threads});
   EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t2")), 80);
   EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t5")), 80);
 }
@@ -136,7 +137,8 @@ TEST_F(Command, Bf16GivesNearlyTheSameVideo) {
 }
 
 TEST_F(Command, RoundsSizesAndSaysSo) {
-  const CommandResult result = generate({"-p", "a red circle", "--width", "75", "--height", "95", "--num-frames", "7", "-o", "a.mp4"});
+  const CommandResult result =
+      generate({"-p", "a red circle", "--width", "75", "--height", "95", "--num-frames", "7", "-o", "a.mp4"});
   EXPECT_NE(result.out.find("note: size 75x95 becomes 64x80"), std::string::npos) << result.out;
   EXPECT_NE(result.out.find("note: 7 frames become 5"), std::string::npos) << result.out;
   const ReadVideo video = read_video(folder_ / "a.mp4");
@@ -149,12 +151,14 @@ TEST_F(Command, CutsLongPromptsAndSaysSo) {
   std::string prompt;
   for (int i = 0; i < 600; ++i) prompt += i % 2 ? "red " : "circle ";
   const CommandResult result = generate({"-p", prompt, "-n", prompt, "-o", "a.mp4"});
-  EXPECT_TRUE(std::regex_search(result.out, std::regex("note: the prompt has \\d+ tokens: the last \\d+ are cut off"))) << result.out;
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("note: the prompt has \\d+ tokens: the last \\d+ are cut off")))
+      << result.out;
   EXPECT_TRUE(std::regex_search(result.out, std::regex("note: the negative prompt has \\d+ tokens"))) << result.out;
 }
 
 TEST_F(Command, TakesPromptsOfNoWordsAndOfAnyScript) {
-  for (const std::string prompt : {"", "   ", "a na\xc3\xafve \xe7\x90\x83 \xf0\x9f\x94\xb4", "&lt;b&gt; &amp;amp; </s> <pad>", "--prompt"}) {
+  for (const std::string prompt :
+       {"", "   ", "a na\xc3\xafve \xe7\x90\x83 \xf0\x9f\x94\xb4", "&lt;b&gt; &amp;amp; </s> <pad>", "--prompt"}) {
     generate({"--prompt=" + prompt, "--num-frames", "1", "--num-inference-steps", "1", "-o", "a.png"});
     EXPECT_EQ(settings_in(folder_ / "a.png").at("prompt"), prompt);
   }
@@ -176,8 +180,8 @@ TEST_F(Command, OverwritesAVideoAndFillsAnEmptyFolder) {
 
 TEST_F(Command, ControlCStopsSoonAndLeavesNothing) {
   for (const int signal : {SIGINT, SIGTERM}) {
-    const CommandResult result =
-        zoe({"generate", "-p", "a red circle", "--threads", "1", "-o", "a.mp4"}, {.signal_after = "denoise 1/30", .signal = signal});
+    const CommandResult result = zoe({"generate", "-p", "a red circle", "--threads", "1", "-o", "a.mp4"},
+                                     {.signal_after = "denoise 1/30", .signal = signal});
     EXPECT_EQ(result.code, 130) << result.out << result.err;
     EXPECT_LT(result.seconds_after_signal, 3);
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
@@ -187,9 +191,9 @@ TEST_F(Command, ControlCStopsSoonAndLeavesNothing) {
 
 // While frames are written there is a file to remove.
 TEST_F(Command, ControlCWhileDecodingLeavesNothing) {
-  const CommandResult result = zoe(
-      {"generate", "-p", "a red circle", "--num-inference-steps", "1", "--num-frames", "257", "--threads", "1", "-o", "a.mp4"},
-      {.signal_after = "decode 1/65"});
+  const CommandResult result =
+      zoe({"generate", "-p", "a red circle", "--num-inference-steps", "1", "--num-frames", "257", "--threads", "1", "-o", "a.mp4"},
+          {.signal_after = "decode 1/65"});
   EXPECT_EQ(result.code, 130) << result.out << result.err;
   EXPECT_LT(result.seconds_after_signal, 3);
   EXPECT_TRUE(fs::is_empty(folder_));
@@ -234,9 +238,9 @@ TEST_F(Command, SaysItsVersionAndItsOptions) {
     EXPECT_NE(more.out.find(command), std::string::npos) << more.out;
   }
   const std::string options = zoe({"generate", "--help"}).out;
-  for (const char* option : {"--model-path", "--prompt", "--prompt-file", "--negative-prompt", "--height", "--width", "--num-frames",
-                             "--num-inference-steps", "--guidance-scale", "--flow-shift", "--fps", "--scheduler", "--seed", "--output",
-                             "--platform", "--dtype", "--threads", "--quiet", "--verbose"})
+  for (const char* option : {"--model-path", "--prompt", "--prompt-file", "--negative-prompt", "--height", "--width",
+                             "--num-frames", "--num-inference-steps", "--guidance-scale", "--flow-shift", "--fps", "--scheduler",
+                             "--seed", "--output", "--platform", "--dtype", "--threads", "--quiet", "--verbose"})
     EXPECT_NE(options.find(option), std::string::npos) << option;
 }
 
@@ -249,16 +253,16 @@ TEST_F(Command, NamesThePlatforms) {
 TEST_F(Command, DescribesTheEmbeddedModel) {
   const CommandResult result = zoe({"info"});
   EXPECT_EQ(result.code, 0) << result.err;
-  for (const char* text : {"toy-wan", "text_encoder", "umT5: 3 layers, 128 wide", "Wan: 8 layers, 256 wide, 4 heads of 64", "patch 1x2x2",
-                           "vae", "scheduler     unipc, flow shift 3", "text to video: yes"})
+  for (const char* text : {"toy-wan", "text_encoder", "umT5: 3 layers, 128 wide", "Wan: 8 layers, 256 wide, 4 heads of 64",
+                           "patch 1x2x2", "vae", "scheduler     unipc, flow shift 3", "text to video: yes"})
     EXPECT_NE(result.out.find(text), std::string::npos) << "lacks " << text << ": " << result.out;
 }
 
 // The published sizes, as files without content.
 TEST_F(Command, DescribesPublishedModels) {
   const fs::path recorded = fs::path(ZOE_FIXTURES) / "checkpoints";
-  for (const auto& [name, parameters, shards] : {std::tuple<std::string, std::string, std::size_t>{"wan2.1-t2v-1.3b", "1.42 B", 2},
-                                                 {"wan2.1-t2v-14b", "14.29 B", 12}}) {
+  for (const auto& [name, parameters, shards] :
+       {std::tuple<std::string, std::string, std::size_t>{"wan2.1-t2v-1.3b", "1.42 B", 2}, {"wan2.1-t2v-14b", "14.29 B", 12}}) {
     const fs::path model = folder_ / name;
     const auto part = [&](const std::string& folder, const std::string& stem, const fs::path& from, std::size_t count) {
       testing::write_sparse_checkpoint(model / folder, stem, testing::read_checkpoint_list(from / "keys.txt"), count);
@@ -271,10 +275,10 @@ TEST_F(Command, DescribesPublishedModels) {
     fs::copy(recorded / "wan2.1-t2v-1.3b/scheduler", model / "scheduler");
     const CommandResult result = zoe({"info", name});
     EXPECT_EQ(result.code, 0) << result.err;
-    for (const std::string& text : {name, parameters + " parameters", std::to_string(shards) + " files",
-                                    std::string("umT5: 24 layers, 4096 wide, 64 heads of 64, vocabulary 256384"),
-                                    std::string("defaults      832x480, 81 frames at 16 fps, 50 steps, guidance 5"),
-                                    std::string("text to video: yes")})
+    for (const std::string& text :
+         {name, parameters + " parameters", std::to_string(shards) + " files",
+          std::string("umT5: 24 layers, 4096 wide, 64 heads of 64, vocabulary 256384"),
+          std::string("defaults      832x480, 81 frames at 16 fps, 50 steps, guidance 5"), std::string("text to video: yes")})
       EXPECT_NE(result.out.find(text), std::string::npos) << "lacks " << text << ": " << result.out;
     fs::remove_all(model);
   }
@@ -282,7 +286,8 @@ TEST_F(Command, DescribesPublishedModels) {
 
 TEST_F(Command, TimesTheToyModel) {
   for (const std::string part : {"transformer", "vae-decode", "text-encoder"}) {
-    const CommandResult result = zoe({"bench", part, "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5", "--repeat", "2", "--threads", "1"});
+    const CommandResult result = zoe({"bench", part, "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
+                                      "--repeat", "2", "--threads", "1"});
     ASSERT_EQ(result.code, 0) << result.err;
     const json line = json::parse(result.out);
     EXPECT_EQ(line.at("what"), part);

@@ -1,4 +1,5 @@
-// Every mistake a user of the command can make: one line that says where and what, the right exit code, soon, and nothing left behind.
+// Every mistake a user of the command can make: one line that says where and what, the right exit code, soon, and nothing left
+// behind.
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -107,7 +108,9 @@ Edit with_tensors(const std::string& file, const std::function<void(std::vector<
     {
       const Checkpoint checkpoint(model / file);
       for (const TensorEntry& tensor : checkpoint.tensors())
-        tensors.push_back({std::string(tensor.name), std::string(tensor.dtype), tensor.shape,
+        tensors.push_back({std::string(tensor.name),
+                           std::string(tensor.dtype),
+                           tensor.shape,
                            {reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()}});
     }
     change(tensors);
@@ -151,8 +154,9 @@ std::string random_bytes(std::size_t count) {
 
 // Arguments of a run that would work, and be short.
 std::vector<std::string> tiny(std::vector<std::string> more) {
-  std::vector<std::string> arguments{"generate", "--prompt", "a red circle", "--width", "64", "--height", "64",
-                                     "--num-frames", "1", "--num-inference-steps", "1", "--threads", "1", "-o", "@out/video.mp4"};
+  std::vector<std::string> arguments{"generate",      "--prompt", "a red circle",          "--width", "64",        "--height", "64",
+                                     "--num-frames",  "1",        "--num-inference-steps", "1",       "--threads", "1",        "-o",
+                                     "@out/video.mp4"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
@@ -162,7 +166,8 @@ Case model(const std::string& name, Edit prepare, std::vector<std::string> piece
 }
 
 // A value of a config that is refused.
-Case config(const std::string& file, const std::string& key, const std::string& value, std::vector<std::string> pieces, int code = 2) {
+Case config(const std::string& file, const std::string& key, const std::string& value, std::vector<std::string> pieces,
+            int code = 2) {
   static int number = 0;
   std::string name = "Config" + std::to_string(++number) + "_";
   for (const char c : key) name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
@@ -170,7 +175,8 @@ Case config(const std::string& file, const std::string& key, const std::string& 
 }
 
 // An option's value that is refused.
-Case option(const std::string& name, const std::string& flag, const std::string& value, std::vector<std::string> pieces, int code = 2) {
+Case option(const std::string& name, const std::string& flag, const std::string& value, std::vector<std::string> pieces,
+            int code = 2) {
   pieces.insert(pieces.begin(), "[" + flag + "]");
   return {name, tiny({flag + "=" + value}), std::move(pieces), code};
 }
@@ -181,7 +187,10 @@ Case output(const std::string& name, const std::string& path, std::vector<std::s
 }
 
 Case prompt_file(const std::string& name, const std::string& text, std::vector<std::string> pieces) {
-  return {name, {"generate", "--prompt-file", "@prompts.txt", "-o", "@out/video.mp4"}, std::move(pieces), 2,
+  return {name,
+          {"generate", "--prompt-file", "@prompts.txt", "-o", "@out/video.mp4"},
+          std::move(pieces),
+          2,
           [=](const fs::path& folder) { write_bytes(folder / "prompts.txt", text); }};
 }
 
@@ -192,17 +201,29 @@ Case larger_than_its_plan() {
   const auto side = static_cast<int>(16 * std::sqrt(tokens / 256));
   return {"MemoryOfThePlan",
           tiny({"--dtype", "f32", "--num-frames", "1021", "--width", std::to_string(side), "--height", std::to_string(side)}),
-          {"[memory]", "does not fit", "needs", "to denoise", "are free", "Lower --width, --height or --num-frames"}, 3};
+          {"[memory]", "does not fit", "needs", "to denoise", "are free", "Lower --width, --height or --num-frames"},
+          3};
 }
 
 std::vector<Case> argument_cases() {
   return {
       {"NoCommand", {}, {"[arguments]", "subcommand is required", "--help"}},
-      {"UnknownCommand", {"generat"}, {"[arguments]", "unknown command", "got \"generat\"", "expected generate, info, platforms, bench", "Did you mean generate?", "zoe --help"}},
-      {"UnknownCommandOfManyBytes", {std::string(100'000, 'x')}, {"[arguments]", "unknown command", "got \"xxx", "...", "zoe --help"}},
-      {"UnknownOption", tiny({"--widht", "64"}), {"[arguments]", "unexpected \"--widht\"", "Did you mean --width?", "zoe generate --help"}},
-      {"UnknownOptionOfManyBytes", tiny({"--" + std::string(100'000, 'x')}), {"[arguments]", "unexpected \"--xxx", "...", "zoe generate --help"}},
-      {"UnknownOptionOfACommandWithoutAny", {"platforms", "--json"}, {"[arguments]", "unexpected \"--json\"", "zoe platforms --help"}},
+      {"UnknownCommand",
+       {"generat"},
+       {"[arguments]", "unknown command", "got \"generat\"", "expected generate, info, platforms, bench", "Did you mean generate?",
+        "zoe --help"}},
+      {"UnknownCommandOfManyBytes",
+       {std::string(100'000, 'x')},
+       {"[arguments]", "unknown command", "got \"xxx", "...", "zoe --help"}},
+      {"UnknownOption",
+       tiny({"--widht", "64"}),
+       {"[arguments]", "unexpected \"--widht\"", "Did you mean --width?", "zoe generate --help"}},
+      {"UnknownOptionOfManyBytes",
+       tiny({"--" + std::string(100'000, 'x')}),
+       {"[arguments]", "unexpected \"--xxx", "...", "zoe generate --help"}},
+      {"UnknownOptionOfACommandWithoutAny",
+       {"platforms", "--json"},
+       {"[arguments]", "unexpected \"--json\"", "zoe platforms --help"}},
       {"OptionWithoutValue", {"generate", "--prompt"}, {"[arguments]", "--prompt", "zoe generate --help"}},
       {"UnexpectedWord", tiny({"of", "words"}), {"[arguments]", "unexpected \"of\"", "zoe generate --help"}},
       {"NewlineInAnOption", tiny({"--wi\ndth"}), {"[arguments]", "--wi\\ndth"}},
@@ -247,11 +268,17 @@ std::vector<Case> argument_cases() {
       option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
       option("UnknownScheduler", "--scheduler", "ddim", {"got ddim", "expected unipc or euler"}),
       option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
-      {"UnknownPlatform", tiny({"--platform", "gpu"}), {"[platform]", "got \"gpu\"", "expected one of auto, cpu", "Did you mean cpu?"}},
+      {"UnknownPlatform",
+       tiny({"--platform", "gpu"}),
+       {"[platform]", "got \"gpu\"", "expected one of auto, cpu", "Did you mean cpu?"}},
       {"BenchWithoutPart", {"bench"}, {"[arguments]", "PART", "zoe bench --help"}},
-      {"BenchOfUnknownPart", {"bench", "everything"}, {"[bench]", "got", "everything", "expected transformer, vae-decode or text-encoder"}},
+      {"BenchOfUnknownPart",
+       {"bench", "everything"},
+       {"[bench]", "got", "everything", "expected transformer, vae-decode or text-encoder"}},
       {"BenchOfUnknownSize", {"bench", "transformer", "--size", "70b"}, {"[arguments]", "70b", "14b"}},
-      {"BenchOfOddHeight", {"bench", "vae-decode", "--size", "toy", "--height", "100"}, {"[--height, --width]", "480x100", "multiples of 16"}},
+      {"BenchOfOddHeight",
+       {"bench", "vae-decode", "--size", "toy", "--height", "100"},
+       {"[--height, --width]", "480x100", "multiples of 16"}},
       {"BenchRepeatZero", {"bench", "transformer", "--repeat", "0"}, {"[--repeat]", "got \"0\"", "expected a whole number from 1"}},
   };
 }
@@ -259,9 +286,13 @@ std::vector<Case> argument_cases() {
 std::vector<Case> prompt_cases() {
   const auto negative = tiny({"-n", "\xc3("});
   return {
-      {"PromptInLatin1", tiny({"--prompt", "caf\xe9"}), {"[prompt]", "not valid UTF-8", "got byte 0xe9 at offset 3", "expected UTF-8"}},
+      {"PromptInLatin1",
+       tiny({"--prompt", "caf\xe9"}),
+       {"[prompt]", "not valid UTF-8", "got byte 0xe9 at offset 3", "expected UTF-8"}},
       {"NegativePromptNotUtf8", negative, {"[prompt]", "not valid UTF-8", "got byte 0xc3", "expected UTF-8"}},
-      {"PromptFileMissing", {"generate", "--prompt-file", "@none.txt"}, {"[--prompt-file]", "cannot open", "none.txt", "No such file"}},
+      {"PromptFileMissing",
+       {"generate", "--prompt-file", "@none.txt"},
+       {"[--prompt-file]", "cannot open", "none.txt", "No such file"}},
       {"PromptFileIsAFolder",
        {"generate", "--prompt-file", "@out"},
        {"[--prompt-file]", "out is a folder", "expected a regular file"}},
@@ -278,14 +309,17 @@ std::vector<Case> prompt_cases() {
        }},
       prompt_file("PromptFileEmpty", "", {"[--prompt-file]", "got 0", "expected 1 to 9999 lines"}),
       prompt_file("PromptFileOfBlankLines", "\n \r\n\t\n", {"[--prompt-file]", "got 0", "expected 1 to 9999 lines"}),
-      prompt_file("PromptFileOf10000Lines", [] {
-        std::string text;
-        for (int i = 0; i < 10'000; ++i) text += "a\n";
-        return text;
-      }(), {"[--prompt-file]", "got 10000", "expected 1 to 9999 lines"}),
+      prompt_file("PromptFileOf10000Lines",
+                  [] {
+                    std::string text;
+                    for (int i = 0; i < 10'000; ++i) text += "a\n";
+                    return text;
+                  }(),
+                  {"[--prompt-file]", "got 10000", "expected 1 to 9999 lines"}),
       prompt_file("PromptFileOfRandomBytes", random_bytes(4096), {"[prompt]", "not valid UTF-8", "expected UTF-8"}),
       prompt_file("PromptFileWhoseSecondLineIsLatin1", "a cat\ncaf\xe9\n", {"[prompt]", "not valid UTF-8", "expected UTF-8"}),
-      prompt_file("PromptBeyondOneMebibyte", std::string((1 << 20) + 1, 'a'), {"[prompt]", "too long", "got 1048577 bytes", "at most 1048576"}),
+      prompt_file("PromptBeyondOneMebibyte", std::string((1 << 20) + 1, 'a'),
+                  {"[prompt]", "too long", "got 1048577 bytes", "at most 1048576"}),
   };
 }
 
@@ -312,7 +346,9 @@ std::vector<Case> output_cases() {
              [](const fs::path& folder) { ::mkfifo((folder / "pipe.mp4").c_str(), 0600); }),
       output("OutputIsADevice", "/dev/null", {"/dev/null", "is not a folder"}),
       output("OutputNameTooLong", "@out/" + std::string(300, 'a') + ".mp4", {"File name too long"}),
-      {"OutputGifTooFast", tiny({"--fps", "60", "-o", "@out/video.gif"}), {"[output]", "frame rate", "got 60", "expected at most 50"}},
+      {"OutputGifTooFast",
+       tiny({"--fps", "60", "-o", "@out/video.gif"}),
+       {"[output]", "frame rate", "got 60", "expected at most 50"}},
       {"OutputSheetTooLarge",
        tiny({"--num-frames", "1001", "--width", "1024", "--height", "1024", "-o", "@out/video.png"}),
        {"[output]", "too many for one .png"}},
@@ -333,14 +369,19 @@ std::vector<Case> output_cases() {
 }
 
 std::vector<Case> memory_cases() {
-  const std::vector<std::string> pieces{"[memory]", "does not fit", "needs more than", "GiB", "Lower --width, --height or --num-frames"};
+  const std::vector<std::string> pieces{"[memory]", "does not fit", "needs more than", "GiB",
+                                        "Lower --width, --height or --num-frames"};
   return {
       {"MemoryFarBeyond", tiny({"--width", "16384", "--height", "16384", "--num-frames", "1025"}), pieces, 3},
       {"MemoryOfTheLargestRequest", tiny({"--width", "65536", "--height", "65536", "--num-frames", "65536"}), pieces, 3},
       larger_than_its_plan(),
-      {"MoreFramesThanTheModel", tiny({"--num-frames", "4101"}), {"[--height, --width, --num-frames]", "too large for the model", "4101 frames", "expected at most 16384x16384 and 4093 frames"}},
+      {"MoreFramesThanTheModel",
+       tiny({"--num-frames", "4101"}),
+       {"[--height, --width, --num-frames]", "too large for the model", "4101 frames",
+        "expected at most 16384x16384 and 4093 frames"}},
       {"WiderThanTheModel",
-       tiny({"--width", "20000"}), {"[--height, --width, --num-frames]", "too large for the model", "got 20000x64", "expected at most 16384x16384"}},
+       tiny({"--width", "20000"}),
+       {"[--height, --width, --num-frames]", "too large for the model", "got 20000x64", "expected at most 16384x16384"}},
   };
 }
 
@@ -348,7 +389,8 @@ std::vector<Case> memory_cases() {
 std::vector<Case> weight_cases() {
   const std::string vae = "[vae", text = "[text_encoder", transformer = "[transformer";
   return {
-      model("VaeTruncated", with_data(kVae, [](std::string& bytes) { bytes.resize(bytes.size() / 2); }), {vae, "data_offsets", "expected begin <= end"}),
+      model("VaeTruncated", with_data(kVae, [](std::string& bytes) { bytes.resize(bytes.size() / 2); }),
+            {vae, "data_offsets", "expected begin <= end"}),
       model("VaeEmpty", with_text(kVae, ""), {kVae, "is empty", "got 0 bytes"}),
       model("VaeRandomBytes", with_text(kVae, random_bytes(100'000)), {vae, "header beyond the end", "expected at most"}),
       model("VaeHeaderLengthBeyondFile", with_data(kVae, [](std::string& bytes) { bytes.replace(0, 8, 8, '\x7f'); }),
@@ -358,56 +400,80 @@ std::vector<Case> weight_cases() {
       model("VaeHeaderNestedDeeply", with_text(kVae, safetensors_bytes(R"({"a":)" + std::string(1'000'000, '['), "")),
             {vae, "broken JSON", "64 levels"}),
       model("VaeOffsetsReversed",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = {128, 0}; }),
+            with_header(kVae,
+                        [](json& header) {
+                          header["decoder.conv_in.bias"]["data_offsets"] = {128, 0};
+                        }),
             {vae, "bad data_offsets of \"decoder.conv_in.bias\"", "got [128,0]", "expected begin <= end"}),
       model("VaeOffsetsBeyondTheEnd",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = {0, 1'000'000'000}; }),
+            with_header(kVae,
+                        [](json& header) {
+                          header["decoder.conv_in.bias"]["data_offsets"] = {0, 1'000'000'000};
+                        }),
             {vae, "bad data_offsets of \"decoder.conv_in.bias\"", "got [0,1000000000]", "expected begin <= end"}),
       model("VaeOverlap",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["data_offsets"] = header["decoder.mid_block.resnets.0.conv1.bias"]["data_offsets"]; }),
+            with_header(kVae,
+                        [](json& header) {
+                          header["decoder.conv_in.bias"]["data_offsets"] =
+                              header["decoder.mid_block.resnets.0.conv1.bias"]["data_offsets"];
+                        }),
             {vae, "in the data before", "got its begin at", "expected"}),
       model("VaeShapeThatOverflows",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["shape"] = {4294967296, 4294967296}; }),
+            with_header(kVae,
+                        [](json& header) {
+                          header["decoder.conv_in.bias"]["shape"] = {4294967296, 4294967296};
+                        }),
             {vae, "bad shape of \"decoder.conv_in.bias\"", "got [4294967296,4294967296]", "expected fewer than 2^63 bytes"}),
-      model("VaeShapeNegative",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["shape"] = {-64}; }),
+      model("VaeShapeNegative", with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["shape"] = {-64}; }),
             {vae, "decoder.conv_in.bias", "got -64", "expected an integer of at least 0"}),
-      model("VaeUnknownDType",
-            with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["dtype"] = "F99"; }),
+      model("VaeUnknownDType", with_header(kVae, [](json& header) { header["decoder.conv_in.bias"]["dtype"] = "F99"; }),
             {vae, "bad dtype of \"decoder.conv_in.bias\"", "got \"F99\"", "expected a safetensors type"}),
-      model("VaeKeyMissing",
-            with_tensors(kVae, [](auto& tensors) { std::erase_if(tensors, [](const auto& t) { return t.name == "decoder.conv_in.bias"; }); }),
-            {vae, "missing tensor \"decoder.conv_in.bias\"", "expected", "1 missing, 0 unknown"}),
-      model("VaeKeyRenamed",
-            with_tensors(kVae, [](auto& tensors) { tensor_named(tensors, "decoder.conv_in.bias").name = "decoder.conv_in.bais"; }),
-            {vae, "missing tensor \"decoder.conv_in.bias\"", "got \"decoder.conv_in.bais\" as the nearest", "1 missing, 1 unknown"}),
+      model(
+          "VaeKeyMissing",
+          with_tensors(
+              kVae, [](auto& tensors) { std::erase_if(tensors, [](const auto& t) { return t.name == "decoder.conv_in.bias"; }); }),
+          {vae, "missing tensor \"decoder.conv_in.bias\"", "expected", "1 missing, 0 unknown"}),
+      model(
+          "VaeKeyRenamed",
+          with_tensors(kVae, [](auto& tensors) { tensor_named(tensors, "decoder.conv_in.bias").name = "decoder.conv_in.bais"; }),
+          {vae, "missing tensor \"decoder.conv_in.bias\"", "got \"decoder.conv_in.bais\" as the nearest", "1 missing, 1 unknown"}),
       model("VaeKeyUnknown",
-            with_tensors(kVae, [](auto& tensors) { tensors.push_back({"decoder.extra", "F32", {1}, std::string(4, '\0')}); }),
+            with_tensors(kVae,
+                         [](auto& tensors) {
+                           tensors.push_back({"decoder.extra", "F32", {1}, std::string(4, '\0')});
+                         }),
             {vae, "unknown tensor \"decoder.extra\"", "0 missing, 1 unknown", "expected"}),
       model("VaeShapeOfAnotherModel",
-            with_tensors(kVae, [](auto& tensors) { tensor_named(tensors, "decoder.conv_in.weight").shape = Shape{16, 64, 3, 3, 3}; }),
+            with_tensors(kVae,
+                         [](auto& tensors) {
+                           tensor_named(tensors, "decoder.conv_in.weight").shape = Shape{16, 64, 3, 3, 3};
+                         }),
             {vae, "bad shape of \"decoder.conv_in.weight\"", "got [16,64,3,3,3]", "expected [64,16,3,3,3]"}),
       model("TextDTypeOfNoWeight",
-            with_tensors(kText, [](auto& tensors) {
-              TensorToWrite& norm = tensor_named(tensors, "encoder.final_layer_norm.weight");
-              norm = {norm.name, "I64", norm.shape, std::string(8 * 128, '\0')};
-            }),
+            with_tensors(kText,
+                         [](auto& tensors) {
+                           TensorToWrite& norm = tensor_named(tensors, "encoder.final_layer_norm.weight");
+                           norm = {norm.name, "I64", norm.shape, std::string(8 * 128, '\0')};
+                         }),
             {text, "encoder.final_layer_norm.weight", "got I64", "expected"}, 3),
-      model("TextKeyRenamed", with_tensors(kText, [](auto& tensors) { tensor_named(tensors, "shared.weight").name = "embed.weight"; }),
+      model("TextKeyRenamed",
+            with_tensors(kText, [](auto& tensors) { tensor_named(tensors, "shared.weight").name = "embed.weight"; }),
             {text, "missing tensor \"shared.weight\"", "1 missing, 1 unknown"}),
       model("TextTruncated", with_data(kText, [](std::string& bytes) { bytes.resize(bytes.size() - 1); }), {text, "expected"}),
       model("TransformerShardMissing", without("transformer/diffusion_pytorch_model-00003-of-00003.safetensors"),
             {transformer, "missing shard", "diffusion_pytorch_model-00003-of-00003.safetensors"}),
       model("TransformerShardTruncated",
-            with_data("transformer/diffusion_pytorch_model-00003-of-00003.safetensors", [](std::string& bytes) { bytes.resize(bytes.size() - 2); }),
+            with_data("transformer/diffusion_pytorch_model-00003-of-00003.safetensors",
+                      [](std::string& bytes) { bytes.resize(bytes.size() - 2); }),
             {transformer, "00003-of-00003", "expected begin <= end"}),
       model("TransformerShardClimbsOut", with_text(kShards, R"({"weight_map":{"proj_out.bias":"../../../etc/passwd"}})"),
-            {transformer, "bad shard of \"proj_out.bias\"", "got \"../../../etc/passwd\"", "expected the name of a .safetensors file"}),
+            {transformer, "bad shard of \"proj_out.bias\"", "got \"../../../etc/passwd\"",
+             "expected the name of a .safetensors file"}),
       model("TransformerShardAbsolute", with_text(kShards, R"({"weight_map":{"proj_out.bias":"/tmp/x.safetensors"}})"),
-            {transformer, "bad shard of \"proj_out.bias\"", "got \"/tmp/x.safetensors\"", "expected the name of a .safetensors file"}),
+            {transformer, "bad shard of \"proj_out.bias\"", "got \"/tmp/x.safetensors\"",
+             "expected the name of a .safetensors file"}),
       model("TransformerIndexBroken", with_text(kShards, "{"), {transformer, "broken JSON", "got the end of the text"}),
-      model("TransformerKeyOfAnotherShard",
-            edited([](const fs::path& folder) {
+      model("TransformerKeyOfAnotherShard", edited([](const fs::path& folder) {
               json index = json::parse(read_bytes(folder / kShards));
               index["weight_map"]["proj_out.bias"] = "diffusion_pytorch_model-00001-of-00003.safetensors";
               replace(folder / kShards, index.dump());
@@ -417,7 +483,8 @@ std::vector<Case> weight_cases() {
             {transformer, "missing tensor \"blocks.8.", "expected"}),
       model("TransformerOfFewerLayers", with_value("transformer/config.json", "num_layers", "7"),
             {transformer, "unknown tensor \"blocks.7.", "expected"}),
-      model("TransformerOfAnotherWidth", with_value("transformer/config.json", "num_attention_heads", "5"), {transformer, "bad shape of", "got [", "expected ["}),
+      model("TransformerOfAnotherWidth", with_value("transformer/config.json", "num_attention_heads", "5"),
+            {transformer, "bad shape of", "got [", "expected ["}),
   };
 }
 
@@ -425,9 +492,15 @@ std::vector<Case> model_folder_cases() {
   const std::string index = "model_index.json", transformer = "transformer/config.json";
   std::vector<Case> cases{
       {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder", "model_index.json"}},
-      {"ModelIsAFile", tiny({"--model-path", "@file"}), {"[--model-path]", "file is not a folder"}, 2,
+      {"ModelIsAFile",
+       tiny({"--model-path", "@file"}),
+       {"[--model-path]", "file is not a folder"},
+       2,
        [](const fs::path& folder) { write_bytes(folder / "file", "x"); }},
-      {"ModelFolderEmpty", tiny({"--model-path", "@model"}), {"[model_index.json]", "cannot open", "No such file"}, 2,
+      {"ModelFolderEmpty",
+       tiny({"--model-path", "@model"}),
+       {"[model_index.json]", "cannot open", "No such file"},
+       2,
        [](const fs::path& folder) { fs::create_directory(folder / "model"); }},
       {"ModelPathWithANewline", tiny({"--model-path", "a\nb"}), {"[--model-path]", "a\\nb is not a folder"}},
       {"InfoOfMissingModel", {"info", "@none"}, {"[--model-path]", "none is not a folder"}},
@@ -441,13 +514,16 @@ std::vector<Case> model_folder_cases() {
             {"[model_index.json]", "two transformers", "Wan2.1"}, 3),
       model("IndexOfAnotherTransformer", with_value(index, "transformer", R"(["diffusers", "UNet2DModel"])"),
             {"[model_index.json]", "got UNet2DModel", "expected WanTransformer3DModel"}, 3),
-      model("IndexOfAWordAsPart", with_value(index, "vae", R"("AutoencoderKLWan")"), {"[model_index.json]", "bad vae", "expected an array"}),
+      model("IndexOfAWordAsPart", with_value(index, "vae", R"("AutoencoderKLWan")"),
+            {"[model_index.json]", "bad vae", "expected an array"}),
       model("TokenizerMissing", without(kSpiece), {"[tokenizer]", "cannot open", "spiece.model"}),
       model("TokenizerEmpty", with_text(kSpiece, ""), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
-      model("TokenizerOfRandomBytes", with_text(kSpiece, random_bytes(200'000)), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerOfRandomBytes", with_text(kSpiece, random_bytes(200'000)),
+            {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
       model("TokenizerTruncated", with_data(kSpiece, [](std::string& bytes) { bytes.resize(bytes.size() / 2); }),
             {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
-      model("TokenizerIsJson", with_text(kSpiece, R"({"version":"1.0"})"), {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
+      model("TokenizerIsJson", with_text(kSpiece, R"({"version":"1.0"})"),
+            {"[tokenizer]", "spiece.model", "expected a SentencePiece model"}),
       model("TokenizerLargerThanTheVocabulary",
             [](const fs::path& folder) {
               with_tensors(kText, [](auto& tensors) {
@@ -461,17 +537,23 @@ std::vector<Case> model_folder_cases() {
               replace(folder / "model/text_encoder/config.json", object.dump());
             },
             {"[tokenizer]", "pieces", "expected at most the encoder's vocabulary of 100"}),
-      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae/config.json]", "is_residual", "Wan 2.1"}, 3),
-      model("ImageConditioning", with_value(transformer, "image_dim", "1280"), {"[transformer/config.json]", "image_dim", "expected null"}, 3),
-      model("ImageToVideoChannels", with_value(transformer, "in_channels", "36"), {"[transformer/config.json]", "in_channels 36", "z_dim 16"}, 3),
+      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae/config.json]", "is_residual", "Wan 2.1"},
+            3),
+      model("ImageConditioning", with_value(transformer, "image_dim", "1280"),
+            {"[transformer/config.json]", "image_dim", "expected null"}, 3),
+      model("ImageToVideoChannels", with_value(transformer, "in_channels", "36"),
+            {"[transformer/config.json]", "in_channels 36", "z_dim 16"}, 3),
       model("PartsOfDifferentModels", with_value(transformer, "text_dim", "4096"),
             {"[transformer/config.json]", "text_dim", "got 4096", "expected the text encoder's d_model 128"}),
       model("SchedulerOfAnotherClass", with_value("scheduler/scheduler_config.json", "_class_name", R"("DDIMScheduler")"),
             {"[scheduler/scheduler_config.json]", "DDIMScheduler", "expected UniPCMultistepScheduler"}, 3),
       model("SchedulerOfEpsilon", with_value("scheduler/scheduler_config.json", "prediction_type", R"("epsilon")"),
             {"[scheduler/scheduler_config.json]", "prediction_type", "epsilon", "flow_prediction"}, 3),
-      {"MoreStepsThanTheModelHas", tiny({"--num-inference-steps", "11", "--model-path", "@model"}),
-       {"[scheduler]", "got 11", "expected 1 to 10"}, 2, with_value("scheduler/scheduler_config.json", "num_train_timesteps", "10")},
+      {"MoreStepsThanTheModelHas",
+       tiny({"--num-inference-steps", "11", "--model-path", "@model"}),
+       {"[scheduler]", "got 11", "expected 1 to 10"},
+       2,
+       with_value("scheduler/scheduler_config.json", "num_train_timesteps", "10")},
   };
   // Every JSON file: gone, broken, of another kind, deep, in another encoding.
   for (const auto& [name, file] : {std::pair<std::string, std::string>{"Index", index},
@@ -485,9 +567,11 @@ std::vector<Case> model_folder_cases() {
     cases.push_back(model(name + "Empty", with_text(file, ""), {where, "got", "expected"}));
     cases.push_back(model(name + "Broken", with_text(file, "{\n \"a\": 1,,\n}"), {where, "line 2", "expected"}));
     cases.push_back(model(name + "IsAnArray", with_text(file, "[1, 2]"), {where, "got", "expected"}));
-    cases.push_back(model(name + "NestedDeeply", with_text(file, R"({"a":)" + std::string(100'000, '[')), {where, "levels", "expected"}));
+    cases.push_back(
+        model(name + "NestedDeeply", with_text(file, R"({"a":)" + std::string(100'000, '[')), {where, "levels", "expected"}));
     cases.push_back(model(name + "OfRandomBytes", with_text(file, random_bytes(5000)), {where, "got", "expected"}));
-    cases.push_back(model(name + "HasAKeyTwice", with_text(file, R"({"a": 1, "a": 2})"), {where, "\"a\" twice", "expected every key once"}));
+    cases.push_back(
+        model(name + "HasAKeyTwice", with_text(file, R"({"a": 1, "a": 2})"), {where, "\"a\" twice", "expected every key once"}));
     cases.push_back(model(name + "TooLarge", with_text(file, "{\"a\": \"" + std::string(2'000'000, 'x') + "\"}"),
                           {where, "too large", "got 2000009 bytes", "expected at most 1048576"}));
   }
@@ -497,7 +581,8 @@ std::vector<Case> model_folder_cases() {
 std::vector<Case> config_cases() {
   const std::string text = "text_encoder/config.json", dit = "transformer/config.json", vae = "vae/config.json",
                     scheduler = "scheduler/scheduler_config.json", defaults = "zoetrope.json";
-  const auto bad = [](const std::string& file, const std::string& key, const std::string& value, const std::string& got, int code = 2) {
+  const auto bad = [](const std::string& file, const std::string& key, const std::string& value, const std::string& got,
+                      int code = 2) {
     return config(file, key, value, {"[" + file + "]", key, "got " + got, "expected"}, code);
   };
   return {

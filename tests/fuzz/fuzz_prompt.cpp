@@ -18,7 +18,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     zoe::prompt_clean(cleaned);  // what comes out is UTF-8, whatever the references named
     std::size_t total = 0;
     const auto ids = tokenizer.encode(cleaned, max_tokens, &total);
-    if (ids.empty() || ids.back() != tokenizer.eos_id() || ids.size() != std::min(total, static_cast<std::size_t>(max_tokens))) std::abort();
+    if (ids.empty() || ids.back() != tokenizer.eos_id() || ids.size() != std::min(total, static_cast<std::size_t>(max_tokens)))
+      std::abort();
     for (const std::int32_t id : ids)
       if (id < 0 || id >= tokenizer.vocab_size()) std::abort();
   } catch (const zoe::Error& error) {

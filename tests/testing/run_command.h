@@ -19,10 +19,10 @@
 namespace zoe::testing {
 
 struct CommandOptions {
-  std::filesystem::path folder = {};                                // to run in; empty: that of the test
+  std::filesystem::path folder = {};                                  // to run in; empty: that of the test
   std::vector<std::pair<std::string, std::string>> environment = {};  // set on top of the test's own
-  rlim_t max_file_bytes = RLIM_INFINITY;                            // RLIMIT_FSIZE: a disk that is full early
-  double timeout_s = 120;                                           // then it is killed, and that throws
+  rlim_t max_file_bytes = RLIM_INFINITY;                              // RLIMIT_FSIZE: a disk that is full early
+  double timeout_s = 120;                                             // then it is killed, and that throws
   // Once stdout holds this text, the signal is sent.
   std::string signal_after = {};
   int signal = SIGINT;
@@ -100,7 +100,9 @@ inline CommandResult run_command(const std::vector<std::string>& arguments, cons
   while (::wait4(child, &status, 0, &usage) < 0 && errno == EINTR) continue;
   result.seconds = seconds_since(start);
   if (signalled) result.seconds_after_signal = seconds_since(signal_time);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
   result.cpu_seconds = seconds(usage.ru_utime) + seconds(usage.ru_stime);
   result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   if (timed_out) throw std::runtime_error("ran longer than " + std::to_string(options.timeout_s) + " s: " + result.line);

@@ -102,10 +102,12 @@ TEST(MemoryPlan, NoTwoLiveValuesOverlap) {
       };
       for (const Value& operand : node.inputs) {
         const Node* root = &operand.node();
-        while (expected.find(root) == expected.end() && (root->opcode == Opcode::reshape || root->opcode == Opcode::slice)) root = &root->inputs[0].node();
+        while (expected.find(root) == expected.end() && (root->opcode == Opcode::reshape || root->opcode == Opcode::slice))
+          root = &root->inputs[0].node();
         if (expected.find(root) == expected.end()) continue;  // an input or a constant
         const auto [begin, end] = lines(*root);
-        const std::vector<std::int64_t> now(writer.begin() + static_cast<std::ptrdiff_t>(begin), writer.begin() + static_cast<std::ptrdiff_t>(end));
+        const std::vector<std::int64_t> now(writer.begin() + static_cast<std::ptrdiff_t>(begin),
+                                            writer.begin() + static_cast<std::ptrdiff_t>(end));
         ASSERT_EQ(now, expected.at(root)) << "step " << i << " of round " << round << "\n" << print(graph);
       }
       if (plan.places.at(&node).kind != Place::Kind::workspace) continue;
@@ -134,7 +136,8 @@ TEST(Compile, EqualNodesShareAKernel) {
   const auto platform = open_platform("null");
   const Value x = input("x", DType::f32, {64, 32});
   Value y = x;
-  for (int block = 0; block < 40; ++block) y = linear(y, parameter("w" + std::to_string(block), DType::f32, {32, 32}, block), {.residual = y});
+  for (int block = 0; block < 40; ++block)
+    y = linear(y, parameter("w" + std::to_string(block), DType::f32, {32, 32}, block), {.residual = y});
   const Plan plan = compile(make_graph("g", {x}, {y}), *platform);
   EXPECT_EQ(plan.steps.size(), 40u);
   EXPECT_EQ(plan.kernel_count, 1u);
@@ -213,7 +216,8 @@ TEST(Run, WrongArgumentsAreNamed) {
     run(plan, *fixture.stream, fixture.store, wrong, wrong, workspace);
     FAIL() << "accepted";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("[chain] input 0: got f32[8,3], expected f32[3,8]"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("[chain] input 0: got f32[8,3], expected f32[3,8]"), std::string::npos)
+        << error.what();
   }
 }
 

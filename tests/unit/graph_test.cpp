@@ -71,7 +71,10 @@ TEST(Trace, ShapesThatDoNotFitAreNamed) {
   EXPECT_NE(message_of([&] { permute(x, {0, 0}); }).find("given twice"), std::string::npos);
   EXPECT_NE(message_of([&] { swap_pairs(input("z", DType::f32, {3})); }).find("even last axis"), std::string::npos);
   EXPECT_NE(message_of([&] { linear(x, parameter("w", DType::f32, {3, 5})); }).find("expected f32[N,6]"), std::string::npos);
-  EXPECT_NE(message_of([&] { conv(x, parameter("w", DType::f32, {3, 6, 1, 1, 1}), {}); }).find("expected [T,H,W,I]"), std::string::npos);
+  EXPECT_NE(message_of([&] {
+              conv(x, parameter("w", DType::f32, {3, 6, 1, 1, 1}), {});
+            }).find("expected [T,H,W,I]"),
+            std::string::npos);
   EXPECT_NE(message_of([&] { sum(b); }).find("expected f32"), std::string::npos);
   EXPECT_NE(message_of([&] { gather(x, y); }).find("expected i32[L]"), std::string::npos);
 }
@@ -101,7 +104,8 @@ TEST(Verify, ContradictionsAreInternalErrors) {
 
 TEST(Interpreter, ComputesByHandResults) {
   const Value x = input("x", DType::f32, {2, 2});
-  const Graph graph = make_graph("g", {x}, {x * 2.0 + slice(x, 0, 1, 2), sum(x), permute(x, {1, 0}), concat({x, x}, 1), swap_pairs(x)});
+  const Graph graph =
+      make_graph("g", {x}, {x * 2.0 + slice(x, 0, 1, 2), sum(x), permute(x, {1, 0}), concat({x, x}, 1), swap_pairs(x)});
   const auto out = interpret(graph, {tensor({2, 2}, {1, 2, 3, 4})}, {});
   EXPECT_EQ(out[0].values, (std::vector<double>{5, 8, 9, 12}));
   EXPECT_EQ(out[1].values, (std::vector<double>{3, 7}));
@@ -117,7 +121,8 @@ TEST(Interpreter, RoundsAtCasts) {
 }
 
 TEST(Interpreter, AttentionOfOneKeyIsItsValue) {
-  const Value q = input("q", DType::f32, {1, 2, 1, 2}), k = input("k", DType::f32, {1, 1, 1, 2}), v = input("v", DType::f32, {1, 1, 1, 2});
+  const Value q = input("q", DType::f32, {1, 2, 1, 2}), k = input("k", DType::f32, {1, 1, 1, 2}),
+              v = input("v", DType::f32, {1, 1, 1, 2});
   const auto out = interpret(make_graph("g", {q, k, v}, {attention(q, k, v, 1.0)}),
                              {tensor({1, 2, 1, 2}, {1, 2, 3, 4}), tensor({1, 1, 1, 2}, {5, 6}), tensor({1, 1, 1, 2}, {7, 8})}, {});
   EXPECT_EQ(out[0].values, (std::vector<double>{7, 8, 7, 8}));

@@ -19,7 +19,8 @@ void inline_into(const Graph& graph, const std::string& origin, Replacements& re
       continue;
     }
     std::vector<Value> inputs;
-    for (const Value& operand : node->inputs) inputs.push_back(replaced.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
+    for (const Value& operand : node->inputs)
+      inputs.push_back(replaced.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
     if (node->opcode != Opcode::call) {
       replaced[node.get()] = {with_inputs(*node, std::move(inputs), origin)};
       continue;
@@ -39,7 +40,8 @@ Graph inline_calls(const Graph& graph) {
   Replacements replaced;
   inline_into(graph, "", replaced);
   std::vector<Value> outputs;
-  for (const Value& output : graph.outputs) outputs.push_back(replaced.at(&output.node())[static_cast<std::size_t>(output.output())]);
+  for (const Value& output : graph.outputs)
+    outputs.push_back(replaced.at(&output.node())[static_cast<std::size_t>(output.output())]);
   return make_graph(graph.name, graph.inputs, std::move(outputs));
 }
 

@@ -10,11 +10,11 @@
 namespace zoe {
 
 struct WanVaeConfig {
-  std::int64_t base_dim;               // channels of the widest pictures
-  std::int64_t z_dim;                  // channels of a latent
-  std::vector<std::int64_t> dim_mult;  // of base_dim, a level each; every level but the last halves height and width
-  std::int64_t num_res_blocks;         // a level's, one more in the decoder
-  std::vector<bool> temporal_downsample;  // of each level but the last: does it halve the frames too
+  std::int64_t base_dim;                          // channels of the widest pictures
+  std::int64_t z_dim;                             // channels of a latent
+  std::vector<std::int64_t> dim_mult;             // of base_dim, a level each; every level but the last halves height and width
+  std::int64_t num_res_blocks;                    // a level's, one more in the decoder
+  std::vector<bool> temporal_downsample;          // of each level but the last: does it halve the frames too
   std::vector<double> latents_mean, latents_std;  // [z_dim]: normalised latents are (z - mean) / std
   std::int64_t scale_factor_spatial, scale_factor_temporal;  // pixels a latent column, frames a latent frame
 };

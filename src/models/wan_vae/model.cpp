@@ -12,7 +12,7 @@ namespace zoe {
 
 namespace {
 
-constexpr std::int64_t kCachedFrames = 2;  // a kernel of three frames sees two earlier ones
+constexpr std::int64_t kCachedFrames = 2;                            // a kernel of three frames sees two earlier ones
 constexpr std::int64_t kMaxLatentPositions = std::int64_t{1} << 26;  // of a group
 
 // Traces one of the two halves; collects its states and the file's tensors on the way.
@@ -24,12 +24,14 @@ class Tracer {
   Value pointwise(const std::string& name, const Value& x, std::int64_t out, int file_rank, const Value& residual = {}) {
     Shape file_shape{out, x.dim(3), 1, 1};
     if (file_rank == 5) file_shape = {out, x.dim(3), 1, 1, 1};
-    return linear(x, weight(name + ".weight", file_shape, {out, x.dim(3)}), {.bias = weight(name + ".bias", {out}, {out}), .residual = residual});
+    return linear(x, weight(name + ".weight", file_shape, {out, x.dim(3)}),
+                  {.bias = weight(name + ".bias", {out}, {out}), .residual = residual});
   }
 
   // A 3x3 convolution of each frame; the file's kernel has no time axis.
   Value spatial(const std::string& name, const Value& x, std::int64_t out, const ConvWindow& window) {
-    return conv(x, weight(name + ".weight", {out, x.dim(3), 3, 3}, {out, x.dim(3), 1, 3, 3}), window, {.bias = weight(name + ".bias", {out}, {out})});
+    return conv(x, weight(name + ".weight", {out, x.dim(3), 3, 3}, {out, x.dim(3), 1, 3, 3}), window,
+                {.bias = weight(name + ".bias", {out}, {out})});
   }
 
   // A causal convolution, 3x3x3 or 3x1x1: x goes straight behind the cached frames, and the last two of all are cached next.
@@ -59,7 +61,8 @@ class Tracer {
   // Single-head attention among the positions of each frame.
   Value attention_block(const std::string& name, const Value& x) {
     const std::int64_t channels = x.dim(3), positions = x.dim(1) * x.dim(2);
-    const Value qkv = reshape(pointwise(name + ".to_qkv", norm(name + ".norm", x, 3), 3 * channels, 4), {x.dim(0), positions, 3 * channels});
+    const Value qkv =
+        reshape(pointwise(name + ".to_qkv", norm(name + ".norm", x, 3), 3 * channels, 4), {x.dim(0), positions, 3 * channels});
     const auto part = [&](std::int64_t i) {
       return reshape(slice(qkv, 2, i * channels, (i + 1) * channels), {x.dim(0), positions, 1, channels});
     };
@@ -149,20 +152,20 @@ class Tracer {
   std::vector<ExpectedTensor> tensors_;
 };
 
-void check_group(std::string_view where, std::int64_t frames, std::int64_t multiple, std::int64_t height, std::int64_t width, std::int64_t step,
-                 bool first) {
+void check_group(std::string_view where, std::int64_t frames, std::int64_t multiple, std::int64_t height, std::int64_t width,
+                 std::int64_t step, bool first) {
   const bool frames_fit = first ? frames == 1 : frames > 0 && frames % multiple == 0;
   check(frames_fit && height > 0 && width > 0 && height % step == 0 && width % step == 0, ErrorKind::invalid_argument, where,
         "bad size: got {} frames of {}x{}, expected {} and a height and width that are multiples of {}.", frames, width, height,
         first ? std::string("1 frame") : fmt::format("a multiple of {} frames", multiple), step);
   // So that no product of a picture's extents, channels and bytes overflows, whatever the configuration.
   const std::int64_t most = kMaxLatentPositions * multiple * step * step;
-  check(frames <= most / height / width, ErrorKind::invalid_argument, where, "bad size: got {} frames of {}x{}, expected at most {} positions in all.",
-        frames, width, height, most);
+  check(frames <= most / height / width, ErrorKind::invalid_argument, where,
+        "bad size: got {} frames of {}x{}, expected at most {} positions in all.", frames, width, height, most);
 }
 
-WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
-                         bool stage_outputs) {
+WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
+                         std::int64_t width, bool stage_outputs) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
   std::vector<Value> stages;
   const auto stage = [&](Value x) {
@@ -188,7 +191,8 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   return tracer.finish("wan_vae_decode", latent, std::move(results));
 }
 
-WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height, std::int64_t width) {
+WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                         std::int64_t width) {
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
   Value x = tracer.causal("encoder.conv_in", cast(pixels, dtype), config.base_dim, 3);
   std::size_t number = 0;  // blocks and down-samplings of all levels are one list in the file
@@ -201,19 +205,21 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   x = tracer.mid_block("encoder.mid_block", x);
   x = tracer.causal("encoder.conv_out", silu(tracer.norm("encoder.norm_out", x)), 2 * config.z_dim, 3);
   const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
-  return tracer.finish("wan_vae_encode", pixels, {slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)});
+  return tracer.finish("wan_vae_encode", pixels,
+                       {slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)});
 }
 
 }  // namespace
 
-WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
-                                 bool first, bool stage_outputs) {
+WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
+                                 std::int64_t width, bool first, bool stage_outputs) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
   return trace_decode(tracer, config, dtype, latent_frames, height, width, stage_outputs);
 }
 
-WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height, std::int64_t width, bool first) {
+WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                 std::int64_t width, bool first) {
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
   return trace_encode(tracer, config, dtype, frames, height, width);

@@ -28,11 +28,12 @@ struct WanVaeGraph {
 // Inputs:  latent f32 [T,h,w,z_dim], not normalised, then states. T is 1 for the first group.
 // Outputs: frames f32 [T',8h,8w,3] clamped to -1..1 (T' is 1 for the first group, else 4T), then states.
 // With stage_outputs, results are followed by what post_quant_conv, conv_in, mid_block, each of up_blocks and conv_out return.
-WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height, std::int64_t width,
-                                 bool first, bool stage_outputs = false);
+WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
+                                 std::int64_t width, bool first, bool stage_outputs = false);
 
 // Inputs:  frames f32 [T,H,W,3] in -1..1, then states. T is 1 for the first group, else a multiple of 4; H and W of 8.
 // Outputs: mean and logvar f32 [T',H/8,W/8,z_dim] (T' is 1 for the first group, else T/4; logvar as it comes, not clamped), states.
-WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height, std::int64_t width, bool first);
+WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                 std::int64_t width, bool first);
 
 }  // namespace zoe

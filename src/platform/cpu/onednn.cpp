@@ -135,7 +135,8 @@ class ProductKernel : public Kernel {
     if (residual_is_copied_) {
       const std::byte* before = std::exchange(residual, nullptr);
       const DType type = dst_.data_type() == memory::data_type::f32 ? DType::f32 : DType::bf16;
-      if (before != dst) convert_in_parallel(before, type, dst, type, static_cast<std::int64_t>(dst_.get_size() / size_of(type)), threads_);
+      if (before != dst)
+        convert_in_parallel(before, type, dst, type, static_cast<std::int64_t>(dst_.get_size() / size_of(type)), threads_);
     }
     omp_set_num_threads(threads_);
     with_onednn_errors(what_, [&] {

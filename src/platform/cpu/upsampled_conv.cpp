@@ -29,10 +29,12 @@ class UpsampledConvKernel : public Kernel {
     phase_weight_ = {weight.dtype, {weight.shape.dim(0), weight.shape.dim(1), weight.shape.dim(2), 2, 2}};
     for (std::size_t phase = 0; phase < kPhases; ++phase) {
       const int row = static_cast<int>(phase / 2), column = static_cast<int>(phase % 2);
-      ConvWindow window{.pad_begin = {attributes.pad_begin[0], 1 - row, 1 - column}, .pad_end = {attributes.pad_end[0], row, column}};
+      ConvWindow window{.pad_begin = {attributes.pad_begin[0], 1 - row, 1 - column},
+                        .pad_end = {attributes.pad_end[0], row, column}};
       ProductOptions options{.activation = attributes.activation};
       if (attributes.has_bias) options.bias = parameter("bias", weight.dtype, {weight.shape.dim(0)});
-      const Value small = conv(input("x", x.dtype, x.shape), parameter("weight", weight.dtype, phase_weight_.shape), window, options);
+      const Value small =
+          conv(input("x", x.dtype, x.shape), parameter("weight", weight.dtype, phase_weight_.shape), window, options);
       phases_[phase] = make_conv(small.node(), device);
       phase_type_ = small.type();
       weight_places_[phase] = packed_bytes_;
@@ -52,7 +54,7 @@ class UpsampledConvKernel : public Kernel {
 
   void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
     if (input != 1) return phases_[0]->pack_weight(input, type, source, packed);
-    const auto kernels = static_cast<std::size_t>(type.shape.count(0, 3));  // 3x3 each
+    const auto kernels = static_cast<std::size_t>(type.shape.count(0, 3));                         // 3x3 each
     std::vector<std::byte> given(source.data, source.data + kernels * 9 * size_of(source.dtype));  // aligned
     std::vector<float> taps(kernels * 9), sums(kernels * 4);
     convert(given.data(), source.dtype, taps.data(), DType::f32, taps.size());
@@ -113,9 +115,11 @@ std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& 
   const auto& attributes = node.as<ProductAttributes>();
   const Shape& kernel = node.inputs[1].shape();
   const auto is = [](const std::array<int, 3>& a, int value) { return a[1] == value && a[2] == value; };
-  const bool plain = kernel.dim(3) == 3 && kernel.dim(4) == 3 && attributes.stride == std::array{1, 1, 1} && is(attributes.pad_begin, 1) &&
-                     is(attributes.pad_end, 1) && !attributes.has_residual && node.inputs[1].node().opcode == Opcode::parameter;
-  check(plain, ErrorKind::unsupported, "cpu", "no convolution that upsamples by a kernel {} with these strides, pads or a residual: expected 3x3 padded by 1.",
+  const bool plain = kernel.dim(3) == 3 && kernel.dim(4) == 3 && attributes.stride == std::array{1, 1, 1} &&
+                     is(attributes.pad_begin, 1) && is(attributes.pad_end, 1) && !attributes.has_residual &&
+                     node.inputs[1].node().opcode == Opcode::parameter;
+  check(plain, ErrorKind::unsupported, "cpu",
+        "no convolution that upsamples by a kernel {} with these strides, pads or a residual: expected 3x3 padded by 1.",
         kernel.str());
   return std::make_unique<UpsampledConvKernel>(node, device);
 }
