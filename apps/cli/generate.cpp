@@ -213,7 +213,7 @@ Command add_generate(CLI::App& app) {
       ->capture_default_str();
   add_device_options(app, options->device);
   app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
-  app.add_flag("-v,--verbose", options->verbose, "Print more");
+  app.add_flag("-v,--verbose", options->verbose, "Also print the plans: steps, kernels, memory");
   return [options] { return generate(*options); };
 }
 

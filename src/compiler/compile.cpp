@@ -101,11 +101,14 @@ bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {
   return input_last_read[input] < output_written[output];
 }
 
+std::string summarize(const Plan& plan) {
+  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB",
+                     plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
+                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+}
+
 std::string describe(const Plan& plan) {
-  std::string text =
-      fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB\n",
-                  plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
-                  static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+  std::string text = summarize(plan) + "\n";
   for (const Step& step : plan.steps)
     text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->segment, step.node->name.empty() ? "-" : step.node->name,
                         step.kernel->implementation(), signature(*step.node));

@@ -51,7 +51,8 @@ struct Plan {
 
 Plan compile(const Graph& graph, Platform& platform);
 
-// Steps with their kernels, places and origins, one a line; for people.
+// For people: one line of totals; the totals and every step with its op and its implementation, a line each.
+std::string summarize(const Plan& plan);
 std::string describe(const Plan& plan);
 
 }  // namespace zoe

@@ -188,6 +188,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
     check_in_place(plans.group_graph, plans.decode_group);
   }
   check_in_place(plans.first_graph, plans.decode_first);
+  for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.decode_first, &plans.decode_group})
+    if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));
 
   // Memory.
   const std::size_t free_bytes = platform_.info().free_bytes;
