@@ -30,6 +30,6 @@ function(zoe_tests name)
   target_compile_definitions(test_${name} PRIVATE
     ZOE_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures" ZOE_MODELS="${CMAKE_SOURCE_DIR}/models" ZOE_COMMAND="$<TARGET_FILE:zoe>")
   add_dependencies(test_${name} zoe)
-  gtest_discover_tests(test_${name} TEST_PREFIX ${name}. PROPERTIES LABELS ${name} TIMEOUT 300 DISCOVERY_TIMEOUT 60)
+  gtest_discover_tests(test_${name} TEST_PREFIX ${name}. NO_PRETTY_VALUES PROPERTIES LABELS ${name} TIMEOUT 300 DISCOVERY_TIMEOUT 60)
 endfunction()
 include(GoogleTest OPTIONAL)

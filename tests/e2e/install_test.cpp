@@ -27,8 +27,8 @@ TEST(Install, TheCommandFindsItsModelAndAProjectItsLibrary) {
                                "--num-frames", "5", "--num-inference-steps", "1", "--threads", "1", "-o", "a.mp4"}));
   EXPECT_EQ(testing::read_video(temporary.path() / "a.mp4").frames.size(), 5u);
 
-  ASSERT_NO_FATAL_FAILURE(run({"cmake", "-S", ZOE_EXAMPLE, "-B", build.string(), "-DCMAKE_PREFIX_PATH=" + prefix.string(),
-                               "-DCMAKE_CXX_FLAGS=" ZOE_SANITIZE_FLAGS}));
+  ASSERT_NO_FATAL_FAILURE(run({"cmake", "-G", "Ninja", "-S", ZOE_EXAMPLE, "-B", build.string(),
+                               "-DCMAKE_PREFIX_PATH=" + prefix.string(), "-DCMAKE_CXX_FLAGS=" ZOE_SANITIZE_FLAGS}));
   ASSERT_NO_FATAL_FAILURE(run({"cmake", "--build", build.string()}));
   ASSERT_NO_FATAL_FAILURE(
       run({(build / "example").string(), (prefix / "share/zoetrope/models/toy-wan").string(), "b.mp4", "a blue square"}));
