@@ -181,8 +181,9 @@ int bench(const BenchOptions& options) {
   fmt::print(
       R"({{"what": "{}", "size": "{}", "video": "{}x{}x{}", "dtype": "{}", "threads": {}, "median_s": {:.4f}, "min_s": {:.4f}, "max_s": {:.4f}, "gflop": {:.1f}, "gflop_per_s": {:.1f}, "weights_mib": {:.1f}, "streamed": {}, "workspace_mib": {:.1f}, "peak_mib": {:.1f}, "cpu": "{}"}})"
       "\n",
-      options.part, options.size, options.width, options.height, options.num_frames, name(dtype), platform->info().threads, median,
-      seconds.front(), seconds.back(), operations / 1e9, operations / median / 1e9,
+      options.part, options.part == "transformer" || options.size == "toy" ? options.size : "published", options.width,
+      options.height, options.num_frames, name(dtype), platform->info().threads, median, seconds.front(), seconds.back(),
+      operations / 1e9, operations / median / 1e9,
       static_cast<double>(streamed ? measured.plans[0].streamed_weight_bytes() : store.size_bytes()) / 1048576.0, streamed,
       static_cast<double>(workspace_bytes) / 1048576.0, static_cast<double>(watch.peak_bytes()) / 1048576.0, platform->info().name);
   if (options.plan)
