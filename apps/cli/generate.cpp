@@ -61,15 +61,21 @@ fs::path numbered(const fs::path& path, std::size_t index) {
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
 
+// What is known of the file before anything is planned: enough to refuse it, and to say what its encoder will need.
+VideoSettings video_frame(const VideoShape& shape, double fps, const Platform& platform) {
+  VideoSettings video;
+  video.width = static_cast<int>(shape.width);
+  video.height = static_cast<int>(shape.height);
+  video.frames = static_cast<int>(shape.num_frames);
+  video.fps = fps;
+  video.threads = std::min(2, platform.info().threads);
+  return video;
+}
+
 VideoSettings video_settings(const GenerateOptions& options, const Job& job, const Pipeline& pipeline, const Platform& platform,
                              const std::string& prompt) {
   const GenerateSettings& settings = options.settings;
-  VideoSettings video;
-  video.width = static_cast<int>(job.shape.width);
-  video.height = static_cast<int>(job.shape.height);
-  video.frames = static_cast<int>(job.shape.num_frames);
-  video.fps = job.fps;
-  video.threads = std::min(2, platform.info().threads);
+  VideoSettings video = video_frame(job.shape, job.fps, platform);
   video.software = fmt::format("Zoetrope {}", kVersion);
   video.metadata = {{"prompt", prompt},
                     {"negative_prompt", settings.negative_prompt},
@@ -110,12 +116,7 @@ int generate(GenerateOptions& options) {
                     dtype);
   const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
   Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
-    VideoSettings video;
-    video.width = static_cast<int>(shape.width);
-    video.height = static_cast<int>(shape.height);
-    video.frames = static_cast<int>(shape.num_frames);
-    video.fps = options.settings.fps.value_or(pipeline.model().defaults.fps);
-    video.threads = std::min(2, platform->info().threads);
+    const VideoSettings video = video_frame(shape, options.settings.fps.value_or(pipeline.model().defaults.fps), *platform);
     for (std::size_t i = 0; i < options.settings.prompts.size(); ++i) check_output(outputs(i), video);
     return encoder_bytes(format, video);
   });

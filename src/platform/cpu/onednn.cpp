@@ -24,8 +24,6 @@ std::string describe(const Node& node) {
   return text;
 }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
 void convert_in_parallel(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::int64_t count, int threads) {
   parallel_ranges(count, 64, count, threads, [&](std::int64_t begin, std::int64_t end) {
     convert(static_cast<const std::byte*>(src) + static_cast<std::size_t>(begin) * size_of(src_dtype), src_dtype,

@@ -15,6 +15,9 @@ namespace zoe::cpu {
 
 const dnnl::engine& onednn_engine();
 
+// Sizes of pieces of scratch and packed weights: every piece starts on a cache line, and fits the widest vector.
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
 // Runs `body`; a failure of oneDNN becomes an Error that names `what`: unsupported, out_of_memory or device.
 [[noreturn]] void fail_onednn(const dnnl::error& error, std::string_view what);
 template <class Body>

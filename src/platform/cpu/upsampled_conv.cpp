@@ -13,13 +13,12 @@
 #include "base/error.h"
 #include "ir/trace.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/onednn.h"
 #include "platform/cpu/parallel.h"
 
 namespace zoe::cpu {
 
 namespace {
-
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 class UpsampledConvKernel : public Kernel {
  public:
