@@ -57,10 +57,11 @@ struct Bench {
     }
     const auto output = platform.allocate(node.types[0].size_bytes(), "result");
     const auto scratch = platform.allocate(std::max<std::size_t>(kernel->scratch_bytes(), 1), "scratch");
+    const Slot written{output.get(), 0};
     std::vector<double> times;
     for (int run = 0; run <= options.runs; ++run) {  // the first warms up
       const auto start = std::chrono::steady_clock::now();
-      kernel->run(stream, slots, {output.get(), 0}, {scratch.get(), 0});
+      kernel->run(stream, slots, {&written, 1}, {scratch.get(), 0});
       stream.synchronize();
       if (run > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }

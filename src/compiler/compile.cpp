@@ -27,6 +27,33 @@ Tensor upload_constants(const std::vector<const Node*>& constants, Platform& pla
   return tensor;
 }
 
+// A kernel for each node; nodes of equal signature share theirs. `distinct` gets the number of different ones.
+std::vector<std::shared_ptr<const Kernel>> make_kernels(const std::vector<NodePtr>& nodes, Platform& platform,
+                                                        std::size_t* distinct) {
+  std::unordered_map<std::string, std::size_t> numbers;
+  std::vector<const Node*> different;
+  std::vector<std::size_t> number_of;
+  for (const NodePtr& node : nodes) {
+    const auto [found, is_new] = numbers.try_emplace(signature(*node), different.size());
+    if (is_new) different.push_back(node.get());
+    number_of.push_back(found->second);
+  }
+  std::vector<std::shared_ptr<const Kernel>> made;
+  for (auto& kernel : platform.make_kernels(different)) made.push_back(std::move(kernel));
+  *distinct = made.size();
+  std::vector<std::shared_ptr<const Kernel>> kernels;
+  for (const std::size_t number : number_of) kernels.push_back(made[number]);
+  return kernels;
+}
+
+StepNeeds needs_of(const Node& node, const Kernel& kernel) {
+  StepNeeds needs{.scratch_bytes = kernel.scratch_bytes()};
+  for (int input = 0; input < static_cast<int>(node.inputs.size()); ++input)
+    for (int output = 0; output < static_cast<int>(node.types.size()); ++output)
+      if (kernel.can_overwrite(input, output)) needs.may_overwrite.emplace_back(input, output);
+  return needs;
+}
+
 }  // namespace
 
 Plan compile(const Graph& traced, Platform& platform) {
@@ -36,17 +63,14 @@ Plan compile(const Graph& traced, Platform& platform) {
   verify(plan.graph);
 
   const std::vector<NodePtr> nodes = plan_steps(plan.graph);
-  std::unordered_map<std::string, std::shared_ptr<const Kernel>> kernels;
-  std::vector<std::size_t> scratch_bytes;
-  for (const NodePtr& node : nodes) {
-    auto& kernel = kernels[signature(*node)];
-    if (!kernel) kernel = platform.make_kernel(*node);
-    plan.steps.push_back({node, kernel, {}, {}, {}});
-    scratch_bytes.push_back(kernel->scratch_bytes());
-    plan.segment_count = std::max(plan.segment_count, node->segment + 1);
+  const std::vector<std::shared_ptr<const Kernel>> kernels = make_kernels(nodes, platform, &plan.kernel_count);
+  std::vector<StepNeeds> needs;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    plan.steps.push_back({nodes[i], kernels[i], {}, {}, {}});
+    needs.push_back(needs_of(*nodes[i], *kernels[i]));
+    plan.segment_count = std::max(plan.segment_count, nodes[i]->segment + 1);
   }
-  plan.kernel_count = kernels.size();
-  MemoryPlan memory = plan_memory(plan.graph, scratch_bytes);
+  MemoryPlan memory = plan_memory(plan.graph, needs);
   plan.workspace_bytes = memory.workspace_bytes;
   plan.input_last_read = std::move(memory.input_last_read);
   plan.output_written = std::move(memory.output_written);
@@ -74,10 +98,10 @@ Plan compile(const Graph& traced, Platform& platform) {
                            source.segment == 0);
         step.inputs.push_back({Place::Kind::weight, found->second, 0});
       } else {
-        step.inputs.push_back(memory.places.at(&source));
+        step.inputs.push_back(memory.place(step.node->inputs[operand]));
       }
     }
-    step.output = memory.places.at(step.node.get());
+    for (int o = 0; o < static_cast<int>(step.node->types.size()); ++o) step.outputs.push_back(memory.place(Value(step.node, o)));
     step.scratch = memory.scratch[i];
   }
   plan.constants = upload_constants(constants, platform);

@@ -26,8 +26,8 @@ struct PlanWeight {
 struct Step {
   NodePtr node;
   std::shared_ptr<const Kernel> kernel;
-  std::vector<Place> inputs;
-  Place output, scratch;
+  std::vector<Place> inputs, outputs;
+  Place scratch;
 };
 
 // A compiled graph. Immutable; each run brings its own workspace and stream.

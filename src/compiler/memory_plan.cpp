@@ -1,6 +1,7 @@
 #include "compiler/memory_plan.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "base/error.h"
 
@@ -33,9 +34,14 @@ bool is_view(const Node& node, const std::vector<const Node*>& outputs) {
          node.inputs[0].node().opcode != Opcode::parameter;
 }
 
+// One result of one node.
+using Result = std::pair<const Node*, int>;
+Result result(const Value& value) { return {&value.node(), value.output()}; }
+std::size_t size_bytes(const Result& result) { return result.first->types[static_cast<std::size_t>(result.second)].size_bytes(); }
+
 // A value's memory: `offset` bytes into the memory of `owner`.
 struct Home {
-  const Node* owner;
+  Result owner;
   std::size_t offset;
 };
 
@@ -76,42 +82,44 @@ std::vector<NodePtr> plan_steps(const Graph& graph) {
   return steps;
 }
 
-MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scratch_bytes) {
+MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) {
   MemoryPlan plan;
   plan.steps = plan_steps(graph);
   const auto outputs = output_nodes(graph);
   std::unordered_map<const Node*, int> step_of;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) step_of[plan.steps[i].get()] = static_cast<int>(i);
+  const auto is_output = [&](const Result& value) {
+    return std::any_of(graph.outputs.begin(), graph.outputs.end(), [&](const Value& output) { return result(output) == value; });
+  };
 
   // 1. Views lie in their operands.
-  std::unordered_map<const Node*, Home> homes;
+  std::map<Result, Home> homes;
   for (const NodePtr& node : graph.nodes) {
     if (!is_view(*node, outputs)) {
-      homes[node.get()] = {node.get(), 0};
+      for (int i = 0; i < static_cast<int>(node->types.size()); ++i) homes[{node.get(), i}] = {{node.get(), i}, 0};
       continue;
     }
-    Home home = homes.at(&node->inputs[0].node());
+    Home home = homes.at(result(node->inputs[0]));
     if (node->opcode == Opcode::slice) {
       const auto& axis = node->as<AxisAttributes>();
       const Shape& shape = node->inputs[0].shape();
       home.offset +=
           static_cast<std::size_t>(axis.begin * shape.count(axis.axis + 1, shape.rank())) * size_of(node->types[0].dtype);
     }
-    homes[node.get()] = home;
+    homes[{node.get(), 0}] = home;
   }
 
   // 2. Parts of a concat along the outermost axis are produced in their place. `inside` tells where a step's whole
   // result lies instead of in memory of its own.
-  std::unordered_map<const Node*, Home> inside;
+  std::map<Result, Home> inside;
   for (const NodePtr& node : graph.nodes) {
     if (node->opcode != Opcode::concat || !is_outermost(node->types[0].shape, node->as<AxisAttributes>().axis)) continue;
     std::size_t offset = 0;
     for (const Value& part : node->inputs) {
-      const Home home = homes.at(&part.node());
-      const bool whole = home.offset == 0 && home.owner->types[0].size_bytes() == part.type().size_bytes();
-      const bool is_output = std::find(outputs.begin(), outputs.end(), home.owner) != outputs.end();
-      if (whole && !is_output && step_of.count(home.owner) && home.owner != node.get())
-        inside.emplace(home.owner, Home{node.get(), offset});
+      const Home home = homes.at(result(part));
+      const bool whole = home.offset == 0 && size_bytes(home.owner) == part.type().size_bytes();
+      if (whole && !is_output(home.owner) && step_of.count(home.owner.first) && home.owner.first != node.get())
+        inside.emplace(home.owner, Home{{node.get(), 0}, offset});
       offset += part.type().size_bytes();
     }
   }
@@ -122,53 +130,84 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scrat
   };
 
   // 3. Results and arguments of the graph.
-  std::unordered_map<const Node*, Place> given;
+  std::map<Result, Place> given;
   for (std::size_t i = 0; i < graph.inputs.size(); ++i)
-    given[&graph.inputs[i].node()] = {Place::Kind::input, static_cast<int>(i), 0};
+    given[result(graph.inputs[i])] = {Place::Kind::input, static_cast<int>(i), 0};
   for (std::size_t i = 0; i < graph.outputs.size(); ++i) {
-    const Node* node = outputs[i];
-    ZOE_INTERNAL_CHECK(step_of.count(node) && !given.count(node));
-    given[node] = {Place::Kind::output, static_cast<int>(i), 0};
-    plan.output_written.push_back(step_of.at(node));  // lowered below if a part of it is produced earlier, in place
+    const Result value = result(graph.outputs[i]);
+    ZOE_INTERNAL_CHECK(step_of.count(value.first) && !given.count(value));
+    given[value] = {Place::Kind::output, static_cast<int>(i), 0};
+    plan.output_written.push_back(step_of.at(value.first));  // lowered below if a part of it is produced earlier, in place
   }
 
-  // 4. Lifetimes of what remains, then offsets.
-  std::unordered_map<const Node*, Block> blocks;
+  // 4. Lifetimes of what remains.
+  std::map<Result, Block> blocks;
   plan.input_last_read.assign(graph.inputs.size(), -1);
   const auto touch = [&](const Value& value, int step) {
     if (value.node().opcode == Opcode::parameter || value.node().opcode == Opcode::constant) return;
-    const Node* owner = root(homes.at(&value.node())).owner;
+    const Result owner = root(homes.at(result(value))).owner;
     if (const auto found = given.find(owner); found != given.end()) {
       const auto index = static_cast<std::size_t>(found->second.index);
       if (found->second.kind == Place::Kind::input) plan.input_last_read[index] = step;
       else plan.output_written[index] = std::min(plan.output_written[index], step);
       return;
     }
-    auto [block, is_new] = blocks.try_emplace(owner, Block{aligned(owner->types[0].size_bytes()), step, step});
+    auto [block, is_new] = blocks.try_emplace(owner, Block{aligned(size_bytes(owner)), step, step});
     block->second.first = std::min(block->second.first, step);
     block->second.last = std::max(block->second.last, step);
   };
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     for (const Value& operand : plan.steps[i]->inputs) touch(operand, static_cast<int>(i));
-    touch(Value(plan.steps[i]), static_cast<int>(i));
+    for (int o = 0; o < static_cast<int>(plan.steps[i]->types.size()); ++o) touch(Value(plan.steps[i], o), static_cast<int>(i));
   }
+
+  // 5. Results take the place of operands that end with the step, where the kernel may overwrite them.
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const Node& node = *plan.steps[i];
+    std::vector<Result> taken;
+    for (const auto& [operand, output] : needs.at(i).may_overwrite) {
+      const Result to{&node, output};
+      const Value& from_value = node.inputs[static_cast<std::size_t>(operand)];
+      if (inside.count(to) || from_value.node().opcode == Opcode::parameter || from_value.node().opcode == Opcode::constant) continue;
+      const Home from = root(homes.at(result(from_value)));
+      const auto target = blocks.find(to), source = blocks.find(from.owner);
+      if (target == blocks.end() || source == blocks.end() || from.offset != 0) continue;
+      const bool ends_here = source->second.last == static_cast<int>(i) && target->second.first == static_cast<int>(i);
+      const auto shares = [&](const Value& other) {
+        return other.node().opcode != Opcode::parameter && other.node().opcode != Opcode::constant &&
+               root(homes.at(result(other))).owner == from.owner;
+      };
+      const bool alone = std::count_if(node.inputs.begin(), node.inputs.end(), shares) == 1 &&
+                         std::find(taken.begin(), taken.end(), from.owner) == taken.end();
+      if (!ends_here || !alone || size_bytes(from.owner) != size_bytes(to)) continue;
+      source->second.last = target->second.last;
+      blocks.erase(target);
+      inside[to] = {from.owner, 0};
+      taken.push_back(from.owner);
+    }
+  }
+
+  // 6. Offsets.
   std::vector<Block> scratch;
   for (std::size_t i = 0; i < plan.steps.size(); ++i)
-    scratch.push_back({aligned(scratch_bytes.at(i)), static_cast<int>(i), static_cast<int>(i)});
+    scratch.push_back({aligned(needs.at(i).scratch_bytes), static_cast<int>(i), static_cast<int>(i)});
   std::vector<Block*> all;
   for (const NodePtr& node : graph.nodes)  // in trace order, so that plans do not depend on addresses
-    if (const auto found = blocks.find(node.get()); found != blocks.end()) all.push_back(&found->second);
+    for (int o = 0; o < static_cast<int>(node->types.size()); ++o)
+      if (const auto found = blocks.find({node.get(), o}); found != blocks.end()) all.push_back(&found->second);
   for (Block& block : scratch)
     if (block.bytes) all.push_back(&block);
   plan.workspace_bytes = assign_offsets(std::move(all));
 
   for (const NodePtr& node : graph.nodes) {
     if (node->opcode == Opcode::parameter || node->opcode == Opcode::constant) continue;
-    const Home home = root(homes.at(node.get()));
-    const auto found = given.find(home.owner);
-    Place place = found != given.end() ? found->second : Place{Place::Kind::workspace, 0, blocks.at(home.owner).offset};
-    place.offset += home.offset;
-    plan.places[node.get()] = place;
+    for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
+      const Home home = root(homes.at({node.get(), o}));
+      const auto found = given.find(home.owner);
+      Place place = found != given.end() ? found->second : Place{Place::Kind::workspace, 0, blocks.at(home.owner).offset};
+      place.offset += home.offset;
+      plan.places[{node.get(), o}] = place;
+    }
   }
   for (const Block& block : scratch) plan.scratch.push_back({Place::Kind::workspace, 0, block.offset});
   return plan;

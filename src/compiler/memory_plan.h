@@ -1,11 +1,13 @@
 // Where every value of a graph lies, decided before anything runs.
 //
 // Values that move no data get no memory of their own: a reshape, a slice of the outermost axis, and an operand of a
-// concat along the outermost axis, which its producer writes straight into the concat's place. All others get an
-// offset in one workspace, shared by values whose lifetimes do not meet.
+// concat along the outermost axis, which its producer writes straight into the concat's place. A result takes the place of an
+// operand that nothing reads later, where the kernel allows it. All others get an offset in one workspace, shared by values
+// whose lifetimes do not meet.
 #pragma once
 
-#include <unordered_map>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "ir/graph.h"
@@ -19,18 +21,26 @@ struct Place {
   std::size_t offset = 0;  // bytes
 };
 
+// What a step's kernel asks of the memory plan.
+struct StepNeeds {
+  std::size_t scratch_bytes = 0;                     // while it runs
+  std::vector<std::pair<int, int>> may_overwrite{};  // operand, result: see Kernel::can_overwrite
+};
+
 struct MemoryPlan {
-  std::vector<NodePtr> steps;                     // nodes that need a kernel, in running order
-  std::unordered_map<const Node*, Place> places;  // of every value but weights and constants
-  std::vector<Place> scratch;                     // one for each step
+  std::vector<NodePtr> steps;                            // nodes that need a kernel, in running order
+  std::map<std::pair<const Node*, int>, Place> places;   // of every value but weights and constants: node, number of the result
+  std::vector<Place> scratch;                            // one for each step
   std::size_t workspace_bytes = 0;
   // Per graph input: the last step that reads it (-1: none); per output: the step that writes it.
   std::vector<int> input_last_read, output_written;
+
+  const Place& place(const Value& value) const { return places.at({&value.node(), value.output()}); }
 };
 
 // The nodes that need a kernel: those that are neither leaves nor views. Call nodes must be inlined.
 std::vector<NodePtr> plan_steps(const Graph& graph);
-// `scratch_bytes[i]`: what step i of plan_steps asks for while it runs.
-MemoryPlan plan_memory(const Graph& graph, const std::vector<std::size_t>& scratch_bytes);
+// `needs[i]`: of step i of plan_steps.
+MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs);
 
 }  // namespace zoe

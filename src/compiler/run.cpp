@@ -39,7 +39,7 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
     return {};
   };
   int loaded = -1;  // segments up to this one have been loaded
-  std::vector<Slot> operands;
+  std::vector<Slot> operands, results;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     if (options.cancel && options.cancel->load(std::memory_order_relaxed)) {
@@ -53,8 +53,10 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
     }
     operands.clear();
     for (const Place& place : step.inputs) operands.push_back(slot(place));
+    results.clear();
+    for (const Place& place : step.outputs) results.push_back(slot(place));
     const auto start = std::chrono::steady_clock::now();
-    step.kernel->run(stream, operands, slot(step.output), slot(step.scratch));
+    step.kernel->run(stream, operands, results, slot(step.scratch));
     if (options.step_seconds) {
       stream.synchronize();
       (*options.step_seconds)[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -19,9 +19,9 @@ struct Graph {
 // Collects the nodes that `outputs` need. Every Opcode::input among them must be in `inputs`.
 Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value> outputs);
 
-// The native definition a call node carries: the arguments of the call stand for the graph's inputs, in order.
+// The native definition a call or fused node carries: the node's arguments stand for the graph's inputs, in order.
 struct CallAttributes {
-  std::string op;
+  std::string op;  // of a fused node: the ops its nodes come from
   Graph native;
 };
 

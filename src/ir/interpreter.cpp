@@ -58,7 +58,7 @@ class Interpreter {
       std::vector<const ReferenceTensor*> in;
       for (const Value& operand : node->inputs)
         in.push_back(&results.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
-      if (node->opcode == Opcode::call) {
+      if (node->opcode == Opcode::call || node->opcode == Opcode::fused) {
         std::vector<ReferenceTensor> arguments;
         for (const ReferenceTensor* argument : in) arguments.push_back(*argument);
         results[node.get()] = run(node->as<std::shared_ptr<const CallAttributes>>()->native, arguments);
@@ -142,6 +142,11 @@ class Interpreter {
           return at(0, index);
         });
       }
+      case Opcode::flip: {
+        const int axis = node.as<AxisAttributes>().axis;
+        const std::int64_t inner = shape.count(axis + 1, shape.rank()), extent = shape.dim(axis);
+        return each([&](std::int64_t i) { return at(0, i + (extent - 1 - 2 * (i / inner % extent)) * inner); });
+      }
       case Opcode::swap_pairs: return each([&](std::int64_t i) { return at(0, i ^ 1); });
       case Opcode::gather: {
         const std::int64_t width = shape.dim(1), rows = in[0]->shape.dim(0);
@@ -164,7 +169,8 @@ class Interpreter {
       case Opcode::attention: return attend(node, in);
       case Opcode::input:
       case Opcode::parameter:
-      case Opcode::call: break;
+      case Opcode::call:
+      case Opcode::fused: break;
     }
     fail(ErrorKind::internal, "interpreter", "no value for {}.", name(node.opcode));
   }

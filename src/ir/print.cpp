@@ -10,7 +10,7 @@ namespace {
 std::string attributes(const Node& node) {
   if (const auto* constant = std::get_if<ConstantAttributes>(&node.attributes)) return fmt::format(" {}", constant->value);
   if (const auto* axis = std::get_if<AxisAttributes>(&node.attributes)) {
-    if (node.opcode == Opcode::concat) return fmt::format(" axis={}", axis->axis);
+    if (node.opcode == Opcode::concat || node.opcode == Opcode::flip) return fmt::format(" axis={}", axis->axis);
     return fmt::format(" axis={} [{},{})", axis->axis, axis->begin, axis->end);
   }
   if (const auto* permute = std::get_if<PermuteAttributes>(&node.attributes))
@@ -38,7 +38,11 @@ std::string signature(const Node& node) {
   std::string text = fmt::format("{}{}", name(node.opcode), attributes(node));
   for (const Value& operand : node.inputs)
     text += fmt::format(" {}{}", operand.node().opcode == Opcode::parameter ? "weight " : "", operand.type().str());
-  return text + " : " + node.types[0].str();
+  text += " :";
+  for (const Type& type : node.types) text += " " + type.str();
+  // A fused node's kernel is its body, wherever in the model that comes from: no names of arguments in it.
+  if (node.opcode == Opcode::fused) text += "\n" + print(node.as<std::shared_ptr<const CallAttributes>>()->native);
+  return text;
 }
 
 std::string print(const Graph& graph) {

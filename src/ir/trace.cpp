@@ -165,6 +165,12 @@ Value swap_pairs(const Value& x) {
   return make_node(Opcode::swap_pairs, {x}, {}, {x.type()});
 }
 
+Value flip(const Value& x, int axis) {
+  axis = positive_axis("flip", axis, x.shape().rank());
+  if (x.dim(axis) == 1) return x;
+  return make_node(Opcode::flip, {x}, AxisAttributes{axis}, {x.type()});
+}
+
 Value gather(const Value& table, const Value& indices) {
   require(is_float(table.dtype()) && table.shape().rank() == 2, "gather", "bad table: got {}, expected [V,C].", table.type().str());
   require(indices.dtype() == DType::i32 && indices.shape().rank() == 1, "gather", "bad indices: got {}, expected i32[L].",
@@ -225,15 +231,27 @@ Value attention(const Value& q, const Value& k, const Value& v, double scale, co
   return make_node(Opcode::attention, std::move(inputs), AttentionAttributes{scale, static_cast<bool>(bias)}, {q.type()});
 }
 
-std::vector<Value> make_call(std::string op, const std::vector<Value>& arguments, Graph native) {
+namespace {
+
+std::vector<Value> make_graph_node(Opcode opcode, std::string op, const std::vector<Value>& arguments, Graph native) {
   std::vector<Type> types;
   for (const Value& result : native.outputs) types.push_back(result.type());
   const std::size_t count = types.size();
   auto attributes = std::make_shared<const CallAttributes>(CallAttributes{op, std::move(native)});
-  const Value node = make_node(Opcode::call, arguments, std::move(attributes), std::move(types), std::move(op));
+  const Value node = make_node(opcode, arguments, std::move(attributes), std::move(types), std::move(op));
   std::vector<Value> results;
   for (std::size_t i = 0; i < count; ++i) results.emplace_back(node.node_ptr(), static_cast<int>(i));
   return results;
+}
+
+}  // namespace
+
+std::vector<Value> make_call(std::string op, const std::vector<Value>& arguments, Graph native) {
+  return make_graph_node(Opcode::call, std::move(op), arguments, std::move(native));
+}
+
+std::vector<Value> make_fused(std::string op, const std::vector<Value>& arguments, Graph body) {
+  return make_graph_node(Opcode::fused, std::move(op), arguments, std::move(body));
 }
 
 Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origin) {

@@ -43,6 +43,7 @@ Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
 Value concat(std::vector<Value> parts, int axis);
 Value permute(const Value& x, std::vector<int> axes);
 Value swap_pairs(const Value& x);                        // last axis even
+Value flip(const Value& x, int axis);
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 
 struct ProductOptions {
@@ -72,6 +73,8 @@ Value attention(const Value& q, const Value& k, const Value& v, double scale, co
 template <class Native>
 std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native);
 std::vector<Value> make_call(std::string op, const std::vector<Value>& arguments, Graph native);
+// For passes: `body` as one node. `op` says where its nodes come from.
+std::vector<Value> make_fused(std::string op, const std::vector<Value>& arguments, Graph body);
 
 // For passes: a new node like `node` with other inputs of the same types; `origin` becomes its name.
 Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origin);

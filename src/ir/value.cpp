@@ -23,11 +23,13 @@ std::string_view name(Opcode opcode) {
     case Opcode::concat: return "concat";
     case Opcode::permute: return "permute";
     case Opcode::swap_pairs: return "swap_pairs";
+    case Opcode::flip: return "flip";
     case Opcode::gather: return "gather";
     case Opcode::linear: return "linear";
     case Opcode::conv: return "conv";
     case Opcode::attention: return "attention";
     case Opcode::call: return "call";
+    case Opcode::fused: return "fused";
   }
   return "?";
 }

@@ -34,6 +34,7 @@ enum class Opcode : std::uint8_t {
   concat,      // along one axis
   permute,     // axes reordered
   swap_pairs,  // x[..., 2i], x[..., 2i+1] -> x[..., 2i+1], x[..., 2i]: the shuffle of a rotary embedding
+  flip,        // one axis in reverse order
   gather,      // rows of a table by i32 index
   // Products, asked of the platform's library.
   linear,
@@ -41,6 +42,8 @@ enum class Opcode : std::uint8_t {
   attention,
   // An op of src/ops with its native graph.
   call,
+  // A chain of the opcodes above that runs as one kernel: a call whose native graph the platform generates code for.
+  fused,
 };
 
 std::string_view name(Opcode opcode);
@@ -82,7 +85,7 @@ enum class Activation : std::uint8_t { none, gelu_tanh, silu };
 struct ConstantAttributes {
   double value;
 };
-struct AxisAttributes {  // slice (end exclusive), concat (begin and end unused)
+struct AxisAttributes {  // slice (end exclusive), concat and flip (begin and end unused)
   int axis;
   std::int64_t begin = 0, end = 0;
 };
@@ -100,7 +103,7 @@ struct AttentionAttributes {  // operands are q, k, v, then bias where present
   double scale;
   bool has_bias = false;
 };
-struct CallAttributes;  // ir/graph.h: it holds a Graph
+struct CallAttributes;  // call and fused; ir/graph.h: it holds a Graph
 
 using Attributes = std::variant<std::monostate, ConstantAttributes, AxisAttributes, PermuteAttributes, ProductAttributes,
                                 AttentionAttributes, std::shared_ptr<const CallAttributes>>;
@@ -109,7 +112,7 @@ struct Node {
   Opcode opcode;
   std::vector<Value> inputs;
   Attributes attributes;
-  std::vector<Type> types;  // of the results: one, but for a call
+  std::vector<Type> types;  // of the results: one, but for a call and a fused node
   std::string name;         // of an input or a parameter; else the op whose native graph this node comes from, may be empty
   // Segments are the units in which weights come and go (one a transformer block): the largest segment of the inputs.
   int segment = 0;

@@ -41,6 +41,7 @@ std::vector<Type> expected_types(const Node& node) {
     case Opcode::concat: return {concat(in, node.as<AxisAttributes>().axis).type()};
     case Opcode::permute: return {permute(in.at(0), node.as<PermuteAttributes>().axes).type()};
     case Opcode::swap_pairs: return {swap_pairs(in.at(0)).type()};
+    case Opcode::flip: return {flip(in.at(0), node.as<AxisAttributes>().axis).type()};
     case Opcode::gather: return {gather(in.at(0), in.at(1)).type()};
     case Opcode::linear: return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
     case Opcode::conv: {
@@ -52,7 +53,8 @@ std::vector<Type> expected_types(const Node& node) {
       const auto& attributes = node.as<AttentionAttributes>();
       return {attention(in.at(0), in.at(1), in.at(2), attributes.scale, attributes.has_bias ? in.at(3) : Value{}).type()};
     }
-    case Opcode::call: {
+    case Opcode::call:
+    case Opcode::fused: {
       const Graph& native = node.as<std::shared_ptr<const CallAttributes>>()->native;
       verify(native);
       check(native.inputs.size() == in.size(), ErrorKind::internal, node.name, "got {} arguments, expected {}.", in.size(),

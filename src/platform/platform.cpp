@@ -29,6 +29,8 @@ void convert_unaligned(const std::byte* src, DType src_dtype, std::byte* dst, DT
 
 std::string Kernel::weight_layout(int) const { return "dense"; }
 
+bool Kernel::can_overwrite(int, int) const { return false; }
+
 std::size_t Kernel::packed_bytes(int, const Type& type) const { return type.size_bytes(); }
 
 void Kernel::pack_weight(int, const Type& type, const HostTensor& source, std::byte* packed) const {
@@ -43,6 +45,12 @@ void Kernel::pack_weight(int, const Type& type, const HostTensor& source, std::b
     convert_unaligned(source.data + begin * size_of(source.dtype), source.dtype, packed + begin * size_of(type.dtype), type.dtype,
                       n);
   }
+}
+
+std::vector<std::unique_ptr<Kernel>> Platform::make_kernels(std::span<const Node* const> nodes) {
+  std::vector<std::unique_ptr<Kernel>> kernels;
+  for (const Node* node : nodes) kernels.push_back(make_kernel(*node));
+  return kernels;
 }
 
 }  // namespace zoe

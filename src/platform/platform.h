@@ -69,9 +69,14 @@ class Kernel {
   virtual std::size_t packed_bytes(int input, const Type& type) const;
   virtual void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const;
 
-  // Queues the work. `inputs` are in the node's operand order; packed weights stand where their parameters do.
-  // The output never overlaps an input, except that an input of a concat may already lie in its place.
-  virtual void run(Stream& stream, std::span<const Slot> inputs, Slot output, Slot scratch) const = 0;
+  // True if output `output` may lie in the memory of input `input`, of equal size: each of its elements is read for the last
+  // time before, or where, the same element of the output is written.
+  virtual bool can_overwrite(int input, int output) const;
+
+  // Queues the work. `inputs` are in the node's operand order, `outputs` in that of its results; packed weights stand where their
+  // parameters do. No output overlaps an input, except where can_overwrite allows it and that an input of a concat may already
+  // lie in its place.
+  virtual void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const = 0;
 };
 
 class Platform {
@@ -87,6 +92,8 @@ class Platform {
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
+  // The same for many nodes, in their order: a platform that generates code builds all of it in one go.
+  virtual std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
 };
 
 struct PlatformOptions {

@@ -86,7 +86,8 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
   BytesBuffer output(type.size_bytes()), scratch(kernel.scratch_bytes());
   std::memset(output.data, 0xff, output.size_bytes);  // NaNs: an element left out is seen
   InOrderStream stream;
-  kernel.run(stream, slots, {&output, 0}, {&scratch, 0});
+  const Slot result{&output, 0};
+  kernel.run(stream, slots, {&result, 1}, {&scratch, 0});
   std::vector<float> wide(static_cast<std::size_t>(type.shape.count()));
   convert(output.data, type.dtype, wide.data(), DType::f32, wide.size());
   return {wide.begin(), wide.end()};

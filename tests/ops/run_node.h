@@ -61,7 +61,7 @@ inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& 
   const auto output = platform.allocate(size + count * size + guard, "output");
   std::memset(output->data, 0xa5, output->size_bytes);
   const Slot result{output.get(), size};
-  kernel->run(*stream, slots, result, Slot{});
+  kernel->run(*stream, slots, {&result, 1}, Slot{});
   stream->synchronize();
   for (std::size_t i = 0; i < output->size_bytes; ++i)
     if ((i < size || i >= size + count * size) && static_cast<const unsigned char*>(output->data)[i] != 0xa5)

@@ -36,7 +36,7 @@ TEST(InlineCalls, KeepsBothResultsOfAnOp) {
   EXPECT_EQ(sub.inputs[1].node().opcode, Opcode::add);
 }
 
-MemoryPlan plan_of(const Graph& graph) { return plan_memory(graph, std::vector<std::size_t>(plan_steps(graph).size(), 0)); }
+MemoryPlan plan_of(const Graph& graph) { return plan_memory(graph, std::vector<StepNeeds>(plan_steps(graph).size())); }
 
 TEST(MemoryPlan, AChainNeedsTwoBuffers) {
   const Value x = input("x", DType::f32, {1024});
@@ -54,7 +54,7 @@ TEST(MemoryPlan, ReshapesAndOutermostSlicesAreViews) {
   const Graph graph = make_graph("g", {x}, {exp(view)});
   const MemoryPlan plan = plan_of(graph);
   EXPECT_EQ(plan.steps.size(), 2u);
-  EXPECT_EQ(plan.places.at(&view.node()).offset, plan.places.at(&e.node()).offset + 2 * 8 * 4);
+  EXPECT_EQ(plan.place(view).offset, plan.place(e).offset + 2 * 8 * 4);
 }
 
 TEST(MemoryPlan, PartsOfAConcatAreProducedInTheirPlace) {
@@ -63,8 +63,8 @@ TEST(MemoryPlan, PartsOfAConcatAreProducedInTheirPlace) {
   const Value whole = concat({state, part}, 0);
   const Graph graph = make_graph("g", {state, x}, {exp(whole), slice(whole, 0, 4, 6)});
   const MemoryPlan plan = plan_of(graph);
-  EXPECT_EQ(plan.places.at(&part.node()).offset, plan.places.at(&whole.node()).offset + 2 * 16 * 4);
-  EXPECT_EQ(plan.places.at(&part.node()).kind, Place::Kind::workspace);
+  EXPECT_EQ(plan.place(part).offset, plan.place(whole).offset + 2 * 16 * 4);
+  EXPECT_EQ(plan.place(part).kind, Place::Kind::workspace);
   // The state is read by the concat (step 1) and written behind it (step 3): one buffer will do for both.
   EXPECT_EQ(plan.input_last_read[0], 1);
   EXPECT_GT(plan.output_written[1], plan.input_last_read[0]);
@@ -88,7 +88,7 @@ TEST(MemoryPlan, NoTwoLiveValuesOverlap) {
       }
     }
     const Graph graph = make_graph("g", {x}, {exp(values.back()), exp(values[10])});
-    const std::vector<std::size_t> scratch(plan_steps(graph).size(), 100);
+    const std::vector<StepNeeds> scratch(plan_steps(graph).size(), StepNeeds{100, {}});
     const MemoryPlan plan = plan_memory(graph, scratch);
     // Replays the plan on a map of who wrote each 64-byte line last: every operand must still be what was produced for it.
     // A view or a part placed in a concat is judged by the bytes of the step that produced them.
@@ -97,7 +97,7 @@ TEST(MemoryPlan, NoTwoLiveValuesOverlap) {
     for (std::size_t i = 0; i < plan.steps.size(); ++i) {
       const Node& node = *plan.steps[i];
       const auto lines = [&](const Node& value) {
-        const Place& place = plan.places.at(&value);
+        const Place& place = plan.places.at({&value, 0});
         return std::pair(place.offset / 64, (place.offset + value.types[0].size_bytes() + 63) / 64);
       };
       for (const Value& operand : node.inputs) {
@@ -110,7 +110,7 @@ TEST(MemoryPlan, NoTwoLiveValuesOverlap) {
                                             writer.begin() + static_cast<std::ptrdiff_t>(end));
         ASSERT_EQ(now, expected.at(root)) << "step " << i << " of round " << round << "\n" << print(graph);
       }
-      if (plan.places.at(&node).kind != Place::Kind::workspace) continue;
+      if (plan.places.at({&node, 0}).kind != Place::Kind::workspace) continue;
       const std::size_t scratch_line = plan.scratch[i].offset / 64;
       for (std::size_t line = scratch_line; line < scratch_line + 2; ++line) writer[line] = 1000000 + static_cast<std::int64_t>(i);
       const auto [begin, end] = lines(node);

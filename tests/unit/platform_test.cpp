@@ -134,7 +134,7 @@ TEST(Platform, NullMakesEveryKernelAndRunsNothing) {
 TEST(Platform, DefaultWeightsAreConvertedFromAnyAddress) {
   struct Plain : Kernel {
     std::string_view implementation() const override { return "plain"; }
-    void run(Stream&, std::span<const Slot>, Slot, Slot) const override {}
+    void run(Stream&, std::span<const Slot>, std::span<const Slot>, Slot) const override {}
   } kernel;
   const std::int64_t count = 600001;  // several chunks, and a rest
   std::vector<float> values(static_cast<std::size_t>(count));

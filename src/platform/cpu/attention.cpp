@@ -354,7 +354,7 @@ class AttentionKernel : public Kernel {
     return static_cast<std::size_t>(group_ * panel_elements_ + threads_ * geometry_.tile_elements()) * sizeof(float);
   }
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot scratch) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     auto* work = reinterpret_cast<float*>(scratch.data());
     const Geometry& g = geometry_;
     const std::int64_t tiles = (g.queries + kQueries - 1) / kQueries, pieces = (g.keys + kKeys - 1) / kKeys;
@@ -364,11 +364,11 @@ class AttentionKernel : public Kernel {
       {
 #pragma omp for schedule(static)
         for (std::int64_t i = 0; i < count * pieces; ++i)
-          loops_.pack[operands_](g, head(first, i / pieces, inputs, output, work), i % pieces * kKeys,
+          loops_.pack[operands_](g, head(first, i / pieces, inputs, outputs[0], work), i % pieces * kKeys,
                                  std::min(g.keys, (i % pieces + 1) * kKeys));
 #pragma omp for schedule(dynamic)
         for (std::int64_t i = 0; i < count * tiles; ++i)
-          loops_.tile[operands_](g, head(first, i / tiles, inputs, output, work), i % tiles * kQueries,
+          loops_.tile[operands_](g, head(first, i / tiles, inputs, outputs[0], work), i % tiles * kQueries,
                                  work + group_ * panel_elements_ + omp_get_thread_num() * g.tile_elements());
       }
     }

@@ -235,9 +235,9 @@ class UnaryKernel : public LoopKernel {
         dst_size_(static_cast<std::int64_t>(size_of(node.types[0].dtype))),
         loop_(HWY_DYNAMIC_DISPATCH(select_unary)(node.opcode, node.inputs[0].dtype(), node.types[0].dtype)) {}
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::byte* src = inputs[0].data();
-    std::byte* dst = output.data();
+    std::byte* dst = outputs[0].data();
     parallel_ranges(count_, kGrain, count_, threads_, [&](std::int64_t begin, std::int64_t end) {
       loop_(src + begin * src_size_, dst + begin * dst_size_, end - begin);
     });
@@ -253,10 +253,10 @@ class SumKernel : public LoopKernel {
   SumKernel(const Node& node, const DeviceInfo& device)
       : LoopKernel(node, device), length_(node.inputs[0].dim(-1)), loop_(HWY_DYNAMIC_DISPATCH(select_sum)()) {}
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     constexpr std::int64_t kSize = sizeof(float);
     const std::byte* src = inputs[0].data();
-    std::byte* dst = output.data();
+    std::byte* dst = outputs[0].data();
     parallel_ranges(count_, 1, count_ * length_, threads_, [&](std::int64_t begin, std::int64_t end) {
       loop_(src + begin * length_ * kSize, dst + begin * kSize, end - begin, length_);
     });
@@ -295,10 +295,10 @@ class BinaryKernel : public LoopKernel {
     ZOE_INTERNAL_CHECK(loop_ != nullptr && row_.step[0] + row_.step[1] > 0);
   }
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::byte* a = inputs[0].data();
     const std::byte* b = inputs[1].data();
-    std::byte* dst = output.data();
+    std::byte* dst = outputs[0].data();
     parallel_ranges(count_, kGrain, count_, threads_,
                     [&](std::int64_t begin, std::int64_t end) { run_range(a, b, dst, begin, end); });
   }

@@ -78,8 +78,8 @@ class SliceKernel : public MovementKernel {
     const std::int64_t length = (slice.end - slice.begin) * inner;
     copy_ = {shape.count(0, slice.axis), length, length, shape.dim(slice.axis) * inner};
   }
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
-    copy_.run(output.data(), inputs[0].data() + offset_, size_, threads_);
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    copy_.run(outputs[0].data(), inputs[0].data() + offset_, size_, threads_);
   }
 
  private:
@@ -91,8 +91,8 @@ class ReshapeKernel : public MovementKernel {
  public:
   ReshapeKernel(const Node& node, const DeviceInfo& device)
       : MovementKernel(node, device), copy_{1, count_ * size_, count_ * size_, count_ * size_} {}
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
-    copy_.run(output.data(), inputs[0].data(), size_, threads_);
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    copy_.run(outputs[0].data(), inputs[0].data(), size_, threads_);
   }
 
  private:
@@ -112,9 +112,9 @@ class ConcatKernel : public MovementKernel {
       offset += length;
     }
   }
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     for (std::size_t i = 0; i < parts_.size(); ++i) {
-      std::byte* place = output.data() + parts_[i].offset;
+      std::byte* place = outputs[0].data() + parts_[i].offset;
       if (inputs[i].data() != place) parts_[i].copy.run(place, inputs[i].data(), size_, threads_);
     }
   }
@@ -155,9 +155,9 @@ class PermuteKernel : public MovementKernel {
     outer_ = std::move(axes);
   }
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
-    if (size_ == 4) run_elements<std::uint32_t>(inputs[0].data(), output.data());
-    else run_elements<std::uint16_t>(inputs[0].data(), output.data());
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    if (size_ == 4) run_elements<std::uint32_t>(inputs[0].data(), outputs[0].data());
+    else run_elements<std::uint16_t>(inputs[0].data(), outputs[0].data());
   }
 
  private:
@@ -204,9 +204,9 @@ class PermuteKernel : public MovementKernel {
 class SwapPairsKernel : public MovementKernel {
  public:
   using MovementKernel::MovementKernel;
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
-    if (size_ == 4) swap<std::uint64_t>(inputs[0].data(), output.data());
-    else swap<std::uint32_t>(inputs[0].data(), output.data());
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    if (size_ == 4) swap<std::uint64_t>(inputs[0].data(), outputs[0].data());
+    else swap<std::uint32_t>(inputs[0].data(), outputs[0].data());
   }
 
  private:
@@ -227,6 +227,27 @@ class SwapPairsKernel : public MovementKernel {
   }
 };
 
+class FlipKernel : public MovementKernel {
+ public:
+  FlipKernel(const Node& node, const DeviceInfo& device) : MovementKernel(node, device) {
+    const int axis = node.as<AxisAttributes>().axis;
+    const Shape& shape = node.types[0].shape;
+    extent_ = shape.dim(axis);
+    run_bytes_ = shape.count(axis + 1, shape.rank()) * size_;
+  }
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    const std::byte* src = inputs[0].data();
+    std::byte* dst = outputs[0].data();
+    parallel_ranges(count_ * size_ / run_bytes_, 1, count_, threads_, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i)
+        copy_short(dst + i * run_bytes_, src + (i + extent_ - 1 - 2 * (i % extent_)) * run_bytes_, run_bytes_);
+    });
+  }
+
+ private:
+  std::int64_t extent_, run_bytes_;
+};
+
 class GatherKernel : public MovementKernel {
  public:
   GatherKernel(const Node& node, const DeviceInfo& device)
@@ -234,10 +255,10 @@ class GatherKernel : public MovementKernel {
         table_rows_(node.inputs[0].dim(0)),
         rows_(node.inputs[1].shape().count()),
         row_bytes_(node.inputs[0].dim(1) * size_) {}
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::byte* table = inputs[0].data();
     const auto* indices = reinterpret_cast<const std::int32_t*>(inputs[1].data());
-    std::byte* dst = output.data();
+    std::byte* dst = outputs[0].data();
     for (std::int64_t i = 0; i < rows_; ++i)
       check(indices[i] >= 0 && indices[i] < table_rows_, ErrorKind::invalid_argument, "gather",
             "bad index at position {}: got {}, expected 0 to {}. The tokenizer and the embedding table do not belong together.", i,
@@ -261,6 +282,7 @@ std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device
     case Opcode::concat: return std::make_unique<ConcatKernel>(node, device);
     case Opcode::permute: return std::make_unique<PermuteKernel>(node, device);
     case Opcode::swap_pairs: return std::make_unique<SwapPairsKernel>(node, device);
+    case Opcode::flip: return std::make_unique<FlipKernel>(node, device);
     case Opcode::gather: return std::make_unique<GatherKernel>(node, device);
     default: fail(ErrorKind::internal, "cpu", "{} is not a movement", name(node.opcode));
   }

@@ -106,14 +106,14 @@ class ProductKernel : public Kernel {
     });
   }
 
-  void run(Stream&, std::span<const Slot> inputs, Slot output, Slot scratch) const override {
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     const auto place = [&](std::size_t offset) { return scratch.data() + offset; };
     std::size_t next = 2;
     std::byte* x = inputs[0].data();
     std::byte* weight = inputs[1].data();
     std::byte* bias = attributes_.has_bias ? inputs[next++].data() : nullptr;
     std::byte* residual = attributes_.has_residual ? inputs[next].data() : nullptr;
-    std::byte* dst = output.data();
+    std::byte* dst = outputs[0].data();
     if (weight_is_computed_) {
       pack_weight(1, weight_type_, {weight_type_.dtype, weight_type_.shape, weight}, place(weight_place_));
       weight = place(weight_place_);
@@ -151,7 +151,7 @@ class ProductKernel : public Kernel {
       stream.wait();
     });
     if (widened_)
-      convert_in_parallel(dst, DType::f32, output.data(), DType::bf16, static_cast<std::int64_t>(dst_.get_size() / 4), threads_);
+      convert_in_parallel(dst, DType::f32, outputs[0].data(), DType::bf16, static_cast<std::int64_t>(dst_.get_size() / 4), threads_);
   }
 
  private:

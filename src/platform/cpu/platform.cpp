@@ -94,6 +94,7 @@ class CpuPlatform : public Platform {
       case Opcode::concat:
       case Opcode::permute:
       case Opcode::swap_pairs:
+      case Opcode::flip:
       case Opcode::gather: return make_movement(node, info_);
       default: return make_elementwise(node, info_);
     }

@@ -74,13 +74,13 @@ class UpsampledConvKernel : public Kernel {
     }
   }
 
-  void run(Stream& stream, std::span<const Slot> inputs, Slot output, Slot scratch) const override {
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     const Slot result{scratch.buffer, scratch.offset + product_scratch_};
     std::vector<Slot> operands(inputs.begin(), inputs.end());
     for (std::size_t phase = 0; phase < kPhases; ++phase) {
       operands[1] = {inputs[1].buffer, inputs[1].offset + weight_places_[phase]};
-      phases_[phase]->run(stream, operands, result, scratch);
-      interleave(result.data(), output.data(), static_cast<std::int64_t>(phase / 2), static_cast<std::int64_t>(phase % 2));
+      phases_[phase]->run(stream, operands, {&result, 1}, scratch);
+      interleave(result.data(), outputs[0].data(), static_cast<std::int64_t>(phase / 2), static_cast<std::int64_t>(phase % 2));
     }
   }
 
