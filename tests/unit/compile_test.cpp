@@ -118,7 +118,7 @@ TEST(MemoryPlan, NoTwoLiveValuesOverlap) {
         if (node.opcode == Opcode::concat) {
           bool in_place = false;  // a part that already lies here keeps its writer
           for (const Value& part : node.inputs) {
-            const auto found = plan.places.find(&part.node());
+            const auto found = plan.places.find({&part.node(), 0});
             if (found == plan.places.end() || found->second.kind != Place::Kind::workspace) continue;
             const std::size_t first = found->second.offset / 64, last = (found->second.offset + part.type().size_bytes()) / 64;
             in_place = in_place || (line >= first && line < last && first >= begin && last <= end);
