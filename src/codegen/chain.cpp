@@ -64,7 +64,8 @@ std::string print(const Chain& chain) {
                                  fmt::join(chain.axes.begin(), chain.axes.begin() + chain.row_axes, ","),
                                  fmt::join(chain.axes.begin() + chain.row_axes, chain.axes.end(), ","), chain.passes);
   const auto view = [](const View& v) {
-    return fmt::format("[{}{}]{}", v.offset ? fmt::format("{}: ", v.offset) : "", fmt::join(v.strides, ","), v.swapped ? " swapped" : "");
+    return fmt::format("[{}{}]{}", v.offset ? fmt::format("{}: ", v.offset) : "", fmt::join(v.strides, ","),
+                       v.swapped ? " swapped" : "");
   };
   for (std::size_t i = 0; i < chain.instructions.size(); ++i) {
     const Instruction& instruction = chain.instructions[i];
@@ -73,10 +74,11 @@ std::string print(const Chain& chain) {
     if (instruction.opcode == Opcode::input) text += fmt::format(" {} {}", instruction.operand, view(instruction.view));
     if (instruction.opcode == Opcode::constant) text += fmt::format(" {}", instruction.value);
     for (const int argument : instruction.arguments) text += fmt::format(" %{}", argument);
-    text += fmt::format(" : {} {} pass {}{}\n", name(instruction.dtype), kPlaces[static_cast<int>(instruction.place)], instruction.pass,
-                        instruction.kept ? " kept" : "");
+    text += fmt::format(" : {} {} pass {}{}\n", name(instruction.dtype), kPlaces[static_cast<int>(instruction.place)],
+                        instruction.pass, instruction.kept ? " kept" : "");
   }
-  for (const Store& store : chain.stores) text += fmt::format("store {} = %{} {}\n", store.output, store.instruction, view(store.view));
+  for (const Store& store : chain.stores)
+    text += fmt::format("store {} = %{} {}\n", store.output, store.instruction, view(store.view));
   return text;
 }
 

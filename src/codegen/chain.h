@@ -2,10 +2,10 @@
 //
 // The index space of a chain is its axes, outermost first. The first `row_axes` of them number rows; the others number the
 // columns of a row, over which sums run. Extents of columns are part of a kernel; extents of row axes, and everything that
-// follows from them (strides along them, offsets), are arguments, so that every resolution shares a kernel. A chain without row axes
-// is flat: no sums, and one axis, whose extent is an argument too.
-// A chain is a list of instructions in single assignment form, operands first. Work goes in passes over a row: pass p may use
-// the row sums that pass p - 1 has finished. A value that a later pass needs is either kept from the pass that made it
+// follows from them (strides along them, offsets), are arguments, so that every resolution shares a kernel. A chain without row
+// axes is flat: no sums, and one axis, whose extent is an argument too. A chain is a list of instructions in single assignment
+// form, operands first. Work goes in passes over a row: pass p may use the row sums that pass p - 1 has finished. A value that a
+// later pass needs is either kept from the pass that made it
 // (`kept`), or made again from what it was made of.
 #pragma once
 
@@ -32,16 +32,16 @@ struct Instruction {
     row,     // one value a row
     column,  // one value an element
   };
-  Opcode opcode;               // input: a load. constant. Element-wise opcodes and cast. sum: of a column value over the row
-  DType dtype = DType::f32;    // what the value is rounded to (values are held in f32)
+  Opcode opcode;             // input: a load. constant. Element-wise opcodes and cast. sum: of a column value over the row
+  DType dtype = DType::f32;  // what the value is rounded to (values are held in f32)
   Place place = Place::chain;
-  int pass = 0;                // the first pass in which it can be had: for a row value, before that pass starts
-  bool kept = false;           // a column value that passes after its own read again instead of making it again
-  std::vector<int> arguments;  // earlier instructions
-  int operand = -1;            // of a load: the node's operand
-  View view;                   // of a load
-  double value = 0;            // of a constant
-  std::string op;              // the op of src/ops it comes from, for comments; may be empty
+  int pass = 0;                     // the first pass in which it can be had: for a row value, before that pass starts
+  bool kept = false;                // a column value that passes after its own read again instead of making it again
+  std::vector<int> arguments = {};  // earlier instructions
+  int operand = -1;                 // of a load: the node's operand
+  View view = {};                   // of a load
+  double value = 0;                 // of a constant
+  std::string op = {};              // the op of src/ops it comes from, for comments; may be empty
 };
 
 struct Store {
@@ -73,7 +73,7 @@ struct Lowered {
 };
 // `body`: the graph of a fused node, of element-wise opcodes, cast, sum, constants, reshape, slice, permute, swap_pairs and flip.
 Lowered lower(const Graph& body);
-// Any single node of these opcodes, as a graph of its own.
+// Any single node of these opcodes as a graph of its own; its operands, numbers too, are the graph's inputs.
 Graph single_node_graph(const Node& node);
 
 // See Kernel::can_overwrite.

@@ -67,8 +67,8 @@ TEST(Movement, ConcatLeavesAPartThatLiesInItsPlace) {
   for (int i = 0; i < 6; ++i) result[i] = static_cast<float>(i + 1);
   for (int i = 0; i < 3; ++i) static_cast<float*>(source->data)[i] = static_cast<float>(i + 7);
   const Slot inputs[] = {{buffer.get(), 0}, {source.get(), 0}};
-  const Slot result{buffer.get(), 0};
-  kernel->run(*stream, inputs, {&result, 1}, {});
+  const Slot place{buffer.get(), 0};
+  kernel->run(*stream, inputs, {&place, 1}, {});
   for (int i = 0; i < 9; ++i) EXPECT_EQ(result[i], static_cast<float>(i + 1));
 }
 
