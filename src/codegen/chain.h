@@ -70,6 +70,9 @@ struct Chain {
 struct Lowered {
   std::optional<Chain> chain;
   std::string reason;
+  // Work per element that the chain does more than once because a node is wanted at several places of a row (a rotation's
+  // partner, say): one for a cheap operation, more for divisions and polynomials.
+  int repeated_work = 0;
 };
 // `body`: the graph of a fused node, of element-wise opcodes, cast, sum, constants, reshape, slice, permute, swap_pairs and flip.
 Lowered lower(const Graph& body);

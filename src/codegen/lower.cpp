@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -87,6 +89,8 @@ class Lowering {
       product *= extent;
     }
   }
+
+  int repeated_work = 0;
 
   Chain lower() {
     for (const Value& operand : body_.inputs) chain_.operands.push_back(operand.type());
@@ -238,6 +242,10 @@ class Lowering {
     if (const auto found = made_.find(key); found != made_.end()) return found->second;
     const int made = make(wanted, position, view);
     made_[key] = made;
+    const bool is_work = node.opcode == Opcode::sum || is_unary(node.opcode) || is_binary(node.opcode);
+    if (is_work && !once_.insert(&node).second &&
+        chain_.instructions[static_cast<std::size_t>(made)].place == Instruction::Place::column)
+      repeated_work += cost(node.opcode);
     return made;
   }
 
@@ -323,6 +331,7 @@ class Lowering {
   const std::int64_t columns_;  // of the sums; 0 without any
   Chain chain_;
   std::map<std::tuple<const Node*, int, std::int64_t, std::vector<std::int64_t>, bool>, int> made_;
+  std::set<const Node*> once_;
 };
 
 // All views of the chain.
@@ -446,18 +455,19 @@ Lowered lower(const Graph& body) {
   for (const NodePtr& node : body.nodes) {
     if (node->opcode != Opcode::sum) continue;
     const std::int64_t summed = node->inputs[0].dim(-1);
-    if (columns != 0 && columns != summed) return {{}, fmt::format("sums run over {} and {} columns", columns, summed)};
+    if (columns != 0 && columns != summed) return {{}, fmt::format("sums run over {} and {} columns", columns, summed), 0};
     columns = summed;
     widen(node->inputs[0].shape());
   }
   for (const Value& output : body.outputs) widen(output.shape());
-  if (!space) return {{}, "no result"};
+  if (!space) return {{}, "no result", 0};
   std::vector<std::int64_t> axes = space->dims();
   if (axes.empty()) axes.push_back(1);
   constexpr int kMostSplits = 32;
   for (int round = 0; round < kMostSplits; ++round) {
     try {
-      Chain chain = Lowering(body, axes, columns).lower();
+      Lowering lowering(body, axes, columns);
+      Chain chain = lowering.lower();
       if (columns > 0) {
         merge_axes(chain, true);
         if (chain.row_axes == 0) {
@@ -469,18 +479,18 @@ Lowered lower(const Graph& body) {
         choose_columns(chain);
       }
       choose_kept(chain);
-      return {std::move(chain), {}};
+      return {std::move(chain), {}, lowering.repeated_work};
     } catch (const NotAChain& no) {
-      return {{}, no.reason};
+      return {{}, no.reason, 0};
     } catch (const Split& split) {
       const std::int64_t extent = axes[split.axis];
       if (split.inner <= 1 || split.inner >= extent || extent % split.inner != 0)
-        return {{}, fmt::format("an axis of {} does not split by {}", extent, split.inner)};
+        return {{}, fmt::format("an axis of {} does not split by {}", extent, split.inner), 0};
       axes[split.axis] = extent / split.inner;
       axes.insert(axes.begin() + static_cast<std::ptrdiff_t>(split.axis) + 1, split.inner);
     }
   }
-  return {{}, "its reshapes split too many axes"};
+  return {{}, "its reshapes split too many axes", 0};
 }
 
 Graph single_node_graph(const Node& node) {

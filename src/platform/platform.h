@@ -25,6 +25,10 @@ struct DeviceInfo {
   std::uint64_t free_bytes;    // when asked
   int threads = 1;             // cpu only
   bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  // Limits of generated kernels, which fusion keeps to.
+  bool generates_kernels = false;                       // whether it runs fused nodes at all
+  std::size_t max_kernel_operands = 48;                 // operands and results
+  std::int64_t max_kept_bytes = std::int64_t{1} << 20;  // values of a row that wait for a later pass over it
 };
 
 // Bytes on one platform, freed when the last owner goes. `data` is the address the platform's kernels use: on `cpu`

@@ -49,7 +49,8 @@ class NullPlatform : public Platform {
                             .name = "no device",
                             .features = "makes plans, runs nothing",
                             .memory_bytes = kAddressSpace,
-                            .free_bytes = kAddressSpace};
+                            .free_bytes = kAddressSpace,
+                            .generates_kernels = true};
 };
 
 }  // namespace

@@ -1,0 +1,54 @@
+// A chain as source text. One printer writes all dialects; a dialect is a table of spellings and a prelude.
+//
+// Two shapes of kernel come out of the same statements:
+// - vectors (C++): a function over a range of rows, or of elements of a flat chain, that works through each row in vectors;
+// - threads (CUDA C++, OpenCL C): one group of 32 threads a row, each with every 32nd column; one thread an element of a flat
+// chain. Row sums are the same numbers in both: 32 partial sums, partial j of the columns j, j + 32, ..., and a fixed tree.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "codegen/chain.h"
+
+namespace zoe {
+
+struct Dialect {
+  std::string_view name;     // "cpp", "opencl", "cuda"
+  std::string_view prelude;  // before the text of math.inc, which needs it
+  std::string_view more;     // behind that text: what needs its functions
+  bool threads;              // the shape of kernel
+  // Of kernels made of threads:
+  std::string_view kernel;      // before the name of the function
+  std::string_view global;      // before the pointer to an operand
+  std::string_view local_sums;  // a declaration for row sums, or ""
+  std::string_view row, lane;   // number of the row, and of the thread in its group
+  std::string_view element;     // number of the element of a flat chain
+  bool offsets = false;         // operands come as a buffer and an offset in elements
+};
+
+extern const Dialect kCppDialect, kOpenclDialect, kCudaDialect;
+
+// What precedes all kernels of a program.
+std::string prelude(const Dialect& dialect);
+
+struct GeneratedSource {
+  std::string text;                    // the function, to follow the prelude
+  std::vector<std::int64_t> geometry;  // its arguments that depend on rows: g[0], g[1], ...
+  std::size_t scratch_bytes = 0;       // kernels of vectors: for each call at a time
+};
+
+struct PrintOptions {
+  std::string name;     // of the function
+  bool stream = false;  // kernels of vectors: results go past the caches
+};
+
+// Arguments of the function:
+//   vectors: (char* const* m, const long* g, long begin, long end, char* scratch), m the operands, then the results
+//   threads: a pointer for each operand and result (and an offset, if the dialect has them), then one long per g; then, for chains
+//            of rows, their number, for flat ones that of elements
+GeneratedSource print_source(const Chain& chain, const Dialect& dialect, const PrintOptions& options);
+
+}  // namespace zoe
