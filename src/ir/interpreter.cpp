@@ -88,12 +88,12 @@ class Interpreter {
     };
     switch (node.opcode) {
 // clang-format off
-#define ZOE_UNARY(name, value)                   \
+#define ZOE_UNARY(name, value, spelling)                   \
   case Opcode::name: return each([&](std::int64_t i) { \
     const double x = at(0, i);                   \
     return static_cast<double>(value);           \
   });
-#define ZOE_BINARY(name, value)                  \
+#define ZOE_BINARY(name, value, spelling)                  \
   case Opcode::name: return each([&](std::int64_t i) { \
     const double a = wide(0, i), b = wide(1, i); \
     return static_cast<double>(value);           \

@@ -88,9 +88,9 @@ Value constant(double value, DType dtype) {
   return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}});
 }
 
-#define ZOE_UNARY(name, value) \
+#define ZOE_UNARY(name, value, spelling) \
   Value name(const Value& x) { return unary(Opcode::name, x); }
-#define ZOE_BINARY(name, value) \
+#define ZOE_BINARY(name, value, spelling) \
   Value name(const Value& a, const Value& b) { return binary(Opcode::name, a, b); }
 #include "ir/opcodes.def"
 

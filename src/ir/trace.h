@@ -18,8 +18,8 @@ Value input(std::string name, DType dtype, Shape shape);
 Value parameter(std::string name, DType dtype, Shape shape, int segment = 0);
 Value constant(double value, DType dtype = DType::f32);  // rank 0
 
-#define ZOE_UNARY(name, value) Value name(const Value& x);
-#define ZOE_BINARY(name, value) Value name(const Value& a, const Value& b);
+#define ZOE_UNARY(name, value, spelling) Value name(const Value& x);
+#define ZOE_BINARY(name, value, spelling) Value name(const Value& a, const Value& b);
 #include "ir/opcodes.def"
 
 inline Value operator-(const Value& x) { return neg(x); }

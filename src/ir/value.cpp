@@ -2,14 +2,16 @@
 
 #include <fmt/format.h>
 
+#include "base/error.h"
+
 namespace zoe {
 
 std::string_view name(Opcode opcode) {
   switch (opcode) {
 // clang-format off
-#define ZOE_UNARY(name, value) \
+#define ZOE_UNARY(name, value, spelling) \
   case Opcode::name: return #name;
-#define ZOE_BINARY(name, value) \
+#define ZOE_BINARY(name, value, spelling) \
   case Opcode::name: return #name;
 #include "ir/opcodes.def"
       // clang-format on
@@ -37,8 +39,8 @@ std::string_view name(Opcode opcode) {
 bool is_unary(Opcode opcode) {
   switch (opcode) {
 // clang-format off
-#define ZOE_UNARY(name, value) case Opcode::name:
-#define ZOE_BINARY(name, value)
+#define ZOE_UNARY(name, value, spelling) case Opcode::name:
+#define ZOE_BINARY(name, value, spelling)
 #include "ir/opcodes.def"
     // clang-format on
     return true;
@@ -49,12 +51,25 @@ bool is_unary(Opcode opcode) {
 bool is_binary(Opcode opcode) {
   switch (opcode) {
 // clang-format off
-#define ZOE_UNARY(name, value)
-#define ZOE_BINARY(name, value) case Opcode::name:
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling) case Opcode::name:
 #include "ir/opcodes.def"
     // clang-format on
     return true;
     default: return false;
+  }
+}
+
+std::string_view c_spelling(Opcode opcode) {
+  switch (opcode) {
+// clang-format off
+#define ZOE_UNARY(name, value, spelling) \
+  case Opcode::name: return #spelling;
+#define ZOE_BINARY(name, value, spelling) \
+  case Opcode::name: return #spelling;
+#include "ir/opcodes.def"
+    // clang-format on
+    default: fail(ErrorKind::internal, "c_spelling", "got {}, expected an element-wise opcode.", name(opcode));
   }
 }
 

@@ -23,8 +23,8 @@ enum class Opcode : std::uint8_t {
   parameter,
   constant,
 // Element-wise, operands broadcast, result in the operands' dtype (rounded once).
-#define ZOE_UNARY(name, value) name,
-#define ZOE_BINARY(name, value) name,
+#define ZOE_UNARY(name, value, spelling) name,
+#define ZOE_BINARY(name, value, spelling) name,
 #include "ir/opcodes.def"
   cast,  // to another float dtype, round to nearest even
   sum,   // over the last axis, which stays with extent 1; f32 only
@@ -49,6 +49,8 @@ enum class Opcode : std::uint8_t {
 std::string_view name(Opcode opcode);
 bool is_unary(Opcode opcode);   // element-wise with one operand, cast excluded
 bool is_binary(Opcode opcode);  // element-wise with two operands
+// How C spells a unary opcode of x or a binary one of a and b, with the functions of ir/math.inc: "zoe_silu(x)", "a + b".
+std::string_view c_spelling(Opcode opcode);
 
 struct Type {
   DType dtype = DType::f32;

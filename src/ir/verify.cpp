@@ -25,9 +25,9 @@ std::vector<Type> expected_types(const Node& node) {
     case Opcode::constant:
       return node.types;
 // clang-format off
-#define ZOE_UNARY(name, value) \
+#define ZOE_UNARY(name, value, spelling) \
   case Opcode::name: return {name(in.at(0)).type()};
-#define ZOE_BINARY(name, value) \
+#define ZOE_BINARY(name, value, spelling) \
   case Opcode::name: return {name(in.at(0), in.at(1)).type()};
 #include "ir/opcodes.def"
       // clang-format on

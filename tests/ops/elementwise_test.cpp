@@ -43,9 +43,9 @@ struct UnaryCase {
   double ulps, of_x;
   double (*value)(double);
 };
-#define ZOE_UNARY(op, definition) \
+#define ZOE_UNARY(op, definition, spelling) \
   double reference_##op(double x) { return definition; }
-#define ZOE_BINARY(op, definition)
+#define ZOE_BINARY(op, definition, spelling)
 #include "ir/opcodes.def"
 const UnaryCase kUnary[] = {
     {"neg", neg, 0, 0, reference_neg},

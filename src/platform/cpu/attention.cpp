@@ -198,15 +198,7 @@ void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t 
   }
 }
 
-// e^x for x <= 0, 0 below -87: one scaling is enough there.
-HWY_INLINE V exp_of_negative(V x) {
-  const auto low = hn::Set(kLanes, -87.0f);
-  const auto vanishes = hn::Lt(x, low);
-  x = hn::IfThenElse(vanishes, low, x);
-  hn::Vec<hn::Rebind<std::int32_t, decltype(kLanes)>> n;
-  const auto p = hn::Add(reduced_expm1(kLanes, x, n), hn::Set(kLanes, 1.0f));
-  return hn::IfThenZeroElse(vanishes, hn::Mul(p, power_of_two(kLanes, n)));
-}
+HWY_INLINE V exp_of_negative(V x) { return zoe_exp_of_negative(Floats<decltype(kLanes)>(x)).v; }
 
 // Turns a row of products into exp(scale * product + bias - maximum), with the row's running maximum and sum. Returns the
 // factor by which what was summed before shrinks. Products beyond `count`, up to a whole vector, become 0. With kPairs the row

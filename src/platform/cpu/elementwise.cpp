@@ -60,34 +60,29 @@ HWY_INLINE void for_lanes(std::int64_t count, const Body& body) {
 }
 constexpr std::size_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
 
+// The C column of the opcode table; for a cast, which is not in it, x: its storage differs, its value does not.
 template <Opcode kOpcode, class D>
-HWY_INLINE hn::Vec<D> unary(D d, hn::Vec<D> x) {
-  if constexpr (kOpcode == Opcode::neg) return hn::Neg(x);
-  else if constexpr (kOpcode == Opcode::square) return hn::Mul(x, x);
-  else if constexpr (kOpcode == Opcode::sqrt) return hn::Sqrt(x);
-  else if constexpr (kOpcode == Opcode::rsqrt) return hn::Div(hn::Set(d, 1.0f), hn::Sqrt(x));
-  else if constexpr (kOpcode == Opcode::exp) return exp(d, x);
-  else if constexpr (kOpcode == Opcode::tanh) return tanh(d, x);
-  else if constexpr (kOpcode == Opcode::silu) return silu(d, x);
-  else if constexpr (kOpcode == Opcode::gelu_tanh) return gelu_tanh(d, x);
-  else return x;  // cast: storage differs, the value does not
-}
-
-template <Opcode kOpcode, class D>
-HWY_INLINE hn::Vec<D> binary(D, hn::Vec<D> a, hn::Vec<D> b) {
-  if constexpr (kOpcode == Opcode::add) return hn::Add(a, b);
-  else if constexpr (kOpcode == Opcode::sub) return hn::Sub(a, b);
-  else if constexpr (kOpcode == Opcode::mul) return hn::Mul(a, b);
-  else if constexpr (kOpcode == Opcode::div) return hn::Div(a, b);
-  else if constexpr (kOpcode == Opcode::max) return hn::IfThenElse(hn::Gt(a, b), a, b);
-  else return hn::IfThenElse(hn::Lt(a, b), a, b);  // min
-}
+struct Formula {
+  static HWY_INLINE Floats<D> of(Floats<D> x) { return x; }
+};
+#define ZOE_UNARY(name, value, spelling)                             \
+  template <class D>                                                 \
+  struct Formula<Opcode::name, D> {                                  \
+    static HWY_INLINE Floats<D> of(Floats<D> x) { return spelling; } \
+  };
+#define ZOE_BINARY(name, value, spelling)                                         \
+  template <class D>                                                              \
+  struct Formula<Opcode::name, D> {                                               \
+    static HWY_INLINE Floats<D> of(Floats<D> a, Floats<D> b) { return spelling; } \
+  };
+#include "ir/opcodes.def"
 
 template <Opcode kOpcode, class Source, class Result>
 void unary_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t count) {
   const auto* src = reinterpret_cast<const Source*>(src_bytes);
   auto* dst = reinterpret_cast<Result*>(dst_bytes);
-  for_lanes<kMaxLanes>(count, [&](auto d, std::int64_t i) HWY_ATTR { store(d, unary<kOpcode>(d, load(d, src + i)), dst + i); });
+  for_lanes<kMaxLanes>(
+      count, [&](auto d, std::int64_t i) HWY_ATTR { store(d, Formula<kOpcode, decltype(d)>::of(load(d, src + i)).v, dst + i); });
 }
 
 template <Opcode kOpcode, class T, int kStrideA, int kStrideB>
@@ -104,7 +99,7 @@ void binary_loop(RowOperand a, RowOperand b, std::byte* dst_bytes, std::int64_t 
     for_lanes<kMaxLanes>(length, [&](auto d, std::int64_t i) HWY_ATTR {
       const auto va = operand(d, row_a, i, std::integral_constant<int, kStrideA>());
       const auto vb = operand(d, row_b, i, std::integral_constant<int, kStrideB>());
-      store(d, binary<kOpcode>(d, va, vb), dst + i);
+      store(d, Formula<kOpcode, decltype(d)>::of(va, vb).v, dst + i);
     });
 }
 
@@ -152,10 +147,10 @@ void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t row
 
 UnaryLoop select_unary(Opcode opcode, DType src, DType dst) {
   switch (opcode) {
-#define ZOE_UNARY(name, value) \
-  case Opcode::name:           \
+#define ZOE_UNARY(name, value, spelling) \
+  case Opcode::name:                     \
     return src == DType::f32 ? unary_loop<Opcode::name, float, float> : unary_loop<Opcode::name, std::uint16_t, std::uint16_t>;
-#define ZOE_BINARY(name, value)
+#define ZOE_BINARY(name, value, spelling)
 #include "ir/opcodes.def"
     default:
       return src == DType::f32
@@ -173,8 +168,8 @@ BinaryLoop select_strides(int stride_a, int stride_b) {
 
 BinaryLoop select_binary(Opcode opcode, DType dtype, int stride_a, int stride_b) {
   switch (opcode) {
-#define ZOE_UNARY(name, value)
-#define ZOE_BINARY(name, value)                                                          \
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling)                                                \
   case Opcode::name:                                                                     \
     return dtype == DType::f32 ? select_strides<Opcode::name, float>(stride_a, stride_b) \
                                : select_strides<Opcode::name, std::uint16_t>(stride_a, stride_b);

@@ -1,8 +1,6 @@
-// Vector arithmetic the CPU kernels share: exp, tanh and the functions made of them, and loads and stores that widen bf16.
+// Vector arithmetic the CPU kernels share: the functions of ir/math.inc, and loads and stores that widen bf16.
 //
-// Included once per instruction set by files that use Highway's foreach_target.h. Every function is a fixed sequence of
-// additions, products, divisions and integer operations, none of them fused, so that all instruction sets and later
-// generated code give the same bits.
+// Included once per instruction set by files that use Highway's foreach_target.h.
 #include <cstddef>
 #include <cstdint>
 
@@ -52,70 +50,48 @@ HWY_INLINE void store(D, hn::Vec<D> v, std::uint16_t* dst) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, narrow)), d16, dst);
 }
 
-// x = n ln 2 + r with |r| <= 0.5001 ln 2. Returns e^r - 1, its error below 3/4 ulp of e^r - 1, and n in `n` and its bits.
-// |x| <= 150. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+// A vector of f32 and one of i32 with the operators that ir/math.inc and the table of opcodes are written in.
 template <class D>
-HWY_INLINE hn::Vec<D> reduced_expm1(D d, hn::Vec<D> x, hn::Vec<hn::Rebind<std::int32_t, D>>& n) {
-  const hn::Rebind<std::int32_t, D> di;
-  const auto magic = hn::Set(d, 12582912.0f);
-  const auto shifted = hn::Add(hn::Mul(x, hn::Set(d, 1.44269504f)), magic);
-  n = hn::Sub(hn::BitCast(di, shifted), hn::BitCast(di, magic));
-  const auto nf = hn::Sub(shifted, magic);
-  // ln 2 in two parts; the first has 9 bits, so that its product with n is exact.
-  const auto r = hn::Sub(hn::Sub(x, hn::Mul(nf, hn::Set(d, 0.693359375f))), hn::Mul(nf, hn::Set(d, -2.1219444e-4f)));
-  // Minimax fit of (e^r - 1 - r) / r^2 for the relative error of e^r: 3.2e-9.
-  auto q = hn::Set(d, 0x1.6a4748p-10f);
-  q = hn::Add(hn::Mul(q, r), hn::Set(d, 0x1.1239a2p-7f));
-  q = hn::Add(hn::Mul(q, r), hn::Set(d, 0x1.5558b6p-5f));
-  q = hn::Add(hn::Mul(q, r), hn::Set(d, 0x1.555492p-3f));
-  q = hn::Add(hn::Mul(q, r), hn::Set(d, 0x1.fffffcp-2f));
-  return hn::Add(hn::Mul(hn::Mul(r, r), q), r);
-}
-
-// 2^n for -126 <= n <= 127.
-template <class D>
-HWY_INLINE hn::Vec<D> power_of_two(D d, hn::Vec<hn::Rebind<std::int32_t, D>> n) {
-  const hn::Rebind<std::int32_t, D> di;
-  return hn::BitCast(d, hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127))));
-}
-
-// e^x, at most 2 ulp off for every x: infinity above 88.72, subnormal below -87.33, 0 below -103.97, NaN for NaN.
-template <class D>
-HWY_INLINE hn::Vec<D> exp(D d, hn::Vec<D> x) {
-  const auto low = hn::Set(d, -105.0f), high = hn::Set(d, 89.0f);
-  x = hn::IfThenElse(hn::Lt(x, low), low, x);  // comparisons, not Min and Max: they let a NaN through
-  x = hn::IfThenElse(hn::Gt(x, high), high, x);
-  hn::Vec<hn::Rebind<std::int32_t, D>> n;
-  const auto p = hn::Add(reduced_expm1(d, x, n), hn::Set(d, 1.0f));
-  // n reaches -151 and 128, so the scale goes in two steps; only the second can round, overflow or underflow.
-  const auto half = hn::ShiftRight<1>(n);
-  return hn::Mul(hn::Mul(p, power_of_two(d, half)), power_of_two(d, hn::Sub(n, half)));
-}
-
-// tanh x = -m / (2 + m) with m = e^(-2|x|) - 1, at most 3 ulp off for every x; exact for subnormals, NaN for NaN.
-template <class D>
-HWY_INLINE hn::Vec<D> tanh(D d, hn::Vec<D> x) {
-  const auto low = hn::Set(d, -40.0f), one = hn::Set(d, 1.0f), two = hn::Set(d, 2.0f);
-  auto t = hn::Mul(hn::Abs(x), hn::Set(d, -2.0f));
-  t = hn::IfThenElse(hn::Lt(t, low), low, t);
-  hn::Vec<hn::Rebind<std::int32_t, D>> n;
-  const auto e = reduced_expm1(d, t, n);
-  const auto scale = power_of_two(d, n);
-  const auto m = hn::Add(hn::Mul(e, scale), hn::Sub(scale, one));
-  return hn::CopySign(hn::Div(m, hn::Add(two, m)), x);
-}
+struct Floats {
+  hn::Vec<D> v;
+  HWY_INLINE Floats(hn::Vec<D> vector) : v(vector) {}
+  HWY_INLINE Floats(float number) : v(hn::Set(D(), number)) {}
+  friend HWY_INLINE Floats operator-(Floats x) { return hn::Neg(x.v); }
+  friend HWY_INLINE Floats operator+(Floats a, Floats b) { return hn::Add(a.v, b.v); }
+  friend HWY_INLINE Floats operator-(Floats a, Floats b) { return hn::Sub(a.v, b.v); }
+  friend HWY_INLINE Floats operator*(Floats a, Floats b) { return hn::Mul(a.v, b.v); }
+  friend HWY_INLINE Floats operator/(Floats a, Floats b) { return hn::Div(a.v, b.v); }
+};
 
 template <class D>
-HWY_INLINE hn::Vec<D> silu(D d, hn::Vec<D> x) {
-  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), exp(d, hn::Neg(x))));
-}
+struct Ints {
+  using DI = hn::Rebind<std::int32_t, D>;
+  hn::Vec<DI> v;
+  HWY_INLINE Ints(hn::Vec<DI> vector) : v(vector) {}
+  HWY_INLINE Ints(std::int32_t number) : v(hn::Set(DI(), number)) {}
+  friend HWY_INLINE Ints operator+(Ints a, Ints b) { return hn::Add(a.v, b.v); }
+  friend HWY_INLINE Ints operator-(Ints a, Ints b) { return hn::Sub(a.v, b.v); }
+  friend HWY_INLINE Ints operator&(Ints a, Ints b) { return hn::And(a.v, b.v); }
+  friend HWY_INLINE Ints operator|(Ints a, Ints b) { return hn::Or(a.v, b.v); }
+  friend HWY_INLINE Ints operator<<(Ints a, int bits) { return hn::ShiftLeftSame(a.v, bits); }
+  friend HWY_INLINE Ints operator>>(Ints a, int bits) { return hn::ShiftRightSame(a.v, bits); }
+};
 
-template <class D>
-HWY_INLINE hn::Vec<D> gelu_tanh(D d, hn::Vec<D> x) {
-  const auto cube = hn::Mul(hn::Mul(hn::Mul(hn::Set(d, 0.044715f), x), x), x);
-  const auto u = hn::Mul(hn::Set(d, 0.7978845608f), hn::Add(x, cube));
-  return hn::Mul(hn::Mul(hn::Set(d, 0.5f), x), hn::Add(hn::Set(d, 1.0f), tanh(d, u)));
-}
+// clang-format off
+#define ZOE_FN template <class D> HWY_INLINE
+// clang-format on
+#define F Floats<D>
+#define I Ints<D>
+#define ZOE_F(number) Floats<D>(number)
+ZOE_FN F zoe_as_f(I x) { return hn::BitCast(D(), x.v); }
+ZOE_FN I zoe_as_i(F x) { return hn::BitCast(hn::Rebind<std::int32_t, D>(), x.v); }
+ZOE_FN F zoe_lt_select(F a, F b, F x, F y) { return hn::IfThenElse(hn::Lt(a.v, b.v), x.v, y.v); }
+ZOE_FN F zoe_sqrt(F x) { return hn::Sqrt(x.v); }
+#include "ir/math.inc"
+#undef ZOE_FN
+#undef F
+#undef I
+#undef ZOE_F
 
 }  // namespace zoe::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
