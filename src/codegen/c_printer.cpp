@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <iterator>
@@ -61,7 +62,7 @@ class Printer {
     describe();
     dialect_.threads ? begin_threads() : begin_vectors();
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
-      if (chain_.instructions[i].place == Place::chain) declare(static_cast<int>(i), "");
+      if (chain_.instructions[i].place == Place::chain) declare(static_cast<int>(i));
     open_rows();
     for (int pass = 0; pass < std::max(chain_.passes, 1); ++pass) {
       row_values(pass);
@@ -76,7 +77,7 @@ class Printer {
 
  private:
   const Instruction& at(int i) const { return chain_.instructions[static_cast<std::size_t>(i)]; }
-  std::string g(std::size_t i) const { return fmt::format(dialect_.threads ? "g{}" : "g[{}]", i); }
+  std::string g(std::size_t i) const { return fmt::format(fmt::runtime(dialect_.threads ? "g{}" : "g[{}]"), i); }
   template <class... Args>
   void line(fmt::format_string<Args...> format, Args&&... args) {
     out_.append(static_cast<std::size_t>(indent_) * 2, ' ');
@@ -144,7 +145,6 @@ class Printer {
     return dialect_.offsets ? fmt::format("m{} + o{}", operand, operand) : fmt::format("m{}", operand);
   }
 
-  std::string_view row_type() const { return "float"; }
   std::string_view column_type() const { return dialect_.threads ? "float" : "F"; }
 
   std::string load1(DType dtype, const std::string& address) const {
@@ -225,7 +225,7 @@ class Printer {
   }
 
   // A value of the chain or of a row.
-  void declare(int i, std::string_view) {
+  void declare(int i) {
     const Instruction& instruction = at(i);
     if (instruction.opcode == Opcode::sum) return;  // comes out of its pass
     if (instruction.opcode == Opcode::constant) {
@@ -247,7 +247,7 @@ class Printer {
     if (declared_ >= pass) return;
     declared_ = pass;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
-      if (chain_.instructions[i].place == Place::row && chain_.instructions[i].pass == pass) declare(static_cast<int>(i), "");
+      if (chain_.instructions[i].place == Place::row && chain_.instructions[i].pass == pass) declare(static_cast<int>(i));
   }
 
   void row_stores() {
@@ -255,8 +255,8 @@ class Printer {
       const Store& store = chain_.stores[s];
       if (at(store.instruction).place == Place::column) continue;
       const DType dtype = chain_.outputs[static_cast<std::size_t>(store.output)].dtype;
-      std::string put =
-          fmt::format(dialect_.offsets ? "store1_{2}(w{0}, v{1});" : "store1(w{0}, v{1});", s, store.instruction, storage(dtype));
+      std::string put = fmt::format(fmt::runtime(dialect_.offsets ? "store1_{2}(w{0}, v{1});" : "store1(w{0}, v{1});"), s,
+                                    store.instruction, storage(dtype));
       if (whole_row(store.view)) {  // the same value in all columns
         fill(s, store, dtype);
         continue;

@@ -408,9 +408,9 @@ void choose_kept(Chain& chain) {
       chain.passes = std::max(chain.passes, at(store.instruction).pass + 1);
   for (const Instruction& instruction : chain.instructions)
     if (instruction.opcode == Opcode::sum) chain.passes = std::max(chain.passes, instruction.pass);
-  // From the last pass back: a value needed in pass p that could be had in an earlier one.
+  // A value needed in pass p that could be had in an earlier one. Earlier passes first: what they keep makes later ones cheap.
   constexpr int kCheap = 2, kLoads = 2;
-  for (int pass = chain.passes - 1; pass > 0; --pass) {
+  for (int pass = 1; pass < chain.passes; ++pass) {
     for (const int i : chain.evaluated(pass)) {
       Instruction& instruction = at(i);
       if (instruction.pass >= pass || instruction.kept || instruction.opcode == Opcode::input) continue;

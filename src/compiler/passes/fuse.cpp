@@ -145,12 +145,10 @@ class Fuser {
   bool is_legal(const Members& members, std::string* reason) {
     int segment = 0;
     for (const int member : members) segment = std::max(segment, node(member).segment);
-    for (const int member : members)
-      for (const int user : users_[static_cast<std::size_t>(member)])
-        if (!members.count(user) && node(user).segment < segment) {
-          *reason = "a value of it is read by an earlier segment";
-          return false;
-        }
+    if (read_before(members, segment)) {
+      *reason = "a value of it is read by an earlier segment";
+      return false;
+    }
     const Body body = make_body(members);
     for (const Value& operand : body.arguments)
       if (operand.node().opcode == Opcode::parameter && operand.node().segment != 0 && operand.node().segment != segment) {
@@ -237,18 +235,31 @@ class Fuser {
     std::vector<int> results;      // members whose values leave the chain
   };
 
-  // A member's value is a result if anything but members reads it, directly or through free nodes that are no members.
-  bool is_result(int member, const Members& members) const {
-    if (is_output_[static_cast<std::size_t>(member)]) return true;
+  // Calls visit(reader) for all that reads the member outside the chain, directly or through free nodes; true ends the search.
+  template <class Visit>
+  bool any_reader(int member, const Members& members, const Visit& visit) const {
     std::vector<int> pending(users_[static_cast<std::size_t>(member)]);
     while (!pending.empty()) {
       const int user = pending.back();
       pending.pop_back();
       if (members.count(user)) continue;
-      if (!is_free(user) || is_output_[static_cast<std::size_t>(user)] || group_of(user) >= 0) return true;
-      pending.insert(pending.end(), users_[static_cast<std::size_t>(user)].begin(), users_[static_cast<std::size_t>(user)].end());
+      const bool is_passed_on = is_free(user) && !is_output_[static_cast<std::size_t>(user)] && group_of(user) < 0;
+      if (!is_passed_on && visit(user)) return true;
+      if (is_passed_on)
+        pending.insert(pending.end(), users_[static_cast<std::size_t>(user)].begin(), users_[static_cast<std::size_t>(user)].end());
     }
     return false;
+  }
+
+  bool read_before(const Members& members, int segment) const {
+    return std::any_of(members.begin(), members.end(), [&](int member) {
+      return any_reader(member, members, [&](int reader) { return node(reader).segment < segment; });
+    });
+  }
+
+  // A member's value is a result if anything but members reads it, directly or through free nodes that are no members.
+  bool is_result(int member, const Members& members) const {
+    return is_output_[static_cast<std::size_t>(member)] || any_reader(member, members, [](int) { return true; });
   }
 
   Body make_body(const Members& members) const {
