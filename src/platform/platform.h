@@ -24,6 +24,7 @@ struct DeviceInfo {
   std::uint64_t memory_bytes;  // total
   std::uint64_t free_bytes;    // when asked
   int threads = 1;             // cpu only
+  std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
   bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
   // Limits of generated kernels, which fusion keeps to.
   bool generates_kernels = false;                       // whether it runs fused nodes at all
@@ -65,6 +66,7 @@ class Kernel {
  public:
   virtual ~Kernel() = default;
   virtual std::string_view implementation() const = 0;  // for the plan: "onednn brgemm:avx512_core", "loop", ...
+  virtual std::string_view source() const { return {}; }        // of a generated kernel
   virtual std::size_t scratch_bytes() const { return 0; }
 
   // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter.

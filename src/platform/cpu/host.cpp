@@ -108,6 +108,16 @@ int usable_threads(const fs::path& root) {
   return static_cast<int>(std::max<std::uint64_t>(threads, 1));
 }
 
+std::uint64_t last_level_cache_bytes(const fs::path& root) {
+  std::uint64_t bytes = 0;
+  for (int index = 0;; ++index) {  // "32768K", innermost level first
+    const std::string size = read_text(root / fmt::format("sys/devices/system/cpu/cpu0/cache/index{}/size", index));
+    if (size.empty()) return bytes;
+    const std::uint64_t unit = size.find('M') != std::string::npos ? 1 << 20 : size.find('K') != std::string::npos ? 1 << 10 : 1;
+    bytes = std::max(bytes, parse(size).value_or(0) * unit);
+  }
+}
+
 std::string cpu_name(const fs::path& root) {
   const std::string text = read_text(root / "proc/cpuinfo");
   const auto line = line_after(text, "model name");

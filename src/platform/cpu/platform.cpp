@@ -48,6 +48,7 @@ class CpuPlatform : public Platform {
              .free_bytes = memory.free_bytes,
              .threads = options.threads > 0 ? options.threads : usable_threads()};
     info_.generates_kernels = true;
+    info_.cache_bytes = last_level_cache_bytes();
     info_.bf16_products = info_.features.find("bf16") != std::string::npos;  // AVX-512 or AMX
     omp_set_num_threads(info_.threads);
   }

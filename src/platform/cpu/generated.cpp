@@ -1,0 +1,115 @@
+#include "platform/cpu/generated.h"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <string>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "codegen/c_printer.h"
+#include "platform/cpu/parallel.h"
+
+namespace zoe::cpu {
+
+namespace {
+
+using Function = void (*)(std::byte* const* memory, const std::int64_t* geometry, std::int64_t begin, std::int64_t end,
+                          std::byte* scratch);
+
+constexpr std::size_t kMostMemory = 64;  // operands and results of a kernel
+
+class GeneratedKernel : public Kernel {
+ public:
+  GeneratedKernel(const Node& node, Chain chain, GeneratedSource source, Function function, int threads)
+      : chain_(std::move(chain)), source_(std::move(source)), function_(function), threads_(threads) {
+    ZOE_INTERNAL_CHECK(node.inputs.size() + node.types.size() <= kMostMemory);
+    flat_ = chain_.row_axes == 0;
+    count_ = flat_ ? chain_.columns() : chain_.rows();
+    elements_ = chain_.rows() * chain_.columns();
+  }
+
+  std::string_view implementation() const override { return "generated c++"; }
+  std::string_view source() const override { return source_.text; }
+  std::string weight_layout(int input) const override {
+    return "dense " + std::string(name(chain_.operands[static_cast<std::size_t>(input)].dtype));
+  }
+  std::size_t scratch_bytes() const override { return source_.scratch_bytes * static_cast<std::size_t>(threads_); }
+  bool can_overwrite(int input, int output) const override { return zoe::can_overwrite(chain_, input, output); }
+
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
+    std::byte* memory[kMostMemory];
+    std::size_t next = 0;
+    for (const Slot& slot : inputs) memory[next++] = slot.data();
+    for (const Slot& slot : outputs) memory[next++] = slot.data();
+    // Pieces of a flat chain begin at cache lines; pairs that are swapped stay together.
+    parallel_ranges(count_, flat_ ? 64 : 1, elements_, threads_, [&](std::int64_t begin, std::int64_t end) {
+      std::byte* own = source_.scratch_bytes == 0
+                           ? nullptr
+                           : scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * source_.scratch_bytes;
+      function_(memory, source_.geometry.data(), begin, end, own);
+    });
+  }
+
+ private:
+  Chain chain_;
+  GeneratedSource source_;
+  Function function_;
+  int threads_;
+  bool flat_ = false;
+  std::int64_t count_ = 0, elements_ = 0;
+};
+
+// "scale_residual_norm_scale_shift_1536": readable, and the same from run to run.
+std::string kernel_name(const Node& node, const Chain& chain, std::string_view text) {
+  std::string name;
+  for (const char c : node.name) {
+    const bool is_word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    if (is_word) name += c;
+    else if (!name.empty() && name.back() != '_') name += '_';
+  }
+  constexpr std::size_t kLongest = 60;
+  name.resize(std::min(name.size(), kLongest));
+  std::uint32_t hash = 2166136261u;  // FNV-1a: tells apart kernels of the same ops and width
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
+  return fmt::format("k_{}{}_{:08x}", name, chain.row_axes == 0 ? "" : fmt::format("_{}", chain.columns()), hash);
+}
+
+// Results that would push everything else out of the last cache, and not be found there anyway, go past it.
+bool outgrows_cache(const Node& node, const DeviceInfo& device) {
+  std::size_t bytes = 0;
+  for (const Value& operand : node.inputs) bytes += operand.type().size_bytes();
+  for (const Type& type : node.types) bytes += type.size_bytes();
+  return device.cache_bytes > 0 && bytes > device.cache_bytes;
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const> nodes, const DeviceInfo& device,
+                                                    CppCompiler& compiler) {
+  std::vector<Chain> chains;
+  std::vector<GeneratedSource> sources;
+  std::vector<CppKernel> kernels;  // distinct ones
+  std::unordered_map<std::string, std::size_t> numbers;
+  std::vector<std::size_t> number_of;
+  for (const Node* node : nodes) {
+    Lowered lowered = lower(node->as<std::shared_ptr<const CallAttributes>>()->native);
+    check(lowered.chain.has_value(), ErrorKind::internal, "cpu", "a fused node is no chain: {}.", lowered.reason);
+    PrintOptions options{.name = "k", .stream = outgrows_cache(*node, device)};
+    options.name = kernel_name(*node, *lowered.chain, print_source(*lowered.chain, kCppDialect, options).text);
+    sources.push_back(print_source(*lowered.chain, kCppDialect, options));
+    chains.push_back(std::move(*lowered.chain));
+    const auto [found, is_new] = numbers.try_emplace(options.name, kernels.size());
+    if (is_new) kernels.push_back({options.name, sources.back().text});
+    number_of.push_back(found->second);
+  }
+  const std::vector<void*> functions = compiler.build(prelude(kCppDialect), kernels);
+  std::vector<std::unique_ptr<Kernel>> made;
+  for (std::size_t i = 0; i < nodes.size(); ++i)
+    made.push_back(std::make_unique<GeneratedKernel>(*nodes[i], std::move(chains[i]), std::move(sources[i]),
+                                                     reinterpret_cast<Function>(functions[number_of[i]]), device.threads));
+  return made;
+}
+
+}  // namespace zoe::cpu
