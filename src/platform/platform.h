@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <span>
 #include <string>
@@ -103,7 +104,8 @@ class Platform {
 };
 
 struct PlatformOptions {
-  int threads = 0;  // cpu: 0 takes as many as the process may use
+  int threads = 0;                       // cpu: 0 takes as many as the process may use
+  std::filesystem::path cache_dir = {};  // of compiled kernels; "": KernelCache::default_folder()
 };
 
 struct PlatformReport {  // a line of `zoe platforms`
