@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
 
 namespace zoe {
@@ -61,6 +62,10 @@ Plan compile(const Graph& traced, Platform& platform) {
   Plan plan;
   plan.graph = inline_calls(traced);
   verify(plan.graph);
+  if (platform.info().generates_kernels) {
+    plan.graph = fuse(plan.graph, platform.info(), [](const Node&) { return true; }).graph;
+    verify(plan.graph);
+  }
 
   const std::vector<NodePtr> nodes = plan_steps(plan.graph);
   const std::vector<std::shared_ptr<const Kernel>> kernels = make_kernels(nodes, platform, &plan.kernel_count);

@@ -19,14 +19,14 @@
 namespace zoe {
 
 struct DeviceInfo {
-  std::string platform;        // "cpu"
-  std::string name;            // what the vendor calls it
-  std::string features;        // for people: instruction sets, driver version
-  std::uint64_t memory_bytes;  // total
-  std::uint64_t free_bytes;    // when asked
-  int threads = 1;             // cpu only
+  std::string platform;           // "cpu"
+  std::string name;               // what the vendor calls it
+  std::string features;           // for people: instruction sets, driver version
+  std::uint64_t memory_bytes;     // total
+  std::uint64_t free_bytes;       // when asked
+  int threads = 1;                // cpu only
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
-  bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
   // Limits of generated kernels, which fusion keeps to.
   bool generates_kernels = false;                       // whether it runs fused nodes at all
   std::size_t max_kernel_operands = 48;                 // operands and results
@@ -66,8 +66,8 @@ struct HostTensor {
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  virtual std::string_view implementation() const = 0;  // for the plan: "onednn brgemm:avx512_core", "loop", ...
-  virtual std::string_view source() const { return {}; }        // of a generated kernel
+  virtual std::string_view implementation() const = 0;    // for the plan: "onednn brgemm:avx512_core", "loop", ...
+  virtual std::string_view source() const { return {}; }  // of a generated kernel
   virtual std::size_t scratch_bytes() const { return 0; }
 
   // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter.
@@ -106,6 +106,7 @@ class Platform {
 struct PlatformOptions {
   int threads = 0;                       // cpu: 0 takes as many as the process may use
   std::filesystem::path cache_dir = {};  // of compiled kernels; "": KernelCache::default_folder()
+  std::string compiler = {};             // cpu: of generated kernels, a path or a name on PATH; "": the first that works
 };
 
 struct PlatformReport {  // a line of `zoe platforms`

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "platform/cpu/generated.h"
 #include "platform/cpu/host.h"
 #include "platform/cpu/kernels.h"
 
@@ -51,6 +52,8 @@ class CpuPlatform : public Platform {
     info_.cache_bytes = last_level_cache_bytes();
     info_.bf16_products = info_.features.find("bf16") != std::string::npos;  // AVX-512 or AMX
     omp_set_num_threads(info_.threads);
+    cache_folder_ = options.cache_dir;
+    compiler_name_ = options.compiler;
   }
 
   const DeviceInfo& info() const override {
@@ -98,8 +101,24 @@ class CpuPlatform : public Platform {
       case Opcode::swap_pairs:
       case Opcode::flip:
       case Opcode::gather: return make_movement(node, info_);
+      case Opcode::fused: {
+        const Node* const only = &node;
+        return std::move(make_kernels({&only, 1}).front());
+      }
       default: return make_elementwise(node, info_);
     }
+  }
+
+  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
+    std::vector<const Node*> fused;
+    for (const Node* node : nodes)
+      if (node->opcode == Opcode::fused) fused.push_back(node);
+    std::vector<std::unique_ptr<Kernel>> generated, kernels;
+    if (!fused.empty()) generated = make_fused(fused);
+    std::size_t next = 0;
+    for (const Node* node : nodes)
+      kernels.push_back(node->opcode == Opcode::fused ? std::move(generated[next++]) : make_kernel(*node));
+    return kernels;
   }
 
  private:
@@ -111,7 +130,19 @@ class CpuPlatform : public Platform {
     return free - std::min(free, promised);
   }
 
+  std::vector<std::unique_ptr<Kernel>> make_fused(std::span<const Node* const> nodes) {
+    if (!compiler_) {
+      cache_ = std::make_unique<KernelCache>(KernelCache::Options{.folder = cache_folder_});
+      compiler_ = std::make_unique<CppCompiler>(*cache_, CppBuildOptions{.compiler = compiler_name_, .threads = info_.threads});
+    }
+    return make_generated(nodes, info_, *compiler_);
+  }
+
   mutable DeviceInfo info_;
+  std::filesystem::path cache_folder_;
+  std::string compiler_name_;
+  std::unique_ptr<KernelCache> cache_;  // with the compiler made for the first fused node
+  std::unique_ptr<CppCompiler> compiler_;
   std::uint64_t unasked_ = 0;  // may be allocated before the system is asked again
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };
