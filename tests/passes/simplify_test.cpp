@@ -80,10 +80,10 @@ return %2
 %square = square %narrow : bf16[]
 %y = mul %x %square : bf16[2]
 return %y
-)",  // f32(1/3) + f32(0.1) = 0.43333334; bf16: 0.43359375; squared 0.18800354, bf16: 0.1875
+)",  // f32(1/3) + f32(0.1) = 0.43333334; bf16: 0.43359375; squared 0.18800354, bf16: 0.1884765625
      R"(
 %0 = input : bf16[2]
-%1 = constant 0.1875 : bf16[]
+%1 = constant 0.1884765625 : bf16[]
 %2 = mul %0 %1 : bf16[2]
 return %2
 )"},
@@ -453,6 +453,8 @@ return %5
 )"},
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
 class Simplify : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Simplify, TextInTextOut) {
@@ -461,7 +463,7 @@ TEST_P(Simplify, TextInTextOut) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rules, Simplify, ::testing::ValuesIn(kCases),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         [](const auto& c) { return std::string(c.param.name); });
 
 }  // namespace
 }  // namespace zoe
