@@ -17,12 +17,13 @@ bool contains(const std::vector<Value>& values, const Value& value) {
   return std::find(values.begin(), values.end(), value) != values.end();
 }
 
-Value copy(const Value& value, const Node& place) {
-  Node node{Opcode::reshape, {}, {}, {value.type()}, {}, place.segment};
-  return with_inputs(node, {value}, place.name);
-}
-
 bool is_copy(const Node& node) { return node.opcode == Opcode::reshape && node.inputs[0].type() == node.types[0]; }
+
+Value copy(Value value, const Node& place) {
+  while (is_copy(value.node())) value = value.node().inputs[0];
+  const Node node{Opcode::reshape, {}, {}, {value.type()}, {}, place.segment};
+  return with_inputs(node, {value}, is_leaf(place) ? "" : place.name);
+}
 
 // Calls seen(node, results) for each node behind the inputs.
 template <class Seen>
