@@ -5,8 +5,11 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "compiler/passes/common_subexpressions.h"
+#include "compiler/passes/fold_epilogues.h"
 #include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
+#include "compiler/passes/simplify.h"
 
 namespace zoe {
 
@@ -58,14 +61,17 @@ StepNeeds needs_of(const Node& node, const Kernel& kernel) {
 }  // namespace
 
 Plan compile(const Graph& traced, Platform& platform) {
-  verify(traced);
   Plan plan;
-  plan.graph = inline_calls(traced);
-  verify(plan.graph);
-  if (platform.info().generates_kernels) {
-    plan.graph = fuse(plan.graph, platform.info(), [](const Node&) { return true; }).graph;
-    verify(plan.graph);
-  }
+  const auto pass = [&](Graph graph) {
+    verify(graph);
+    plan.graph = std::move(graph);
+  };
+  pass(traced);
+  pass(inline_calls(plan.graph));
+  pass(simplify(plan.graph));
+  pass(common_subexpressions(plan.graph));
+  pass(fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
+  if (platform.info().generates_kernels) pass(fuse(plan.graph, platform.info(), [](const Node&) { return true; }).graph);
 
   const std::vector<NodePtr> nodes = plan_steps(plan.graph);
   const std::vector<std::shared_ptr<const Kernel>> kernels = make_kernels(nodes, platform, &plan.kernel_count);

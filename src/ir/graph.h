@@ -25,14 +25,30 @@ struct CallAttributes {
   Graph native;
 };
 
+// The types of the node's results, worked out again from its opcode, operands and attributes; an error if they do not fit together.
+std::vector<Type> result_types(const Node& node);
+
 // Throws an internal error naming the node if a node's operands, attributes or types contradict its opcode.
 void verify(const Graph& graph);
 
+// A node's attributes as `print` writes them: equal text, equal attributes. Those of a call or fused node are its op and its native
+// graph without names.
+std::string attributes_text(const Node& node);
+
 // What decides a node's kernel: opcode, attributes, operand and result types, and which operands are weights. Nodes of
-// equal signature (the same place in forty blocks) share one kernel.
+// equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the model
+// that comes from: no names of ops, arguments and weights are in it.
 std::string signature(const Node& node);
 
-// One line per node: "%7 = mul %5 %6 : f32[1,576,256]  # norm_scale_shift".
+// Everything there is to a graph; `parse` (ir/parse.h) reads it. The inputs, then one line per node, then the results:
+//   graph norm
+//   %0 = input : f32[1,576,256]  # x
+//   %1 = parameter segment=3 : f32[256]  # blocks.2.weight
+//   %2 = mul %0 %1 : f32[1,576,256]  # rms_norm
+//   return %2
+// Behind the # stand the names of inputs and weights, and the op a node comes from. A node with several results is referred to as
+// %7.0, %7.1. The segment is written where it is not the largest of the operands'. The native graph of a call or fused node
+// follows its line, indented.
 std::string print(const Graph& graph);
 
 }  // namespace zoe

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -7,6 +8,7 @@ namespace zoe {
 
 namespace {
 
+// Without what a call or fused node carries.
 std::string attributes(const Node& node) {
   if (const auto* constant = std::get_if<ConstantAttributes>(&node.attributes)) return fmt::format(" {}", constant->value);
   if (const auto* axis = std::get_if<AxisAttributes>(&node.attributes)) {
@@ -32,40 +34,64 @@ std::string attributes(const Node& node) {
   return {};
 }
 
+const CallAttributes* called_by(const Node& node) {
+  const auto* called = std::get_if<std::shared_ptr<const CallAttributes>>(&node.attributes);
+  return called ? called->get() : nullptr;
+}
+
+std::string print_nodes(const Graph& graph, bool with_names, const std::string& indent) {
+  std::unordered_map<const Node*, std::size_t> numbers;
+  const auto reference = [&](const Value& value) {
+    const std::size_t number = numbers.at(&value.node());
+    return value.node().types.size() > 1 ? fmt::format("%{}.{}", number, value.output()) : fmt::format("%{}", number);
+  };
+  std::string text = indent + (with_names ? fmt::format("graph {}\n", graph.name) : "graph\n");
+  const auto print_node = [&](const Node& node) {
+    const std::size_t number = numbers.size();
+    text += fmt::format("{}%{} = {}", indent, number, name(node.opcode));
+    int segment = 0;
+    for (const Value& operand : node.inputs) {
+      text += " " + reference(operand);
+      segment = std::max(segment, operand.node().segment);
+    }
+    text += attributes(node);
+    const CallAttributes* const called = called_by(node);
+    if (called && (with_names || node.opcode == Opcode::call)) text += fmt::format(" op=\"{}\"", called->op);
+    if (with_names && node.segment != segment) text += fmt::format(" segment={}", node.segment);
+    text += " :";
+    for (const Type& type : node.types) text += " " + type.str();
+    if (with_names && !node.name.empty()) text += "  # " + node.name;
+    text += "\n";
+    if (called) text += print_nodes(called->native, with_names, indent + "  ");
+    numbers.emplace(&node, number);
+  };
+  for (const Value& input : graph.inputs) print_node(input.node());
+  for (const NodePtr& node : graph.nodes)
+    if (node->opcode != Opcode::input) print_node(*node);
+  text += indent + "return";
+  for (const Value& output : graph.outputs) text += " " + reference(output);
+  return text + "\n";
+}
+
 }  // namespace
+
+std::string attributes_text(const Node& node) {
+  const CallAttributes* const called = called_by(node);
+  return called ? fmt::format(" op=\"{}\"\n{}", called->op, print_nodes(called->native, false, "  ")) : attributes(node);
+}
 
 std::string signature(const Node& node) {
   std::string text = fmt::format("{}{}", name(node.opcode), attributes(node));
+  const CallAttributes* const called = called_by(node);
+  if (node.opcode == Opcode::call) text += fmt::format(" op=\"{}\"", called->op);
   for (const Value& operand : node.inputs)
     text += fmt::format(" {}{}", operand.node().opcode == Opcode::parameter ? "weight " : "", operand.type().str());
   text += " :";
   for (const Type& type : node.types) text += " " + type.str();
-  // A fused node's kernel is its body, wherever in the model that comes from: no names of arguments in it.
-  if (node.opcode == Opcode::fused) text += "\n" + print(node.as<std::shared_ptr<const CallAttributes>>()->native);
+  if (called) text += "\n" + print_nodes(called->native, false, "  ");
   return text;
 }
 
-std::string print(const Graph& graph) {
-  std::unordered_map<const Node*, std::size_t> numbers;
-  const auto reference = [&](const Value& value) {
-    const auto found = numbers.find(&value.node());
-    const std::string number = found == numbers.end() ? value.node().name : std::to_string(found->second);
-    return value.node().types.size() > 1 ? fmt::format("%{}.{}", number, value.output()) : "%" + number;
-  };
-  std::string text = fmt::format("graph {}\n", graph.name);
-  for (const NodePtr& node : graph.nodes) {
-    const std::size_t number = numbers.size();
-    text += fmt::format("%{} = {}", number, name(node->opcode));
-    for (const Value& operand : node->inputs) text += " " + reference(operand);
-    text += attributes(*node) + " :";
-    for (const Type& type : node->types) text += " " + type.str();
-    if (!node->name.empty()) text += "  # " + node->name;
-    text += "\n";
-    numbers.emplace(node.get(), number);
-  }
-  text += "return";
-  for (const Value& output : graph.outputs) text += " " + reference(output);
-  return text + "\n";
-}
+std::string print(const Graph& graph) { return print_nodes(graph, true, ""); }
 
 }  // namespace zoe

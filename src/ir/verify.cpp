@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -7,8 +8,31 @@ namespace zoe {
 
 namespace {
 
-// The type a node must have, worked out again by the tracing function of its opcode.
-std::vector<Type> expected_types(const Node& node) {
+std::size_t operand_count(const Node& node) {
+  switch (node.opcode) {
+    case Opcode::input:
+    case Opcode::parameter:
+    case Opcode::constant: return 0;
+    case Opcode::gather: return 2;
+    case Opcode::linear:
+    case Opcode::conv: {
+      const auto& attributes = node.as<ProductAttributes>();
+      return 2 + static_cast<std::size_t>(attributes.has_bias) + static_cast<std::size_t>(attributes.has_residual);
+    }
+    case Opcode::attention: return 3 + static_cast<std::size_t>(node.as<AttentionAttributes>().has_bias);
+    case Opcode::concat: return std::max<std::size_t>(node.inputs.size(), 1);
+    case Opcode::call:
+    case Opcode::fused: return node.as<std::shared_ptr<const CallAttributes>>()->native.inputs.size();
+    default: return is_binary(node.opcode) ? 2 : 1;
+  }
+}
+
+}  // namespace
+
+// By the tracing function of the node's opcode.
+std::vector<Type> result_types(const Node& node) {
+  check(node.inputs.size() == operand_count(node), ErrorKind::internal, name(node.opcode), "got {} operands, expected {}.",
+        node.inputs.size(), operand_count(node));
   const auto& in = node.inputs;
   const auto product_options = [&](const ProductAttributes& attributes) {
     std::size_t next = 2;
@@ -16,7 +40,6 @@ std::vector<Type> expected_types(const Node& node) {
     options.activation = attributes.activation;
     if (attributes.has_bias) options.bias = in.at(next++);
     if (attributes.has_residual) options.residual = in.at(next++);
-    check(next == in.size(), ErrorKind::internal, name(node.opcode), "got {} operands, expected {}.", in.size(), next);
     return options;
   };
   switch (node.opcode) {
@@ -57,8 +80,6 @@ std::vector<Type> expected_types(const Node& node) {
     case Opcode::fused: {
       const Graph& native = node.as<std::shared_ptr<const CallAttributes>>()->native;
       verify(native);
-      check(native.inputs.size() == in.size(), ErrorKind::internal, node.name, "got {} arguments, expected {}.", in.size(),
-            native.inputs.size());
       for (std::size_t i = 0; i < in.size(); ++i)
         check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, node.name, "argument {}: got {}, expected {}.", i,
               in[i].type().str(), native.inputs[i].type().str());
@@ -70,12 +91,14 @@ std::vector<Type> expected_types(const Node& node) {
   return {};
 }
 
-}  // namespace
-
 void verify(const Graph& graph) {
   std::unordered_set<const Node*> seen;
-  std::size_t number = 0;
+  std::size_t number = graph.inputs.size();  // as in print
   for (const NodePtr& node : graph.nodes) {
+    if (node->opcode == Opcode::input) {
+      seen.insert(node.get());
+      continue;
+    }
     const std::string where = fmt::format("verify {} %{} {}", graph.name, number++, name(node->opcode));
     for (const Value& operand : node->inputs) {
       check(seen.count(&operand.node()) > 0, ErrorKind::internal, where, "an operand comes after its use.");
@@ -83,8 +106,8 @@ void verify(const Graph& graph) {
             "an operand names result {} of {}.", operand.output(), operand.node().types.size());
       check(operand.node().segment <= node->segment, ErrorKind::internal, where, "an operand belongs to a later segment.");
     }
-    check(expected_types(*node) == node->types, ErrorKind::internal, where,
-          "result type contradicts the operands: got {}, expected {}.", node->types.at(0).str(), expected_types(*node).at(0).str());
+    check(result_types(*node) == node->types, ErrorKind::internal, where,
+          "result type contradicts the operands: got {}, expected {}.", node->types.at(0).str(), result_types(*node).at(0).str());
     seen.insert(node.get());
   }
   for (const Value& output : graph.outputs)

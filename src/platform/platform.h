@@ -96,6 +96,8 @@ class Platform {
   // Host memory to and from the device, in stream order; the host memory may be reused when the call returns.
   virtual void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) = 0;
   virtual void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) = 0;
+  // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
+  virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;

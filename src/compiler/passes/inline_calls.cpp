@@ -1,48 +1,20 @@
 #include "compiler/passes/inline_calls.h"
 
-#include <unordered_map>
-
-#include "ir/trace.h"
+#include "compiler/passes/rebuild.h"
 
 namespace zoe {
 
 namespace {
 
-using Replacements = std::unordered_map<const Node*, std::vector<Value>>;
-
-// Walks `graph` with its inputs already in `replaced`; afterwards every node of it has its new results there.
-void inline_into(const Graph& graph, const std::string& origin, Replacements& replaced) {
-  for (const NodePtr& node : graph.nodes) {
-    if (replaced.count(node.get())) continue;
-    if (node->inputs.empty()) {
-      replaced[node.get()] = {Value(node)};
-      continue;
-    }
-    std::vector<Value> inputs;
-    for (const Value& operand : node->inputs)
-      inputs.push_back(replaced.at(&operand.node())[static_cast<std::size_t>(operand.output())]);
-    if (node->opcode != Opcode::call) {
-      replaced[node.get()] = {with_inputs(*node, std::move(inputs), origin)};
-      continue;
-    }
-    const Graph& native = node->as<std::shared_ptr<const CallAttributes>>()->native;
-    Replacements inner;  // two calls of one op have native graphs of their own, but a graph may be called twice
-    for (std::size_t i = 0; i < inputs.size(); ++i) inner[&native.inputs[i].node()] = {inputs[i]};
-    inline_into(native, node->name, inner);
-    for (const Value& output : native.outputs)
-      replaced[node.get()].push_back(inner.at(&output.node())[static_cast<std::size_t>(output.output())]);
-  }
+Replace inline_nodes_of(const std::string& origin) {
+  return [origin](const Node& node, std::vector<Value> inputs) {
+    if (node.opcode != Opcode::call) return keep(node, std::move(inputs), origin);
+    return rebuild(node.as<std::shared_ptr<const CallAttributes>>()->native, inputs, inline_nodes_of(node.name));
+  };
 }
 
 }  // namespace
 
-Graph inline_calls(const Graph& graph) {
-  Replacements replaced;
-  inline_into(graph, "", replaced);
-  std::vector<Value> outputs;
-  for (const Value& output : graph.outputs)
-    outputs.push_back(replaced.at(&output.node())[static_cast<std::size_t>(output.output())]);
-  return make_graph(graph.name, graph.inputs, std::move(outputs));
-}
+Graph inline_calls(const Graph& graph) { return rebuild(graph, inline_nodes_of("")); }
 
 }  // namespace zoe

@@ -89,6 +89,11 @@ class CpuPlatform : public Platform {
   }
   void download(Stream&, Slot device, void* host, std::size_t size_bytes) override { std::memcpy(host, device.data(), size_bytes); }
 
+  bool takes_epilogue(const Node& product) const override {
+    const auto& attributes = product.as<ProductAttributes>();
+    return attributes.upsample == 1 || !attributes.has_residual;
+  }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear: return make_linear(node, info_);
