@@ -32,6 +32,9 @@ void verify(const Graph& graph);
 // equal signature (the same place in forty blocks) share one kernel.
 std::string signature(const Node& node);
 
+// Its first line: without what is inside a fused or call node.
+std::string headline(const Node& node);
+
 // One line per node: "%7 = mul %5 %6 : f32[1,576,256]  # norm_scale_shift".
 std::string print(const Graph& graph);
 

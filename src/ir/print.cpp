@@ -40,9 +40,20 @@ std::string signature(const Node& node) {
     text += fmt::format(" {}{}", operand.node().opcode == Opcode::parameter ? "weight " : "", operand.type().str());
   text += " :";
   for (const Type& type : node.types) text += " " + type.str();
+  if (node.opcode == Opcode::call) {
+    const auto& called = *node.as<std::shared_ptr<const CallAttributes>>();
+    text = called.op + " " + text + "\n" + print(called.native);
+    for (const NodePtr& inner : called.native.nodes)
+      if (inner->opcode == Opcode::call) text += signature(*inner);
+  }
   // A fused node's kernel is its body, wherever in the model that comes from: no names of arguments in it.
   if (node.opcode == Opcode::fused) text += "\n" + print(node.as<std::shared_ptr<const CallAttributes>>()->native);
   return text;
+}
+
+std::string headline(const Node& node) {
+  const std::string text = signature(node);
+  return text.substr(0, text.find('\n'));
 }
 
 std::string print(const Graph& graph) {
