@@ -6,6 +6,8 @@
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
+#include "base/files.h"
+#include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
 #include "models/umt5/model.h"
@@ -20,7 +22,8 @@ namespace {
 
 struct BenchOptions {
   DeviceOptions device;
-  std::string part, size = "1.3b";
+  CompileOptions compile;
+  std::string part, size = "1.3b", profile;
   std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512;
   int repeat = 3;
   bool per_op = false, plan = false;
@@ -73,10 +76,12 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   Case made;
   if (options.part == "transformer") {
     const WanDitConfig config = toy ? embedded.transformer : options.size == "14b" ? wan_dit(40, 13824, 40) : wan_dit(12, 8960, 30);
-    made.plans.push_back(compile(trace_wan_dit(config, dtype, {frames, height, width, options.text_tokens}), platform));
+    made.plans.push_back(
+        compile(trace_wan_dit(config, dtype, {frames, height, width, options.text_tokens}), platform, options.compile));
     made.times = {1};
   } else if (options.part == "text-encoder") {
-    made.plans.push_back(compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform));
+    made.plans.push_back(
+        compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform, options.compile));
     made.times = {1};
   } else {
     check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench",
@@ -88,7 +93,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
       made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, false));
       made.times.push_back(static_cast<int>(frames - 1));
     }
-    for (const WanVaeGraph& decoder : made.decoders) made.plans.push_back(compile(decoder.graph, platform));
+    for (const WanVaeGraph& decoder : made.decoders) made.plans.push_back(compile(decoder.graph, platform, options.compile));
   }
   return made;
 }
@@ -114,6 +119,9 @@ void print_per_op(const Case& measured, const std::vector<std::vector<double>>& 
 }
 
 int bench(const BenchOptions& options) {
+  Profile profile;
+  std::optional<PendingOutput> profile_file;
+  if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
   MemoryWatch watch;
@@ -162,7 +170,13 @@ int bench(const BenchOptions& options) {
     for (const std::size_t state : decoder.reads) inputs.back().push_back(states[state]);
     for (const std::size_t state : decoder.writes) outputs.back().push_back(states[state]);
   }
-  std::vector<std::vector<double>> step_seconds(measured.plans.size());
+  std::vector<std::vector<double>> step_seconds;
+  for (const Plan& plan : measured.plans) step_seconds.emplace_back(plan.steps.size());
+  const StepObserver observer = [&](const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end) {
+    step_seconds[static_cast<std::size_t>(&plan - measured.plans.data())][step] +=
+        std::chrono::duration<double>(end - begin).count();
+    if (profile_file) profile.step(plan, step, begin, end);
+  };
   std::vector<double> seconds;
   for (int run_number = 0; run_number <= options.repeat; ++run_number) {
     const bool counted = run_number > 0;  // the first warms up
@@ -170,11 +184,13 @@ int bench(const BenchOptions& options) {
     for (std::size_t p = 0; p < measured.plans.size(); ++p)
       for (int time = 0; time < measured.times[p]; ++time) {
         RunOptions run_options{.stream_weights = streamed};
-        if (options.per_op && counted) run_options.step_seconds = &step_seconds[p];
+        if ((options.per_op || profile_file) && counted) run_options.observe = &observer;
         zoe::run(measured.plans[p], *stream, store, inputs[p], outputs[p], workspace, run_options);
       }
     watch.sample();
-    if (counted) seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    const auto end = std::chrono::steady_clock::now();
+    if (counted) seconds.push_back(std::chrono::duration<double>(end - start).count());
+    if (counted && profile_file) profile.phase(fmt::format("run {}", run_number), start, end);
   }
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
@@ -188,6 +204,10 @@ int bench(const BenchOptions& options) {
       static_cast<double>(workspace_bytes) / 1048576.0, static_cast<double>(watch.peak_bytes()) / 1048576.0, platform->info().name);
   if (options.plan)
     for (const Plan& plan : measured.plans) fmt::print("{}", describe(plan));
+  if (profile_file) {
+    profile.write(profile_file->path());
+    profile_file->commit();
+  }
   if (options.per_op) print_per_op(measured, step_seconds, options.repeat);
   return 0;
 }
@@ -217,6 +237,8 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");
   app.add_flag("--plan", options->plan, "Also the plan: every step with its op and its implementation");
   add_device_options(app, options->device);
+  add_compile_options(app, options->compile);
+  app.add_option("--profile", options->profile, "A trace of the counted runs for Perfetto")->type_name("FILE");
   return [options] { return bench(*options); };
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "compiler/options.h"
 #include "platform/platform.h"
 
 namespace CLI {
@@ -29,6 +30,9 @@ void add_device_options(CLI::App& app, DeviceOptions& options);
 std::unique_ptr<Platform> open(const DeviceOptions& options);
 // "auto" is bf16 where its products are faster; a notice says if the device only emulates bf16.
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform);
+
+// --compile, --override and --compile-exclude.
+void add_compile_options(CLI::App& app, CompileOptions& options);
 
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "compiler/profile.h"
 #include "media/video_writer.h"
 #include "pipeline/generate.h"
 
@@ -32,7 +33,8 @@ void request_stop(int signal) {
 
 struct GenerateOptions {
   DeviceOptions device;
-  std::string model_path, prompt, prompt_file, output = "out.mp4";
+  std::string model_path, prompt, prompt_file, output = "out.mp4", profile;
+  CompileOptions compile;
   GenerateSettings settings;
   bool has_prompt = false, quiet = false, verbose = false;
 };
@@ -109,11 +111,14 @@ int generate(GenerateOptions& options) {
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   options.settings.prompts = from_file ? read_prompts(options.prompt_file) : std::vector<std::string>{options.prompt};
   const VideoFormat format = video_format(options.output);
+  Profile profile;
+  std::optional<PendingOutput> profile_file;
+  if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
   Pipeline pipeline(read_model_config(options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path)), *platform,
-                    dtype);
+                    dtype, options.compile);
   const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
   Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
     const VideoSettings video = video_frame(shape, options.settings.fps.value_or(pipeline.model().defaults.fps), *platform);
@@ -133,6 +138,12 @@ int generate(GenerateOptions& options) {
   std::unique_ptr<VideoWriter> writer;
   Callbacks callbacks;
   callbacks.cancel = &stop_requested;
+  callbacks.profile = profile_file ? &profile : nullptr;
+  const auto wrote = [&](Clock::time_point begin) {
+    const auto end = Clock::now();
+    write_seconds += std::chrono::duration<double>(end - begin).count();
+    if (profile_file) profile.phase("write", begin, end);
+  };
   callbacks.progress = [&](const Progress& progress) { reporter.progress(progress); };
   callbacks.frame = [&](std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb) {
     const auto begin = Clock::now();
@@ -140,18 +151,19 @@ int generate(GenerateOptions& options) {
       writer =
           VideoWriter::open(outputs(prompt), video_settings(options, job, pipeline, *platform, options.settings.prompts[prompt]));
     writer->write(rgb);
-    write_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+    wrote(begin);
   };
   callbacks.finished = [&](std::size_t prompt) {
     const auto begin = Clock::now();
     writer->finish();
     watch.sample();
     writer.reset();
-    write_seconds += std::chrono::duration<double>(Clock::now() - begin).count();
+    wrote(begin);
     reporter.line(
         fmt::format("wrote {} ({:.2f} s of video)", outputs(prompt).string(), static_cast<double>(job.shape.num_frames) / job.fps));
   };
   const auto run_start = Clock::now();
+  if (profile_file) profile.phase("prepare", start, run_start);
   const Timings timings = pipeline.run(job, callbacks, &watch);
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
@@ -160,6 +172,11 @@ int generate(GenerateOptions& options) {
       total, prepare, timings.load, timings.encode, timings.denoise,
       timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - write_seconds,
       write_seconds));
+  if (profile_file) {
+    profile.write(profile_file->path());
+    profile_file->commit();
+    reporter.line(fmt::format("wrote {}: open it with ui.perfetto.dev", options.profile));
+  }
   reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
   return 0;
 }
@@ -213,6 +230,9 @@ Command add_generate(CLI::App& app) {
       ->type_name("PATH")
       ->capture_default_str();
   add_device_options(app, options->device);
+  add_compile_options(app, options->compile);
+  app.add_option("--profile", options->profile, "A trace of every step for Perfetto: op, bytes, GB/s, GFLOP/s (adds a little time)")
+      ->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
   app.add_flag("-v,--verbose", options->verbose, "Also print the plans: steps, kernels, memory");
   return [options] { return generate(*options); };

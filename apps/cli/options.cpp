@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -7,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "ops/register.h"
 
 namespace zoe::cli {
 
@@ -21,6 +23,44 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
          [&options](const std::string& text) { options.threads = static_cast<int>(parse_integer("--threads", text, 1, 1024)); },
          "CPU threads (default: as many as the process may use)")
       ->type_name("N");
+}
+
+void add_compile_options(CLI::App& app, CompileOptions& options) {
+  app.add_option_function<std::string>(
+         "--compile",
+         [&options](const std::string& text) {
+           check(text == "on" || text == "off", ErrorKind::invalid_argument, "--compile", "got {}, expected on or off.",
+                 in_quotes(text));
+           options.compile = text == "on";
+         },
+         "on: chains of small operations become generated kernels; off: one prebuilt kernel an operation (default on)")
+      ->type_name("on|off");
+  app.add_option_function<std::string>(
+         "--override",
+         [&options](const std::string& text) {
+           using enum OverrideChoice;
+           const std::pair<std::string_view, OverrideChoice> choices[] = {
+               {"allow", allow}, {"native", native}, {"require", require}};
+           const auto chosen = std::find_if(std::begin(choices), std::end(choices), [&](auto& row) { return row.first == text; });
+           check(chosen != std::end(choices), ErrorKind::invalid_argument, "--override",
+                 "got {}, expected allow, native or require.", in_quotes(text));
+           options.overrides = chosen->second;
+         },
+         "A platform's own kernel for a whole op: allow, native (never), or require where there is one (default allow)")
+      ->type_name("HOW");
+  app.add_option_function<std::string>(
+         "--compile-exclude",
+         [&options](const std::string& text) {
+           options.excluded_ops.clear();
+           for (std::size_t begin = 0; begin <= text.size();) {
+             const std::size_t end = std::min(text.find(',', begin), text.size());
+             options.excluded_ops.push_back(text.substr(begin, end - begin));
+             check_op_name("--compile-exclude", options.excluded_ops.back());
+             begin = end + 1;
+           }
+         },
+         "Ops whose nodes stay out of generated kernels")
+      ->type_name("OP,...");
 }
 
 std::unique_ptr<Platform> open(const DeviceOptions& options) {

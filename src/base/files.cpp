@@ -78,27 +78,25 @@ std::string read_file(const std::filesystem::path& path, std::string_view where,
   return text;
 }
 
-PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind) : final_(std::move(final_path)) {
+PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind, std::string_view where) : final_(std::move(final_path)) {
   namespace fs = std::filesystem;
   std::error_code status;
   while (!final_.has_filename() && final_.has_parent_path() && final_.parent_path() != final_) final_ = final_.parent_path();
-  check(final_.has_filename(), ErrorKind::invalid_argument, "output", "no file name in {}. Name a file or a folder.",
-        final_.string());
+  check(final_.has_filename(), ErrorKind::invalid_argument, where, "no file name in {}. Name a file or a folder.", final_.string());
   const fs::path parent = final_.has_parent_path() ? final_.parent_path() : fs::path(".");
-  check(fs::is_directory(parent, status), ErrorKind::invalid_argument, "output",
+  check(fs::is_directory(parent, status), ErrorKind::invalid_argument, where,
         "cannot write {}: {} is not a folder. Create it first.", final_.string(), parent.string());
-  check(::access(parent.c_str(), W_OK | X_OK) == 0, ErrorKind::io, "output",
-        "cannot write into {}: {}. Choose another folder with -o.", parent.string(), std::strerror(errno));
+  check(::access(parent.c_str(), W_OK | X_OK) == 0, ErrorKind::io, where, "cannot write into {}: {}. Choose another folder.",
+        parent.string(), std::strerror(errno));
   const bool is_folder = fs::is_directory(final_, status);
   if (kind == Kind::file) {
-    check(!is_folder, ErrorKind::invalid_argument, "output", "{} is a folder, expected a file. Choose another name.",
-          final_.string());
-    check(!fs::exists(final_, status) || fs::is_regular_file(final_, status), ErrorKind::invalid_argument, "output",
+    check(!is_folder, ErrorKind::invalid_argument, where, "{} is a folder, expected a file. Choose another name.", final_.string());
+    check(!fs::exists(final_, status) || fs::is_regular_file(final_, status), ErrorKind::invalid_argument, where,
           "{} exists and is not a regular file. Choose another name.", final_.string());
   } else {
-    check(!fs::exists(final_, status) || is_folder, ErrorKind::invalid_argument, "output",
+    check(!fs::exists(final_, status) || is_folder, ErrorKind::invalid_argument, where,
           "{} exists and is not a folder. Choose another name.", final_.string());
-    check(!is_folder || fs::is_empty(final_, status), ErrorKind::invalid_argument, "output",
+    check(!is_folder || fs::is_empty(final_, status), ErrorKind::invalid_argument, where,
           "folder {} is not empty. Choose another, or empty it.", final_.string());
   }
   // The process number keeps two runs with the same -o apart; the last to finish wins.
@@ -106,8 +104,7 @@ PendingOutput::PendingOutput(std::filesystem::path final_path, Kind kind) : fina
   fs::remove_all(temporary_, status);
   if (kind == Kind::folder) {
     const bool created = fs::create_directory(temporary_, status);
-    check(created, ErrorKind::io, "output", "cannot create {}: {}. Choose another folder with -o.", temporary_.string(),
-          status.message());
+    check(created, ErrorKind::io, where, "cannot create {}: {}. Choose another folder.", temporary_.string(), status.message());
   }
 }
 

@@ -32,7 +32,8 @@ std::string read_file(const std::filesystem::path& path, std::string_view where,
 class PendingOutput {
  public:
   enum class Kind { file, folder };
-  PendingOutput(std::filesystem::path final_path, Kind kind);  // io error if the parent is missing or not writable
+  // io error if the parent is missing or not writable; `where` is who asks.
+  PendingOutput(std::filesystem::path final_path, Kind kind, std::string_view where = "output");
   PendingOutput(const PendingOutput&) = delete;
   PendingOutput& operator=(const PendingOutput&) = delete;
   ~PendingOutput();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -10,6 +11,7 @@
 #include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
 #include "compiler/passes/simplify.h"
+#include "compiler/policy.h"
 
 namespace zoe {
 
@@ -31,23 +33,70 @@ Tensor upload_constants(const std::vector<const Node*>& constants, Platform& pla
   return tensor;
 }
 
-// A kernel for each node; nodes of equal signature share theirs. `distinct` gets the number of different ones.
-std::vector<std::shared_ptr<const Kernel>> make_kernels(const std::vector<NodePtr>& nodes, Platform& platform,
-                                                        std::size_t* distinct) {
-  std::unordered_map<std::string, std::size_t> numbers;
-  std::vector<const Node*> different;
-  std::vector<std::size_t> number_of;
-  for (const NodePtr& node : nodes) {
-    const auto [found, is_new] = numbers.try_emplace(signature(*node), different.size());
-    if (is_new) different.push_back(node.get());
-    number_of.push_back(found->second);
+using KernelPtr = std::shared_ptr<const Kernel>;
+
+// Asks the platform's overrides about the calls of ops, and holds the kernels of those that were taken.
+class Overrides {
+ public:
+  Overrides(Platform& platform, OverrideChoice choice, std::vector<Decision>* decisions)
+      : platform_(platform), choice_(choice), decisions_(decisions) {}
+
+  // True if the call stays a node with a kernel of its own.
+  bool take(const Node& call) {
+    const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
+    Decision decision{called.op, call.segment, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
+    const std::string& platform = platform_.info().platform;
+    const Override* const candidate = find(called.op);
+    const Support support = choice_ == OverrideChoice::native ? Support::no("overrides are off (--override native)")
+                            : candidate                       ? candidate->supports(call, platform_.info())
+                                                              : Support::no("{} has no override of it", platform);
+    check(support || !candidate || choice_ != OverrideChoice::require, ErrorKind::unsupported, "override",
+          "{} cannot run its override on {}: {}. With --override allow its native definition runs.", called.op, platform,
+          support.reason());
+    decision.reason = support ? "the override takes it" : support.reason();
+    if (support) decision.implementation = kernel(call)->implementation();
+    decisions_->push_back(std::move(decision));
+    return static_cast<bool>(support);
   }
-  std::vector<std::shared_ptr<const Kernel>> made;
-  for (auto& kernel : platform.make_kernels(different)) made.push_back(std::move(kernel));
+
+  KernelPtr kernel(const Node& call) {
+    KernelPtr& made = kernels_[signature(call)];
+    if (!made) made = find(call.as<std::shared_ptr<const CallAttributes>>()->op)->make_kernel(call, platform_.info());
+    return made;
+  }
+
+ private:
+  const Override* find(std::string_view op) const {
+    const std::span<const Override> table = platform_.overrides();
+    const auto found = std::find_if(table.begin(), table.end(), [&](const Override& row) { return row.op == op; });
+    return found == table.end() ? nullptr : &*found;
+  }
+
+  Platform& platform_;
+  OverrideChoice choice_;
+  std::vector<Decision>* decisions_;
+  std::unordered_map<std::string, KernelPtr> kernels_;  // by signature
+};
+
+// A kernel for each node; nodes of equal signature share theirs. `distinct` gets the number of different ones.
+std::vector<KernelPtr> make_kernels(const std::vector<NodePtr>& nodes, Platform& platform, Overrides& overrides,
+                                    std::size_t* distinct) {
+  std::unordered_map<std::string, KernelPtr> made;
+  std::vector<const Node*> asked;
+  std::vector<std::string> signatures;
+  for (const NodePtr& node : nodes) {
+    signatures.push_back(signature(*node));
+    const bool is_new = made.try_emplace(signatures.back()).second;
+    if (!is_new) continue;
+    if (node->opcode == Opcode::call) made[signatures.back()] = overrides.kernel(*node);
+    else asked.push_back(node.get());
+  }
+  std::vector<std::unique_ptr<Kernel>> kernels = platform.make_kernels(asked);
+  for (std::size_t i = 0; i < asked.size(); ++i) made[signature(*asked[i])] = std::move(kernels[i]);
   *distinct = made.size();
-  std::vector<std::shared_ptr<const Kernel>> kernels;
-  for (const std::size_t number : number_of) kernels.push_back(made[number]);
-  return kernels;
+  std::vector<KernelPtr> of_nodes;
+  for (const std::string& key : signatures) of_nodes.push_back(made.at(key));
+  return of_nodes;
 }
 
 StepNeeds needs_of(const Node& node, const Kernel& kernel) {
@@ -60,21 +109,28 @@ StepNeeds needs_of(const Node& node, const Kernel& kernel) {
 
 }  // namespace
 
-Plan compile(const Graph& traced, Platform& platform) {
+Plan compile(const Graph& traced, Platform& platform, const CompileOptions& options) {
   Plan plan;
-  const auto pass = [&](Graph graph) {
+  const auto pass = [&](std::string_view name, Graph graph) {
     verify(graph);
+    if (options.keep_passes) plan.passes.emplace_back(name, print(graph));
     plan.graph = std::move(graph);
   };
-  pass(traced);
-  pass(inline_calls(plan.graph));
-  pass(simplify(plan.graph));
-  pass(common_subexpressions(plan.graph));
-  pass(fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
-  if (platform.info().generates_kernels) pass(fuse(plan.graph, platform.info(), [](const Node&) { return true; }).graph);
+  Overrides overrides(platform, options.overrides, &plan.decisions);
+  pass("trace", traced);
+  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) { return overrides.take(call); }));
+  pass("simplify", simplify(plan.graph));
+  pass("common_subexpressions", common_subexpressions(plan.graph));
+  pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
+  if (const DeviceInfo& device = platform.info(); options.compile && device.generates_kernels) {
+    const auto may_fuse = [&](const Node& node) { return static_cast<bool>(compile_policy(options, device.platform, node.name)); };
+    Fused fused = fuse(plan.graph, device, may_fuse);
+    plan.fusion_notes = std::move(fused.notes);
+    pass("fuse", std::move(fused.graph));
+  }
 
   const std::vector<NodePtr> nodes = plan_steps(plan.graph);
-  const std::vector<std::shared_ptr<const Kernel>> kernels = make_kernels(nodes, platform, &plan.kernel_count);
+  const std::vector<KernelPtr> kernels = make_kernels(nodes, platform, overrides, &plan.kernel_count);
   std::vector<StepNeeds> needs;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     plan.steps.push_back({nodes[i], kernels[i], {}, {}, {}});
@@ -146,7 +202,11 @@ std::string describe(const Plan& plan) {
   std::string text = summarize(plan) + "\n";
   for (const Step& step : plan.steps)
     text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->segment, step.node->name.empty() ? "-" : step.node->name,
-                        step.kernel->implementation(), signature(*step.node));
+                        step.kernel->implementation(), headline(*step.node));
+  std::map<std::tuple<std::string_view, std::string_view, std::string_view>, int> calls;
+  for (const Decision& decision : plan.decisions) ++calls[{decision.op, decision.implementation, decision.reason}];
+  for (const auto& [decision, count] : calls)
+    text += fmt::format("{:4} x {:<28} {:<26} {}\n", count, std::get<0>(decision), std::get<1>(decision), std::get<2>(decision));
   return text;
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "compiler/memory_plan.h"
+#include "compiler/options.h"
 #include "ir/graph.h"
 #include "platform/platform.h"
 #include "tensor/tensor.h"
@@ -30,6 +31,15 @@ struct Step {
   Place scratch;
 };
 
+// What runs for one call of an op, and why.
+struct Decision {
+  std::string op;
+  int segment;
+  std::size_t nodes;           // of the op's native definition
+  std::string implementation;  // "native", or of the override's kernel
+  std::string reason;
+};
+
 // A compiled graph. Immutable; each run brings its own workspace and stream.
 struct Plan {
   Graph graph;  // after the passes
@@ -47,11 +57,16 @@ struct Plan {
   bool can_update_in_place(std::size_t input, std::size_t output) const;
 
   std::vector<int> input_last_read, output_written;  // see MemoryPlan
+
+  std::vector<Decision> decisions;                          // one a call of an op, in the order they were met
+  std::vector<std::string> fusion_notes;                    // why chains end where they do, see fuse.h
+  std::vector<std::pair<std::string, std::string>> passes;  // name and text of the graph after it, if CompileOptions::keep_passes
 };
 
-Plan compile(const Graph& graph, Platform& platform);
+// `unsupported` if an override is required and says no.
+Plan compile(const Graph& graph, Platform& platform, const CompileOptions& options = {});
 
-// For people: one line of totals; the totals and every step with its op and its implementation, a line each.
+// For people: one line of totals; the totals, every step with its op and its implementation, and the decisions, a line each.
 std::string summarize(const Plan& plan);
 std::string describe(const Plan& plan);
 

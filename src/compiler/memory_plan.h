@@ -28,9 +28,9 @@ struct StepNeeds {
 };
 
 struct MemoryPlan {
-  std::vector<NodePtr> steps;                            // nodes that need a kernel, in running order
-  std::map<std::pair<const Node*, int>, Place> places;   // of every value but weights and constants: node, number of the result
-  std::vector<Place> scratch;                            // one for each step
+  std::vector<NodePtr> steps;                           // nodes that need a kernel, in running order
+  std::map<std::pair<const Node*, int>, Place> places;  // of every value but weights and constants: node, number of the result
+  std::vector<Place> scratch;                           // one for each step
   std::size_t workspace_bytes = 0;
   // Per graph input: the last step that reads it (-1: none); per output: the step that writes it.
   std::vector<int> input_last_read, output_written;
@@ -38,7 +38,7 @@ struct MemoryPlan {
   const Place& place(const Value& value) const { return places.at({&value.node(), value.output()}); }
 };
 
-// The nodes that need a kernel: those that are neither leaves nor views. Call nodes must be inlined.
+// The nodes that need a kernel: those that are neither leaves nor views.
 std::vector<NodePtr> plan_steps(const Graph& graph);
 // `needs[i]`: of step i of plan_steps.
 MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs);

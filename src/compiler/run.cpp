@@ -1,7 +1,6 @@
 #include "compiler/run.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "base/error.h"
 
@@ -25,7 +24,6 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
   check_types(plan, "output", outputs, plan.graph.outputs);
   check(workspace.size_bytes() >= plan.workspace_bytes, ErrorKind::invalid_argument, plan.graph.name,
         "workspace too small: got {} bytes, expected {}.", workspace.size_bytes(), plan.workspace_bytes);
-  if (options.step_seconds) options.step_seconds->resize(plan.steps.size());
 
   const auto slot = [&](const Place& place) -> Slot {
     const auto index = static_cast<std::size_t>(place.index);
@@ -55,11 +53,11 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
     for (const Place& place : step.inputs) operands.push_back(slot(place));
     results.clear();
     for (const Place& place : step.outputs) results.push_back(slot(place));
-    const auto start = std::chrono::steady_clock::now();
+    const auto begin = options.observe ? StepClock::now() : StepClock::time_point{};
     step.kernel->run(stream, operands, results, slot(step.scratch));
-    if (options.step_seconds) {
+    if (options.observe) {
       stream.synchronize();
-      (*options.step_seconds)[i] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      (*options.observe)(plan, i, begin, StepClock::now());
     }
   }
   stream.synchronize();

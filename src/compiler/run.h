@@ -2,6 +2,8 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -10,13 +12,17 @@
 
 namespace zoe {
 
+// Is told of every step after it ran.
+using StepClock = std::chrono::steady_clock;
+using StepObserver =
+    std::function<void(const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end)>;
+
 struct RunOptions {
   // Looked at before every step; true ends the run with an Error of kind cancelled.
   const std::atomic<bool>* cancel = nullptr;
   // Load each segment's weights before it and free them behind it, instead of expecting all of them in the store.
   bool stream_weights = false;
-  // If set: seconds per step are added here (one entry a step; synchronises after each).
-  std::vector<double>* step_seconds = nullptr;
+  const StepObserver* observe = nullptr;  // if set, the stream is synchronised after every step
 };
 
 // `inputs` and `outputs` in the graph's order and of its types; `workspace` of at least plan.workspace_bytes.

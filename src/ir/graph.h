@@ -40,6 +40,9 @@ std::string attributes_text(const Node& node);
 // that comes from: no names of ops, arguments and weights are in it.
 std::string signature(const Node& node);
 
+// The first line of that: without what is inside a fused or call node.
+std::string headline(const Node& node);
+
 // Everything there is to a graph; `parse` (ir/parse.h) reads it. The inputs, then one line per node, then the results:
 //   graph norm
 //   %0 = input : f32[1,576,256]  # x

@@ -92,6 +92,11 @@ std::string signature(const Node& node) {
   return text;
 }
 
+std::string headline(const Node& node) {
+  const std::string text = signature(node);
+  return text.substr(0, text.find('\n'));
+}
+
 std::string print(const Graph& graph) { return print_nodes(graph, true, ""); }
 
 }  // namespace zoe

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "compiler/profile.h"
 #include "compiler/run.h"
 #include "media/pixels.h"
 #include "models/umt5/model.h"
@@ -52,7 +53,9 @@ class Run {
         plans_(*job.plans),
         callbacks_(callbacks),
         watch_(watch),
-        stream_(platform.make_stream()) {}
+        stream_(platform.make_stream()) {
+    if (callbacks.profile) observer_ = callbacks.profile->observer();
+  }
 
   Timings go() {
     encode();
@@ -72,7 +75,11 @@ class Run {
     Part(Platform& platform, Checkpoint opened) : checkpoint(std::move(opened)), store(platform, source_of(checkpoint)) {}
   };
 
-  RunOptions options() const { return {.cancel = callbacks_.cancel}; }
+  RunOptions options() const { return {.cancel = callbacks_.cancel, .observe = observer_ ? &observer_ : nullptr}; }
+
+  void phase(std::string name, StepClock::time_point start) const {
+    if (callbacks_.profile) callbacks_.profile->phase(std::move(name), start, StepClock::now());
+  }
 
   void report(Phase phase, std::size_t prompt, std::size_t done, std::size_t total) {
     if (watch_) watch_->sample();
@@ -87,6 +94,7 @@ class Run {
     for (const TensorAlias& alias : umt5_aliases())
       if (!(table = part.checkpoint.find(alias.name))) table = part.checkpoint.find(alias.alias);
     timings_.load += seconds_since(start);
+    phase("load text encoder", start);
 
     start = std::chrono::steady_clock::now();
     const Graph& graph = plans_.text.graph;
@@ -112,6 +120,7 @@ class Run {
       report(Phase::encode, std::min(i, job_.prompt_count - 1), i + 1, plans_.tokens.size());
     }
     timings_.encode += seconds_since(start);
+    phase("encode", start);
   }
 
   // Keys and values of one prompt for every block, and the logarithm of how often each key row counts: all padding rows of
@@ -146,6 +155,7 @@ class Run {
       transformer_->store.load(plans_.step);
     }
     timings_.load += seconds_since(start);
+    phase("load transformer", start);
 
     start = std::chrono::steady_clock::now();
     const Plan* const both[] = {&plans_.context, &plans_.step};
@@ -154,6 +164,8 @@ class Run {
     std::vector<Context> contexts;
     contexts.push_back(make_context(text_states_[prompt], transformer_->store, workspace));
     if (guided) contexts.push_back(make_context(text_states_.back(), transformer_->store, workspace));
+
+    phase("text keys and values", start);
 
     // Arguments of a step: latents, timestep, cos, sin, text bias, then keys and values.
     const VideoShape& shape = job_.shape;
@@ -177,6 +189,7 @@ class Run {
     };
     report(Phase::denoise, prompt, 0, static_cast<std::size_t>(scheduler->steps()));
     for (int i = 0; i < scheduler->steps(); ++i) {
+      const auto step_start = StepClock::now();
       upload(platform_, *stream_, latents, inputs[0]);
       upload(platform_, *stream_, timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]),
              inputs[1]);
@@ -187,6 +200,7 @@ class Run {
           prediction[j] = unconditional[j] + guidance * (prediction[j] - unconditional[j]);
       }
       scheduler->step(i, latents, prediction);
+      phase(fmt::format("step {}", i + 1), step_start);
       report(Phase::denoise, prompt, static_cast<std::size_t>(i) + 1, static_cast<std::size_t>(scheduler->steps()));
     }
     timings_.denoise += seconds_since(start);
@@ -201,6 +215,7 @@ class Run {
       if (plans_.group_frames) vae_->store.load(plans_.decode_group);
     }
     timings_.load += seconds_since(start);
+    phase("load vae", start);
 
     start = std::chrono::steady_clock::now();
     const Plan* const both[] = {&plans_.decode_first, &plans_.decode_group};
@@ -217,9 +232,11 @@ class Run {
         group = make_group(plans_.decode_group);
       }
       const std::int64_t count = is_first ? 1 : plans_.group_frames;
+      const auto group_start = StepClock::now();
       const WanVaeGraph& graph = is_first ? plans_.first_graph : plans_.group_graph;
       decode_group(graph, is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame,
                    count, states, workspace);
+      phase(fmt::format("decode {}", latent_frame + 1), group_start);
       emit(prompt, is_first ? first : group, &frame_number);
       latent_frame += count;
       report(Phase::decode, prompt, static_cast<std::size_t>(latent_frame), static_cast<std::size_t>(total));
@@ -276,6 +293,7 @@ class Run {
   const Callbacks& callbacks_;
   MemoryWatch* watch_;
   std::unique_ptr<Stream> stream_;
+  StepObserver observer_;
   Timings timings_;
   std::vector<std::vector<float>> text_states_;  // [tokens, d_model] of each prompt, then of the negative prompt
   std::unique_ptr<Part> transformer_, vae_;
@@ -283,8 +301,8 @@ class Run {
 
 }  // namespace
 
-Pipeline::Pipeline(ModelConfig model, Platform& platform, DType dtype)
-    : model_(std::move(model)), platform_(platform), dtype_(dtype) {}
+Pipeline::Pipeline(ModelConfig model, Platform& platform, DType dtype, CompileOptions options)
+    : model_(std::move(model)), platform_(platform), dtype_(dtype), options_(std::move(options)) {}
 Pipeline::~Pipeline() = default;
 
 Timings Pipeline::run(Job& job, const Callbacks& callbacks, MemoryWatch* watch) {

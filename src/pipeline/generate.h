@@ -16,11 +16,14 @@
 #include <string>
 #include <vector>
 
+#include "compiler/options.h"
 #include "pipeline/memory.h"
 #include "pipeline/model_folder.h"
 #include "platform/platform.h"
 
 namespace zoe {
+
+class Profile;
 
 struct GenerateSettings {
   std::vector<std::string> prompts;
@@ -56,6 +59,7 @@ struct Callbacks {
   std::function<void(const Progress&)> progress;
   std::function<void(std::size_t prompt)> finished;  // after a prompt's last frame
   const std::atomic<bool>* cancel = nullptr;
+  Profile* profile = nullptr;  // gets every step of every plan, and the phases
 };
 
 struct Timings {  // seconds
@@ -81,7 +85,7 @@ struct Job {
 class Pipeline {
  public:
   // dtype: f32 or bf16, of weights and activations of every part.
-  Pipeline(ModelConfig model, Platform& platform, DType dtype);
+  Pipeline(ModelConfig model, Platform& platform, DType dtype, CompileOptions options = {});
   ~Pipeline();
 
   // invalid_argument for settings that make no sense, out_of_memory if the plan does not fit what is free.
@@ -98,6 +102,7 @@ class Pipeline {
   ModelConfig model_;
   Platform& platform_;
   DType dtype_;
+  CompileOptions options_;
 };
 
 }  // namespace zoe

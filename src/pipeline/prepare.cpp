@@ -173,18 +173,18 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Plans.
   const VideoShape& shape = job.shape;
-  plans.text = compile(trace_umt5(model_.text_encoder, dtype_, text_tokens), platform_);
-  plans.context = compile(trace_wan_context(model_.transformer, dtype_, plans.text_rows), platform_);
+  plans.text = compile(trace_umt5(model_.text_encoder, dtype_, text_tokens), platform_, options_);
+  plans.context = compile(trace_wan_context(model_.transformer, dtype_, plans.text_rows), platform_, options_);
   plans.step = compile(
       trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
-      platform_);
+      platform_, options_);
   plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
-  plans.decode_first = compile(plans.first_graph.graph, platform_);
+  plans.decode_first = compile(plans.first_graph.graph, platform_, options_);
   if (shape.latent_frames > 1) {
     plans.group_frames = 1;
     plans.group_graph =
         trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
-    plans.decode_group = compile(plans.group_graph.graph, platform_);
+    plans.decode_group = compile(plans.group_graph.graph, platform_, options_);
     check_in_place(plans.group_graph, plans.decode_group);
   }
   check_in_place(plans.first_graph, plans.decode_first);

@@ -14,6 +14,7 @@
 
 #include "base/dtype.h"
 #include "base/shape.h"
+#include "base/support.h"
 #include "ir/value.h"
 
 namespace zoe {
@@ -86,6 +87,14 @@ class Kernel {
   virtual void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const = 0;
 };
 
+// A kernel of the platform's own for a whole op of src/ops, in place of the op's native definition. It must compute what the
+// native definition does, to the same rounding. `call` is a node of Opcode::call.
+struct Override {
+  std::string_view op;
+  Support (*supports)(const Node& call, const DeviceInfo& device);
+  std::unique_ptr<Kernel> (*make_kernel)(const Node& call, const DeviceInfo& device);  // asked after a yes
+};
+
 class Platform {
  public:
   virtual ~Platform() = default;
@@ -103,6 +112,8 @@ class Platform {
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
   // The same for many nodes, in their order: a platform that generates code builds all of it in one go.
   virtual std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
+  // The platform's table of overrides, at most one an op. Each has a benchmark in bench/ that says why it is there.
+  virtual std::span<const Override> overrides() const { return {}; }
 };
 
 struct PlatformOptions {

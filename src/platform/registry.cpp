@@ -1,7 +1,10 @@
+#include <algorithm>
 #include <array>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/nearest.h"
 #include "platform/cpu/platform.h"
 #include "platform/null/platform.h"
@@ -10,38 +13,87 @@
 namespace zoe {
 namespace {
 
+using Opened = std::unique_ptr<Platform>;
+
+// The names that go by driver API, run-time compiler and vendor libraries: cuda, and vendors whose API is the same under other
+// names (musa, rocm).
+Opened no_cuda_road(std::string_view name, std::string_view vendor) {
+  fail(ErrorKind::unsupported, name,
+       "{} devices cannot be used this way yet: this build generates no CUDA code. Use --platform opencl where {}'s OpenCL driver "
+       "is "
+       "installed, or --platform cpu.",
+       vendor, vendor);
+}
+
+// The names that stand for one vendor's device under OpenCL.
+Opened vendor_opencl(std::string_view name, std::string_view vendor) {
+  fail(ErrorKind::unsupported, name, "stands for {}'s OpenCL device, and this build has no OpenCL platform. Use --platform cpu.",
+       vendor);
+}
+
+Opened open_cuda(const PlatformOptions&) { return no_cuda_road("cuda", "NVIDIA"); }
+Opened open_musa(const PlatformOptions&) { return no_cuda_road("musa", "Moore Threads"); }
+Opened open_rocm(const PlatformOptions&) { return no_cuda_road("rocm", "AMD"); }
+Opened open_xpu(const PlatformOptions&) { return vendor_opencl("xpu", "Intel"); }
+Opened open_mps(const PlatformOptions&) { return vendor_opencl("mps", "Apple"); }
+Opened open_npu(const PlatformOptions&) {
+  fail(ErrorKind::unsupported, "npu", "no NPU runs Zoetrope: there are no kernels for one. Use --platform cpu.");
+}
+
 struct Entry {
-  const char* name;
-  std::unique_ptr<Platform> (*open)(const PlatformOptions& options);
+  std::string_view name;
+  Opened (*open)(const PlatformOptions& options);
+  bool automatic;  // "auto" may take it
 };
 
 // Best first: "auto" takes the first that opens.
-constexpr std::array kPlatforms = {Entry{"cpu", cpu::open}, Entry{"null", null::open}};
+constexpr std::array kPlatforms = {
+    Entry{"cuda", open_cuda, true}, Entry{"musa", open_musa, true},   Entry{"rocm", open_rocm, true},
+    Entry{"xpu", open_xpu, true},   Entry{"mps", open_mps, true},     Entry{"cpu", cpu::open, true},
+    Entry{"npu", open_npu, false},  Entry{"null", null::open, false},
+};
+
+Opened open_best(const PlatformOptions& options) {
+  std::string refused;
+  for (const Entry& entry : kPlatforms) {
+    if (!entry.automatic) continue;
+    try {
+      Opened platform = entry.open(options);
+      log(LogLevel::detail, fmt::format("platform auto takes {}", entry.name));
+      return platform;
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::unsupported && error.kind() != ErrorKind::device) throw;
+      log(LogLevel::detail, fmt::format("platform auto does not take {}: {}", entry.name, error.what()));
+      refused += fmt::format(" {}", error.what());
+    }
+  }
+  fail(ErrorKind::unsupported, "platform", "none opens:{}", refused);
+}
 
 }  // namespace
 
 std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOptions& options) {
+  if (name == "auto") return open_best(options);
+  const auto found = std::find_if(kPlatforms.begin(), kPlatforms.end(), [&](const Entry& entry) { return entry.name == name; });
+  if (found != kPlatforms.end()) return found->open(options);
   std::vector<std::string> known = {"auto"};
-  for (const Entry& entry : kPlatforms) {
-    if (name == entry.name) return entry.open(options);
-    known.emplace_back(entry.name);
-  }
-  if (name == "auto") return kPlatforms.front().open(options);
-  std::string list, near = nearest(name, known);
-  for (const std::string& each : known) list += (list.empty() ? "" : ", ") + each;
-  fail(ErrorKind::invalid_argument, "platform", "unknown platform: got {}, expected one of {}.{}", in_quotes(name), list,
-       near.empty() ? "" : " Did you mean " + near + "?");
+  for (const Entry& entry : kPlatforms) known.emplace_back(entry.name);
+  std::sort(known.begin(), known.end());
+  const std::string near = nearest(name, known);
+  fail(ErrorKind::invalid_argument, "platform", "unknown platform: got {}, expected one of {}.{}", in_quotes(name),
+       fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
 }
 
 std::vector<PlatformReport> list_platforms() {
   std::vector<PlatformReport> reports;
   for (const Entry& entry : kPlatforms) {
+    const std::string name(entry.name);
     try {
       const auto platform = entry.open({});
       const DeviceInfo& info = platform->info();
-      reports.push_back({entry.name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")"});
+      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")"});
     } catch (const Error& error) {
-      reports.push_back({entry.name, false, error.what()});
+      reports.push_back({name, false, error.what()});
     }
   }
   return reports;

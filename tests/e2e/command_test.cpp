@@ -238,9 +238,12 @@ TEST_F(Command, SaysItsVersionAndItsOptions) {
     EXPECT_NE(more.out.find(command), std::string::npos) << more.out;
   }
   const std::string options = zoe({"generate", "--help"}).out;
-  for (const char* option : {"--model-path", "--prompt", "--prompt-file", "--negative-prompt", "--height", "--width",
-                             "--num-frames", "--num-inference-steps", "--guidance-scale", "--flow-shift", "--fps", "--scheduler",
-                             "--seed", "--output", "--platform", "--dtype", "--threads", "--quiet", "--verbose"})
+  for (const char* option : {"--model-path",     "--prompt",     "--prompt-file", "--negative-prompt",
+                             "--height",         "--width",      "--num-frames",  "--num-inference-steps",
+                             "--guidance-scale", "--flow-shift", "--fps",         "--scheduler",
+                             "--seed",           "--output",     "--platform",    "--dtype",
+                             "--threads",        "--compile",    "--override",    "--compile-exclude",
+                             "--profile",        "--quiet",      "--verbose"})
     EXPECT_NE(options.find(option), std::string::npos) << option;
 }
 
@@ -248,6 +251,41 @@ TEST_F(Command, NamesThePlatforms) {
   const CommandResult result = zoe({"platforms"});
   EXPECT_EQ(result.code, 0);
   EXPECT_TRUE(std::regex_search(result.out, std::regex("cpu +yes +.+"))) << result.out;
+}
+
+TEST_F(Command, ProfilesARun) {
+  generate({"-p", "a red circle", "--profile", "trace.json", "-o", "a.mp4"});
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"a.mp4", "trace.json"}));
+  const json trace = json::parse(read_bytes(folder_ / "trace.json"));
+  std::map<std::string, int> phases, plans;
+  for (const json& event : trace.at("traceEvents")) {
+    if (event.at("ph") != "X") continue;
+    if (event.at("tid") == 1) ++phases[event.at("name")];
+    else ++plans[event.at("args").at("plan")];
+  }
+  for (const char* phase :
+       {"prepare", "load transformer", "encode", "text keys and values", "step 1", "step 2", "decode 1", "decode 2"})
+    EXPECT_EQ(phases[phase], 1) << phase;
+  EXPECT_EQ(phases["write"], 6);       // five frames, and the end of the file
+  EXPECT_EQ(plans.size(), 5u);         // encoder, text keys, step, first frame, later frames
+  EXPECT_EQ(plans["wan_dit"] % 4, 0);  // two steps, two branches of guidance
+
+  const CommandResult bench = zoe({"bench", "transformer", "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
+                                   "--repeat", "1", "--threads", "1", "--profile", "bench.json"});
+  ASSERT_EQ(bench.code, 0) << bench.err;
+  EXPECT_GT(json::parse(read_bytes(folder_ / "bench.json")).at("traceEvents").size(), 100u);
+}
+
+// Nothing of it changes a bit.
+TEST_F(Command, CompileSwitchesKeepTheVideo) {
+  generate({"-p", "a red circle", "-o", "on"});
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--compile", "off"}, {"--override=native"}, {"--compile-exclude", "rms_norm,mul_add"}}) {
+    std::vector<std::string> arguments{"-p", "a red circle", "-o", more[0]};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    generate(arguments);
+    EXPECT_EQ(read_frames(folder_ / "on"), read_frames(folder_ / more[0])) << more[0];
+  }
 }
 
 TEST_F(Command, DescribesTheEmbeddedModel) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "ir/trace.h"
 #include "platform/cpu/host.h"
 #include "testing/temporary_folder.h"
@@ -44,9 +45,10 @@ TEST(Platform, OpensByName) {
 
 TEST(Platform, UnknownNamesAreAnsweredWithTheNearest) {
   EXPECT_EQ(message_of(ErrorKind::invalid_argument, [] { open_platform("cpuu"); }),
-            "[platform] unknown platform: got \"cpuu\", expected one of auto, cpu, null. Did you mean cpu?");
+            "[platform] unknown platform: got \"cpuu\", expected one of auto, cpu, cuda, mps, musa, npu, null, rocm, xpu. Did you "
+            "mean cpu?");
   EXPECT_EQ(message_of(ErrorKind::invalid_argument, [] { open_platform(""); }),
-            "[platform] unknown platform: got \"\", expected one of auto, cpu, null.");
+            "[platform] unknown platform: got \"\", expected one of auto, cpu, cuda, mps, musa, npu, null, rocm, xpu.");
 }
 
 TEST(Platform, BadThreadCountsAreRefused) {
@@ -56,13 +58,43 @@ TEST(Platform, BadThreadCountsAreRefused) {
               std::string::npos);
 }
 
-TEST(Platform, ListsWhatOpens) {
-  const auto reports = list_platforms();
-  ASSERT_EQ(reports.size(), 2u);
-  EXPECT_EQ(reports[0].name, "cpu");
-  EXPECT_TRUE(reports[0].opens);
-  EXPECT_FALSE(reports[0].detail.empty());
-  EXPECT_EQ(reports[1].name, "null");
+// The names that SGLang's users know. Those without a road say what works instead.
+TEST(Platform, KnownNamesWithoutARoadSayWhy) {
+  for (const auto& [name, vendor] : {std::pair{"cuda", "NVIDIA"}, {"musa", "Moore Threads"}, {"rocm", "AMD"}}) {
+    const std::string message = message_of(ErrorKind::unsupported, [&, n = name] { open_platform(n); });
+    EXPECT_EQ(message.find(fmt::format("[{}] {} devices cannot be used this way yet", name, vendor)), 0u) << message;
+    EXPECT_NE(message.find("--platform opencl"), std::string::npos) << message;
+  }
+  EXPECT_EQ(message_of(ErrorKind::unsupported, [] { open_platform("npu"); }).find("[npu] no NPU runs Zoetrope"), 0u);
+}
+
+TEST(Platform, AutoSaysWhatItDidNotTake) {
+  std::vector<std::string> lines;
+  set_log_sink([&](LogLevel level, std::string_view text) {
+    EXPECT_EQ(level, LogLevel::detail);
+    lines.emplace_back(text);
+  });
+  const auto platform = open_platform("auto");
+  set_log_sink({});
+  ASSERT_GE(lines.size(), 2u);
+  EXPECT_EQ(lines[0].find("platform auto does not take cuda: [cuda] "), 0u) << lines[0];
+  EXPECT_EQ(lines.back(), "platform auto takes " + platform->info().platform);
+}
+
+TEST(Platform, ListsEveryNameWithItsDeviceOrTheReason) {
+  std::vector<std::string> names;
+  for (const PlatformReport& report : list_platforms()) {
+    names.push_back(report.name);
+    EXPECT_FALSE(report.detail.empty()) << report.name;
+    if (report.name == "cpu" || report.name == "null") {
+      EXPECT_TRUE(report.opens);
+    }
+    if (report.name == "npu" || report.name == "cuda") {
+      EXPECT_FALSE(report.opens);
+    }
+  }
+  for (const char* name : {"cuda", "musa", "rocm", "xpu", "mps", "npu", "cpu", "null"})
+    EXPECT_EQ(std::count(names.begin(), names.end(), name), 1) << name;
 }
 
 TEST(Platform, CpuMemoryIsZeroedAndAligned) {

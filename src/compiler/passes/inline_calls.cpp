@@ -6,15 +6,21 @@ namespace zoe {
 
 namespace {
 
-Replace inline_nodes_of(const std::string& origin) {
-  return [origin](const Node& node, std::vector<Value> inputs) {
+using Takes = std::function<bool(const Node& call)>;
+
+Replace inline_nodes_of(const std::string& origin, const Takes& takes) {
+  return [origin, &takes](const Node& node, std::vector<Value> inputs) {
     if (node.opcode != Opcode::call) return keep(node, std::move(inputs), origin);
-    return rebuild(node.as<std::shared_ptr<const CallAttributes>>()->native, inputs, inline_nodes_of(node.name));
+    if (takes) {
+      std::vector<Value> called = keep(node, inputs);  // with the operands it has here
+      if (takes(called.front().node())) return called;
+    }
+    return rebuild(node.as<std::shared_ptr<const CallAttributes>>()->native, inputs, inline_nodes_of(node.name, takes));
   };
 }
 
 }  // namespace
 
-Graph inline_calls(const Graph& graph) { return rebuild(graph, inline_nodes_of("")); }
+Graph inline_calls(const Graph& graph, const Takes& takes) { return rebuild(graph, inline_nodes_of("", takes)); }
 
 }  // namespace zoe

@@ -108,6 +108,7 @@ class Tracer {
   }
 
   WanVaeGraph finish(std::string name, const Value& argument, std::vector<Value> results) {
+    if (first_) name += "_first";
     WanVaeGraph traced{{}, states_, reads_, writes_, results.size()};
     std::vector<Value> inputs{argument};
     inputs.insert(inputs.end(), state_inputs_.begin(), state_inputs_.end());

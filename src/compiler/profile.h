@@ -1,0 +1,38 @@
+// A timeline of plan runs, written as a trace that Perfetto (ui.perfetto.dev) and Chrome open: one track of phases, one of plan
+// steps with what each read, wrote and computed.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "compiler/run.h"
+
+namespace zoe {
+
+class Profile {
+ public:
+  // A step of a plan, as StepObserver gives it. The plan must live until write().
+  void step(const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end);
+  void phase(std::string name, StepClock::time_point begin, StepClock::time_point end);
+  StepObserver observer();
+
+  // Times count from the first event. io error if the file cannot be written.
+  void write(const std::filesystem::path& path) const;
+
+ private:
+  struct StepEvent {
+    const Plan* plan;
+    std::size_t step;
+    StepClock::time_point begin, end;
+  };
+  struct PhaseEvent {
+    std::string name;
+    StepClock::time_point begin, end;
+  };
+
+  std::vector<StepEvent> steps_;
+  std::vector<PhaseEvent> phases_;
+};
+
+}  // namespace zoe
