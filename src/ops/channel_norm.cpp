@@ -19,7 +19,9 @@ Value native(const Value& x, const Value& gamma) {
 }  // namespace
 
 Value channel_norm(const Value& x, const Value& gamma) {
-  check(x.shape().rank() >= 1, ErrorKind::invalid_argument, "channel_norm", "bad x: got {}, expected [..,C].", x.type().str());
+  check_rows("channel_norm", x);
+  check(static_cast<bool>(gamma), ErrorKind::invalid_argument, "channel_norm", "bad gamma: got none, expected f32 or bf16 [{}].",
+        x.dim(-1));
   check_vector("channel_norm", "gamma", gamma, x.dim(-1));
   return call("channel_norm", {x, gamma}, [](std::span<const Value> a) { return std::vector<Value>{native(a[0], a[1])}; }).front();
 }

@@ -21,8 +21,13 @@ Value combine(Value (*op)(const Value&, const Value&), const Value& x, const Val
 }  // namespace
 
 void check_tokens(std::string_view op, std::string_view argument, const Value& x) {
-  check(is_float(x.dtype()) && x.shape().rank() == 3, ErrorKind::invalid_argument, op,
-        "bad {}: got {}, expected f32 or bf16 [B,L,C].", argument, x.type().str());
+  check(x && is_float(x.dtype()) && x.shape().rank() == 3, ErrorKind::invalid_argument, op,
+        "bad {}: got {}, expected f32 or bf16 [B,L,C].", argument, x ? x.type().str() : "none");
+}
+
+void check_present(std::string_view op, std::string_view argument, const Value& modulation) {
+  check(static_cast<bool>(modulation), ErrorKind::invalid_argument, op,
+        "bad {}: got none, expected a scalar, [C], [1|B,C], [1|B,1|L,C] or [B,F,1,C].", argument);
 }
 
 void check_modulation(std::string_view op, std::string_view argument, const Value& modulation, const Shape& x) {

@@ -15,9 +15,12 @@
 
 namespace zoe {
 
-// invalid_argument unless x is a float [B,L,C].
+// Each check throws invalid_argument, naming op and argument, what it got and the forms it takes, unless ...
+// x is a float [B,L,C];
 void check_tokens(std::string_view op, std::string_view argument, const Value& x);
-// invalid_argument unless `modulation` is absent or has one of the forms above for x [B,L,C].
+// `modulation` is not absent, for ops where it may not be;
+void check_present(std::string_view op, std::string_view argument, const Value& modulation);
+// `modulation` is absent or has one of the forms above for x [B,L,C].
 void check_modulation(std::string_view op, std::string_view argument, const Value& modulation, const Shape& x);
 
 // x (op) modulation, for an f32 x [B,L,C] and a checked f32 modulation.

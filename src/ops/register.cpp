@@ -12,10 +12,20 @@ namespace zoe {
 
 namespace {
 
+// clang-format off
 constexpr std::string_view kOps[] = {
-    "channel_norm", "mul_add", "norm_scale_shift", "rms_norm", "rotary_interleaved", "scale_residual_norm_scale_shift",
+    "channel_norm",
+    "mul_add",
+    "norm_scale_shift",
+    "norm_tanh_mul_add",
+    "norm_tanh_mul_add_norm_scale",
+    "rms_norm",
+    "rotary_interleaved",
+    "rotary_split",
+    "scale_residual_norm_scale_shift",
     "scale_shift",
 };
+// clang-format on
 
 }  // namespace
 

@@ -20,13 +20,12 @@ NormedResidual scale_residual_norm_scale_shift(const Value& residual, const Valu
   check_modulation(kName, "gate", gate, x.shape());
   check_modulation(kName, "scale", scale, x.shape());
   check_modulation(kName, "shift", shift, x.shape());
-  check_vector(kName, "norm weight", norm.weight, x.dim(2));
-  check_vector(kName, "norm bias", norm.bias, x.dim(2));
+  check_affine(kName, norm, x.dim(2));
   const auto native = [kind = norm.kind, eps = norm.eps](std::span<const Value> a) {
     Value branch = cast(a[1], DType::f32);
     if (a[2]) branch = multiply_modulation(branch, cast(a[2], DType::f32));
     const Value r = cast(cast(a[0], DType::f32) + branch, a[0].dtype());
-    const Value normed = modulate(normalize(cast(r, DType::f32), kind, eps), a[5], a[6], a[5] ? 0 : 1);
+    const Value normed = normalize(cast(r, DType::f32), kind, eps, a[5], a[6]);
     return std::vector<Value>{cast(modulate(normed, a[3], a[4], 1), a[1].dtype()), r};
   };
   const auto results = call_with_optional(std::string(kName), {residual, x, gate, scale, shift, norm.weight, norm.bias}, native);
