@@ -22,8 +22,9 @@
 namespace zoe::cpu {
 namespace {
 
-// Elements of a tile value. Fewer, and calling a loop shows beside its work; more, and a few values leave the second cache.
-constexpr std::int64_t kTileElements = 4096;
+// The least elements of a tile value, where there are so many. With fewer, calling a loop shows beside its work (2 ns beside 30);
+// with more, a few values leave the first cache.
+constexpr std::int64_t kTileElements = 2048;
 // Tile axes of at least so many elements are enough for a tile: they need no rows of the next axis.
 constexpr std::int64_t kFewElements = 1024;
 // From this width a unary loop or a sum may be called once a row.
@@ -158,9 +159,11 @@ struct TileValue {
 
 // Where a tile value lies in an operand or a result: it starts at the place of its first row.
 struct Memory {
+  int value;
   bool is_output;
   int number;
   Walk rows;
+  std::int64_t row_bytes;
 };
 
 struct Number {
@@ -228,7 +231,7 @@ class RowBlocks : public Kernel {
       segment_rows_ *= chain.axes[--tile_axis_];
     // Then those along which all views go on as they do inside a segment.
     while (tile_axis_ > 0 && goes_on(chain)) segment_rows_ *= chain.axes[--tile_axis_];
-    const std::int64_t most = std::max<std::int64_t>(1, kTileElements / columns_);
+    const std::int64_t most = (kTileElements + columns_ - 1) / columns_;
     const std::int64_t tiles = (segment_rows_ + most - 1) / most;
     tile_rows_ = (segment_rows_ + tiles - 1) / tiles;
     if (columns_ == 1) tile_rows_ += tile_rows_ % 2;  // no pair of neighbours is split
@@ -252,9 +255,12 @@ class RowBlocks : public Kernel {
     return static_cast<int>(values_.size()) - 1;
   }
 
-  int add_memory(bool is_output, int number, const Walk& rows) {
-    memories_.push_back({is_output, number, rows});
-    return static_cast<int>(memories_.size()) - 1;
+  // Puts a tile value into operand or result `number`, at the places that the view has for its rows.
+  void put(int i, bool is_output, int number, const Chain& chain, const View& view, std::int64_t row_step) {
+    value(i).memory = static_cast<int>(memories_.size());
+    if (value(i).by_row) value(i).row_step = row_step;
+    memories_.push_back({i, is_output, number, Walk(chain, view, 0, row_axes_),
+                         value(i).row_step * static_cast<std::int64_t>(size_of(value(i).dtype))});
   }
 
   int add_walk(Walk walk) {
@@ -310,8 +316,7 @@ class RowBlocks : public Kernel {
     bool in_place = is_dense(columns) && rows.is_even();
     if (by_row) in_place = in_place && (rows.step() == value(made).row_step || (by_column && columns_ >= kWideRow));
     if (in_place) {
-      value(made).memory = add_memory(false, load.operand, Walk(chain, load.view, 0, row_axes_));
-      if (by_row) value(made).row_step = rows.step();
+      put(made, false, load.operand, chain, load.view, rows.step());
     } else {
       const std::size_t end = by_column ? chain.axes.size() : row_axes_;
       steps_.push_back(
@@ -363,7 +368,7 @@ class RowBlocks : public Kernel {
     const auto made =
         std::find_if(steps_.begin(), steps_.end(), [&](const Step& step) { return step.result == stored && step.output < 0; });
     if (v.memory < 0 && dense && made != steps_.end() && !is_overwritten_early(chain, store.output, made - steps_.begin())) {
-      v.memory = add_memory(true, store.output, Walk(chain, store.view, 0, row_axes_));
+      put(stored, true, store.output, chain, store.view, rows.step());
       return;
     }
     const std::size_t end = v.by_column ? chain.axes.size() : row_axes_;
@@ -473,23 +478,18 @@ class RowBlocks : public Kernel {
     for (std::size_t v = 0; v < values_.size(); ++v)
       if (values_[v].memory < 0) at[v] = scratch + values_[v].offset;
     for (const Number& number : numbers_) std::memcpy(at[number.value], number.bytes.data(), size_of(value(number.value).dtype));
-    const auto locate = [&](std::int64_t row) {
-      for (std::size_t v = 0; v < values_.size(); ++v) {
-        if (values_[v].memory < 0) continue;
-        const Memory& memory = memories_[static_cast<std::size_t>(values_[v].memory)];
-        const Slot& slot = (memory.is_output ? outputs : inputs)[static_cast<std::size_t>(memory.number)];
-        at[v] = slot.data() + memory.rows.at(row) * static_cast<std::int64_t>(size_of(values_[v].dtype));
-      }
-    };
     for (std::int64_t row = begin; row < end;) {
       const std::int64_t segment_end = std::min(end, (row / segment_rows_ + 1) * segment_rows_);
-      locate(row);
+      for (const Memory& memory : memories_) {
+        const Slot& slot = (memory.is_output ? outputs : inputs)[static_cast<std::size_t>(memory.number)];
+        at[memory.value] = slot.data() + memory.rows.at(row) * static_cast<std::int64_t>(size_of(value(memory.value).dtype));
+      }
       for (std::size_t s = 0; s < shared_steps_; ++s) execute(steps_[s], at, inputs, outputs, row, 1);
       if (shared_steps_ == steps_.size()) row = segment_end;
       while (row < segment_end) {
         const std::int64_t n = std::min(tile_rows_, segment_end - row);
-        locate(row);
         for (std::size_t s = shared_steps_; s < steps_.size(); ++s) execute(steps_[s], at, inputs, outputs, row, n);
+        for (const Memory& memory : memories_) at[memory.value] += n * memory.row_bytes;
         row += n;
       }
     }
