@@ -343,6 +343,10 @@ TEST(RowBlocks, OperandsAreNotOverwrittenBeforeTheirLastRead) {
     return std::vector<Value>{first, v[0] * sum(square(first))};
   });
   EXPECT_GE(passed.in_place, 1);
+  // Of one size in bytes, and at the same indices, but not at the same addresses.
+  const auto wider = compare("half of a bf16", {{DType::bf16, {2, 3000}}},
+                             [](const auto& v) { return std::vector<Value>{cast(slice(v[0], 0, 0, 1), DType::f32)}; });
+  EXPECT_EQ(wider.in_place, 0);
 }
 
 // Chains that lowering would not make: a bf16 sum of f32 values (rounded once), and a store of a plain load.
