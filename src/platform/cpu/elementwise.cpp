@@ -18,44 +18,27 @@
 
 #include "base/error.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/loops.h"
 #include "platform/cpu/parallel.h"
-
-namespace zoe::cpu {
-namespace {
-
-// `count` elements.
-using UnaryLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t count);
-
-// A tile of rows. `row_step` is the operand's distance between rows in elements, `stride` within a row: 0 or 1.
-struct RowOperand {
-  const std::byte* data;
-  std::int64_t row_step;
-};
-using BinaryLoop = void (*)(RowOperand a, RowOperand b, std::byte* dst, std::int64_t rows, std::int64_t length);
-
-// Sums rows of `length` floats to one float each.
-using SumLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t rows, std::int64_t length);
-
-}  // namespace
-}  // namespace zoe::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace zoe::cpu::HWY_NAMESPACE {
 namespace {
 
-// Calls body(tag, i) so that lanes [i, i + lanes of tag) of all calls cover [0, count): full vectors, then one that ends at
-// `count` and may repeat some lanes; a count below one vector takes narrower ones.
-template <std::size_t kLanes, class Body>
-HWY_INLINE void for_lanes(std::int64_t count, const Body& body) {
+// Calls write(tag, compute(tag, i), i) so that lanes [i, i + lanes of tag) of all calls cover [0, count): full vectors, then one
+// that ends at `count` and may repeat some lanes; a count below one vector takes narrower ones. That last vector is computed
+// before anything is written, so results may lie where the operands do.
+template <std::size_t kLanes, class Compute, class Write>
+HWY_INLINE void for_lanes(std::int64_t count, const Compute& compute, const Write& write) {
   const hn::CappedTag<float, kLanes> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   if (count >= lanes) {
-    std::int64_t i = 0;
-    for (; i + lanes <= count; i += lanes) body(d, i);
-    if (i < count) body(d, count - lanes);
+    const auto last = compute(d, count - lanes);
+    for (std::int64_t i = 0; i + lanes < count; i += lanes) write(d, compute(d, i), i);
+    write(d, last, count - lanes);
   } else if constexpr (kLanes > 1) {
-    for_lanes<kLanes / 2>(count, body);
+    for_lanes<kLanes / 2>(count, compute, write);
   }
 }
 constexpr std::size_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
@@ -82,7 +65,8 @@ void unary_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t c
   const auto* src = reinterpret_cast<const Source*>(src_bytes);
   auto* dst = reinterpret_cast<Result*>(dst_bytes);
   for_lanes<kMaxLanes>(
-      count, [&](auto d, std::int64_t i) HWY_ATTR { store(d, Formula<kOpcode, decltype(d)>::of(load(d, src + i)).v, dst + i); });
+      count, [&](auto d, std::int64_t i) HWY_ATTR { return Formula<kOpcode, decltype(d)>::of(load(d, src + i)).v; },
+      [&](auto d, auto value, std::int64_t i) HWY_ATTR { store(d, value, dst + i); });
 }
 
 template <Opcode kOpcode, class T, int kStrideA, int kStrideB>
@@ -96,11 +80,14 @@ void binary_loop(RowOperand a, RowOperand b, std::byte* dst_bytes, std::int64_t 
     return hn::Set(d, hn::GetLane(load(one, row)));
   };
   for (std::int64_t row = 0; row < rows; ++row, row_a += a.row_step, row_b += b.row_step, dst += length)
-    for_lanes<kMaxLanes>(length, [&](auto d, std::int64_t i) HWY_ATTR {
-      const auto va = operand(d, row_a, i, std::integral_constant<int, kStrideA>());
-      const auto vb = operand(d, row_b, i, std::integral_constant<int, kStrideB>());
-      store(d, Formula<kOpcode, decltype(d)>::of(va, vb).v, dst + i);
-    });
+    for_lanes<kMaxLanes>(
+        length,
+        [&](auto d, std::int64_t i) HWY_ATTR {
+          const auto va = operand(d, row_a, i, std::integral_constant<int, kStrideA>());
+          const auto vb = operand(d, row_b, i, std::integral_constant<int, kStrideB>());
+          return Formula<kOpcode, decltype(d)>::of(va, vb).v;
+        },
+        [&](auto d, auto value, std::int64_t i) HWY_ATTR { store(d, value, dst + i); });
 }
 
 // Adds the upper half of the lanes to the lower until one is left.
@@ -195,11 +182,21 @@ HWY_EXPORT(select_binary);
 HWY_EXPORT(select_sum);
 HWY_EXPORT(target_name);
 
-std::string loop_name() {
-  std::string out = "loop:";
+}  // namespace
+
+UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst) { return HWY_DYNAMIC_DISPATCH(select_unary)(opcode, src, dst); }
+BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b) {
+  return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, stride_a, stride_b);
+}
+SumLoop sum_loop_of_rows() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+
+std::string instruction_set() {
+  std::string out;
   for (const char c : HWY_DYNAMIC_DISPATCH(target_name)()) out += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   return out;
 }
+
+namespace {
 
 class LoopKernel : public Kernel {
  public:
@@ -210,7 +207,7 @@ class LoopKernel : public Kernel {
   LoopKernel(const Node& node, const DeviceInfo& device)
       : count_(node.types[0].shape.count()),
         threads_(device.threads),
-        implementation_(loop_name()),
+        implementation_("loop:" + instruction_set()),
         layout_("dense " + std::string(name(node.inputs[0].dtype()))) {}
 
   const std::int64_t count_;  // of the result's elements
@@ -228,7 +225,9 @@ class UnaryKernel : public LoopKernel {
       : LoopKernel(node, device),
         src_size_(static_cast<std::int64_t>(size_of(node.inputs[0].dtype()))),
         dst_size_(static_cast<std::int64_t>(size_of(node.types[0].dtype))),
-        loop_(HWY_DYNAMIC_DISPATCH(select_unary)(node.opcode, node.inputs[0].dtype(), node.types[0].dtype)) {}
+        loop_(unary_loop_of(node.opcode, node.inputs[0].dtype(), node.types[0].dtype)) {}
+
+  bool can_overwrite(int, int) const override { return src_size_ == dst_size_; }
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::byte* src = inputs[0].data();
@@ -246,7 +245,7 @@ class UnaryKernel : public LoopKernel {
 class SumKernel : public LoopKernel {
  public:
   SumKernel(const Node& node, const DeviceInfo& device)
-      : LoopKernel(node, device), length_(node.inputs[0].dim(-1)), loop_(HWY_DYNAMIC_DISPATCH(select_sum)()) {}
+      : LoopKernel(node, device), length_(node.inputs[0].dim(-1)), loop_(sum_loop_of_rows()) {}
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     constexpr std::int64_t kSize = sizeof(float);
@@ -266,7 +265,8 @@ class SumKernel : public LoopKernel {
 // operand has stride 0 or 1, and a tile is a run of rows along the last but one.
 class BinaryKernel : public LoopKernel {
  public:
-  BinaryKernel(const Node& node, const DeviceInfo& device) : LoopKernel(node, device) {
+  BinaryKernel(const Node& node, const DeviceInfo& device)
+      : LoopKernel(node, device), is_whole_{node.inputs[0].shape().count() == count_, node.inputs[1].shape().count() == count_} {
     const Shape& result = node.types[0].shape;
     size_ = static_cast<std::int64_t>(size_of(node.types[0].dtype));
     for (int axis = 0; axis < result.rank(); ++axis) {
@@ -285,10 +285,11 @@ class BinaryKernel : public LoopKernel {
     if (axes_.empty()) axes_.push_back({1, {1, 1}});
     row_ = axes_.back();
     axes_.pop_back();
-    loop_ = HWY_DYNAMIC_DISPATCH(select_binary)(node.opcode, node.types[0].dtype, static_cast<int>(row_.step[0]),
-                                                static_cast<int>(row_.step[1]));
+    loop_ = binary_loop_of(node.opcode, node.types[0].dtype, static_cast<int>(row_.step[0]), static_cast<int>(row_.step[1]));
     ZOE_INTERNAL_CHECK(loop_ != nullptr && row_.step[0] + row_.step[1] > 0);
   }
+
+  bool can_overwrite(int input, int) const override { return is_whole_[static_cast<std::size_t>(input)]; }
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::byte* a = inputs[0].data();
@@ -322,7 +323,8 @@ class BinaryKernel : public LoopKernel {
     }
   }
 
-  std::int64_t size_;  // bytes of an element
+  const std::array<bool, 2> is_whole_;  // operands that do not broadcast
+  std::int64_t size_;                   // bytes of an element
   std::vector<Axis> axes_;
   Axis row_{};
   BinaryLoop loop_;

@@ -8,6 +8,7 @@
 
 #include <memory>
 
+#include "codegen/chain.h"
 #include "ir/value.h"
 #include "platform/platform.h"
 
@@ -15,6 +16,9 @@ namespace zoe::cpu {
 
 // Unary and binary opcodes, cast, sum. Results are the same bits on every instruction set and thread count.
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device);
+// The chain of a fused node, instruction by instruction over tiles of rows: where no compiler can be had. The same bits as
+// node by node.
+std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& device);
 // reshape (a copy), slice, concat, permute, swap_pairs, gather.
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
