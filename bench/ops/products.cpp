@@ -1,13 +1,18 @@
 // Rates of the CPU platform's linear, conv and attention kernels at the shapes of Wan (full size and the embedded model).
 //
-//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention] [--runs N]
+//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--isa avx2]
 //
-// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. oneDNN's DNNL_MAX_CPU_ISA=AVX2 shows
-// what cores without AVX-512 would run.
+// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. `--only winograd` times the direct and
+// the Winograd convolution in turn at the shapes of the VAE's 3x3 layers: the least ms of each, their ratio, which of them
+// make_conv takes, and the relative RMS error of both against f64 at some pixels. `--isa avx2` runs what cores without AVX-512
+// would run.
+#include <hwy/targets.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -15,32 +20,26 @@
 
 #include "base/error.h"
 #include "ir/trace.h"
+#include "platform/cpu/kernels.h"
 #include "platform/platform.h"
 
 namespace zoe {
 namespace {
 
 struct Options {
-  std::string dtype = "f32", only;
+  std::string dtype = "f32", only, isa;
   int threads = 0, runs = 5;
 };
 
-struct Bench {
-  Platform& platform;
-  Stream& stream;
-  const Options& options;
-
-  // `flops` a run of the node; operands are small pseudo-random numbers.
-  void measure(const Value& result, double flops) {
-    const Node& node = result.node();
-    const auto kernel = platform.make_kernel(node);
-    std::vector<std::shared_ptr<Buffer>> buffers;
-    std::vector<Slot> slots;
-    std::string shape;
+// A kernel with its operands, small pseudo-random numbers: the same for every kernel of a node.
+struct Prepared {
+  Prepared(Platform& platform, const Node& node, std::unique_ptr<Kernel> given) : kernel(std::move(given)) {
+    stream = platform.make_stream();
     std::uint32_t state = 1;
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
       const Type& type = node.inputs[i].type();
-      std::vector<std::byte> host(type.size_bytes());
+      hosts.emplace_back(type.size_bytes());
+      std::vector<std::byte>& host = hosts.back();
       for (std::int64_t j = 0; j < type.shape.count(); ++j) {
         state = state * 1664525u + 1013904223u;
         const float value = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
@@ -51,35 +50,116 @@ struct Bench {
       buffers.push_back(platform.allocate(weight ? kernel->packed_bytes(input, type) : host.size(), "operand"));
       if (weight)
         kernel->pack_weight(input, type, {type.dtype, type.shape, host.data()}, static_cast<std::byte*>(buffers.back()->data));
-      else platform.upload(stream, host.data(), {buffers.back().get(), 0}, host.size());
+      else platform.upload(*stream, host.data(), {buffers.back().get(), 0}, host.size());
       slots.push_back({buffers.back().get(), 0});
-      shape += (i ? " " : "") + type.shape.str();
     }
-    const auto output = platform.allocate(node.types[0].size_bytes(), "result");
-    const auto scratch = platform.allocate(std::max<std::size_t>(kernel->scratch_bytes(), 1), "scratch");
+    output = platform.allocate(node.types[0].size_bytes(), "result");
+    scratch = platform.allocate(std::max<std::size_t>(kernel->scratch_bytes(), 1), "scratch");
+  }
+
+  double seconds() const {
     const Slot written{output.get(), 0};
+    const auto start = std::chrono::steady_clock::now();
+    kernel->run(*stream, slots, {&written, 1}, {scratch.get(), 0});
+    stream->synchronize();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
+  std::unique_ptr<Kernel> kernel;
+  std::unique_ptr<Stream> stream;
+  std::vector<std::vector<std::byte>> hosts;  // the operands before packing
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  std::vector<Slot> slots;
+  std::shared_ptr<Buffer> output, scratch;
+};
+
+std::string shapes(const Node& node) {
+  std::string text;
+  for (const Value& operand : node.inputs) text += (text.empty() ? "" : " ") + operand.shape().str();
+  return text;
+}
+
+// Relative RMS error of a convolution of stride 1 padded by 1 in space, at some of its pixels.
+double conv_error(const Node& node, const Prepared& prepared) {
+  const Shape &x = node.inputs[0].shape(), &weight = node.inputs[1].shape(), &result = node.types[0].shape;
+  const DType dtype = node.types[0].dtype;
+  const auto at = [&](const std::byte* data, std::int64_t index) {
+    float value;
+    convert(data + static_cast<std::size_t>(index) * size_of(dtype), dtype, &value, DType::f32, 1);
+    return static_cast<double>(value);
+  };
+  double error = 0, norm = 0;
+  constexpr std::int64_t kPixels = 16;
+  for (std::int64_t n = 0; n < kPixels; ++n) {
+    const std::int64_t pixel = n * (result.count(0, 3) - 1) / (kPixels - 1);
+    const std::int64_t t = pixel / result.count(1, 3), row = pixel / result.dim(2) % result.dim(1), column = pixel % result.dim(2);
+    for (std::int64_t o = 0; o < weight.dim(0); ++o) {
+      double sum = at(prepared.hosts[2].data(), o);
+      for (std::int64_t f = 0; f < weight.dim(2); ++f)
+        for (std::int64_t i = 0; i < 3; ++i)
+          for (std::int64_t j = 0; j < 3; ++j) {
+            const std::int64_t y = row + i - 1, z = column + j - 1;
+            if (y < 0 || y >= x.dim(1) || z < 0 || z >= x.dim(2)) continue;
+            for (std::int64_t c = 0; c < x.dim(3); ++c)
+              sum += at(prepared.hosts[0].data(), ((t + f) * x.count(1, 3) + y * x.dim(2) + z) * x.dim(3) + c) *
+                     at(prepared.hosts[1].data(), (((o * x.dim(3) + c) * weight.dim(2) + f) * 3 + i) * 3 + j);
+          }
+      const double off = at(static_cast<const std::byte*>(prepared.output->data), pixel * weight.dim(0) + o) - sum;
+      error += off * off;
+      norm += sum * sum;
+    }
+  }
+  return std::sqrt(error / norm);
+}
+
+struct Bench {
+  Platform& platform;
+  const Options& options;
+
+  // `flops` a run of the node.
+  void measure(const Value& result, double flops) const {
+    const Node& node = result.node();
+    const Prepared prepared(platform, node, platform.make_kernel(node));
     std::vector<double> times;
     for (int run = 0; run <= options.runs; ++run) {  // the first warms up
-      const auto start = std::chrono::steady_clock::now();
-      kernel->run(stream, slots, {&written, 1}, {scratch.get(), 0});
-      stream.synchronize();
-      if (run > 0) times.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      const double seconds = prepared.seconds();
+      if (run > 0) times.push_back(seconds);
     }
     std::sort(times.begin(), times.end());
     const double median = times[times.size() / 2];
     fmt::print(
         "{{\"what\":\"{}\",\"shape\":\"{}\",\"dtype\":\"{}\",\"implementation\":\"{}\",\"threads\":{},\"median_ms\":{:.3f},"
         "\"gflops\":{:.1f}}}\n",
-        name(node.opcode), shape, name(node.types[0].dtype), kernel->implementation(), platform.info().threads, median * 1e3,
-        flops / median * 1e-9);
+        name(node.opcode), shapes(node), name(node.types[0].dtype), prepared.kernel->implementation(), platform.info().threads,
+        median * 1e3, flops / median * 1e-9);
+    std::fflush(stdout);
+  }
+
+  void compare(const Value& result, double flops) const {
+    const Node& node = result.node();
+    const DeviceInfo& device = platform.info();
+    const Prepared direct(platform, node, cpu::make_direct_conv(node, device));
+    const Prepared winograd(platform, node, cpu::make_winograd_conv(node, device));
+    double least[2] = {1e30, 1e30};
+    for (int run = 0; run <= options.runs; ++run) {  // the first warms up
+      const double seconds[2] = {direct.seconds(), winograd.seconds()};
+      if (run > 0)
+        for (int i = 0; i < 2; ++i) least[i] = std::min(least[i], seconds[i]);
+    }
+    fmt::print(
+        "{{\"what\":\"winograd\",\"shape\":\"{}\",\"dtype\":\"{}\",\"direct\":\"{}\",\"winograd\":\"{}\",\"threads\":{},"
+        "\"direct_ms\":{:.3f},\"winograd_ms\":{:.3f},\"direct_gflops\":{:.1f},\"ratio\":{:.2f},\"taken\":{},"
+        "\"direct_error\":{:.2e},\"winograd_error\":{:.2e}}}\n",
+        shapes(node), name(node.types[0].dtype), direct.kernel->implementation(), winograd.kernel->implementation(), device.threads,
+        least[0] * 1e3, least[1] * 1e3, flops / least[0] * 1e-9, least[0] / least[1], cpu::winograd_wins(node, device),
+        conv_error(node, direct), conv_error(node, winograd));
     std::fflush(stdout);
   }
 };
 
 void run(const Options& options) {
   const auto platform = open_platform("cpu", {options.threads});
-  const auto stream = platform->make_stream();
-  Bench bench{*platform, *stream, options};
+  const Bench bench{*platform, options};
   const DType dtype = options.dtype == "f32" ? DType::f32 : DType::bf16;
   const auto wanted = [&](std::string_view what) { return options.only.empty() || options.only == what; };
 
@@ -130,6 +210,24 @@ void run(const Options& options) {
       bench.measure(result, 2.0 * static_cast<double>(result.shape().count() * c.weight.count(1, 5)));
     }
 
+  // The residual blocks of the decoder by level, in the first and in later groups of frames, then its last convolution: full size
+  // at 256x256, and the embedded model at 128x128.
+  struct Layer {
+    std::int64_t frames, size, channels, out_channels;
+  };
+  if (options.only == "winograd")
+    for (const Layer& c :
+         {Layer{3, 32, 16, 384}, {3, 32, 384, 384},  {3, 64, 192, 384}, {4, 64, 192, 384}, {3, 64, 384, 384}, {4, 64, 384, 384},
+          {3, 128, 192, 192},    {6, 128, 192, 192}, {3, 256, 96, 96},  {6, 256, 96, 96},  {3, 256, 96, 3},   {6, 256, 96, 3},
+          {3, 16, 16, 64},       {3, 16, 64, 64},    {4, 32, 32, 64},   {4, 32, 64, 64},   {3, 64, 32, 32},   {6, 64, 32, 32},
+          {3, 128, 16, 16},      {6, 128, 16, 16},   {6, 128, 16, 3}}) {
+      const Value x = input("x", dtype, {c.frames, c.size, c.size, c.channels}),
+                  weight = parameter("weight", dtype, {c.out_channels, c.channels, 3, 3, 3}),
+                  bias = parameter("bias", dtype, {c.out_channels});
+      const Value result = conv(x, weight, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}, {bias, {}, Activation::none});
+      bench.compare(result, 2.0 * static_cast<double>(result.shape().count() * weight.shape().count(1, 5)));
+    }
+
   struct Attention {
     std::int64_t queries, keys, heads, channels;
     bool bias = false;
@@ -159,10 +257,15 @@ int main(int argc, char** argv) {
   zoe::Options options;
   CLI::App app("Rates of the CPU platform's products at the shapes of Wan");
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"f32", "bf16"}));
-  app.add_option("--only", options.only)->check(CLI::IsMember({"linear", "conv", "attention"}));
+  app.add_option("--only", options.only)->check(CLI::IsMember({"linear", "conv", "attention", "winograd"}));
+  app.add_option("--isa", options.isa, "limits the instruction set")->check(CLI::IsMember({"avx2"}));
   app.add_option("--threads", options.threads, "0: as many as the process may use")->check(CLI::Range(0, 1024));
   app.add_option("--runs", options.runs)->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
+  if (options.isa == "avx2") {  // before oneDNN or a loop looks at the cores
+    setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+    hwy::DisableTargets(HWY_AVX3 | HWY_AVX3_DL);
+  }
   try {
     zoe::run(options);
   } catch (const zoe::Error& error) {

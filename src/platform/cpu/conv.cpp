@@ -7,7 +7,7 @@ namespace zoe::cpu {
 
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device) {
   const auto& attributes = node.as<ProductAttributes>();
-  const Shape &x = node.inputs[0].shape(), &weight = node.inputs[1].shape(), &result = node.types[0].shape;
+  const Shape& weight = node.inputs[1].shape();
   if (attributes.upsample != 1) return make_upsampled_conv(node, device);
   // A kernel of one point is a product of all points' channels, and oneDNN's product is the faster of the two.
   const auto is = [](const std::array<int, 3>& a, int value) {
@@ -15,6 +15,12 @@ std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device) {
   };
   if (weight.count(2, 5) == 1 && is(attributes.stride, 1) && is(attributes.pad_begin, 0) && is(attributes.pad_end, 0))
     return make_linear(node, device);
+  return winograd_wins(node, device) ? make_winograd_conv(node, device) : make_direct_conv(node, device);
+}
+
+std::unique_ptr<Kernel> make_direct_conv(const Node& node, const DeviceInfo& device) {
+  const auto& attributes = node.as<ProductAttributes>();
+  const Shape &x = node.inputs[0].shape(), &weight = node.inputs[1].shape(), &result = node.types[0].shape;
   const auto dims = [](const std::array<int, 3>& a) { return dnnl::memory::dims(a.begin(), a.end()); };
   // Channels-last frames of a batch of one: oneDNN names axes N C D H W whatever their order in memory.
   ProductGeometry geometry{{1, x.dim(3), x.dim(0), x.dim(1), x.dim(2)},

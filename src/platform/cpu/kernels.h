@@ -23,8 +23,11 @@ std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& de
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
-// A conv that upsamples; make_conv hands these on.
+// What make_conv chooses from: a conv that upsamples, oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
 std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device);
+std::unique_ptr<Kernel> make_direct_conv(const Node& node, const DeviceInfo& device);
+std::unique_ptr<Kernel> make_winograd_conv(const Node& node, const DeviceInfo& device);
+bool winograd_wins(const Node& node, const DeviceInfo& device);  // by measurement
 std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device);
 
 }  // namespace zoe::cpu
