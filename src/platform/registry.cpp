@@ -5,6 +5,7 @@
 #include "base/nearest.h"
 #include "platform/cpu/platform.h"
 #include "platform/null/platform.h"
+#include "platform/opencl/platform.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -16,7 +17,7 @@ struct Entry {
 };
 
 // Best first: "auto" takes the first that opens.
-constexpr std::array kPlatforms = {Entry{"cpu", cpu::open}, Entry{"null", null::open}};
+constexpr std::array kPlatforms = {Entry{"cpu", cpu::open}, Entry{"opencl", opencl::open}, Entry{"null", null::open}};
 
 }  // namespace
 
@@ -26,6 +27,7 @@ std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOpt
     if (name == entry.name) return entry.open(options);
     known.emplace_back(entry.name);
   }
+  if (name.starts_with("opencl:")) return opencl::open(options, opencl::parse_selector(name.substr(7)));
   if (name == "auto") return kPlatforms.front().open(options);
   std::string list, near = nearest(name, known);
   for (const std::string& each : known) list += (list.empty() ? "" : ", ") + each;

@@ -122,8 +122,8 @@ void check_cl(cl_int code, std::string_view call, std::string_view what) {
   if (code == CL_SUCCESS) [[likely]]
     return;
   const bool memory = code == CL_MEM_OBJECT_ALLOCATION_FAILURE || code == CL_OUT_OF_HOST_MEMORY || code == CL_OUT_OF_RESOURCES;
-  fail(memory ? ErrorKind::out_of_memory : ErrorKind::device, "opencl", "{}{}{} failed: {} ({}).{}", call, what.empty() ? "" : " of ", what,
-       error_name(code), code,       memory ? " Ask for a smaller size or fewer frames." : "");
+  fail(memory ? ErrorKind::out_of_memory : ErrorKind::device, "opencl", "{}{}{} failed: {} ({}).{}", call,
+       what.empty() ? "" : " of ", what, error_name(code), code, memory ? " Ask for a smaller size or fewer frames." : "");
 }
 
 }  // namespace zoe::opencl

@@ -36,9 +36,9 @@ inline constexpr cl_uint CL_PLATFORM_NAME = 0x0902;
 inline constexpr cl_bitfield CL_DEVICE_TYPE_CPU = 1 << 1, CL_DEVICE_TYPE_GPU = 1 << 2, CL_DEVICE_TYPE_ACCELERATOR = 1 << 3,
                              CL_DEVICE_TYPE_ALL = 0xffffffff;
 inline constexpr cl_uint CL_DEVICE_TYPE = 0x1000, CL_DEVICE_MAX_COMPUTE_UNITS = 0x1002, CL_DEVICE_MAX_WORK_GROUP_SIZE = 0x1004,
-                         CL_DEVICE_MAX_MEM_ALLOC_SIZE = 0x1010, CL_DEVICE_GLOBAL_MEM_SIZE = 0x101f, CL_DEVICE_LOCAL_MEM_SIZE = 0x1023,
-                         CL_DEVICE_AVAILABLE = 0x1027, CL_DEVICE_COMPILER_AVAILABLE = 0x1028, CL_DEVICE_NAME = 0x102b,
-                         CL_DEVICE_VENDOR = 0x102c, CL_DRIVER_VERSION = 0x102d, CL_DEVICE_VERSION = 0x102f,
+                         CL_DEVICE_MAX_MEM_ALLOC_SIZE = 0x1010, CL_DEVICE_GLOBAL_MEM_SIZE = 0x101f,
+                         CL_DEVICE_LOCAL_MEM_SIZE = 0x1023, CL_DEVICE_AVAILABLE = 0x1027, CL_DEVICE_COMPILER_AVAILABLE = 0x1028,
+                         CL_DEVICE_NAME = 0x102b, CL_DEVICE_VENDOR = 0x102c, CL_DRIVER_VERSION = 0x102d, CL_DEVICE_VERSION = 0x102f,
                          CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT = 0x103a;
 inline constexpr cl_bitfield CL_MEM_READ_WRITE = 1 << 0;
 inline constexpr cl_uint CL_PROGRAM_BUILD_LOG = 0x1183;
@@ -49,8 +49,8 @@ struct Api {
   cl_int (*clGetPlatformInfo)(cl_platform_id, cl_uint, std::size_t, void*, std::size_t*);
   cl_int (*clGetDeviceIDs)(cl_platform_id, cl_bitfield, cl_uint, cl_device_id*, cl_uint*);
   cl_int (*clGetDeviceInfo)(cl_device_id, cl_uint, std::size_t, void*, std::size_t*);
-  cl_context (*clCreateContext)(const std::intptr_t*, cl_uint, const cl_device_id*, void (*)(const char*, const void*, std::size_t, void*),
-                                void*, cl_int*);
+  cl_context (*clCreateContext)(const std::intptr_t*, cl_uint, const cl_device_id*,
+                                void (*)(const char*, const void*, std::size_t, void*), void*, cl_int*);
   cl_int (*clReleaseContext)(cl_context);
   cl_command_queue (*clCreateCommandQueue)(cl_context, cl_device_id, cl_bitfield, cl_int*);
   cl_int (*clReleaseCommandQueue)(cl_command_queue);
@@ -69,8 +69,8 @@ struct Api {
                                 cl_event*);
   cl_int (*clEnqueueWriteBuffer)(cl_command_queue, cl_mem, cl_uint, std::size_t, std::size_t, const void*, cl_uint, const cl_event*,
                                  cl_event*);
-  cl_int (*clEnqueueFillBuffer)(cl_command_queue, cl_mem, const void*, std::size_t, std::size_t, std::size_t, cl_uint, const cl_event*,
-                                cl_event*);
+  cl_int (*clEnqueueFillBuffer)(cl_command_queue, cl_mem, const void*, std::size_t, std::size_t, std::size_t, cl_uint,
+                                const cl_event*, cl_event*);
   cl_int (*clFlush)(cl_command_queue);
   cl_int (*clFinish)(cl_command_queue);
 };

@@ -35,7 +35,9 @@ class AttentionKernel : public Kernel {
     // Few programs serve all heads: their widths are rounded up to 64, 128, 256 or 512.
     std::int64_t most = kChannelStep;
     while (most < channels) most *= 2;
-    const std::string source = with_prelude(tile_, dtype_, kAttentionSource, fmt::format("#define MAX_CHANNELS {}\n", most));
+    const std::string source =
+        with_prelude(tile_, dtype_, kAttentionSource,
+                     fmt::format("#define MAX_CHANNELS {}\n{}", most, tile_.rows ? "" : "#define SCALAR_MATH\n"));
     function_ = device_->function(source, "attention", "attention");
     if (tile_.rows > 0) pack_ = device_->function(source, "pack_keys", "attention");
     panels_ = (keys_ + tile_.panel - 1) / tile_.panel;

@@ -57,7 +57,8 @@ std::vector<DeviceDescription> find_devices(const Api& api) {
     check_cl(api.clGetDeviceIDs(platform, CL_DEVICE_TYPE_ALL, count, ids.data(), nullptr), "clGetDeviceIDs");
     for (const cl_device_id id : ids) {
       const auto text = [&](cl_uint what) {
-        return text_of([&](std::size_t size, void* to, std::size_t* needed) { return api.clGetDeviceInfo(id, what, size, to, needed); });
+        return text_of(
+            [&](std::size_t size, void* to, std::size_t* needed) { return api.clGetDeviceInfo(id, what, size, to, needed); });
       };
       DeviceDescription device{};
       device.platform = platform;
@@ -76,8 +77,8 @@ std::vector<DeviceDescription> find_devices(const Api& api) {
       device.work_group_items = number_of<std::size_t>(api, id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
       device.compute_units = number_of<cl_uint>(api, id, CL_DEVICE_MAX_COMPUTE_UNITS);
       device.vector_floats = number_of<cl_uint>(api, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
-      device.usable = number_of<cl_uint>(api, id, CL_DEVICE_AVAILABLE) && number_of<cl_uint>(api, id, CL_DEVICE_COMPILER_AVAILABLE) &&
-                      knows_1_2(device.version);
+      device.usable = number_of<cl_uint>(api, id, CL_DEVICE_AVAILABLE) &&
+                      number_of<cl_uint>(api, id, CL_DEVICE_COMPILER_AVAILABLE) && knows_1_2(device.version);
       devices.push_back(std::move(device));
     }
   }
@@ -144,9 +145,11 @@ void QueueStream::synchronize() {
   if (!device_->fault_possible.exchange(false)) return;
   std::int32_t fault[3] = {};
   const std::int32_t none[3] = {};
-  check_cl(api.clEnqueueReadBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof fault, fault, 0, nullptr, nullptr), "clEnqueueReadBuffer");
+  check_cl(api.clEnqueueReadBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof fault, fault, 0, nullptr, nullptr),
+           "clEnqueueReadBuffer");
   if (fault[0] == 0) return;
-  check_cl(api.clEnqueueWriteBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof none, none, 0, nullptr, nullptr), "clEnqueueWriteBuffer");
+  check_cl(api.clEnqueueWriteBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof none, none, 0, nullptr, nullptr),
+           "clEnqueueWriteBuffer");
   fail(ErrorKind::invalid_argument, "gather", "bad index at position {}: got {}, expected 0 to {}.", fault[0] - 1, fault[1],
        fault[2] - 1);
 }
@@ -185,8 +188,8 @@ Launch& Launch::number(float value) { return argument(sizeof value, &value); }
 void Launch::run(std::vector<std::size_t> items, std::vector<std::size_t> group) {
   ZOE_INTERNAL_CHECK(items.size() == group.size());
   for (std::size_t i = 0; i < items.size(); ++i) items[i] = (items[i] + group[i] - 1) / group[i] * group[i];
-  check_cl(function_.api_.clEnqueueNDRangeKernel(queue_, function_.kernel_, static_cast<cl_uint>(items.size()), nullptr, items.data(),
-                                                 group.data(), 0, nullptr, nullptr),
+  check_cl(function_.api_.clEnqueueNDRangeKernel(queue_, function_.kernel_, static_cast<cl_uint>(items.size()), nullptr,
+                                                 items.data(), group.data(), 0, nullptr, nullptr),
            "clEnqueueNDRangeKernel", function_.name_);
 }
 

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "ir/value.h"
 #include "platform/opencl/device.h"
@@ -17,6 +19,8 @@ std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
+// fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
+std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device);
 
 // How much of a product a work-item (or, with local tiles, a work-group) makes: see kernels/product.cl.
 struct ProductTile {
@@ -25,7 +29,7 @@ struct ProductTile {
 };
 ProductTile product_tile(const Device& device);
 
-// A program's text: the tile's and the storage type's names, arithmetic, storage, then `kernels`.
+// A program's text: the tile's and the storage type's names, arithmetic, then `kernels`.
 std::string with_prelude(const ProductTile& tile, DType dtype, std::string_view kernels, std::string_view more_definitions = {});
 
 }  // namespace zoe::opencl

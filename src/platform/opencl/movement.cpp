@@ -91,7 +91,11 @@ class GatherKernel : public Kernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device) { return std::make_unique<ConcatKernel>(node, device); }
-std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device) { return std::make_unique<GatherKernel>(node, device); }
+std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device) {
+  return std::make_unique<ConcatKernel>(node, device);
+}
+std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device) {
+  return std::make_unique<GatherKernel>(node, device);
+}
 
 }  // namespace zoe::opencl

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ir/math_text.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -23,19 +24,10 @@ ProductTile product_tile(const Device& device) {
 }
 
 std::string with_prelude(const ProductTile& tile, DType dtype, std::string_view kernels, std::string_view more_definitions) {
-  const auto math = [](const std::string& lanes) {
-    return fmt::format(
-        "#define F float{0}\n#define I int{0}\n#define AS_F as_float{0}\n#define AS_I as_int{0}\n#define FN(name) name##{0}\n"
-        "{1}#undef F\n#undef I\n#undef AS_F\n#undef AS_I\n#undef FN\n\n",
-        lanes, kMathSource);
-  };
-  std::string text = fmt::format("#define BF16 {}\n#define VEC {}\n#define PANEL {}\n", dtype == DType::bf16 ? 1 : 0, tile.vector,
-                                 tile.panel);
+  std::string text =
+      fmt::format("#define BF16 {}\n#define VEC {}\n#define PANEL {}\n", dtype == DType::bf16 ? 1 : 0, tile.vector, tile.panel);
   if (tile.rows > 0) text += fmt::format("#define ROWS {}\n", tile.rows);
-  text += more_definitions;
-  text += "#pragma OPENCL FP_CONTRACT OFF\n\n";
-  text += math("") + math(std::to_string(tile.vector)) + kStorageSource;
-  return text.append("\n").append(kernels);
+  return text.append(more_definitions).append(kStorageSource).append(kMathText).append(kernels);
 }
 
 namespace {
@@ -58,9 +50,9 @@ class ProductKernel : public Kernel {
     };
     const auto is_plane = [](const std::array<int, 3>& a, int value) { return a[1] == value && a[2] == value; };
     // A kernel of one point is a product of all points' channels.
-    is_conv_ = node.opcode == Opcode::conv &&
-               !(weight_.count(2, 5) == 1 && is(attributes_.stride, 1) && is(attributes_.pad_begin, 0) &&
-                 is(attributes_.pad_end, 0) && attributes_.upsample == 1);
+    is_conv_ =
+        node.opcode == Opcode::conv && !(weight_.count(2, 5) == 1 && is(attributes_.stride, 1) && is(attributes_.pad_begin, 0) &&
+                                         is(attributes_.pad_end, 0) && attributes_.upsample == 1);
     if (is_conv_) {
       kernel_ = {static_cast<int>(weight_.dim(2)), static_cast<int>(weight_.dim(3)), static_cast<int>(weight_.dim(4))};
       if (attributes_.upsample == 2 && kernel_[1] == 3 && kernel_[2] == 3 && is(attributes_.stride, 1) &&
@@ -77,16 +69,16 @@ class ProductKernel : public Kernel {
     function_ = device_->function(source, is_conv_ ? "conv" : "linear", name(node.opcode));
     if (weight_is_computed_) pack_ = device_->function(source, "pack", "pack");
     layout_ = fmt::format("panels of {} {}{}", tile_.panel, name(dtype_),
-                          phases_ == 4 ? ", 2x2 sums" : is_conv_ ? ", zeros behind" : "");
+                          phases_ == 4 ? ", 2x2 sums"
+                          : is_conv_   ? ", zeros behind"
+                                       : "");
     implementation_ = fmt::format("{}{}", is_conv_ ? phases_ == 4 ? "4 of 2x2, " : "implicit product, " : "",
                                   tile_.rows ? fmt::format("{}x{} a work-item", tile_.rows, tile_.panel) : "64x64 in local memory");
   }
 
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return weight_is_computed_ ? weight_bytes() : 0; }
-  std::string weight_layout(int input) const override {
-    return input == 1 ? layout_ : "dense " + std::string(name(dtype_));
-  }
+  std::string weight_layout(int input) const override { return input == 1 ? layout_ : "dense " + std::string(name(dtype_)); }
   std::size_t packed_bytes(int input, const Type& type) const override {
     return input == 1 ? weight_bytes() : Kernel::packed_bytes(input, type);
   }
@@ -108,7 +100,8 @@ class ProductKernel : public Kernel {
         for (int phase = 0; phase < phases_; ++phase) {
           if (phases_ == 4) sum_taps(taps, phase, sums);
           convert(phases_ == 4 ? sums.data() : taps.data(), DType::f32, converted.data(), dtype_, sums.size());
-          std::byte* to = packed + static_cast<std::size_t>((phase * panels_ + panel) * taps_ * channels_ * tile_.panel + lane) * element;
+          std::byte* to =
+              packed + static_cast<std::size_t>((phase * panels_ + panel) * taps_ * channels_ * tile_.panel + lane) * element;
           for (std::int64_t tap = 0; tap < taps_; ++tap)
             for (std::int64_t channel = 0; channel < channels_; ++channel)
               std::memcpy(to + static_cast<std::size_t>((tap * channels_ + channel) * tile_.panel) * element,

@@ -3,6 +3,6 @@
 
 namespace zoe::opencl {
 
-extern const char *const kMathSource, *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource;
+extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource;
 
 }  // namespace zoe::opencl

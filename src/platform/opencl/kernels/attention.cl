@@ -26,6 +26,12 @@ __kernel void pack_keys(__global const T* k, ulong k_at, __global T* packed, ulo
   }
 }
 
+static float exp_of_one(float x) {
+  float lanes[VEC];
+  JOIN(vstore, VEC)(zoe_exp_of_negative((V)(x)), 0, lanes);
+  return lanes[0];
+}
+
 static float largest(V x) {
   float lanes[VEC];
   JOIN(vstore, VEC)(x, 0, lanes);
@@ -109,9 +115,9 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
       }
       const float next = fmax(maximum[i], largest(fmax(a, b)));
       const float shift = next == -INFINITY ? 0.0f : next;  // no key so far: every weight is e^-inf = 0
-      a = JOIN(zoe_exp, VEC)(a - shift);
-      b = JOIN(zoe_exp, VEC)(b - shift);
-      correction[i] = zoe_exp(maximum[i] - shift);
+      a = zoe_exp_of_negative(a - shift);
+      b = zoe_exp_of_negative(b - shift);
+      correction[i] = exp_of_one(maximum[i] - shift);
       weight_sum[i] = weight_sum[i] * correction[i] + total(a + b);
       maximum[i] = next;
       JOIN(vstore, VEC)(a, 2 * i, weights);
@@ -206,10 +212,10 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
       float next = maximum[item];
       for (int j = 0; j < KEYS; ++j) next = fmax(next, row[j]);
       const float shift = next == -INFINITY ? 0.0f : next;  // no key so far: every weight is e^-inf = 0
-      correction[item] = zoe_exp(maximum[item] - shift);
+      correction[item] = zoe_exp_of_negative(maximum[item] - shift);
       float added = 0.0f;
       for (int j = 0; j < KEYS; ++j) {
-        row[j] = zoe_exp(row[j] - shift);
+        row[j] = zoe_exp_of_negative(row[j] - shift);
         added += row[j];
       }
       weight_sum[item] = weight_sum[item] * correction[item] + added;

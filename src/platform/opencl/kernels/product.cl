@@ -53,27 +53,29 @@ static __global const T* tap_row(const Window* g, Position p, int kt, int kh, in
   return inside ? x + ((long)(t * g->H + (h >> g->shift)) * g->W + (w >> g->shift)) * channels : zeros;
 }
 
+// VEC elements, or zeros for those behind the first `count`.
+static V load_some(int count, __global const T* p) {
+  if (count >= VEC) return load_vector(p);
+  float lanes[VEC];
+  for (int i = 0; i < VEC; ++i) lanes[i] = i < count ? load(p + i) : 0.0f;
+  return JOIN(vload, VEC)(0, lanes);
+}
+
 // VEC columns of one row: bias, activation, residual, and the one rounding. `columns`: of the result; the last may be missing here.
 static void finish(V sum, long row, int column, int columns, int activation, __global const T* bias, __global const T* residual,
                    __global T* result) {
   const long place = row * columns + column;
-  if (column + VEC <= columns) {
-    if (bias) sum += load_vector(bias + column);
-    if (activation == ACTIVATION_GELU_TANH) sum = JOIN(zoe_gelu_tanh, VEC)(sum);
-    if (activation == ACTIVATION_SILU) sum = JOIN(zoe_silu, VEC)(sum);
-    if (residual) sum += load_vector(residual + place);
+  const int count = columns - column;
+  if (bias) sum += load_some(count, bias + column);
+  if (activation == ACTIVATION_GELU_TANH) sum = zoe_gelu_tanh(sum);
+  if (activation == ACTIVATION_SILU) sum = zoe_silu(sum);
+  if (residual) sum += load_some(count, residual + place);
+  if (count >= VEC) {
     store_vector(sum, result + place);
-    return;
-  }
-  float lanes[VEC];
-  JOIN(vstore, VEC)(sum, 0, lanes);
-  for (int i = 0; i < columns - column; ++i) {
-    float value = lanes[i];
-    if (bias) value += load(bias + column + i);
-    if (activation == ACTIVATION_GELU_TANH) value = zoe_gelu_tanh(value);
-    if (activation == ACTIVATION_SILU) value = zoe_silu(value);
-    if (residual) value += load(residual + place + i);
-    store(value, result + place + i);
+  } else {
+    float lanes[VEC];
+    JOIN(vstore, VEC)(sum, 0, lanes);
+    for (int i = 0; i < count; ++i) store(lanes[i], result + place + i);
   }
 }
 

@@ -1,10 +1,27 @@
-// Elements in memory: float, or the upper half of one (bf16), rounded to nearest even. Values are floats always.
-// The host defines BF16 (0 or 1: what T is) and VEC (lanes of a vector: 4, 8 or 16) in front of this text.
+// What the kernels are written in: the arithmetic that ir/math.inc is, on vectors of VEC floats (F and I), and elements in memory, which
+// are float, or the upper half of one (bf16), rounded to nearest even. The host defines in front of this text BF16 (0 or 1:
+// what T is), VEC (4, 8 or 16) and, for kernels that call ir/math.inc's functions on single numbers, SCALAR_MATH.
+#pragma OPENCL FP_CONTRACT OFF
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 typedef JOIN(float, VEC) V;
-typedef JOIN(int, VEC) VI;
+
+#ifdef SCALAR_MATH
+typedef float F;
+typedef int I;
+#define zoe_as_i(x) as_int(x)
+#define zoe_as_f(x) as_float(x)
+#else
+typedef V F;
+typedef JOIN(int, VEC) I;
+#define zoe_as_i(x) JOIN(as_int, VEC)(x)
+#define zoe_as_f(x) JOIN(as_float, VEC)(x)
+#endif
+#define ZOE_FN static
+#define ZOE_F(c) ((F)(c))
+#define zoe_lt_select(a, b, x, y) select(y, x, (a) < (b))
+#define zoe_sqrt(x) sqrt(x)
 
 static ushort to_bf16(float value) {
   const uint bits = as_uint(value), high = bits >> 16;
