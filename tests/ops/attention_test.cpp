@@ -1,5 +1,7 @@
+#include <functional>
 #include <limits>
 
+#include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
 
@@ -48,10 +50,19 @@ TEST_P(Attention, AgreesWithReference) {
       EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), limit) << name(dtype) << " by " << kernel->implementation();
     }
 }
+TEST_P(Attention, AgreesWithReferenceOnOpencl) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const bool local_tiles : {false, true})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case c = make(GetParam(), dtype);
+      EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), tolerance(dtype))
+          << name(dtype) << (local_tiles ? ", tiles" : "");
+    }
+}
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention, ::testing::ValuesIn(kCases));
 
 // Masked keys do not count, and a query without any key left gives zeros.
-TEST(AttentionMask, LeavesKeysOut) {
+void expect_masked_keys_left_out(const std::function<std::vector<double>(const Case&)>& run) {
   const double masked = -std::numeric_limits<double>::infinity();
   Case c = make({1, 5, 300, 1, 32, {1, 1, 5, 300}}, DType::f32);
   for (std::size_t key = 0; key < 300; ++key) {
@@ -59,7 +70,7 @@ TEST(AttentionMask, LeavesKeysOut) {
     if (key >= 7) c.operands[3][300 + key] = masked;
     c.operands[3][600 + key] = masked;
   }
-  const std::vector<double> got = run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c);
+  const std::vector<double> got = run(c);
   for (std::size_t i = 0; i < 32; ++i) {
     EXPECT_EQ(got[i], c.operands[2][280 * 32 + i]);
     EXPECT_EQ(got[64 + i], 0.0);
@@ -71,6 +82,17 @@ TEST(AttentionMask, LeavesKeysOut) {
   for (std::size_t i = 0; i < 35; ++i) short_keys.operands[3][i] = c.operands[3][300 + i % 7];
   const std::vector<double> expected = run_reference(short_keys);
   for (std::size_t i = 32; i < 64; ++i) EXPECT_NEAR(got[i], expected[i], 1e-5);
+}
+
+TEST(AttentionMask, LeavesKeysOut) {
+  expect_masked_keys_left_out(
+      [](const Case& c) { return run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c); });
+}
+
+TEST(AttentionMask, LeavesKeysOutOnOpencl) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const bool local_tiles : {false, true})
+    expect_masked_keys_left_out([&](const Case& c) { return run_kernel(*opencl(local_tiles), c); });
 }
 
 TEST(AttentionThreads, DoNotChangeTheResult) {

@@ -1,3 +1,4 @@
+#include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
 
@@ -58,6 +59,16 @@ TEST_P(Conv, AgreesWithReference) {
       const double more = GetParam().window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;
       EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), more * tolerance(dtype))
           << name(dtype) << " by " << kernel->implementation() << ", weight " << kernel->weight_layout(1);
+    }
+}
+TEST_P(Conv, AgreesWithReferenceOnOpencl) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const bool local_tiles : {false, true})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case c = make(GetParam(), dtype);
+      const double more = GetParam().window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;
+      EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), more * tolerance(dtype))
+          << name(dtype) << (local_tiles ? ", tiles" : "");
     }
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, Conv, ::testing::ValuesIn(kCases));

@@ -123,8 +123,8 @@ class ProductKernel : public Kernel {
           .integer(channels_)
           .integer(columns_)
           .integer(taps_)
-          .large(packed_elements_)
-          .run({static_cast<std::size_t>(packed_elements_ + channels_)}, {64});
+          .large(static_cast<std::int64_t>(weight_bytes() / element))
+          .run({weight_bytes() / element}, {64});
     Launch launch(*function_, stream);
     launch.place(inputs[0], element).place(weight_is_computed_ ? scratch : inputs[1], element);
     std::size_t next = 2;

@@ -245,11 +245,11 @@ __kernel __attribute__((reqd_work_group_size(8, 8, 1))) void conv(PRODUCT_ARGUME
 // Packs a weight [columns, channels, taps] that the graph computes; weights of a checkpoint are packed on the host. One work-item
 // an element of the packed weight, and of the zeros behind it.
 __kernel void pack(__global const T* source, ulong source_at, __global T* packed, ulong packed_at, int channels, int columns, int taps,
-                   long total) {
+                   long count) {
   const long i = get_global_id(0);
-  if (i >= total + channels) return;
+  if (i >= count) return;
   const int lane = i % PANEL, channel = i / PANEL % channels, tap = i / PANEL / channels % taps;
   const long column = i / PANEL / channels / taps * PANEL + lane;
-  const bool exists = i < total && column < columns;
+  const bool exists = column < columns;  // behind the last panel none does
   packed[packed_at + i] = exists ? source[source_at + (column * channels + channel) * taps + tap] : (T)0;
 }
