@@ -50,16 +50,20 @@ TEST_P(Attention, AgreesWithReference) {
       EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), limit) << name(dtype) << " by " << kernel->implementation();
     }
 }
-TEST_P(Attention, AgreesWithReferenceOnOpencl) {
+INSTANTIATE_TEST_SUITE_P(Shapes, Attention, ::testing::ValuesIn(kCases));
+
+// All cases in one process: they share a few programs, which take a while to build.
+TEST(AttentionOnOpencl, AgreesWithReference) {
   ZOE_SKIP_WITHOUT_OPENCL();
-  for (const bool local_tiles : {false, true})
+  for (const AttentionCase& c : kCases)
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const Case c = make(GetParam(), dtype);
-      EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), tolerance(dtype))
-          << name(dtype) << (local_tiles ? ", tiles" : "");
+      const Case made = make(c, dtype);
+      const std::vector<double> expected = run_reference(made);
+      for (const bool local_tiles : {false, true})
+        EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), made), expected), tolerance(dtype))
+            << name(dtype) << (local_tiles ? ", tiles, " : ", ") << signature(made.result.node());
     }
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, Attention, ::testing::ValuesIn(kCases));
 
 // Masked keys do not count, and a query without any key left gives zeros.
 void expect_masked_keys_left_out(const std::function<std::vector<double>(const Case&)>& run) {

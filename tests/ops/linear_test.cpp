@@ -50,16 +50,20 @@ TEST_P(Linear, AgreesWithReference) {
           << name(dtype) << " by " << kernel->implementation() << ", weight " << kernel->weight_layout(1);
     }
 }
-TEST_P(Linear, AgreesWithReferenceOnOpencl) {
+INSTANTIATE_TEST_SUITE_P(Shapes, Linear, ::testing::ValuesIn(kCases));
+
+// All cases in one process: they share a few programs, which take a while to build.
+TEST(LinearOnOpencl, AgreesWithReference) {
   ZOE_SKIP_WITHOUT_OPENCL();
-  for (const bool local_tiles : {false, true})
+  for (const LinearCase& c : kCases)
     for (const DType dtype : {DType::f32, DType::bf16}) {
-      const Case c = make(GetParam(), dtype);
-      EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), tolerance(dtype))
-          << name(dtype) << (local_tiles ? ", tiles" : "");
+      const Case made = make(c, dtype);
+      const std::vector<double> expected = run_reference(made);
+      for (const bool local_tiles : {false, true})
+        EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), made), expected), tolerance(dtype))
+            << name(dtype) << (local_tiles ? ", tiles, " : ", ") << signature(made.result.node());
     }
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, Linear, ::testing::ValuesIn(kCases));
 
 // A f32 weight is rounded to bf16 when a bf16 node packs it, whatever the device multiplies in.
 TEST(LinearPacking, RoundsToNodesDtype) {

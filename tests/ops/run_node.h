@@ -49,9 +49,9 @@ inline std::vector<std::byte> shifted_bytes(const std::vector<double>& values, D
   return bytes;
 }
 
-inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
+// `kernel`: of the value's node.
+inline NodeRun run_node(const Kernel& kernel, const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
   const Node& node = value.node();
-  const auto kernel = platform.make_kernel(node);
   const auto stream = platform.make_stream();
   std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<Slot> slots;
@@ -70,13 +70,13 @@ inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& 
   const auto output = platform.allocate(result.size(), "output");
   platform.upload(*stream, result.data(), {output.get(), 0}, result.size());
   const Slot place{output.get(), size};
-  kernel->run(*stream, slots, {&place, 1}, Slot{});
+  kernel.run(*stream, slots, {&place, 1}, Slot{});
   stream->synchronize();
   platform.download(*stream, {output.get(), 0}, result.data(), result.size());
   for (std::size_t i = 0; i < result.size(); ++i)
     if ((i < size || i >= size + count * size) && result[i] != std::byte{0xa5})
       throw std::runtime_error("the kernel wrote outside its result");
-  NodeRun run{{}, std::string(kernel->implementation())};
+  NodeRun run{{}, std::string(kernel.implementation())};
   for (std::size_t k = 0; k < count; ++k) {
     float as_float = 0;
     std::uint16_t as_bf16 = 0;
@@ -89,6 +89,10 @@ inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& 
     run.values.push_back(static_cast<double>(as_float));
   }
   return run;
+}
+
+inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
+  return run_node(*platform.make_kernel(value.node()), value, inputs, platform);
 }
 
 // The interpreter's result of the graph of this one node, whose operands are inputs.

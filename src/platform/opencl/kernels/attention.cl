@@ -178,12 +178,13 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
     maximum[item] = -INFINITY;
     weight_sum[item] = 0.0f;
   }
+  barrier(CLK_LOCAL_MEM_FENCE);
 
   for (int begin = 0; begin < keys; begin += KEYS) {
     // Logits: item i makes queries i / 16 * 4 .. + 3 by keys i % 16 * 2 and + 1.
-    float logits[4][2] = {{0.0f}};
+    float logits[4][2];
+    for (int i = 0; i < 4; ++i) logits[i][0] = logits[i][1] = 0.0f;
     for (int c = 0; c < channels; c += CHANNELS) {
-      barrier(CLK_LOCAL_MEM_FENCE);
       const bool inside = c + item < channels;
       for (int i = 0; i < QUERIES; ++i)
         q_tile[i * (CHANNELS + 1) + item] = inside && first + i < queries ? load(q + (first + i) * step + c + item) : 0.0f;
@@ -198,6 +199,7 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
           logits[i][1] = MULTIPLY_ADD(value, k1, logits[i][1]);
         }
       }
+      barrier(CLK_LOCAL_MEM_FENCE);
     }
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 2; ++j) {
@@ -221,9 +223,10 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
       weight_sum[item] = weight_sum[item] * correction[item] + added;
       maximum[item] = next;
     }
+    barrier(CLK_LOCAL_MEM_FENCE);
+#pragma unroll  // so that the sums are registers
     for (int chunk = 0; chunk < MAX_CHANNELS / CHANNELS; ++chunk) {
       const int c = chunk * CHANNELS + item;
-      barrier(CLK_LOCAL_MEM_FENCE);
       for (int i = 0; i < KEYS; ++i)
         tile[i * (CHANNELS + 1) + item] = c < channels && begin + i < keys ? load(v + (begin + i) * step + c) : 0.0f;
       barrier(CLK_LOCAL_MEM_FENCE);
@@ -233,6 +236,7 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
         for (int i = 0; i < 4; ++i)
           sums[chunk][i] = MULTIPLY_ADD((float4)(weights[(my_query + i) * (KEYS + 1) + j]), value, sums[chunk][i]);
       }
+      barrier(CLK_LOCAL_MEM_FENCE);
     }
   }
   for (int i = 0; i < 4; ++i) {
