@@ -493,6 +493,12 @@ Lowered lower(const Graph& body) {
   return {{}, "its reshapes split too many axes", 0};
 }
 
+Chain chain_of(const Node& fused) {
+  Lowered lowered = lower(fused.as<std::shared_ptr<const CallAttributes>>()->native);
+  check(lowered.chain.has_value(), ErrorKind::internal, "lower", "a fused node is no chain: {}.", lowered.reason);
+  return std::move(*lowered.chain);
+}
+
 Graph single_node_graph(const Node& node) {
   std::vector<Value> inputs;
   for (std::size_t i = 0; i < node.inputs.size(); ++i)

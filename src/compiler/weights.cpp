@@ -12,7 +12,14 @@ void WeightStore::load(const PlanWeight& weight) {
         "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", weight.name, source.shape.str(),
         weight.type.shape.str());
   auto fresh = platform_.allocate(weight.size_bytes, weight.name);
-  weight.kernel->pack_weight(weight.input, weight.type, source, static_cast<std::byte*>(fresh->data));
+  if (platform_.host_addressable()) {
+    weight.kernel->pack_weight(weight.input, weight.type, source, static_cast<std::byte*>(fresh->data));
+  } else {
+    if (!stream_) stream_ = platform_.make_stream();
+    if (staging_.size() < weight.size_bytes) staging_.resize(weight.size_bytes);
+    weight.kernel->pack_weight(weight.input, weight.type, source, staging_.data());
+    platform_.upload(*stream_, staging_.data(), {fresh.get(), 0}, weight.size_bytes);
+  }
   buffer = std::move(fresh);
   size_bytes_ += weight.size_bytes;
 }

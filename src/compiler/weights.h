@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "compiler/compile.h"
 
@@ -30,6 +32,9 @@ class WeightStore {
   WeightSource source_;
   std::map<std::pair<std::string, std::string>, std::shared_ptr<Buffer>> packed_;  // by name and layout
   std::size_t size_bytes_ = 0;
+  // Where the platform's buffers are not this process's memory, weights are packed here and uploaded.
+  std::unique_ptr<Stream> stream_;
+  std::vector<std::byte> staging_;
 };
 
 }  // namespace zoe

@@ -1,12 +1,13 @@
 // What a device must offer to run plans: memory, an ordered queue, and a kernel for each node of a graph.
 //
-// Implementations: cpu/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
+// Implementations: cpu/, opencl/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,8 +35,8 @@ struct DeviceInfo {
   std::int64_t max_kept_bytes = std::int64_t{1} << 20;  // values of a row that wait for a later pass over it
 };
 
-// Bytes on one platform, freed when the last owner goes. `data` is the address the platform's kernels use: on `cpu`
-// ordinary memory, 64-byte aligned and zeroed when allocated.
+// Bytes on one platform, freed when the last owner goes, zeroed when allocated. `data` is the address the platform's kernels use:
+// on `cpu` ordinary memory, 64-byte aligned; null where buffers have no address (`opencl`).
 struct Buffer {
   virtual ~Buffer() = default;
   void* data = nullptr;
@@ -99,6 +100,8 @@ class Platform {
  public:
   virtual ~Platform() = default;
   virtual const DeviceInfo& info() const = 0;
+  // True if Buffer::data is memory of this process; else only kernels, upload and download reach a buffer.
+  virtual bool host_addressable() const { return true; }
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.
   virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
@@ -117,9 +120,11 @@ class Platform {
 };
 
 struct PlatformOptions {
-  int threads = 0;                       // cpu: 0 takes as many as the process may use
-  std::filesystem::path cache_dir = {};  // of compiled kernels; "": KernelCache::default_folder()
-  std::string compiler = {};             // cpu: of generated kernels, a path or a name on PATH; "": the first that works
+  int threads = 0;                              // cpu: 0 takes as many as the process may use
+  std::filesystem::path cache_dir = {};         // of compiled kernels; "": KernelCache::default_folder()
+  std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
+  std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
+  std::optional<bool> opencl_local_tiles = {};  // opencl: products from tiles in local memory; else where the device is no CPU
 };
 
 struct PlatformReport {  // a line of `zoe platforms`

@@ -8,6 +8,7 @@
 #include "base/nearest.h"
 #include "platform/cpu/platform.h"
 #include "platform/null/platform.h"
+#include "platform/opencl/platform.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -19,23 +20,17 @@ using Opened = std::unique_ptr<Platform>;
 // names (musa, rocm).
 Opened no_cuda_road(std::string_view name, std::string_view vendor) {
   fail(ErrorKind::unsupported, name,
-       "{} devices cannot be used this way yet: this build generates no CUDA code. Use --platform opencl where {}'s OpenCL driver "
-       "is "
+       "{} devices cannot be used this way yet: this build runs no CUDA code. Use --platform opencl where {}'s OpenCL driver is "
        "installed, or --platform cpu.",
        vendor, vendor);
-}
-
-// The names that stand for one vendor's device under OpenCL.
-Opened vendor_opencl(std::string_view name, std::string_view vendor) {
-  fail(ErrorKind::unsupported, name, "stands for {}'s OpenCL device, and this build has no OpenCL platform. Use --platform cpu.",
-       vendor);
 }
 
 Opened open_cuda(const PlatformOptions&) { return no_cuda_road("cuda", "NVIDIA"); }
 Opened open_musa(const PlatformOptions&) { return no_cuda_road("musa", "Moore Threads"); }
 Opened open_rocm(const PlatformOptions&) { return no_cuda_road("rocm", "AMD"); }
-Opened open_xpu(const PlatformOptions&) { return vendor_opencl("xpu", "Intel"); }
-Opened open_mps(const PlatformOptions&) { return vendor_opencl("mps", "Apple"); }
+// The names that stand for one vendor's device under OpenCL.
+Opened open_xpu(const PlatformOptions& options) { return opencl::open(options, {.vendor = "Intel"}); }
+Opened open_mps(const PlatformOptions& options) { return opencl::open(options, {.vendor = "Apple"}); }
 Opened open_npu(const PlatformOptions&) {
   fail(ErrorKind::unsupported, "npu", "no NPU runs Zoetrope: there are no kernels for one. Use --platform cpu.");
 }
@@ -48,9 +43,9 @@ struct Entry {
 
 // Best first: "auto" takes the first that opens.
 constexpr std::array kPlatforms = {
-    Entry{"cuda", open_cuda, true}, Entry{"musa", open_musa, true},   Entry{"rocm", open_rocm, true},
-    Entry{"xpu", open_xpu, true},   Entry{"mps", open_mps, true},     Entry{"cpu", cpu::open, true},
-    Entry{"npu", open_npu, false},  Entry{"null", null::open, false},
+    Entry{"cuda", open_cuda, true},       Entry{"musa", open_musa, true}, Entry{"rocm", open_rocm, true},
+    Entry{"xpu", open_xpu, true},         Entry{"mps", open_mps, true},   Entry{"cpu", cpu::open, true},
+    Entry{"opencl", opencl::open, false}, Entry{"npu", open_npu, false},  Entry{"null", null::open, false},
 };
 
 Opened open_best(const PlatformOptions& options) {
@@ -76,6 +71,7 @@ std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOpt
   if (name == "auto") return open_best(options);
   const auto found = std::find_if(kPlatforms.begin(), kPlatforms.end(), [&](const Entry& entry) { return entry.name == name; });
   if (found != kPlatforms.end()) return found->open(options);
+  if (name.starts_with("opencl:")) return opencl::open(options, opencl::parse_selector(name.substr(7)));
   std::vector<std::string> known = {"auto"};
   for (const Entry& entry : kPlatforms) known.emplace_back(entry.name);
   std::sort(known.begin(), known.end());

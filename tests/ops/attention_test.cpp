@@ -1,5 +1,7 @@
+#include <functional>
 #include <limits>
 
+#include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
 
@@ -50,8 +52,21 @@ TEST_P(Attention, AgreesWithReference) {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, Attention, ::testing::ValuesIn(kCases));
 
+// All cases in one process: they share a few programs, which take a while to build.
+TEST(AttentionOnOpencl, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const AttentionCase& c : kCases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      const std::vector<double> expected = run_reference(made);
+      for (const bool local_tiles : {false, true})
+        EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), made), expected), tolerance(dtype))
+            << name(dtype) << (local_tiles ? ", tiles, " : ", ") << signature(made.result.node());
+    }
+}
+
 // Masked keys do not count, and a query without any key left gives zeros.
-TEST(AttentionMask, LeavesKeysOut) {
+void expect_masked_keys_left_out(const std::function<std::vector<double>(const Case&)>& run) {
   const double masked = -std::numeric_limits<double>::infinity();
   Case c = make({1, 5, 300, 1, 32, {1, 1, 5, 300}}, DType::f32);
   for (std::size_t key = 0; key < 300; ++key) {
@@ -59,7 +74,7 @@ TEST(AttentionMask, LeavesKeysOut) {
     if (key >= 7) c.operands[3][300 + key] = masked;
     c.operands[3][600 + key] = masked;
   }
-  const std::vector<double> got = run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c);
+  const std::vector<double> got = run(c);
   for (std::size_t i = 0; i < 32; ++i) {
     EXPECT_EQ(got[i], c.operands[2][280 * 32 + i]);
     EXPECT_EQ(got[64 + i], 0.0);
@@ -71,6 +86,17 @@ TEST(AttentionMask, LeavesKeysOut) {
   for (std::size_t i = 0; i < 35; ++i) short_keys.operands[3][i] = c.operands[3][300 + i % 7];
   const std::vector<double> expected = run_reference(short_keys);
   for (std::size_t i = 32; i < 64; ++i) EXPECT_NEAR(got[i], expected[i], 1e-5);
+}
+
+TEST(AttentionMask, LeavesKeysOut) {
+  expect_masked_keys_left_out(
+      [](const Case& c) { return run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c); });
+}
+
+TEST(AttentionMask, LeavesKeysOutOnOpencl) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const bool local_tiles : {false, true})
+    expect_masked_keys_left_out([&](const Case& c) { return run_kernel(*opencl(local_tiles), c); });
 }
 
 TEST(AttentionThreads, DoNotChangeTheResult) {

@@ -1,3 +1,4 @@
+#include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
 
@@ -61,6 +62,20 @@ TEST_P(Conv, AgreesWithReference) {
     }
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, Conv, ::testing::ValuesIn(kCases));
+
+// All cases in one process: they share a few programs, which take a while to build.
+TEST(ConvOnOpencl, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const ConvCase& c : kCases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      const std::vector<double> expected = run_reference(made);
+      const double more = c.window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;
+      for (const bool local_tiles : {false, true})
+        EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), made), expected), more * tolerance(dtype))
+            << name(dtype) << (local_tiles ? ", tiles, " : ", ") << signature(made.result.node());
+    }
+}
 
 }  // namespace
 }  // namespace zoe::testing

@@ -11,6 +11,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "ops/platforms.h"
 #include "ops/run_node.h"
 
 namespace zoe {
@@ -282,6 +283,90 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
 TEST(Elementwise, WeightsAreDenseInTheNodesDtype) {
   const Value node = mul(input("x", DType::bf16, {4, 8}), parameter("w", DType::bf16, {8}));
   EXPECT_EQ(cpu().make_kernel(node.node())->weight_layout(1), "dense bf16");
+}
+
+// OpenCL 1.2 lets a division be 2.5 ulp off and a square root 3; everything else is the same sequence of exact operations.
+double opencl_ulps(const UnaryCase& unary) {
+  const std::string name = unary.name;
+  if (name == "sqrt") return 3;
+  if (name == "rsqrt") return 6;
+  return unary.ulps + (name == "tanh" || name == "silu" || name == "gelu_tanh" ? 2.5 : 0);
+}
+
+TEST(ElementwiseOnOpencl, AgreesWithTheInterpreter) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  struct Run {
+    std::string name;
+    Value value;
+    std::vector<ReferenceTensor> inputs;
+    std::function<::testing::AssertionResult(double got, double expected, std::size_t at)> agrees;
+  };
+  const auto exactly = [](double got, double expected, std::size_t) {
+    return got == expected ? ::testing::AssertionSuccess()
+                           : ::testing::AssertionFailure() << "got " << got << ", expected " << expected;
+  };
+  std::vector<Run> runs;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const UnaryCase& unary : kUnary)
+      for (const std::int64_t count : {1, 63, 64, 5000}) {
+        auto x = random_tensor(dtype, {count}, static_cast<std::uint32_t>(count));
+        if (unary.make == zoe::sqrt || unary.make == rsqrt)
+          for (double& value : x.values) value = std::abs(value);
+        UnaryCase looser = unary;
+        looser.ulps = opencl_ulps(unary);
+        runs.push_back({fmt::format("{} {} {}", unary.name, name(dtype), count),
+                        unary.make(input("x", dtype, {count})),
+                        {x},
+                        [looser, x, dtype](double got, double expected, std::size_t i) {
+                          return agrees(got, expected, x.values[i], looser, dtype);
+                        }});
+      }
+    for (const BinaryCase& binary : kBinary)
+      for (const ShapePair& shapes : kBroadcasts) {
+        if (binary.make != zoe::add && shapes.a.count() != 120 && shapes.a.count() != 315) continue;
+        const auto a = random_tensor(dtype, shapes.a, 1), b = random_tensor(dtype, shapes.b, 2);
+        const double ulps = binary.make == zoe::div ? 2.5 : 0;
+        runs.push_back({fmt::format("{} {} {} {}", binary.name, name(dtype), shapes.a.str(), shapes.b.str()),
+                        binary.make(input("a", dtype, shapes.a), input("b", dtype, shapes.b)),
+                        {a, b},
+                        [ulps, dtype](double got, double expected, std::size_t) {
+                          return agrees(got, expected, 0, {"", nullptr, ulps, 0, nullptr}, dtype);
+                        }});
+      }
+    const auto x = random_tensor(dtype, {3, 501}, 7);
+    runs.push_back({"cast", cast(input("x", dtype, {3, 501}), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}, exactly});
+  }
+  std::vector<const Node*> nodes;
+  for (const Run& run : runs) nodes.push_back(&run.value.node());
+  Platform& platform = *testing::opencl();
+  const auto kernels = platform.make_kernels(nodes);  // one program
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    const auto got = run_node(*kernels[r], runs[r].value, runs[r].inputs, platform).values,
+               expected = interpret_node(runs[r].value, runs[r].inputs);
+    for (std::size_t i = 0; i < got.size(); ++i) ASSERT_TRUE(runs[r].agrees(got[i], expected[i], i)) << runs[r].name << " at " << i;
+  }
+}
+
+// The same 32 partial sums and the same tree as on the CPU: only additions, so the same bits.
+TEST(ElementwiseOnOpencl, SumKeepsItsOrder) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  std::vector<Value> sums;
+  std::vector<const Node*> nodes;
+  for (const std::int64_t length : {1, 3, 31, 32, 33, 96, 1536, 5000}) {
+    sums.push_back(sum(input("x", DType::f32, {37, length})));
+    nodes.push_back(&sums.back().node());
+  }
+  Platform& platform = *testing::opencl();
+  const auto kernels = platform.make_kernels(nodes);
+  for (std::size_t s = 0; s < sums.size(); ++s) {
+    const Shape& shape = sums[s].node().inputs[0].shape();
+    const auto x = random_tensor(DType::f32, shape, 5);
+    const auto got = run_node(*kernels[s], sums[s], {x}, platform).values;
+    for (std::int64_t row = 0; row < 37; ++row)
+      ASSERT_EQ(got[static_cast<std::size_t>(row)],
+                static_cast<double>(sum_by_definition(x.values.data() + row * shape.dim(1), shape.dim(1))))
+          << shape.str() << " row " << row;
+  }
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
 
@@ -51,6 +52,19 @@ TEST_P(Linear, AgreesWithReference) {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, Linear, ::testing::ValuesIn(kCases));
 
+// All cases in one process: they share a few programs, which take a while to build.
+TEST(LinearOnOpencl, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const LinearCase& c : kCases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      const std::vector<double> expected = run_reference(made);
+      for (const bool local_tiles : {false, true})
+        EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), made), expected), tolerance(dtype))
+            << name(dtype) << (local_tiles ? ", tiles, " : ", ") << signature(made.result.node());
+    }
+}
+
 // A f32 weight is rounded to bf16 when a bf16 node packs it, whatever the device multiplies in.
 TEST(LinearPacking, RoundsToNodesDtype) {
   Case c = make({16, 64, 32}, DType::bf16);
@@ -77,6 +91,9 @@ TEST(Linear, ComputedWeight) {
   const Value x = input("x", DType::f32, {20, 70}), weight = input("w", DType::f32, {50, 70});
   const Case c{linear(x, weight), {random_values(x.type(), 1), random_values(weight.type(), 2)}};
   EXPECT_LE(relative_rms(run_kernel(*cpu::make_linear(c.result.node(), cpu_device(false)), c), run_reference(c)), 1e-6);
+  if (!opencl()) return;
+  for (const bool local_tiles : {false, true})
+    EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), 1e-6) << (local_tiles ? "tiles" : "");
 }
 
 }  // namespace

@@ -93,6 +93,46 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
   return {wide.begin(), wide.end()};
 }
 
+// The same on a platform. Operands that are not weights lie one element behind an aligned address.
+inline std::vector<double> run_kernel(Platform& platform, const Case& c) {
+  const Node& node = c.result.node();
+  const auto kernel = platform.make_kernel(node);
+  const auto stream = platform.make_stream();
+  std::vector<std::shared_ptr<Buffer>> buffers;
+  std::vector<Slot> slots;
+  const auto upload = [&](const std::vector<std::byte>& bytes, std::size_t offset) {
+    buffers.push_back(platform.allocate(offset + bytes.size(), "operand"));
+    slots.push_back({buffers.back().get(), offset});
+    platform.upload(*stream, bytes.data(), slots.back(), bytes.size());
+  };
+  for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+    const Type& type = node.inputs[i].type();
+    const int input = static_cast<int>(i);
+    if (node.inputs[i].node().opcode == Opcode::parameter) {
+      const std::vector<std::byte> stored = to_bytes(c.operands[i], c.stored);
+      std::vector<std::byte> odd(stored.size() + 1),
+          packed(kernel->packed_bytes(input, type));  // an odd address, as in a mapped file
+      std::memcpy(odd.data() + 1, stored.data(), stored.size());
+      kernel->pack_weight(input, type, {c.stored, type.shape, odd.data() + 1}, packed.data());
+      upload(packed, 0);
+    } else {
+      upload(to_bytes(c.operands[i], type.dtype), size_of(type.dtype));
+    }
+  }
+  const Type& type = node.types[0];
+  std::vector<std::byte> result(type.size_bytes(), std::byte{0xff});  // NaNs: an element left out is seen
+  upload(result, size_of(type.dtype));
+  const Slot output = slots.back();
+  slots.pop_back();
+  const auto scratch = platform.allocate(kernel->scratch_bytes(), "scratch");
+  kernel->run(*stream, slots, {&output, 1}, {scratch.get(), 0});
+  stream->synchronize();
+  platform.download(*stream, output, result.data(), result.size());
+  std::vector<float> wide(static_cast<std::size_t>(type.shape.count()));
+  convert(result.data(), type.dtype, wide.data(), DType::f32, wide.size());
+  return {wide.begin(), wide.end()};
+}
+
 // The node in f64.
 inline std::vector<double> run_reference(const Case& c) {
   const Node& node = c.result.node();

@@ -1,4 +1,4 @@
-// Running one node's kernel on the cpu platform, on values the test gives as doubles.
+// Running one node's kernel on a platform, on values the test gives as doubles.
 #pragma once
 
 #include <cstring>
@@ -33,52 +33,66 @@ struct NodeRun {
   std::string implementation;
 };
 
-inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
+// The bytes of `values` as elements of `dtype`, one element behind the beginning.
+inline std::vector<std::byte> shifted_bytes(const std::vector<double>& values, DType dtype) {
+  const std::size_t size = size_of(dtype);
+  std::vector<std::byte> bytes((values.size() + 1) * size);
+  for (std::size_t k = 0; k < values.size(); ++k) {
+    const auto as_float = static_cast<float>(values[k]);
+    const auto as_index = static_cast<std::int32_t>(dtype == DType::i32 ? values[k] : 0);
+    const std::uint16_t as_bf16 = f32_to_bf16(as_float);
+    const void* source = dtype == DType::i32    ? static_cast<const void*>(&as_index)
+                         : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16)
+                                                : &as_float;
+    std::memcpy(bytes.data() + (k + 1) * size, source, size);
+  }
+  return bytes;
+}
+
+// `kernel`: of the value's node.
+inline NodeRun run_node(const Kernel& kernel, const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
   const Node& node = value.node();
-  const auto kernel = platform.make_kernel(node);
   const auto stream = platform.make_stream();
   std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<Slot> slots;
   // One element of distance from an aligned address: kernels may not count on more than their elements' alignment.
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const DType dtype = node.inputs[i].dtype();
-    const std::size_t size = size_of(dtype);
-    buffers.push_back(platform.allocate((inputs[i].values.size() + 1) * size, "input"));
-    slots.push_back({buffers.back().get(), size});
-    for (std::size_t k = 0; k < inputs[i].values.size(); ++k) {
-      const auto as_float = static_cast<float>(inputs[i].values[k]);
-      const auto as_index = static_cast<std::int32_t>(dtype == DType::i32 ? inputs[i].values[k] : 0);
-      const std::uint16_t as_bf16 = f32_to_bf16(as_float);
-      const void* source = dtype == DType::i32    ? static_cast<const void*>(&as_index)
-                           : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16)
-                                                  : &as_float;
-      std::memcpy(slots.back().data() + k * size, source, size);
-    }
+    const std::vector<std::byte> bytes = shifted_bytes(inputs[i].values, dtype);
+    buffers.push_back(platform.allocate(bytes.size(), "input"));
+    platform.upload(*stream, bytes.data(), {buffers.back().get(), 0}, bytes.size());
+    slots.push_back({buffers.back().get(), size_of(dtype)});
   }
   const Type& type = value.type();
   const auto count = static_cast<std::size_t>(type.shape.count());
   const std::size_t size = size_of(type.dtype), guard = 64;
-  const auto output = platform.allocate(size + count * size + guard, "output");
-  std::memset(output->data, 0xa5, output->size_bytes);
-  const Slot result{output.get(), size};
-  kernel->run(*stream, slots, {&result, 1}, Slot{});
+  std::vector<std::byte> result(size + count * size + guard, std::byte{0xa5});
+  const auto output = platform.allocate(result.size(), "output");
+  platform.upload(*stream, result.data(), {output.get(), 0}, result.size());
+  const Slot place{output.get(), size};
+  kernel.run(*stream, slots, {&place, 1}, Slot{});
   stream->synchronize();
-  for (std::size_t i = 0; i < output->size_bytes; ++i)
-    if ((i < size || i >= size + count * size) && static_cast<const unsigned char*>(output->data)[i] != 0xa5)
+  platform.download(*stream, {output.get(), 0}, result.data(), result.size());
+  for (std::size_t i = 0; i < result.size(); ++i)
+    if ((i < size || i >= size + count * size) && result[i] != std::byte{0xa5})
       throw std::runtime_error("the kernel wrote outside its result");
-  NodeRun run{{}, std::string(kernel->implementation())};
+  NodeRun run{{}, std::string(kernel.implementation())};
   for (std::size_t k = 0; k < count; ++k) {
     float as_float = 0;
     std::uint16_t as_bf16 = 0;
     if (type.dtype == DType::bf16) {
-      std::memcpy(&as_bf16, result.data() + k * size, size);
+      std::memcpy(&as_bf16, result.data() + (k + 1) * size, size);
       as_float = bf16_to_f32(as_bf16);
     } else {
-      std::memcpy(&as_float, result.data() + k * size, size);
+      std::memcpy(&as_float, result.data() + (k + 1) * size, size);
     }
     run.values.push_back(static_cast<double>(as_float));
   }
   return run;
+}
+
+inline NodeRun run_node(const Value& value, const std::vector<ReferenceTensor>& inputs, Platform& platform) {
+  return run_node(*platform.make_kernel(value.node()), value, inputs, platform);
 }
 
 // The interpreter's result of the graph of this one node, whose operands are inputs.

@@ -94,12 +94,10 @@ std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const>
   std::unordered_map<std::string, std::size_t> numbers;
   std::vector<std::size_t> number_of;
   for (const Node* node : nodes) {
-    Lowered lowered = lower(node->as<std::shared_ptr<const CallAttributes>>()->native);
-    check(lowered.chain.has_value(), ErrorKind::internal, "cpu", "a fused node is no chain: {}.", lowered.reason);
+    chains.push_back(chain_of(*node));
     PrintOptions options{.name = "k", .stream = outgrows_cache(*node, device)};
-    options.name = kernel_name(*node, *lowered.chain, print_source(*lowered.chain, kCppDialect, options).text);
-    sources.push_back(print_source(*lowered.chain, kCppDialect, options));
-    chains.push_back(std::move(*lowered.chain));
+    options.name = kernel_name(*node, chains.back(), print_source(chains.back(), kCppDialect, options).text);
+    sources.push_back(print_source(chains.back(), kCppDialect, options));
     const auto [found, is_new] = numbers.try_emplace(options.name, kernels.size());
     if (is_new) kernels.push_back({options.name, sources.back().text});
     number_of.push_back(found->second);

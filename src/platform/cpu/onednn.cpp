@@ -151,7 +151,8 @@ class ProductKernel : public Kernel {
       stream.wait();
     });
     if (widened_)
-      convert_in_parallel(dst, DType::f32, outputs[0].data(), DType::bf16, static_cast<std::int64_t>(dst_.get_size() / 4), threads_);
+      convert_in_parallel(dst, DType::f32, outputs[0].data(), DType::bf16, static_cast<std::int64_t>(dst_.get_size() / 4),
+                          threads_);
   }
 
  private:

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "platform/cpu/generated.h"
 #include "platform/cpu/host.h"
 #include "platform/cpu/kernels.h"
@@ -140,7 +141,13 @@ class CpuPlatform : public Platform {
       cache_ = std::make_unique<KernelCache>(KernelCache::Options{.folder = cache_folder_});
       compiler_ = std::make_unique<CppCompiler>(*cache_, CppBuildOptions{.compiler = compiler_name_, .threads = info_.threads});
     }
-    return make_generated(nodes, info_, *compiler_);
+    if (compiler_->reason().empty()) return make_generated(nodes, info_, *compiler_);
+    if (!warned_)
+      log(LogLevel::notice, fmt::format("fused kernels are interpreted, a tile of rows at a time: {}", compiler_->reason()));
+    warned_ = true;
+    std::vector<std::unique_ptr<Kernel>> kernels;
+    for (const Node* node : nodes) kernels.push_back(make_row_blocks(chain_of(*node), info_));
+    return kernels;
   }
 
   mutable DeviceInfo info_;
@@ -148,6 +155,7 @@ class CpuPlatform : public Platform {
   std::string compiler_name_;
   std::unique_ptr<KernelCache> cache_;  // with the compiler made for the first fused node
   std::unique_ptr<CppCompiler> compiler_;
+  bool warned_ = false;
   std::uint64_t unasked_ = 0;  // may be allocated before the system is asked again
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };

@@ -1,0 +1,84 @@
+// Generated kernels: a chain becomes OpenCL C (codegen/c_printer.h), and all chains that are asked for at once one program. Equal
+// texts are one function, whatever their row counts.
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "codegen/c_printer.h"
+#include "platform/opencl/kernels.h"
+
+namespace zoe::opencl {
+namespace {
+
+constexpr std::size_t kRowGroup = 32;  // work-items a row: one for each of its partial sums
+constexpr std::size_t kFlatGroup = 64;
+
+class ChainKernel : public Kernel {
+ public:
+  ChainKernel(Chain chain, std::vector<std::int64_t> geometry, std::shared_ptr<Function> function, DevicePtr device)
+      : device_(std::move(device)), chain_(std::move(chain)), geometry_(std::move(geometry)), function_(std::move(function)) {}
+  std::string_view implementation() const override { return "generated"; }
+  std::string weight_layout(int input) const override {
+    return "dense " + std::string(name(chain_.operands[static_cast<std::size_t>(input)].dtype));
+  }
+  bool can_overwrite(int input, int output) const override { return zoe::can_overwrite(chain_, input, output); }
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    Launch launch(*function_, stream);
+    for (std::size_t i = 0; i < inputs.size(); ++i) launch.place(inputs[i], size_of(chain_.operands[i].dtype));
+    for (std::size_t i = 0; i < outputs.size(); ++i) launch.place(outputs[i], size_of(chain_.outputs[i].dtype));
+    for (const std::int64_t value : geometry_) launch.large(value);
+    const bool flat = chain_.row_axes == 0;
+    const std::int64_t count = flat ? chain_.columns() : chain_.rows();
+    launch.large(count);
+    const auto items = static_cast<std::size_t>(count);
+    if (flat) launch.run({items}, {kFlatGroup});
+    else launch.run({items * kRowGroup}, {kRowGroup});
+  }
+
+ private:
+  const DevicePtr device_;
+  const Chain chain_;
+  const std::vector<std::int64_t> geometry_;
+  const std::shared_ptr<Function> function_;
+};
+
+Chain chain_of(const Node& node) {
+  Lowered lowered =
+      lower(node.opcode == Opcode::fused ? node.as<std::shared_ptr<const CallAttributes>>()->native : single_node_graph(node));
+  check(lowered.chain.has_value(), ErrorKind::unsupported, "opencl", "no kernel for {} of {}: {}.", name(node.opcode),
+        node.types[0].str(), lowered.reason);
+  return std::move(*lowered.chain);
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device) {
+  constexpr std::string_view kPlaceholder = "zoe_chain";  // equal texts are found before they get a name
+  struct Entry {
+    Chain chain;
+    std::vector<std::int64_t> geometry;
+    std::string function;
+  };
+  std::vector<Entry> entries;
+  std::map<std::string, std::string> functions;  // text with the placeholder, name
+  std::string source = prelude(kOpenclDialect);
+  for (const Node* node : nodes) {
+    Chain chain = chain_of(*node);
+    GeneratedSource printed = print_source(chain, kOpenclDialect, {.name = std::string(kPlaceholder)});
+    const auto [found, is_new] = functions.try_emplace(printed.text, fmt::format("chain_{}", functions.size()));
+    if (is_new) source += print_source(chain, kOpenclDialect, {.name = found->second}).text + "\n";
+    entries.push_back({std::move(chain), std::move(printed.geometry), found->second});
+  }
+  std::map<std::string, std::shared_ptr<Function>> built;
+  std::vector<std::unique_ptr<Kernel>> kernels;
+  for (Entry& entry : entries) {
+    auto& function = built[entry.function];
+    if (!function) function = device->function(source, entry.function, fmt::format("{} of {}", entry.function, functions.size()));
+    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.geometry), function, device));
+  }
+  return kernels;
+}
+
+}  // namespace zoe::opencl

@@ -1,0 +1,8 @@
+// The text of kernels/*.cl, embedded by CMake.
+#pragma once
+
+namespace zoe::opencl {
+
+extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource;
+
+}  // namespace zoe::opencl

@@ -1,0 +1,30 @@
+// The platforms that cases run on besides the CPU.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "platform/platform.h"
+
+namespace zoe::testing {
+
+// The best OpenCL device, opened once: with products in a work-item's registers, or in tiles of local memory. Null if there is
+// none.
+inline Platform* opencl(bool local_tiles = false) {
+  static const auto open = [](bool tiles) -> std::unique_ptr<Platform> {
+    try {
+      return open_platform("opencl", {.opencl_local_tiles = tiles});
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::unsupported) throw;
+      return nullptr;
+    }
+  };
+  static const std::unique_ptr<Platform> registers = open(false), tiles = open(true);
+  return local_tiles ? tiles.get() : registers.get();
+}
+
+#define ZOE_SKIP_WITHOUT_OPENCL() \
+  if (!::zoe::testing::opencl()) GTEST_SKIP() << "no OpenCL device"
+
+}  // namespace zoe::testing
