@@ -493,9 +493,11 @@ Lowered lower(const Graph& body) {
   return {{}, "its reshapes split too many axes", 0};
 }
 
-Chain chain_of(const Node& fused) {
-  Lowered lowered = lower(fused.as<std::shared_ptr<const CallAttributes>>()->native);
-  check(lowered.chain.has_value(), ErrorKind::internal, "lower", "a fused node is no chain: {}.", lowered.reason);
+Chain chain_of(const Node& node) {
+  Lowered lowered =
+      lower(node.opcode == Opcode::fused ? node.as<std::shared_ptr<const CallAttributes>>()->native : single_node_graph(node));
+  check(lowered.chain.has_value(), ErrorKind::unsupported, "lower", "no kernel for {} of {}: {}.", name(node.opcode),
+        node.types[0].str(), lowered.reason);
   return std::move(*lowered.chain);
 }
 

@@ -251,8 +251,8 @@ void transform_outputs(const Geometry& g, const Operands& operands, std::int64_t
           for (std::int64_t j = 0; j < width; ++j) {
             const std::int64_t at = (((t * g.out_height + top + i) * g.out_width) + left + j) * g.out_channels + o;
             V v = hn::Add(tile[i][j], shift);
-            if (g.activation == Activation::silu) v = silu(kLanes, v);
-            if (g.activation == Activation::gelu_tanh) v = gelu_tanh(kLanes, v);
+            if (g.activation == Activation::silu) v = zoe_silu(Floats<decltype(kLanes)>(v)).v;
+            if (g.activation == Activation::gelu_tanh) v = zoe_gelu_tanh(Floats<decltype(kLanes)>(v)).v;
             if (residual) v = hn::Add(v, load_part(residual + at, rest));
             store_part(v, result + at, rest);
           }

@@ -44,14 +44,6 @@ class ChainKernel : public Kernel {
   const std::shared_ptr<Function> function_;
 };
 
-Chain chain_of(const Node& node) {
-  Lowered lowered =
-      lower(node.opcode == Opcode::fused ? node.as<std::shared_ptr<const CallAttributes>>()->native : single_node_graph(node));
-  check(lowered.chain.has_value(), ErrorKind::unsupported, "opencl", "no kernel for {} of {}: {}.", name(node.opcode),
-        node.types[0].str(), lowered.reason);
-  return std::move(*lowered.chain);
-}
-
 }  // namespace
 
 std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device) {
