@@ -87,7 +87,13 @@ std::string write_file(const fs::path& path, std::string_view text) {
   return error;
 }
 
-std::string source_name(const KernelRecipe& recipe) { return "source." + recipe.dialect; }
+std::string source_name(const KernelRecipe& recipe) {
+  if (recipe.dialect == "opencl") return "source.cl";
+  return recipe.dialect == "cuda" ? "source.cu" : "source.cpp";
+}
+
+// A name as that of a file.
+std::string file_name(const KernelRecipe& recipe) { return recipe.name.substr(0, 100); }
 
 // Removes what lies in `folder` and was last changed more than `seconds` ago.
 void remove_older(const fs::path& folder, std::int64_t seconds) {
@@ -208,7 +214,7 @@ std::optional<CachedKernel> KernelCache::find(const KernelRecipe& recipe) {
 
 std::string KernelCache::what_changed(const KernelRecipe& recipe) const {
   try {
-    const JsonObject meta = read_json_object(folder_ / "names" / recipe.name / "meta.json", "meta.json");
+    const JsonObject meta = read_json_object(folder_ / "names" / file_name(recipe) / "meta.json", "meta.json");
     std::string changed;
     const auto compare = [&](std::string_view part, const std::string& now, std::string_view key) {
       if (meta.string(key) != now) changed += fmt::format("{}{}", changed.empty() ? "" : ", ", part);
@@ -285,7 +291,7 @@ void KernelCache::store(std::span<const NewKernel> kernels) {
     // For people who look for a kernel by its name, and for what_changed().
     const fs::path link = work.path / "name";
     if (::symlink((fs::path("..") / "kernels" / key).c_str(), link.c_str()) == 0)
-      if (::rename(link.c_str(), (folder_ / "names" / kernel.recipe->name).c_str()) != 0) ::unlink(link.c_str());
+      if (::rename(link.c_str(), (folder_ / "names" / file_name(*kernel.recipe)).c_str()) != 0) ::unlink(link.c_str());
   }
   sync(folder_ / "kernels");
   trim();
@@ -342,14 +348,14 @@ fs::path KernelCache::keep_failed(const KernelRecipe& recipe, std::string_view l
   const bool in_cache = why_not_writable().empty();
   WorkFolder work(in_cache ? work_parent() : fs::temp_directory_path(error));
   if (work.path.empty()) return {};
-  const fs::path kept = work.path / recipe.name;
+  const fs::path kept = work.path / file_name(recipe);
   fs::create_directory(kept, error);
   if (!write_file(kept / source_name(recipe), recipe.source).empty() || !write_file(kept / "log.txt", log_text).empty()) return {};
   if (!in_cache) {
     work.path.clear();  // stays
     return kept;
   }
-  const fs::path final_path = folder_ / "failed" / recipe.name;
+  const fs::path final_path = folder_ / "failed" / file_name(recipe);
   fs::remove_all(final_path, error);
   fs::rename(kept, final_path, error);
   return error ? fs::path() : final_path;

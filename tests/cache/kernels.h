@@ -14,9 +14,7 @@ namespace zoe::testing {
 
 using KernelFunction = void (*)(const float* x, float* y, long columns, long rows);
 
-inline const std::string kKernelPrelude = R"(#include <cmath>
-#include <cstdint>
-static inline float row_sum(const float* x, long n) {
+inline const std::string kKernelPrelude = R"(static inline float row_sum(const float* x, long n) {
   float partial[32] = {};
   for (long i = 0; i < n; i += 32)
     for (int j = 0; j < 32; ++j) partial[j] += x[i + j];
@@ -43,7 +41,7 @@ extern "C" void norm_{0}(const float* __restrict x, float* __restrict y, long co
   for (long row = 0; row < rows; ++row, x += columns, y += columns) {{
     const float mean = row_sum(x, columns) / float(columns);
     for (long i = 0; i < limits.columns; ++i) y[i] = square(x[i] - mean);
-    const float scale = 1.0f / std::sqrt(row_sum(y, columns) / float(columns) + 1e-6f);
+    const float scale = 1.0f / __builtin_sqrtf(row_sum(y, columns) / float(columns) + 1e-6f);
     for (long i = 0; i < columns; ++i) {{
       float v = (x[i] - mean) * scale * {1:#.6g}f + {0}.0f;
 {2}      y[i] = v;

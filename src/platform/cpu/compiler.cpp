@@ -18,7 +18,7 @@
 #include <chrono>
 #include <cstring>
 #include <fstream>
-#include <numeric>
+#include <memory>
 #include <optional>
 #include <sstream>
 #include <thread>
@@ -143,6 +143,13 @@ std::string last_lines(std::string_view text, int count) {
   return std::string(at == std::string_view::npos ? text : text.substr(at + 1));
 }
 
+bool is_identifier(std::string_view name) {
+  const auto is_word = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+  };
+  return !name.empty() && !(name[0] >= '0' && name[0] <= '9') && std::all_of(name.begin(), name.end(), is_word);
+}
+
 std::vector<std::string> words(std::string_view text) {
   std::istringstream in{std::string(text)};
   std::vector<std::string> result;
@@ -171,13 +178,13 @@ std::optional<Identity> parse_identity(const std::string& output) {
     } else if (identity.name.empty() && version > parts.begin() && version < parts.end() - 1) {
       identity.name = *(version - 1) + " " + *(version + 1);
       identity.text = line + identity.text;
-    } else if (line.starts_with(' ') && compiler_proper.empty()) {
-      compiler_proper = parts.front();
+    } else if (line.starts_with(' ') && compiler_proper.empty() && parts.size() > 1) {  // clang: after " (in-process)"
       std::vector<std::string> plain;
       for (std::string part : parts) {
         std::erase(part, '"');
         plain.push_back(std::move(part));
       }
+      compiler_proper = plain.front();
       for (std::size_t i = 1; i < plain.size(); ++i) {
         const std::string& part = plain[i];
         const bool with_next = part == "--param" || part == "-target-cpu" || part == "-target-feature" || part == "-tune-cpu";
@@ -187,7 +194,7 @@ std::optional<Identity> parse_identity(const std::string& output) {
       }
     }
   }
-  if (identity.name.empty() || compiler_proper.empty()) return std::nullopt;
+  if (identity.name.empty() || compiler_proper.find('/') == std::string::npos) return std::nullopt;
   identity.text += "; " + compiler_proper;
   return identity;
 }
@@ -199,6 +206,8 @@ std::vector<std::vector<std::string>> known_compilers() {
   if (std::vector<std::string> command = words(variable); !command.empty()) compilers.insert(compilers.begin(), std::move(command));
   return compilers;
 }
+
+const std::string& function_of(const CppKernel& kernel) { return kernel.function.empty() ? kernel.name : kernel.function; }
 
 bool allows_programs(const fs::path& folder) {
   struct statvfs info {};
@@ -220,17 +229,8 @@ bool is_full(const fs::path& folder) {
 }  // namespace
 
 std::vector<std::string> default_cpp_flags() {
-  return {"-std=c++20",
-          "-O3",
-          "-march=native",
-          "-ffp-contract=off",
-          "-fno-trapping-math",
-          "-fno-math-errno",
-          "-fPIC",
-          "-shared",
-          "-pipe",
-          "-fvisibility=hidden",
-          "-w",
+  return {"-std=c++20",    "-O3",     "-march=native", "-ffp-contract=off", "-fno-trapping-math",  "-fno-math-errno",
+          "-fPIC",         "-shared", "-pipe",         "-Wl,--as-needed",   "-fvisibility=hidden", "-w",
           "-fmax-errors=5"};
 }
 
@@ -239,11 +239,12 @@ CppCompiler::CppCompiler(KernelCache& cache, CppBuildOptions options) : cache_(c
   if (options_.compiler.empty()) candidates = known_compilers();
   else if (options_.compiler.find('/') == std::string::npos) candidates = {{options_.compiler}};
   else candidates = {{fs::absolute(options_.compiler).string()}};  // it will run in another folder
+  std::string tried;
   for (std::vector<std::string>& command : candidates) {
     std::vector<std::string> ask = command;
     ask.insert(ask.end(), options_.flags.begin(), options_.flags.end());
     ask.insert(ask.end(), {"-###", "-c", "-x", "c++", "/dev/null"});
-    Child child(ask, {}, options_.timeout_s);
+    Child child(ask, {}, std::min(options_.timeout_s, 20.0));
     while (!child.finished()) pause();
     const std::string output = child.output();
     if (child.failure().empty()) {
@@ -255,12 +256,13 @@ CppCompiler::CppCompiler(KernelCache& cache, CppBuildOptions options) : cache_(c
         identity_ = identity->text;
         target_ = identity->target;
       }
-      reason_.clear();
+      if (!tried.empty()) log(LogLevel::detail, fmt::format("C++ is compiled by {}, for these do not work: {}", name_, tried));
       return;
     }
-    reason_ += fmt::format("{}{} ({}{}{})", reason_.empty() ? "no C++ compiler works: tried " : ", ", fmt::join(command, " "),
-                           child.failure(), output.empty() ? "" : ": ", last_lines(output, 1));
+    tried += fmt::format("{}{} ({}{}{})", tried.empty() ? "" : ", ", fmt::join(command, " "), child.failure(),
+                         output.empty() ? "" : ": ", last_lines(output, 1));
   }
+  reason_ = fmt::format("no C++ compiler works: tried {}", tried);
 }
 
 struct CppCompiler::Job {
@@ -272,6 +274,13 @@ struct CppCompiler::Job {
   std::string log = {};  // of the compiler, if it failed
 };
 
+// Kernels that are compiled together.
+struct CppCompiler::Unit {
+  std::vector<Job*> jobs;
+  std::size_t source_bytes = 0;
+  bool timed_out = false;
+};
+
 std::vector<void*> CppCompiler::build(std::string_view prelude, std::span<const CppKernel> kernels) {
   ZOE_INTERNAL_CHECK(reason_.empty());
   const std::lock_guard lock(mutex_);
@@ -281,6 +290,7 @@ std::vector<void*> CppCompiler::build(std::string_view prelude, std::span<const 
   std::vector<std::string> arguments(command_.begin() + 1, command_.end());
   arguments.insert(arguments.end(), options_.flags.begin(), options_.flags.end());
   for (const CppKernel& kernel : kernels) {
+    ZOE_INTERNAL_CHECK(is_identifier(kernel.name) && is_identifier(function_of(kernel)));
     Job job{.kernel = &kernel,
             .recipe = {.name = kernel.name,
                        .dialect = "cpp",
@@ -312,11 +322,63 @@ std::vector<void*> CppCompiler::build(std::string_view prelude, std::span<const 
   return functions;
 }
 
+void CppCompiler::compile_units(std::string_view prelude, std::vector<Unit>& units, const fs::path& folder,
+                                std::string_view prefix) {
+  const auto threads = static_cast<std::size_t>(std::max(options_.threads, 1));
+  const auto prelude_lines = std::count(prelude.begin(), prelude.end(), '\n') + 1;
+  struct Running {
+    Unit* unit;
+    std::string stem;
+    std::unique_ptr<Child> child;
+  };
+  std::vector<Running> running;
+  for (std::size_t next = 0; next < units.size() || !running.empty();) {
+    if (next < units.size() && running.size() < threads) {
+      Unit& unit = units[next];
+      const std::string stem = fmt::format("{}{}", prefix, next);
+      ++next;
+      std::ofstream out(folder / (stem + ".cpp"), std::ios::binary);
+      out << "#line 1 \"source.cpp\"\n" << prelude << "\n";
+      // The key in a kernel's names keeps it apart from the others here and in all other libraries of the process.
+      for (const Job* job : unit.jobs)
+        out << fmt::format(
+            "#define {0} {1}\nnamespace {1}_scope {{\n#pragma GCC visibility push(default)\n#line {2} \"source.cpp\"\n{3}\n"
+            "#pragma GCC visibility pop\n}}\n#undef {0}\n",
+            function_of(*job->kernel), job->symbol, prelude_lines + 1, job->kernel->source);
+      out.close();
+      std::vector<std::string> command = command_;
+      command.insert(command.end(), options_.flags.begin(), options_.flags.end());
+      command.insert(command.end(), {stem + ".cpp", "-o", stem + ".so"});
+      running.push_back({&unit, stem, std::make_unique<Child>(command, folder, options_.timeout_s)});
+      continue;
+    }
+    const auto done = std::find_if(running.begin(), running.end(), [](Running& each) { return each.child->finished(); });
+    if (done == running.end()) {
+      pause();
+      continue;
+    }
+    Unit& unit = *done->unit;
+    const fs::path binary = folder / (done->stem + ".so");
+    std::string failure = done->child->failure();
+    unit.timed_out = done->child->timed_out();
+    void* const library = failure.empty() ? ::dlopen(binary.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+    if (failure.empty() && !library) failure = ::dlerror();
+    for (Job* job : unit.jobs) {
+      job->log.clear();
+      job->binary = binary;
+      if (library) job->function = ::dlsym(library, job->symbol.c_str());
+      if (!job->function)
+        job->log = done->child->output() +
+                   (library ? fmt::format("the source does not define extern \"C\" {}", function_of(*job->kernel)) : failure);
+    }
+    running.erase(done);
+  }
+}
+
 // Compiles all jobs and puts their functions into loaded_.
 void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
   const auto start = Clock::now();
   const auto threads = static_cast<std::size_t>(std::max(options_.threads, 1));
-  const auto prelude_lines = std::count(prelude.begin(), prelude.end(), '\n') + 1;
   for (const Job& job : jobs)
     if (const std::string changed = cache_.what_changed(job.recipe); !changed.empty())
       log(LogLevel::detail, fmt::format("kernel cache: {} is compiled again: {} changed", job.kernel->name, changed));
@@ -331,62 +393,6 @@ void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
   log(LogLevel::notice,
       fmt::format("compiling {} kernel{} with {} ({})", jobs.size(), jobs.size() == 1 ? "" : "s", name_,
                   not_cached.empty() ? fmt::format("once; cached in {}", cache_.folder().string()) : "not cached"));
-
-  struct Unit {
-    std::vector<Job*> jobs;
-    std::size_t source_bytes = 0;
-    bool timed_out = false;
-  };
-  // A unit's kernels get their functions, or its log.
-  const auto compile_units = [&](std::vector<Unit>& units, const fs::path& folder, std::string_view prefix) {
-    struct Running {
-      Unit* unit;
-      std::string stem;
-      std::unique_ptr<Child> child;
-    };
-    std::vector<Running> running;
-    for (std::size_t next = 0; next < units.size() || !running.empty();) {
-      if (next < units.size() && running.size() < threads) {
-        Unit& unit = units[next];
-        const std::string stem = fmt::format("{}{}", prefix, next);
-        ++next;
-        std::ofstream out(folder / (stem + ".cpp"), std::ios::binary);
-        out << "#line 1 \"source.cpp\"\n" << prelude << "\n";
-        // The key in a kernel's names keeps it apart from the others here and in all other libraries of the process.
-        for (const Job* job : unit.jobs)
-          out << fmt::format(
-              "#define {0} {1}\nnamespace {1}_scope {{\n#pragma GCC visibility push(default)\n#line {2} \"source.cpp\"\n{3}\n"
-              "#pragma GCC visibility pop\n}}\n#undef {0}\n",
-              job->kernel->name, job->symbol, prelude_lines + 1, job->kernel->source);
-        out.close();
-        std::vector<std::string> command = command_;
-        command.insert(command.end(), options_.flags.begin(), options_.flags.end());
-        command.insert(command.end(), {stem + ".cpp", "-o", stem + ".so"});
-        running.push_back({&unit, stem, std::make_unique<Child>(command, folder, options_.timeout_s)});
-        continue;
-      }
-      const auto done = std::find_if(running.begin(), running.end(), [](Running& each) { return each.child->finished(); });
-      if (done == running.end()) {
-        pause();
-        continue;
-      }
-      Unit& unit = *done->unit;
-      const fs::path binary = folder / (done->stem + ".so");
-      std::string failure = done->child->failure();
-      unit.timed_out = done->child->timed_out();
-      void* const library = failure.empty() ? ::dlopen(binary.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
-      if (failure.empty() && !library) failure = ::dlerror();
-      for (Job* job : unit.jobs) {
-        job->log.clear();
-        job->binary = binary;
-        if (library) job->function = ::dlsym(library, job->symbol.c_str());
-        if (!job->function)
-          job->log = done->child->output() +
-                     (library ? fmt::format("the source does not define extern \"C\" {}", job->kernel->name) : failure);
-      }
-      running.erase(done);
-    }
-  };
 
   std::string no_place;
   for (const fs::path& place : places) {
@@ -408,21 +414,25 @@ void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
       smallest.jobs.push_back(job);
       smallest.source_bytes += job->kernel->source.size() + 1;
     }
-    compile_units(units, work.path, "unit");
+    const auto failures = [&] { return std::count_if(jobs.begin(), jobs.end(), [](const Job& job) { return !job.function; }); };
+    const auto place_is_full = [&] {
+      if (!is_full(work.path)) return false;
+      no_place += fmt::format("{} is full; ", place.string());
+      if (in_cache) cache_.notice_not_cached(fmt::format("{} is full", cache_.folder().string()));
+      return true;
+    };
+    compile_units(prelude, units, work.path, "unit");
+    if (failures() > 0 && place_is_full()) continue;
     // Where a unit failed, its kernels alone: the good ones are saved, and the message is about the bad one.
     std::vector<Unit> alone;
     for (const Unit& unit : units)
       if (unit.jobs.size() > 1 && !unit.timed_out)
         for (Job* job : unit.jobs)
           if (!job->function) alone.push_back({{job}});
-    compile_units(alone, work.path, "kernel");
+    compile_units(prelude, alone, work.path, "kernel");
 
-    const auto failed = std::count_if(jobs.begin(), jobs.end(), [](const Job& job) { return !job.function; });
-    if (failed > 0 && is_full(work.path)) {
-      no_place += fmt::format("{} is full; ", place.string());
-      if (in_cache) cache_.notice_not_cached(fmt::format("{} is full", cache_.folder().string()));
-      continue;
-    }
+    if (failures() > 0 && place_is_full()) continue;
+
     std::vector<KernelCache::NewKernel> stored;
     for (const Job& job : jobs) {
       if (!job.function) continue;
@@ -431,6 +441,7 @@ void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
     }
     if (in_cache) cache_.store(stored);
     log(LogLevel::detail, fmt::format("compiled {} kernels in {:.2f} s", stored.size(), seconds_since(start)));
+    const auto failed = failures();
     if (failed == 0) return;
     std::string message;
     for (const Job& job : jobs) {

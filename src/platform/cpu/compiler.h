@@ -6,6 +6,7 @@
 //   std::vector<void*> functions = compiler.build(prelude, kernels);
 #pragma once
 
+#include <filesystem>
 #include <mutex>
 #include <span>
 #include <string>
@@ -17,11 +18,12 @@
 
 namespace zoe::cpu {
 
-// One kernel: text that defines `extern "C" void <name>(...)`. It may use what the prelude declares, and define types and
-// functions of its own; #include belongs into the prelude. The name must not be used for anything else.
+// One kernel: text that defines `extern "C" void <function>(...)`. It may use what the prelude declares, and define types and
+// functions of its own; #include belongs into the prelude. The word <function> must not be used for anything else.
 struct CppKernel {
-  std::string name;  // a C identifier; the same name for the same kernel from run to run lets messages say what changed
+  std::string name;  // a C identifier, the same from run to run: for symbols, profilers, and messages that say what changed
   std::string source;
+  std::string function = {};  // "": the name. Kernels of equal text are one, so a word for all of them ("k") shares the most
 };
 
 // The contract of the numbers (docs/ops-contract.md) and the instructions of this CPU. -w: warnings would hide an error.
@@ -51,7 +53,11 @@ class CppCompiler {
 
  private:
   struct Job;
+  struct Unit;
   void compile(std::string_view prelude, std::vector<Job>& jobs);
+  // At most `threads` at a time, in `folder`. The kernels of a unit get their functions, or its log.
+  void compile_units(std::string_view prelude, std::vector<Unit>& units, const std::filesystem::path& folder,
+                     std::string_view prefix);
 
   KernelCache& cache_;
   CppBuildOptions options_;
