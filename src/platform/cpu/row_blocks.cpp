@@ -72,7 +72,8 @@ class Walk {
     return place + index * axes_[0].stride;
   }
 
-  // `count` elements from element `begin` on, from their places in `src` to a dense `dst`.
+  // `count` elements from element `begin` on, from their places in `src` to a dense `dst`. Both numbers are even if the view is
+  // swapped: tiles are whole rows of whole pairs.
   template <class T>
   void collect(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t begin, std::int64_t count) const {
     const auto* src = reinterpret_cast<const T*>(src_bytes);
@@ -80,7 +81,7 @@ class Walk {
     each_run(begin, count, [&](std::int64_t at, std::int64_t inner, std::int64_t n) {
       const std::int64_t stride = step();
       if (stride == 1 && !swapped_) std::memcpy(dst, src + at + inner, static_cast<std::size_t>(n) * sizeof(T));
-      else if (stride == 1 && inner % 2 == 0 && n % 2 == 0) swap_pairs(src + at + inner, dst, n);
+      else if (stride == 1) swap_pairs(src + at + inner, dst, n);
       else if (!swapped_)
         for (std::int64_t i = 0; i < n; ++i) dst[i] = src[at + (inner + i) * stride];
       else
