@@ -244,7 +244,7 @@ TEST(Ops, TheListHasEveryOp) {
   std::set<std::string> found;
   for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(ZOE_FIXTURES) / "../../src/ops"))
     if (file.path().extension() == ".h") found.insert(file.path().stem());
-  for (const char* shared : {"modulation", "norm", "register"}) EXPECT_EQ(found.erase(shared), 1u) << shared;
+  for (const char* shared : {"modulation", "norm", "register", "rotary"}) EXPECT_EQ(found.erase(shared), 1u) << shared;
   EXPECT_EQ(found, std::set<std::string>(op_names().begin(), op_names().end()));
 }
 
