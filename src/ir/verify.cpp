@@ -81,7 +81,7 @@ std::vector<Type> result_types(const Node& node) {
       const Graph& native = node.as<std::shared_ptr<const CallAttributes>>()->native;
       verify(native);
       for (std::size_t i = 0; i < in.size(); ++i)
-        check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, node.name, "argument {}: got {}, expected {}.", i,
+        check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, name(node.opcode), "argument {}: got {}, expected {}.", i,
               in[i].type().str(), native.inputs[i].type().str());
       std::vector<Type> types;
       for (const Value& output : native.outputs) types.push_back(output.type());

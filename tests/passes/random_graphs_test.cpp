@@ -40,7 +40,8 @@ void expect_same(const std::vector<ReferenceTensor>& got, const std::vector<Refe
     ASSERT_EQ(got[i].shape, expected[i].shape) << "result " << i;
     for (std::size_t j = 0; j < got[i].values.size(); ++j) {
       const double a = got[i].values[j], b = expected[i].values[j];
-      ASSERT_TRUE(a == b || (std::isnan(a) && std::isnan(b))) << "result " << i << " at " << j << ": got " << a << ", expected " << b;
+      ASSERT_TRUE(a == b || (std::isnan(a) && std::isnan(b)))
+          << "result " << i << " at " << j << ": got " << a << ", expected " << b;
     }
   }
 }

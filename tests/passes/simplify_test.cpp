@@ -1,5 +1,9 @@
 #include "compiler/passes/simplify.h"
 
+#include "compiler/passes/inline_calls.h"
+#include "ir/trace.h"
+#include "ops/mul_add.h"
+#include "ops/scale_residual_norm_scale_shift.h"
 #include "passes/passes.h"
 
 namespace zoe {
@@ -455,15 +459,31 @@ return %5
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
-class Simplify : public ::testing::TestWithParam<Case> {};
+class SimplifyRule : public ::testing::TestWithParam<Case> {};
 
-TEST_P(Simplify, TextInTextOut) {
+TEST_P(SimplifyRule, TextInTextOut) {
   const std::string head = "graph g";
   testing::expect_pass(simplify, head + GetParam().before, head + GetParam().after);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rules, Simplify, ::testing::ValuesIn(kCases),
+INSTANTIATE_TEST_SUITE_P(Simplify, SimplifyRule, ::testing::ValuesIn(kCases),
                          [](const auto& c) { return std::string(c.param.name); });
+
+// Wan's norm behind the self-attention has no modulation, the one behind the cross-attention no gate.
+TEST(Simplify, UnitGatesAndZeroModulationAsConstantsAreAsIfAbsent) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Value x = input("x", dtype, {1, 6, 8}), residual = input("residual", dtype, {1, 6, 8});
+    const auto graph = [&](const Value& gate, const Value& scale, const Value& shift) {
+      const NormedResidual normed = scale_residual_norm_scale_shift(residual, x, gate, scale, shift);
+      return simplify(inline_calls(make_graph("g", {x, residual}, {normed.y, normed.residual})));
+    };
+    const Value one = constant(1), zero = constant(0), narrow_zero = constant(0, DType::bf16);
+    EXPECT_EQ(print(graph(one, zero, narrow_zero)), print(graph({}, {}, {})));
+    const Value gated = mul_add(x, constant(0, DType::bf16), residual, 1);
+    const Graph sum = simplify(inline_calls(make_graph("g", {x, residual}, {gated})));
+    EXPECT_EQ(sum.nodes.size(), dtype == DType::f32 ? 3u : 6u) << print(sum);  // the sum, and in bf16 the casts around it
+  }
+}
 
 }  // namespace
 }  // namespace zoe
