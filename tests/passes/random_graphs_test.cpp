@@ -25,7 +25,7 @@ struct Pass {
 
 const std::vector<Pass>& passes() {
   static const std::vector<Pass> all{
-      {"inline_calls", inline_calls},
+      {"inline_calls", [](const Graph& graph) { return inline_calls(graph); }},
       {"simplify", simplify},
       {"common_subexpressions", common_subexpressions},
       {"fold_epilogues", [](const Graph& graph) { return fold_epilogues(graph, [](const Node&) { return true; }); }},
