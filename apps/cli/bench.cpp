@@ -10,11 +10,8 @@
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
-#include "models/umt5/model.h"
-#include "models/wan_dit/model.h"
-#include "models/wan_vae/model.h"
 #include "pipeline/memory.h"
-#include "pipeline/model_folder.h"
+#include "pipeline/parts.h"
 
 namespace zoe::cli {
 
@@ -29,28 +26,9 @@ struct BenchOptions {
   bool per_op = false, plan = false;
 };
 
-// The published sizes, so that no files are needed.
-Umt5Config umt5_xxl() {
-  return parse_umt5_config(
-      parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
-    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})",
-                        "umt5-xxl"));
-}
-
-WanDitConfig wan_dit(int heads, int ffn, int layers) {
-  return parse_wan_dit_config(
-      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
-    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    heads, ffn, layers),
-                        "wan"));
-}
-
 struct Case {
   std::vector<Plan> plans;  // run in this order, each `times` times
-  std::vector<int> times;
-  std::vector<WanVaeGraph> decoders;  // of the plans, for the VAE: which arguments are states
+  std::vector<PartGraph> graphs;
 };
 
 std::vector<Tensor> random_tensors(Platform& platform, Stream& stream, const std::vector<Value>& values) {
@@ -68,33 +46,11 @@ std::vector<Tensor> random_tensors(Platform& platform, Stream& stream, const std
 }
 
 Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
-  const bool toy = options.size == "toy";
-  const ModelConfig embedded = toy ? read_model_config(embedded_model_path()) : ModelConfig{};
-  const std::int64_t frames = (options.num_frames - 1) / 4 + 1, height = options.height / 8, width = options.width / 8;
-  check(options.height % 16 == 0 && options.width % 16 == 0, ErrorKind::invalid_argument, "--height, --width",
-        "got {}x{}, expected multiples of 16.", options.width, options.height);
+  const ModelConfig model =
+      options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
   Case made;
-  if (options.part == "transformer") {
-    const WanDitConfig config = toy ? embedded.transformer : options.size == "14b" ? wan_dit(40, 13824, 40) : wan_dit(12, 8960, 30);
-    made.plans.push_back(
-        compile(trace_wan_dit(config, dtype, {frames, height, width, options.text_tokens}), platform, options.compile));
-    made.times = {1};
-  } else if (options.part == "text-encoder") {
-    made.plans.push_back(
-        compile(trace_umt5(toy ? embedded.text_encoder : umt5_xxl(), dtype, options.text_tokens), platform, options.compile));
-    made.times = {1};
-  } else {
-    check(options.part == "vae-decode", ErrorKind::invalid_argument, "bench",
-          "got {}, expected transformer, vae-decode or text-encoder.", options.part);
-    const WanVaeConfig config = toy ? embedded.vae : parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
-    made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, true));
-    made.times = {1};
-    if (frames > 1) {
-      made.decoders.push_back(trace_wan_vae_decode(config, dtype, 1, height, width, false));
-      made.times.push_back(static_cast<int>(frames - 1));
-    }
-    for (const WanVaeGraph& decoder : made.decoders) made.plans.push_back(compile(decoder.graph, platform, options.compile));
-  }
+  made.graphs = trace_part(model, options.part, dtype, {options.height, options.width, options.num_frames, options.text_tokens});
+  for (const PartGraph& part : made.graphs) made.plans.push_back(compile(part.graph, platform, options.compile));
   return made;
 }
 
@@ -107,10 +63,10 @@ void print_per_op(const Case& measured, const std::vector<std::vector<double>>& 
   for (std::size_t p = 0; p < measured.plans.size(); ++p)
     for (std::size_t i = 0; i < measured.plans[p].steps.size(); ++i) {
       const Step& step = measured.plans[p].steps[i];
-      Row& row = rows[fmt::format("{} | {}", step.kernel->implementation(), signature(*step.node))];
+      Row& row = rows[fmt::format("{} | {} {}", step.kernel->implementation(), step.node->name, headline(*step.node))];
       row.seconds += seconds[p][i] / runs;
-      row.operations += product_operations(*step.node) * measured.times[p];
-      row.count += measured.times[p];
+      row.operations += product_operations(*step.node) * measured.graphs[p].times;
+      row.count += measured.graphs[p].times;
     }
   std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.second.seconds > b.second.seconds; });
@@ -147,7 +103,7 @@ int bench(const BenchOptions& options) {
   std::vector<const Plan*> plans;
   for (std::size_t p = 0; p < measured.plans.size(); ++p) {
     if (!streamed) store.load(measured.plans[p]);
-    operations += product_operations(measured.plans[p].graph) * measured.times[p];
+    operations += product_operations(measured.plans[p].graph) * measured.graphs[p].times;
     workspace_bytes = std::max(workspace_bytes, measured.plans[p].workspace_bytes);
     plans.push_back(&measured.plans[p]);
   }
@@ -157,32 +113,32 @@ int bench(const BenchOptions& options) {
   std::vector<Tensor> states;
   for (std::size_t p = 0; p < plans.size(); ++p) {
     const Graph& graph = plans[p]->graph;
-    if (measured.decoders.empty()) {
+    const PartGraph& part = measured.graphs[p];
+    if (part.states.empty()) {
       inputs.push_back(random_tensors(*platform, *stream, graph.inputs));
       outputs.push_back(random_tensors(*platform, *stream, graph.outputs));
       continue;
     }
-    const WanVaeGraph& decoder = measured.decoders[p];
     if (states.empty())
-      for (const Type& type : decoder.states) states.push_back(make_tensor(*platform, type, "decoder state"));
+      for (const Type& type : part.states) states.push_back(make_tensor(*platform, type, "decoder state"));
     inputs.push_back(random_tensors(*platform, *stream, {graph.inputs[0]}));
     outputs.push_back(random_tensors(*platform, *stream, {graph.outputs[0]}));
-    for (const std::size_t state : decoder.reads) inputs.back().push_back(states[state]);
-    for (const std::size_t state : decoder.writes) outputs.back().push_back(states[state]);
+    for (const std::size_t state : part.reads) inputs.back().push_back(states[state]);
+    for (const std::size_t state : part.writes) outputs.back().push_back(states[state]);
   }
   std::vector<std::vector<double>> step_seconds;
   for (const Plan& plan : measured.plans) step_seconds.emplace_back(plan.steps.size());
-  const StepObserver observer = [&](const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end) {
-    step_seconds[static_cast<std::size_t>(&plan - measured.plans.data())][step] +=
-        std::chrono::duration<double>(end - begin).count();
-    if (profile_file) profile.step(plan, step, begin, end);
+  const StepObserver observer = [&](const StepRun& ran) {
+    step_seconds[static_cast<std::size_t>(&ran.plan - measured.plans.data())][ran.step] +=
+        std::chrono::duration<double>(ran.end - ran.begin).count();
+    if (profile_file) profile.step(ran);
   };
   std::vector<double> seconds;
   for (int run_number = 0; run_number <= options.repeat; ++run_number) {
     const bool counted = run_number > 0;  // the first warms up
     const auto start = std::chrono::steady_clock::now();
     for (std::size_t p = 0; p < measured.plans.size(); ++p)
-      for (int time = 0; time < measured.times[p]; ++time) {
+      for (int time = 0; time < measured.graphs[p].times; ++time) {
         RunOptions run_options{.stream_weights = streamed};
         if ((options.per_op || profile_file) && counted) run_options.observe = &observer;
         zoe::run(measured.plans[p], *stream, store, inputs[p], outputs[p], workspace, run_options);

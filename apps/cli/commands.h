@@ -20,6 +20,8 @@ Command add_generate(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_platforms(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_explain(CLI::App& app);
+Command add_verify(CLI::App& app);
 
 // Options several commands share.
 struct DeviceOptions {

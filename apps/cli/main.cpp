@@ -108,6 +108,14 @@ int run(int argc, char** argv) {
         auto* c = app.add_subcommand("bench", "Time parts of the engine, with random weights where no model is needed");
         return std::pair(c, add_bench(*c));
       }(),
+      [&] {
+        auto* c = app.add_subcommand("explain", "What a model's plan runs, why, and what it moves; needs no weights");
+        return std::pair(c, add_explain(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("verify", "Run a model compiled and uncompiled side by side and compare every chain");
+        return std::pair(c, add_verify(*c));
+      }(),
   };
   try {
     app.parse(reversed_arguments(argc, argv));

@@ -122,10 +122,21 @@ Plan compile(const Graph& traced, Platform& platform, const CompileOptions& opti
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
   pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
+  std::map<std::pair<const Node*, int>, std::pair<int, int>> origins;  // of the final graph's values
+  const auto number_origins = [&](const Graph& before, const auto& now) {
+    for (std::size_t i = 0; i < before.nodes.size(); ++i)
+      for (int o = 0; o < static_cast<int>(before.nodes[i]->types.size()); ++o)
+        if (const Value value = now(Value(before.nodes[i], o))) origins[{&value.node(), value.output()}] = {static_cast<int>(i), o};
+  };
+  number_origins(plan.graph, [](const Value& value) { return value; });
   if (const DeviceInfo& device = platform.info(); options.compile && device.generates_kernels) {
     const auto may_fuse = [&](const Node& node) { return static_cast<bool>(compile_policy(options, device.platform, node.name)); };
     Fused fused = fuse(plan.graph, device, may_fuse);
     plan.fusion_notes = std::move(fused.notes);
+    number_origins(plan.graph, [&](const Value& value) {
+      const auto found = fused.moved.find({&value.node(), value.output()});
+      return found == fused.moved.end() ? Value{} : found->second;
+    });
     pass("fuse", std::move(fused.graph));
   }
 
@@ -133,7 +144,11 @@ Plan compile(const Graph& traced, Platform& platform, const CompileOptions& opti
   const std::vector<KernelPtr> kernels = make_kernels(nodes, platform, overrides, &plan.kernel_count);
   std::vector<StepNeeds> needs;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    plan.steps.push_back({nodes[i], kernels[i], {}, {}, {}});
+    plan.steps.push_back({nodes[i], kernels[i], {}, {}, {}, {}});
+    for (int o = 0; o < static_cast<int>(nodes[i]->types.size()); ++o) {
+      const auto origin = origins.find({nodes[i].get(), o});
+      plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
+    }
     needs.push_back(needs_of(*nodes[i], *kernels[i]));
     plan.segment_count = std::max(plan.segment_count, nodes[i]->segment + 1);
   }

@@ -29,6 +29,9 @@ struct Step {
   std::shared_ptr<const Kernel> kernel;
   std::vector<Place> inputs, outputs;
   Place scratch;
+  // Per result: which node's and result's value it is, by number in the graph before fusion. Plans of one traced graph have that
+  // graph in common, whether compiled or not. -1: a value that the graph did not have.
+  std::vector<std::pair<int, int>> origins;
 };
 
 // What runs for one call of an op, and why.

@@ -63,18 +63,14 @@ ordered_json track_name(int track, const char* name) {
 
 }  // namespace
 
-void Profile::step(const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end) {
-  steps_.push_back({&plan, step, begin, end});
-}
+void Profile::step(const StepRun& ran) { steps_.push_back({&ran.plan, ran.step, ran.begin, ran.end}); }
 
 void Profile::phase(std::string name, StepClock::time_point begin, StepClock::time_point end) {
   phases_.push_back({std::move(name), begin, end});
 }
 
 StepObserver Profile::observer() {
-  return [this](const Plan& plan, std::size_t number, StepClock::time_point begin, StepClock::time_point end) {
-    step(plan, number, begin, end);
-  };
+  return [this](const StepRun& ran) { step(ran); };
 }
 
 void Profile::write(const std::filesystem::path& path) const {

@@ -12,8 +12,7 @@ namespace zoe {
 
 class Profile {
  public:
-  // A step of a plan, as StepObserver gives it. The plan must live until write().
-  void step(const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end);
+  void step(const StepRun& ran);  // its plan must live until write()
   void phase(std::string name, StepClock::time_point begin, StepClock::time_point end);
   StepObserver observer();
 

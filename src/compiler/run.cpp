@@ -57,7 +57,7 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
     step.kernel->run(stream, operands, results, slot(step.scratch));
     if (options.observe) {
       stream.synchronize();
-      (*options.observe)(plan, i, begin, StepClock::now());
+      (*options.observe)({plan, i, results, begin, StepClock::now()});
     }
   }
   stream.synchronize();

@@ -14,8 +14,13 @@ namespace zoe {
 
 // Is told of every step after it ran.
 using StepClock = std::chrono::steady_clock;
-using StepObserver =
-    std::function<void(const Plan& plan, std::size_t step, StepClock::time_point begin, StepClock::time_point end)>;
+struct StepRun {
+  const Plan& plan;
+  std::size_t step;
+  std::span<const Slot> results;  // where they lie until a later step writes there
+  StepClock::time_point begin, end;
+};
+using StepObserver = std::function<void(const StepRun&)>;
 
 struct RunOptions {
   // Looked at before every step; true ends the run with an Error of kind cancelled.

@@ -61,6 +61,7 @@ class Run {
     encode();
     for (std::size_t prompt = 0; prompt < job_.prompt_count; ++prompt) {
       std::vector<float> latents = denoise(prompt);
+      if (callbacks_.latents) callbacks_.latents(prompt, latents);
       if (!plans_.keep_resident) transformer_.reset();
       decode(prompt, latents);
       if (callbacks_.finished) callbacks_.finished(prompt);
@@ -112,7 +113,7 @@ class Run {
       upload(platform_, *stream_, gather_rows(*table, tokens, padded), inputs[0]);
       upload(platform_, *stream_, mask, inputs[2]);
       const std::vector<Tensor> outputs = make_tensors(platform_, graph.outputs, "text");
-      zoe::run(plans_.text, *stream_, part.store, inputs, outputs, workspace, run_options);
+      plans_.run(plans_.text, *stream_, part.store, inputs, outputs, workspace, run_options);
       std::vector<float> states(static_cast<std::size_t>(graph.outputs[0].shape().count()));
       download(platform_, *stream_, outputs[0], states);
       states.resize(tokens.size() * static_cast<std::size_t>(model_.text_encoder.d_model));
@@ -138,7 +139,7 @@ class Run {
     const std::vector<Tensor> inputs = make_tensors(platform_, graph.inputs, "text rows");
     upload(platform_, *stream_, rows, inputs[0]);
     Context context{make_tensors(platform_, graph.outputs, "text keys and values"), {}};
-    zoe::run(plans_.context, *stream_, store, inputs, context.keys_values, workspace, options());
+    plans_.run(plans_.context, *stream_, store, inputs, context.keys_values, workspace, options());
     context.bias.assign(static_cast<std::size_t>(plans_.text_rows), -INFINITY);
     std::fill_n(context.bias.begin(), count, 0.0f);
     if (count < static_cast<std::size_t>(kMaxTokens))
@@ -184,7 +185,7 @@ class Run {
       upload(platform_, *stream_, context.bias, inputs[4]);
       inputs.resize(5);
       inputs.insert(inputs.end(), context.keys_values.begin(), context.keys_values.end());
-      zoe::run(plans_.step, *stream_, transformer_->store, inputs, outputs, workspace, options());
+      plans_.run(plans_.step, *stream_, transformer_->store, inputs, outputs, workspace, options());
       download(platform_, *stream_, outputs[0], out);
     };
     report(Phase::denoise, prompt, 0, static_cast<std::size_t>(scheduler->steps()));
@@ -273,7 +274,7 @@ class Run {
     std::vector<Tensor> inputs{group.latent}, outputs{group.frames};
     for (const std::size_t state : graph.reads) inputs.push_back(states[state]);
     for (const std::size_t state : graph.writes) outputs.push_back(states[state]);
-    zoe::run(plan, *stream_, vae_->store, inputs, outputs, workspace, options());
+    plans_.run(plan, *stream_, vae_->store, inputs, outputs, workspace, options());
     download(platform_, *stream_, group.frames, group.pixels);
   }
 

@@ -57,7 +57,8 @@ struct Callbacks {
   // 8-bit RGB, [height, width, 3], in order; `frame` counts from 0 within its prompt.
   std::function<void(std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb)> frame;
   std::function<void(const Progress&)> progress;
-  std::function<void(std::size_t prompt)> finished;  // after a prompt's last frame
+  std::function<void(std::size_t prompt, std::span<const float> latents)> latents;  // the final ones, [C,T,h,w]
+  std::function<void(std::size_t prompt)> finished;                                 // after a prompt's last frame
   const std::atomic<bool>* cancel = nullptr;
   Profile* profile = nullptr;  // gets every step of every plan, and the phases
 };

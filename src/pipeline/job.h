@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
-#include "compiler/compile.h"
+#include "compiler/run.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/generate.h"
 
@@ -12,7 +14,12 @@ namespace zoe {
 
 inline constexpr std::int64_t kMaxTokens = 512;  // of the pipeline, whatever the tokenizer allows
 
+// As zoe::run.
+using PlanRunner = std::function<void(const Plan&, Stream&, WeightStore&, std::span<const Tensor> inputs,
+                                      std::span<const Tensor> outputs, const Tensor& workspace, const RunOptions&)>;
+
 struct Job::Plans {
+  PlanRunner run = zoe::run;
   std::vector<std::vector<std::int32_t>> tokens;  // of each prompt, then of the negative prompt where guidance needs it
   std::int64_t text_rows = 0;                     // keys of the cross-attention
   Plan text, context, step;

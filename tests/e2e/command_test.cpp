@@ -230,7 +230,7 @@ TEST_F(Command, SaysItsVersionAndItsOptions) {
   EXPECT_TRUE(std::regex_match(version.out, std::regex("zoe \\d+\\.\\d+\\.\\d+\n"))) << version.out;
   const CommandResult help = zoe({"--help"});
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"generate", "info", "platforms", "bench"}) {
+  for (const char* command : {"generate", "info", "platforms", "bench", "explain", "verify"}) {
     EXPECT_NE(help.out.find(command), std::string::npos) << help.out;
     const CommandResult more = zoe({command, "--help"});
     EXPECT_EQ(more.code, 0);
@@ -274,6 +274,48 @@ TEST_F(Command, ProfilesARun) {
                                    "--repeat", "1", "--threads", "1", "--profile", "bench.json"});
   ASSERT_EQ(bench.code, 0) << bench.err;
   EXPECT_GT(json::parse(read_bytes(folder_ / "bench.json")).at("traceEvents").size(), 100u);
+}
+
+// The name of a step's chain, then its figures, then why.
+TEST_F(Command, ExplainsAPlan) {
+  const std::vector<std::string> small{"explain", "--height", "64", "--width", "64", "--num-frames", "5", "--dtype", "f32"};
+  const auto explain = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = small;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const CommandResult result = zoe(arguments);
+    EXPECT_EQ(result.code, 0) << result.err << result.line;
+    return result.out;
+  };
+  for (const std::string platform : {"cpu", "null"}) {
+    const std::string text = explain({"--platform", platform});
+    for (const std::string& piece :
+         {std::string("toy-wan: transformer at 64x64, 5 frames, 512 text tokens, f32 on ") + platform,
+          std::string("plan wan_dit: "), std::string("norm_scale_shift: ") + platform + " has no override of it",
+          std::string("attention scale=0.125"), std::string("times the traffic")})
+      EXPECT_NE(text.find(piece), std::string::npos) << "lacks " << piece << "\n" << text;
+    EXPECT_TRUE(std::regex_search(text, std::regex("blocks \\d to \\d are as block \\d"))) << text;
+    std::smatch compiled, uncompiled;
+    ASSERT_TRUE(std::regex_search(text, compiled, std::regex("compiled +(\\d+) steps +(\\d+) kernels +([\\d.]+) MiB"))) << text;
+    ASSERT_TRUE(std::regex_search(text, uncompiled, std::regex("uncompiled +(\\d+) steps +(\\d+) kernels +([\\d.]+) MiB"))) << text;
+    EXPECT_LT(std::stoi(compiled[1]), std::stoi(uncompiled[1]));
+    EXPECT_LT(std::stod(compiled[3]), std::stod(uncompiled[3]));
+  }
+  EXPECT_NE(explain({"--compile", "off"}).find("not compiled: the engine's switch is off (--compile off)"), std::string::npos);
+  EXPECT_NE(explain({"--compile-exclude", "rms_norm"}).find("not compiled: rms_norm is excluded"), std::string::npos);
+  const std::string block = explain({"--block", "1", "--source", "--platform", "null"});
+  EXPECT_NE(block.find("// norm_scale_shift ("), std::string::npos) << block;
+  EXPECT_EQ(block.find("   0     0 "), std::string::npos) << block;
+  for (const std::string part : {"text-keys", "text-encoder", "vae-decode"}) explain({"--part", part, "--platform", "null"});
+  EXPECT_NE(explain({"wan2.1-t2v-1.3b", "--platform", "null", "--block", "30"}).find("f32[1,32,1536]"), std::string::npos);
+}
+
+TEST_F(Command, VerifiesTheEmbeddedModel) {
+  const CommandResult result = zoe({"verify", "--threads", "1", "--dtype", "f32", "--num-inference-steps", "1"});
+  EXPECT_EQ(result.code, 0) << result.err << result.out;
+  EXPECT_NE(result.out.find("promised: the same bits"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("wan_dit: norm_scale_shift"), std::string::npos) << result.out;
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("ok +1 +2048 +0 +0 +final latents"))) << result.out;
+  EXPECT_TRUE(std::regex_search(result.out, std::regex("\\d\\d chains hold\n"))) << result.out;
 }
 
 // Nothing of it changes a bit.

@@ -54,7 +54,7 @@ class Fuser {
     for (int i = 0; i < count(); ++i)
       if (joins(i)) place(i);
     Fused result;
-    result.graph = rebuild();
+    result.graph = rebuild(result.moved);
     result.notes = std::move(notes_);
     return result;
   }
@@ -313,7 +313,7 @@ class Fuser {
     });
   }
 
-  Graph rebuild() {
+  Graph rebuild(std::map<std::pair<const Node*, int>, Value>& replaced) {
     // Units in running order: a chain runs where its last member was, and whatever reads it after that.
     std::vector<int> unit(graph_.nodes.size());
     std::vector<Members> units;
@@ -351,7 +351,6 @@ class Fuser {
     std::priority_queue<int, std::vector<int>, std::greater<>> ready;
     for (std::size_t u = 0; u < units.size(); ++u)
       if (missing[u] == 0) ready.push(static_cast<int>(u));
-    std::map<std::pair<const Node*, int>, Value> replaced;
     const auto now = [&](const Value& value) {
       const auto found = replaced.find({&value.node(), value.output()});
       return found == replaced.end() ? value : found->second;

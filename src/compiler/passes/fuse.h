@@ -7,7 +7,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ir/graph.h"
@@ -19,6 +21,8 @@ struct Fused {
   Graph graph;
   // Why a node did not join a chain that makes one of its operands: "norm_scale_shift sum: sums run over 64 and 1536 columns".
   std::vector<std::string> notes;
+  // Where the results of the given graph's nodes are now; those that only exist inside chains are absent.
+  std::map<std::pair<const Node*, int>, Value> moved;
 };
 
 // `may_fuse`: false for nodes that policy keeps out of chains.

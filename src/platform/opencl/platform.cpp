@@ -157,11 +157,13 @@ DeviceDescription choose(const std::vector<DeviceDescription>& devices, const Se
   const DeviceDescription* best = nullptr;
   for (const DeviceDescription& device : devices) {
     if (!contains(device.vendor, selector.vendor) && !contains(device.platform_name, selector.vendor)) continue;
+    if (!selector.vendor.empty() && device.is_cpu()) continue;  // "GenuineIntel" is a CPU's vendor, too
     const bool fits = device.usable && device.work_group_items >= kGroupNeeded;
     const bool best_fits = best && best->usable && best->work_group_items >= kGroupNeeded;
     if (!best || (fits && !best_fits) || (fits == best_fits && rank_of(device) > rank_of(*best))) best = &device;
   }
-  check(best != nullptr, ErrorKind::unsupported, "opencl", "no OpenCL device of {}: there is {}.", selector.vendor,
+  check(best != nullptr, ErrorKind::unsupported, "opencl",
+        "no OpenCL device of {} but CPUs: there is {}. Use --platform opencl or --platform cpu.", selector.vendor,
         fmt::join(names, ", "));
   return needs(*best);
 }

@@ -1,0 +1,247 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "apps/cli/commands.h"
+#include "base/error.h"
+#include "base/nearest.h"
+#include "codegen/c_printer.h"
+#include "compiler/compile.h"
+#include "compiler/policy.h"
+#include "ir/cost.h"
+#include "pipeline/parts.h"
+
+namespace zoe::cli {
+
+namespace {
+
+struct ExplainOptions {
+  DeviceOptions device;
+  CompileOptions compile;
+  std::string model, part = "transformer";
+  std::optional<std::int64_t> height, width, num_frames, block;
+  std::int64_t text_tokens = 512;
+  bool source = false;
+};
+
+ModelConfig model_of(const std::string& name) {
+  if (name.empty()) return read_model_config(embedded_model_path());
+  if (auto published = published_model(name)) return *published;
+  std::error_code status;
+  const std::vector<std::string> names = published_model_names();
+  check(std::filesystem::exists(name, status), ErrorKind::invalid_argument, "MODEL",
+        "unknown model: got {}, expected a folder in the Diffusers layout or one of {}.{}", in_quotes(name), fmt::join(names, ", "),
+        nearest(name, names).empty() ? "" : " Did you mean " + nearest(name, names) + "?");
+  return read_model_config(name);
+}
+
+const Graph& inside(const Node& node) { return node.as<std::shared_ptr<const CallAttributes>>()->native; }
+
+// What the nodes of a chain would move if each ran by itself.
+double bytes_one_by_one(const Node& node) {
+  if (node.opcode != Opcode::fused) return bytes_read(node) + bytes_written(node);
+  double total = 0;
+  for (const NodePtr& step : plan_steps(inside(node))) total += bytes_read(*step) + bytes_written(*step);
+  return total;
+}
+
+// Sums over a plan, or one block of it.
+struct Totals {
+  int steps = 0;
+  std::set<const Kernel*> kernels;
+  double bytes = 0, operations = 0;
+  std::map<std::string_view, std::pair<int, double>> kinds;  // steps and bytes
+};
+
+Totals totals_of(const Plan& plan, const std::optional<std::int64_t>& block) {
+  Totals totals;
+  for (const Step& step : plan.steps) {
+    const Node& node = *step.node;
+    if (block && *block != node.segment) continue;
+    const double bytes = bytes_read(node) + bytes_written(node);
+    ++totals.steps;
+    totals.kernels.insert(step.kernel.get());
+    totals.bytes += bytes;
+    totals.operations += operations(node);
+    auto& [steps, kind_bytes] = totals.kinds[name(kind_of_work(node))];
+    ++steps;
+    kind_bytes += bytes;
+  }
+  return totals;
+}
+
+std::set<std::string> ops_of(const Node& node) {
+  if (node.opcode != Opcode::fused) return node.name.empty() ? std::set<std::string>{} : std::set{node.name};
+  std::set<std::string> ops;
+  for (const NodePtr& member : inside(node).nodes)
+    if (!member->name.empty() && member->opcode != Opcode::input && member->opcode != Opcode::parameter) ops.insert(member->name);
+  return ops;
+}
+
+// Why this implementation.
+std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& options, const DeviceInfo& device) {
+  const Node& node = *step.node;
+  const auto decisions = [&] {                         // about the ops that the step's nodes come from
+    std::map<std::string, std::set<std::string>> ops;  // by reason
+    const std::set<std::string> own = ops_of(node);
+    for (const Decision& decision : plan.decisions)  // a chain may begin in the block before
+      if (own.count(decision.op) && decision.segment <= node.segment && decision.segment >= node.segment - 1)
+        ops[decision.reason].insert(decision.op);
+    std::string text;
+    for (const auto& [reason, of] : ops) text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", fmt::join(of, ", "), reason);
+    return text;
+  };
+  switch (kind_of_work(node)) {
+    case WorkKind::product:
+    case WorkKind::attention: return fmt::format("what {} has for it", device.platform);
+    case WorkKind::override: return decisions();
+    case WorkKind::fused: {
+      const std::string why = decisions();
+      return fmt::format("one kernel for {} nodes{}{}", plan_steps(inside(node)).size(), why.empty() ? "" : "; ", why);
+    }
+    case WorkKind::elementwise:
+    case WorkKind::movement: {
+      const Support policy = compile_policy(options, device.platform, node.name);
+      if (!policy) return "not compiled: " + policy.reason();
+      if (!device.generates_kernels) return fmt::format("not compiled: {} generates no kernels", device.platform);
+      return kind_of_work(node) == WorkKind::movement ? "a copy that no neighbour can make in passing"
+                                                      : "no neighbour to share a kernel with";
+    }
+  }
+  return {};
+}
+
+double mib(double bytes) { return bytes / 1048576.0; }
+
+// A block's steps without its number, to see which blocks are the same.
+std::string fingerprint(const Plan& plan, int segment) {
+  std::string text;
+  for (const Step& step : plan.steps)
+    if (step.node->segment == segment) text += fmt::format("{} {}\n", step.kernel->implementation(), signature(*step.node));
+  return text;
+}
+
+void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceInfo& device) {
+  fmt::print("{:>4} {:>5} {:<11} {:>10} {:>9} {:>9} {:>9}  {}\n", "step", "block", "kind", "Mop", "MiB read", "written", "apart",
+             "what: implementation; why");
+  std::map<std::string, int> seen;
+  int first_repeat = -1, last_repeat = -1, like = -1;
+  const auto flush = [&] {
+    if (first_repeat >= 0) fmt::print("     blocks {} to {} are as block {}\n", first_repeat, last_repeat, like);
+    first_repeat = -1;
+  };
+  for (int segment = 0; segment < plan.segment_count; ++segment) {
+    if (options.block && *options.block != segment) continue;
+    const auto [same, is_new] = seen.try_emplace(fingerprint(plan, segment), segment);
+    if (!is_new && segment > 0) {
+      if (first_repeat < 0) first_repeat = segment;
+      last_repeat = segment;
+      like = same->second;
+      continue;
+    }
+    flush();
+    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+      const Step& step = plan.steps[i];
+      const Node& node = *step.node;
+      if (node.segment != segment) continue;
+      const std::string apart = node.opcode == Opcode::fused ? fmt::format("{:9.2f}", mib(bytes_one_by_one(node))) : "        -";
+      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}; {}\n", i, segment, name(kind_of_work(node)),
+                 operations(node) / 1e6, mib(bytes_read(node)), mib(bytes_written(node)), apart,
+                 node.name.empty() ? "" : node.name + " | ", headline(node), step.kernel->implementation(),
+                 reason_of(step, plan, options.compile, device));
+    }
+  }
+  flush();
+}
+
+void print_sources(const Plan& plan, const ExplainOptions& options) {
+  std::map<const Kernel*, int> runs;
+  for (const Step& step : plan.steps) ++runs[step.kernel.get()];
+  for (const Step& step : plan.steps) {
+    if (step.node->opcode != Opcode::fused || (options.block && *options.block != step.node->segment)) continue;
+    const auto count = runs.extract(step.kernel.get());
+    if (count.empty()) continue;  // printed
+    std::string text(step.kernel->source());
+    const char* dialect = "";
+    if (text.empty()) {  // of a platform that does not show its own
+      const Lowered lowered = lower(inside(*step.node));
+      if (lowered.chain) text = print_source(*lowered.chain, kCppDialect, {.name = "k"}).text;
+      dialect = ", as C++";
+    }
+    fmt::print("\n// {} ({}; {} runs{})\n{}\n", step.node->name, headline(*step.node), count.mapped(), dialect, text);
+  }
+}
+
+void print_totals(const char* label, const Plan& plan, const Totals& totals) {
+  std::string kinds;
+  for (const auto& [kind, sum] : totals.kinds)
+    kinds += fmt::format("{}{} {} ({:.1f} MiB)", kinds.empty() ? "" : ", ", sum.first, kind, mib(sum.second));
+  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace: {}\n", label, totals.steps,
+             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)), kinds);
+}
+
+int explain(const ExplainOptions& options) {
+  const ModelConfig model = model_of(options.model);
+  const auto platform = open(options.device);
+  const DType dtype = chosen_dtype(options.device, *platform);
+  const DeviceInfo& device = platform->info();
+  const PartSize size{options.height.value_or(model.defaults.height), options.width.value_or(model.defaults.width),
+                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens};
+  CompileOptions off = options.compile;
+  off.compile = false;
+  fmt::print("{}: {} at {}x{}, {} frames, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
+             size.num_frames, size.text_tokens, name(dtype), device.platform, device.name);
+  for (const PartGraph& part : trace_part(model, options.part, dtype, size)) {
+    const Plan plan = compile(part.graph, *platform, options.compile), apart = compile(part.graph, *platform, off);
+    check(!options.block || *options.block < plan.segment_count, ErrorKind::invalid_argument, "--block",
+          "got {}, expected 0 (what is outside blocks) to {}.", options.block.value_or(0), plan.segment_count - 1);
+    fmt::print("\n{}{}\n", summarize(plan), part.times > 1 ? fmt::format("; runs {} times", part.times) : "");
+    print_steps(plan, options, device);
+    const Totals totals = totals_of(plan, options.block), totals_apart = totals_of(apart, options.block);
+    print_totals(options.compile.compile ? "compiled" : "as asked", plan, totals);
+    print_totals("uncompiled", apart, totals_apart);
+    fmt::print("{:.3f} Gop; without compiling {:.2f} times the traffic, {:.1f} times the steps\n", totals.operations / 1e9,
+               totals_apart.bytes / std::max(totals.bytes, 1.0),
+               static_cast<double>(totals_apart.steps) / std::max(totals.steps, 1));
+    std::map<std::string, int> notes;
+    for (const std::string& note : plan.fusion_notes) ++notes[note];
+    for (const auto& [note, times] : notes) fmt::print("chains end: {} ({} times)\n", note, times);
+    if (options.source) print_sources(plan, options);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Command add_explain(CLI::App& app) {
+  auto options = std::make_shared<ExplainOptions>();
+  app.add_option("MODEL", options->model,
+                 "A model folder (its weights are not read), wan2.1-t2v-1.3b or wan2.1-t2v-14b (default: the embedded toy model)");
+  app.add_option("--part", options->part, "transformer, text-keys, text-encoder or vae-decode")
+      ->type_name("PART")
+      ->capture_default_str();
+  const auto integer = [&app](const char* flag, std::optional<std::int64_t>& target, std::int64_t min, std::int64_t max,
+                              const char* text) {
+    app.add_option_function<std::string>(
+           flag, [&target, flag, min, max](const std::string& value) { target = parse_integer(flag, value, min, max); }, text)
+        ->type_name("N");
+  };
+  integer("--block", options->block, 0, 1000, "Only this block; 0 is what is outside blocks");
+  integer("--height", options->height, 16, 8192, "Pixels (default: the model's)");
+  integer("--width", options->width, 16, 8192, "Pixels (default: the model's)");
+  integer("--num-frames", options->num_frames, 1, 1025, "Frames (default: the model's)");
+  app.add_option_function<std::string>(
+         "--text-tokens",
+         [o = options.get()](const std::string& value) { o->text_tokens = parse_integer("--text-tokens", value, 1, 512); },
+         "Rows of the prompt (default 512)")
+      ->type_name("N");
+  app.add_flag("--source", options->source, "Also the source of each generated kernel");
+  add_device_options(app, options->device);
+  add_compile_options(app, options->compile);
+  return [options] { return explain(*options); };
+}
+
+}  // namespace zoe::cli

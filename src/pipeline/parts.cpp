@@ -1,0 +1,79 @@
+#include "pipeline/parts.h"
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/nearest.h"
+#include "models/umt5/model.h"
+#include "models/wan_dit/model.h"
+#include "models/wan_vae/model.h"
+
+namespace zoe {
+
+namespace {
+
+Umt5Config umt5_xxl() {
+  return parse_umt5_config(
+      parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
+    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})",
+                        "umt5-xxl"));
+}
+
+WanDitConfig wan_dit(int heads, int ffn, int layers) {
+  return parse_wan_dit_config(
+      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
+                                    heads, ffn, layers),
+                        "wan"));
+}
+
+PartGraph decoder_graph(const ModelConfig& model, DType dtype, std::int64_t height, std::int64_t width, bool first, int times) {
+  WanVaeGraph traced = trace_wan_vae_decode(model.vae, dtype, 1, height, width, first);
+  return {std::move(traced.graph), times, std::move(traced.states), std::move(traced.reads), std::move(traced.writes)};
+}
+
+}  // namespace
+
+std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode"}; }
+
+std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size) {
+  const std::int64_t spatial = model.vae.scale_factor_spatial, temporal = model.vae.scale_factor_temporal;
+  const std::int64_t height_step = spatial * model.transformer.patch_size[1],
+                     width_step = spatial * model.transformer.patch_size[2];
+  check(size.height % height_step == 0 && size.width % width_step == 0, ErrorKind::invalid_argument, "--height, --width",
+        "got {}x{} (width x height), expected multiples of {} and {}.", size.width, size.height, width_step, height_step);
+  const std::int64_t frames = (size.num_frames - 1) / temporal + 1, height = size.height / spatial, width = size.width / spatial;
+  std::vector<PartGraph> graphs;
+  if (part == "transformer") {
+    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens})});
+  } else if (part == "text-keys") {
+    graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens)});
+  } else if (part == "text-encoder") {
+    graphs.push_back({trace_umt5(model.text_encoder, dtype, size.text_tokens)});
+  } else if (part == "vae-decode") {
+    graphs.push_back(decoder_graph(model, dtype, height, width, true, 1));
+    if (frames > 1) graphs.push_back(decoder_graph(model, dtype, height, width, false, static_cast<int>(frames - 1)));
+  } else {
+    const std::vector<std::string> known = part_names();
+    const std::string near = nearest(part, known);
+    fail(ErrorKind::invalid_argument, "part", "unknown part: got {}, expected one of {}.{}", in_quotes(part),
+         fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
+  }
+  return graphs;
+}
+
+std::vector<std::string> published_model_names() { return {"wan2.1-t2v-1.3b", "wan2.1-t2v-14b"}; }
+
+std::optional<ModelConfig> published_model(std::string_view name) {
+  const std::vector<std::string> names = published_model_names();
+  if (name != names[0] && name != names[1]) return {};
+  ModelConfig model;
+  model.name = name;
+  model.text_encoder = umt5_xxl();
+  model.transformer = name == names[0] ? wan_dit(12, 8960, 30) : wan_dit(40, 13824, 40);
+  model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
+  return model;
+}
+
+}  // namespace zoe

@@ -1,0 +1,37 @@
+// The parts of a model as graphs, for what looks at plans rather than videos: benchmarks, `zoe explain`.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ir/graph.h"
+#include "pipeline/model_folder.h"
+
+namespace zoe {
+
+// "transformer" (one forward), "text-keys" (keys and values of a prompt), "text-encoder", "vae-decode".
+std::vector<std::string> part_names();
+
+struct PartSize {
+  std::int64_t height, width, num_frames;  // of the video, in pixels
+  std::int64_t text_tokens;
+};
+
+struct PartGraph {
+  Graph graph;
+  int times = 1;  // how often it runs for the part
+  // The decoder's states that the arguments behind the first read, and the results behind the first write.
+  std::vector<Type> states = {};
+  std::vector<std::size_t> reads = {}, writes = {};
+};
+
+// The graphs of a part in the order they run. An unknown part is answered with the nearest name.
+std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size);
+
+// The published Wan models, whose configurations are known without files: "wan2.1-t2v-1.3b", "wan2.1-t2v-14b".
+std::vector<std::string> published_model_names();
+std::optional<ModelConfig> published_model(std::string_view name);
+
+}  // namespace zoe
