@@ -157,7 +157,7 @@ class Printer {
     if (dialect_.threads) {
       line("const long {} = {};", flat_ ? "c" : "row", flat_ ? dialect_.element : dialect_.row);
       line("if ({} >= count) return;", flat_ ? "c" : "row");
-      if (!flat_) line("const int lane = {};", dialect_.lane);
+      if (!flat_ && !dialect_.whole_rows) line("const int lane = {};", dialect_.lane);
     } else if (!flat_) {
       line("for (long row = begin; row < end; ++row) {{");
       ++indent_;
@@ -183,7 +183,7 @@ class Printer {
     }
     if (dialect_.threads && !flat_)
       for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
-        if (chain_.instructions[i].kept) line("float k{}[{}];", i, turns());
+        if (chain_.instructions[i].kept) line("float k{}[{}];", i, dialect_.whole_rows ? chain_.columns() : turns());
   }
 
   DType operand_type(const Instruction& load) const { return chain_.operands[static_cast<std::size_t>(load.operand)].dtype; }
@@ -261,7 +261,7 @@ class Printer {
         fill(s, store, dtype);
         continue;
       }
-      if (dialect_.threads && !flat_) put = "if (lane == 0) " + put;
+      if (dialect_.threads && !flat_ && !dialect_.whole_rows) put = "if (lane == 0) " + put;
       line("{}", put);
     }
   }
@@ -340,6 +340,26 @@ class Printer {
   }
 
   void open_columns(bool sums) {
+    if (dialect_.whole_rows && !flat_) {
+      // No turn of the loop reads what another has written: a result over an operand lies element on element.
+      constexpr std::string_view kIndependent = "#pragma clang loop vectorize(assume_safety)";
+      if (!sums || chain_.columns() <= kThreads) {
+        line("{}", kIndependent);
+        line("for (int c = 0; c < {}; ++c) {{", chain_.columns());
+        ++indent_;
+        if (sums) line("const int lane = c;");
+        return;
+      }
+      const std::int64_t rest = chain_.columns() % kThreads;
+      line("for (int t = 0; t < {}; ++t) {{", turns());
+      ++indent_;
+      if (rest != 0) line("const int lanes = t < {} ? {} : {};", turns() - 1, kThreads, rest);
+      line("{}", kIndependent);
+      line("for (int lane = 0; lane < {}; ++lane) {{", rest != 0 ? "lanes" : std::to_string(kThreads));
+      ++indent_;
+      line("const int c = lane + {} * t;", kThreads);
+      return;
+    }
     if (dialect_.threads) {
       if (!flat_) {
         line("for (int t = 0; t < {}; ++t) {{", turns());
@@ -354,9 +374,13 @@ class Printer {
     ++indent_;
   }
 
-  void close_columns() {
+  void close_columns(bool sums = false) {
     if (dialect_.threads && flat_) return;
     --indent_;
+    if (dialect_.whole_rows && sums && chain_.columns() > kThreads) {
+      line("}}");
+      --indent_;
+    }
     line("{}", dialect_.threads ? "}" : "});");
   }
 
@@ -365,29 +389,40 @@ class Printer {
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
       if (chain_.instructions[i].opcode == Opcode::sum && chain_.instructions[i].pass == pass + 1)
         sums.push_back(static_cast<int>(i));
-    for (const int sum : sums) line(fmt::runtime(dialect_.threads ? "float s{} = 0.0f;" : "Sum s{};"), sum);
+    const bool whole = dialect_.whole_rows;
+    for (const int sum : sums)
+      line(fmt::runtime(whole ? "float s{}[32] = {{0.0f}};" : dialect_.threads ? "float s{} = 0.0f;" : "Sum s{};"), sum);
     open_columns(!sums.empty());
     for (const int i : chain_.evaluated(pass)) {
       const Instruction& instruction = at(i);
       if (chain_.is_read_back(i, pass)) {
-        line(fmt::runtime(dialect_.threads ? "const float v{0} = k{0}[t];" : "const F v{0} = load(lanes, k{0} + c);"), i);
+        line(fmt::runtime(whole              ? "const float v{0} = k{0}[c];"
+                          : dialect_.threads ? "const float v{0} = k{0}[t];"
+                                             : "const F v{0} = load(lanes, k{0} + c);"),
+             i);
         continue;
       }
       line("const {} v{} = {};{}", column_type(), i, instruction.opcode == Opcode::input ? load(i) : expression(instruction),
            comment(instruction));
       if (instruction.kept && instruction.pass == pass)
-        line(fmt::runtime(dialect_.threads ? "k{0}[t] = v{0};" : "store(lanes, k{0} + c, v{0});"), i);
+        line(fmt::runtime(whole ? "k{0}[c] = v{0};" : dialect_.threads ? "k{0}[t] = v{0};" : "store(lanes, k{0} + c, v{0});"), i);
     }
     for (const int sum : sums)
-      line(fmt::runtime(dialect_.threads ? "s{} += {};" : "s{}.add(lanes, part, {});"), sum, read(at(sum).arguments[0]));
+      line(fmt::runtime(whole              ? "s{}[lane] += {};"
+                        : dialect_.threads ? "s{} += {};"
+                                           : "s{}.add(lanes, part, {});"),
+           sum, read(at(sum).arguments[0]));
     for (std::size_t s = 0; s < chain_.stores.size(); ++s) {
       const Store& store = chain_.stores[s];
       if (at(store.instruction).place == Place::column && at(store.instruction).pass == pass)
         put(s, store, chain_.outputs[static_cast<std::size_t>(store.output)].dtype);
     }
-    close_columns();
+    close_columns(!sums.empty());
     for (const int sum : sums)
-      line(fmt::runtime(dialect_.threads ? "const float v{0} = ROW_SUM(s{0});" : "const float v{0} = s{0}.total();"), sum);
+      line(fmt::runtime(whole              ? "const float v{0} = row_sum_of(s{0});"
+                        : dialect_.threads ? "const float v{0} = ROW_SUM(s{0});"
+                                           : "const float v{0} = s{0}.total();"),
+           sum);
   }
 
   const Chain& chain_;

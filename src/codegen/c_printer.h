@@ -3,7 +3,8 @@
 // Two shapes of kernel come out of the same statements:
 // - vectors (C++): a function over a range of rows, or of elements of a flat chain, that works through each row in vectors;
 // - threads (CUDA C++, OpenCL C): one group of 32 threads a row, each with every 32nd column; one thread an element of a flat
-// chain. Row sums are the same numbers in both: 32 partial sums, partial j of the columns j, j + 32, ..., and a fixed tree.
+// chain. On CPUs OpenCL C takes one thread a row, whose loop over the columns its compiler makes vectors of. Row sums are the same
+// numbers in both: 32 partial sums, partial j of the columns j, j + 32, ..., and a fixed tree.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +28,10 @@ struct Dialect {
   std::string_view row, lane;   // number of the row, and of the thread in its group
   std::string_view element;     // number of the element of a flat chain
   bool offsets = false;         // operands come as a buffer and an offset in elements
+  bool whole_rows = false;      // one thread a row, which goes through all its columns: for threads that have vectors
 };
 
-extern const Dialect kCppDialect, kOpenclDialect, kCudaDialect;
+extern const Dialect kCppDialect, kOpenclDialect, kOpenclRowsDialect, kCudaDialect;
 
 // What precedes all kernels of a program.
 std::string prelude(const Dialect& dialect);

@@ -124,7 +124,7 @@ struct PlatformOptions {
   std::filesystem::path cache_dir = {};         // of compiled kernels; "": KernelCache::default_folder()
   std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
   std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
-  std::optional<bool> opencl_local_tiles = {};  // opencl: products from tiles in local memory; else where the device is no CPU
+  std::optional<bool> opencl_local_tiles = {};  // opencl: kernels as GPUs want them; not said: where the device is no CPU
 };
 
 struct PlatformReport {  // a line of `zoe platforms`

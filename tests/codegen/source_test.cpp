@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const Dialect* const kDialects[] = {&kCppDialect, &kCudaDialect, &kOpenclDialect};
+const Dialect* const kDialects[] = {&kCppDialect, &kCudaDialect, &kOpenclDialect, &kOpenclRowsDialect};
 
 const std::vector<testing::NamedChain>& chains() {
   static const std::vector<testing::NamedChain> all = testing::op_chains();

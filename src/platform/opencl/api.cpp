@@ -43,7 +43,7 @@ std::unique_ptr<Api> open_loader(const std::string& path) {
   find("clEnqueueReadBuffer", api->clEnqueueReadBuffer);
   find("clEnqueueWriteBuffer", api->clEnqueueWriteBuffer);
   find("clEnqueueFillBuffer", api->clEnqueueFillBuffer);
-  find("clFlush", api->clFlush);
+  find("clEnqueueCopyBuffer", api->clEnqueueCopyBuffer);
   find("clFinish", api->clFinish);
   return api;
 }

@@ -71,7 +71,8 @@ struct Api {
                                  cl_event*);
   cl_int (*clEnqueueFillBuffer)(cl_command_queue, cl_mem, const void*, std::size_t, std::size_t, std::size_t, cl_uint,
                                 const cl_event*, cl_event*);
-  cl_int (*clFlush)(cl_command_queue);
+  cl_int (*clEnqueueCopyBuffer)(cl_command_queue, cl_mem, cl_mem, std::size_t, std::size_t, std::size_t, cl_uint, const cl_event*,
+                                cl_event*);
   cl_int (*clFinish)(cl_command_queue);
 };
 

@@ -1,8 +1,9 @@
 // Generated kernels: a chain becomes OpenCL C (codegen/c_printer.h), and all chains that are asked for at once one program. Equal
-// texts are one function, whatever their row counts.
+// texts are one function, whatever their row counts. GPUs take a group of 32 work-items a row, CPUs one that has vectors.
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 #include "base/error.h"
@@ -12,8 +13,9 @@
 namespace zoe::opencl {
 namespace {
 
-constexpr std::size_t kRowGroup = 32;  // work-items a row: one for each of its partial sums
-constexpr std::size_t kFlatGroup = 64;
+constexpr std::size_t kRowGroup = 32;   // work-items a row: one for each of its partial sums
+constexpr std::size_t kRowsGroup = 16;  // rows of a group where a work-item has a whole row
+constexpr std::size_t kFlatGroup = 64, kFlatGroupOfCpu = 256;
 
 class ChainKernel : public Kernel {
  public:
@@ -33,7 +35,11 @@ class ChainKernel : public Kernel {
     const std::int64_t count = flat ? chain_.columns() : chain_.rows();
     launch.large(count);
     const auto items = static_cast<std::size_t>(count);
-    if (flat) launch.run({items}, {kFlatGroup});
+    const bool whole_rows = !device_->local_tiles;
+    if (flat)
+      launch.run({items},
+                 {whole_rows ? std::min<std::size_t>(kFlatGroupOfCpu, device_->description.work_group_items) : kFlatGroup});
+    else if (whole_rows) launch.run({items}, {kRowsGroup});
     else launch.run({items * kRowGroup}, {kRowGroup});
   }
 
@@ -55,12 +61,13 @@ std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> no
   };
   std::vector<Entry> entries;
   std::map<std::string, std::string> functions;  // text with the placeholder, name
-  std::string source = prelude(kOpenclDialect);
+  const Dialect& dialect = device->local_tiles ? kOpenclDialect : kOpenclRowsDialect;
+  std::string source = prelude(dialect);
   for (const Node* node : nodes) {
     Chain chain = chain_of(*node);
-    GeneratedSource printed = print_source(chain, kOpenclDialect, {.name = std::string(kPlaceholder)});
+    GeneratedSource printed = print_source(chain, dialect, {.name = std::string(kPlaceholder)});
     const auto [found, is_new] = functions.try_emplace(printed.text, fmt::format("chain_{}", functions.size()));
-    if (is_new) source += print_source(chain, kOpenclDialect, {.name = found->second}).text + "\n";
+    if (is_new) source += print_source(chain, dialect, {.name = found->second}).text + "\n";
     entries.push_back({std::move(chain), std::move(printed.geometry), found->second});
   }
   std::map<std::string, std::shared_ptr<Function>> built;

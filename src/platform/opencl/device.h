@@ -104,7 +104,8 @@ class Device {
   const Api& api;
   const DeviceDescription description;
   cl_context context() const { return context_; }
-  // Tiles of products in local memory, as GPUs want it, or one work-item's registers, as CPUs do.
+  // Kernels as GPUs want them (tiles of products in local memory, a group of work-items a row), or as CPUs do (a work-item has
+  // vectors, and works alone).
   bool local_tiles = false;
   // Where kernels leave what only the host can report (see gather in kernels/movement.cl): three ints, zero if nothing is wrong.
   cl_mem fault = nullptr;

@@ -24,9 +24,10 @@ class ConcatKernel : public Kernel {
     const Shape& shape = node.types[0].shape;
     const std::int64_t inner = shape.count(axis + 1, shape.rank());
     step_ = shape.dim(axis) * inner;
+    runs_ = shape.count(0, axis);
     std::int64_t offset = 0;
     for (const Value& part : node.inputs) {
-      parts_.push_back({offset, part.shape().count(), part.dim(axis) * inner});
+      parts_.push_back({offset, part.dim(axis) * inner});
       offset += part.dim(axis) * inner;
     }
   }
@@ -36,25 +37,32 @@ class ConcatKernel : public Kernel {
     for (std::size_t i = 0; i < parts_.size(); ++i) {
       const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(parts_[i].offset) * element};
       if (inputs[i].buffer == place.buffer && inputs[i].offset == place.offset) continue;  // it lies there already
+      const auto length = static_cast<std::size_t>(parts_[i].length), runs = static_cast<std::size_t>(runs_);
+      if (runs == 1) {
+        const Api& api = device_->api;
+        check_cl(api.clEnqueueCopyBuffer(queue_of(stream), memory_of(inputs[i]), memory_of(place), inputs[i].offset, place.offset,
+                                         length * element, 0, nullptr, nullptr),
+                 "clEnqueueCopyBuffer", "concat");
+        continue;
+      }
       Launch(*copy_, stream)
           .place(inputs[i], element)
           .place(place, element)
-          .large(parts_[i].count)
           .large(parts_[i].length)
           .large(step_)
-          .run({static_cast<std::size_t>(parts_[i].count)}, {kGroup});
+          .run({length, runs}, {length < kGroup ? 1 : kGroup, 1});
     }
   }
 
  private:
   struct Part {
-    std::int64_t offset, count, length;  // elements
+    std::int64_t offset, length;  // elements
   };
   const DevicePtr device_;
   const DType dtype_;
   const std::shared_ptr<Function> copy_;
   std::vector<Part> parts_;
-  std::int64_t step_ = 0;
+  std::int64_t step_ = 0, runs_ = 0;
 };
 
 class GatherKernel : public Kernel {

@@ -32,11 +32,21 @@ std::string with_prelude(const ProductTile& tile, DType dtype, std::string_view 
 
 namespace {
 
+// Few columns leave half of a panel unused: then one of half the width, for twice the rows.
+ProductTile tile_for(const Device& device, std::int64_t columns) {
+  ProductTile tile = product_tile(device);
+  if (tile.rows > 0 && columns <= tile.vector) {
+    tile.panel = tile.vector;
+    tile.rows *= 2;
+  }
+  return tile;
+}
+
 class ProductKernel : public Kernel {
  public:
   ProductKernel(const Node& node, DevicePtr device)
       : device_(std::move(device)),
-        tile_(product_tile(*device_)),
+        tile_(tile_for(*device_, node.inputs[1].dim(0))),
         dtype_(node.types[0].dtype),
         attributes_(node.as<ProductAttributes>()),
         x_(node.inputs[0].shape()),

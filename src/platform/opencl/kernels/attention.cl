@@ -26,12 +26,6 @@ __kernel void pack_keys(__global const T* k, ulong k_at, __global T* packed, ulo
   }
 }
 
-static float exp_of_one(float x) {
-  float lanes[VEC];
-  JOIN(vstore, VEC)(zoe_exp_of_negative((V)(x)), 0, lanes);
-  return lanes[0];
-}
-
 static float largest(V x) {
   float lanes[VEC];
   JOIN(vstore, VEC)(x, 0, lanes);
@@ -75,12 +69,13 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
   bias += bias ? bias_at + batch * bias_batch + head * bias_head : 0;
 
   float sums[ROWS * MAX_CHANNELS];  // of weight times value
-  float weights[ROWS * PANEL], maximum[ROWS], weight_sum[ROWS];
+  float weights[ROWS * PANEL], maximum[ROWS];
+  V weight_sum[ROWS];  // a partial sum in each lane
   __global const T* from[ROWS];
   for (int i = 0; i < ROWS; ++i) {
     from[i] = q + min(first + i, queries - 1) * step;  // past the end: made and not stored
     maximum[i] = -INFINITY;
-    weight_sum[i] = 0.0f;
+    weight_sum[i] = (V)(0.0f);
   }
   for (int i = 0; i < ROWS * MAX_CHANNELS; ++i) sums[i] = 0.0f;
 
@@ -98,7 +93,8 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
         high[i] = MULTIPLY_ADD(value, k1, high[i]);
       }
     }
-    float correction[ROWS];
+    float correction[VEC];  // of what was summed so far, where a greater logit is found; one for each of ROWS <= VEC queries
+    for (int i = 0; i < VEC; ++i) correction[i] = 0.0f;
     for (int i = 0; i < ROWS; ++i) {
       V a = low[i] * scale, b = high[i] * scale;
       if (bias) {
@@ -115,11 +111,15 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
       }
       const float next = fmax(maximum[i], largest(fmax(a, b)));
       const float shift = next == -INFINITY ? 0.0f : next;  // no key so far: every weight is e^-inf = 0
-      a = zoe_exp_of_negative(a - shift);
-      b = zoe_exp_of_negative(b - shift);
-      correction[i] = exp_of_one(maximum[i] - shift);
-      weight_sum[i] = weight_sum[i] * correction[i] + total(a + b);
+      low[i] = a - shift;
+      high[i] = b - shift;
+      correction[i] = maximum[i] - shift;
       maximum[i] = next;
+    }
+    JOIN(vstore, VEC)(zoe_exp_of_negative(JOIN(vload, VEC)(0, correction)), 0, correction);
+    for (int i = 0; i < ROWS; ++i) {
+      const V a = zoe_exp_of_negative(low[i]), b = zoe_exp_of_negative(high[i]);
+      weight_sum[i] = weight_sum[i] * correction[i] + (a + b);
       JOIN(vstore, VEC)(a, 2 * i, weights);
       JOIN(vstore, VEC)(b, 2 * i + 1, weights);
     }
@@ -147,7 +147,7 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
     }
   }
   for (int i = 0; i < ROWS && first + i < queries; ++i) {
-    const float inverse = weight_sum[i] > 0.0f ? 1.0f / weight_sum[i] : 0.0f;  // a query without any key: zeros
+    const float sum = total(weight_sum[i]), inverse = sum > 0.0f ? 1.0f / sum : 0.0f;  // a query without any key: zeros
     for (int c = 0; c < channels; ++c) store(sums[i * MAX_CHANNELS + c] * inverse, result + (first + i) * step + c);
   }
 }

@@ -1,8 +1,7 @@
-// concat: one part at a time, `count` elements in runs of `length`, which lie `step` apart in the result.
-__kernel void copy_runs(__global const T* source, ulong source_at, __global T* result, ulong result_at, long count, long length,
-                        long step) {
-  const long i = get_global_id(0);
-  if (i < count) result[result_at + i / length * step + i % length] = source[source_at + i];
+// concat along an inner axis: a run of one part, a row of work-items each; runs lie `step` apart in the result.
+__kernel void copy_runs(__global const T* source, ulong source_at, __global T* result, ulong result_at, long length, long step) {
+  const long i = get_global_id(0), run = get_global_id(1);
+  if (i < length) result[result_at + run * step + i] = source[source_at + run * length + i];
 }
 
 // gather: rows of a table by index. An index outside the table is left for the host to find: fault[0] becomes its position + 1,

@@ -5,7 +5,8 @@
 // behind the packed weight. The weight is packed in panels of PANEL columns: [panels][taps][channels][PANEL], zeros past the
 // last column.
 //
-// ROWS defined: for CPUs, whose caches hold what is read again: a work-item makes ROWS rows of one panel, PANEL = 2 VEC.
+// ROWS defined: for CPUs, whose caches hold what is read again: a work-item makes ROWS rows of one panel of 2 VEC columns, or of VEC
+// where PANEL says so, in as many registers.
 // Else, for GPUs: a work-group of 8 x 8 makes 64 rows of a panel of 64 columns (VEC = 8) from tiles in local memory.
 
 #define ACTIVATION_NONE 0
@@ -98,15 +99,22 @@ static void finish(V sum, long row, int column, int columns, int activation, __g
 
 #ifdef ROWS
 
-// Adds `channels` products to ROWS rows of a panel.
+#define VECTORS (PANEL / VEC)
+
+// Adds `channels` products to ROWS rows of a panel; sums of the second vector of columns are `high`.
 static void accumulate(V* low, V* high, __global const T* const* from, __global const T* weight, int channels) {
   for (int c = 0; c < channels; ++c, weight += PANEL) {
-    const V w0 = load_vector(weight), w1 = load_vector(weight + VEC);
+    const V w0 = load_vector(weight);
+#if VECTORS == 2
+    const V w1 = load_vector(weight + VEC);
+#endif
 #pragma unroll
     for (int i = 0; i < ROWS; ++i) {
       const V value = (V)(load(from[i] + c));
       low[i] = MULTIPLY_ADD(value, w0, low[i]);
+#if VECTORS == 2
       high[i] = MULTIPLY_ADD(value, w1, high[i]);
+#endif
     }
   }
 }
@@ -125,7 +133,7 @@ __kernel void linear(PRODUCT_ARGUMENTS) {
   for (int i = 0; i < ROWS; ++i) {
     if (first + i >= rows) break;
     finish(low[i], first + i, panel * PANEL, columns, activation, bias, residual, result);
-    if (panel * PANEL + VEC < columns)
+    if (VECTORS == 2 && panel * PANEL + VEC < columns)
       finish(high[i], first + i, panel * PANEL + VEC, columns, activation, bias, residual, result);
   }
 }
@@ -155,7 +163,7 @@ __kernel void conv(PRODUCT_ARGUMENTS, WINDOW_ARGUMENTS) {
     if (first + i >= rows) break;
     const long row = result_row(&g, first + i, phase, phases);
     finish(low[i], row, panel * PANEL, columns, activation, bias, residual, result);
-    if (panel * PANEL + VEC < columns) finish(high[i], row, panel * PANEL + VEC, columns, activation, bias, residual, result);
+    if (VECTORS == 2 && panel * PANEL + VEC < columns) finish(high[i], row, panel * PANEL + VEC, columns, activation, bias, residual, result);
   }
 }
 
