@@ -61,19 +61,19 @@ class GeneratedKernel : public Kernel {
   std::int64_t count_ = 0, elements_ = 0;
 };
 
+constexpr const char* kFunction = "chain";  // in the text of every kernel: those of equal text are one
+
 // "scale_residual_norm_scale_shift_1536": readable, and the same from run to run.
-std::string kernel_name(const Node& node, const Chain& chain, std::string_view text) {
+std::string kernel_name(const Node& node, const Chain& chain) {
   std::string name;
   for (const char c : node.name) {
     const bool is_word = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
     if (is_word) name += c;
     else if (!name.empty() && name.back() != '_') name += '_';
   }
-  constexpr std::size_t kLongest = 60;
+  constexpr std::size_t kLongest = 80;
   name.resize(std::min(name.size(), kLongest));
-  std::uint32_t hash = 2166136261u;  // FNV-1a: tells apart kernels of the same ops and width
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619u;
-  return fmt::format("k_{}{}_{:08x}", name, chain.row_axes == 0 ? "" : fmt::format("_{}", chain.columns()), hash);
+  return chain.row_axes == 0 ? name : fmt::format("{}_{}", name, chain.columns());
 }
 
 // Results that would push everything else out of the last cache, and not be found there anyway, go past it.
@@ -95,11 +95,9 @@ std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const>
   std::vector<std::size_t> number_of;
   for (const Node* node : nodes) {
     chains.push_back(chain_of(*node));
-    PrintOptions options{.name = "k", .stream = outgrows_cache(*node, device)};
-    options.name = kernel_name(*node, chains.back(), print_source(chains.back(), kCppDialect, options).text);
-    sources.push_back(print_source(chains.back(), kCppDialect, options));
-    const auto [found, is_new] = numbers.try_emplace(options.name, kernels.size());
-    if (is_new) kernels.push_back({options.name, sources.back().text});
+    sources.push_back(print_source(chains.back(), kCppDialect, {.name = kFunction, .stream = outgrows_cache(*node, device)}));
+    const auto [found, is_new] = numbers.try_emplace(sources.back().text, kernels.size());
+    if (is_new) kernels.push_back({kernel_name(*node, chains.back()), sources.back().text, kFunction});
     number_of.push_back(found->second);
   }
   const std::vector<void*> functions = compiler.build(prelude(kCppDialect), kernels);
