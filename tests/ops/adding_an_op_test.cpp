@@ -30,7 +30,7 @@ TEST_P(AddingAnOp, GatedRms) {
     const Argument x = arguments.add(p.dtype, kTokens), gate = arguments.add(p.modulation_dtype, form);
     const Argument weight = arguments.add(p.modulation_dtype, {kWidth});
     const Value y = gated_rms(x.value, gate.value, weight.value, kEps);
-    testing::expect_formula(p.runner, arguments, {y}, [&](std::int64_t b, std::int64_t l, const auto&) {
+    formulas.add(arguments, {y}, [=](std::int64_t b, std::int64_t l, const auto&) {
       Row row = testing::formula_of_norm(Norm::rms, row_of(x.tensor, b, l));
       for (std::int64_t c = 0; c < kWidth; ++c) {
         const double g = gate.at(kTokens, b, l, c);
@@ -39,6 +39,7 @@ TEST_P(AddingAnOp, GatedRms) {
       return std::vector<Row>{row};
     });
   }
+  formulas.check(p.runner);
 }
 // [the end]
 

@@ -21,14 +21,14 @@
 
 namespace zoe::testing {
 
-// Where the ops are run. A platform that does not open here is skipped, with its reason.
-inline std::vector<std::string> runners() { return {"interpreter", "cpu"}; }
+// Where the ops are run (run_graph of testing/graphs.h). A platform that does not open here is skipped, with its reason.
+inline std::vector<std::string> runners() { return {"interpreter", "cpu", "cpu_uncompiled"}; }
 
 // Empty, or why `runner` is a platform this machine cannot open.
 inline std::string why_not(const std::string& runner) {
   if (runner == "interpreter") return {};
   try {
-    open_platform(runner);
+    open_platform(platform_of(runner));
   } catch (const Error& error) {
     return error.what();
   }
@@ -120,37 +120,71 @@ inline double ulp(double value, DType dtype) {
 // another result as it was stored.
 using RowFormula = std::function<std::vector<Row>(std::int64_t b, std::int64_t l, const std::vector<ReferenceTensor>& got)>;
 
-// Runs the op and compares element by element: one unit in the last place of a bf16 result, and in f32 `noise` of the largest
-// element of the row: what the roundings of f32 may add up to where larger terms cancel.
-inline void expect_formula(const std::string& runner, const Arguments& arguments, const std::vector<Value>& results,
-                           const RowFormula& formula, double noise = 4e-6) {
-  const Graph graph = make_graph("case", arguments.inputs, results);
-  verify(graph);
-  const std::vector<ReferenceTensor> got = run_graph(runner, graph, arguments.tensors);
-  const Shape& shape = results[0].shape();
-  double least = std::numeric_limits<double>::infinity(), most = -least;
-  for (std::int64_t b = 0; b < shape.dim(0); ++b)
-    for (std::int64_t l = 0; l < shape.dim(1); ++l) {
-      const std::vector<Row> rows = formula(b, l, got);
-      for (std::size_t r = 0; r < results.size(); ++r) {
-        const Row row = row_of(got[r], b, l);
-        double largest = 0;
-        for (double value : rows[r]) {
-          largest = std::max(largest, std::abs(value));
-          least = std::min(least, value), most = std::max(most, value);
-        }
-        for (std::size_t c = 0; c < row.size(); ++c) {
-          const double expected = rows[r][c];
-          const double allowed = noise * largest + (results[r].dtype() == DType::bf16 ? ulp(expected, DType::bf16) : 0);
-          ASSERT_LE(std::abs(row[c] - expected), allowed) << "result " << r << " at [" << b << "," << l << "," << c << "]: got "
-                                                          << row[c] << ", expected " << expected << " on " << runner << "\n"
-                                                          << print(graph);
-          ASSERT_TRUE(results[r].dtype() == DType::f32 || row[c] == rounded(row[c], DType::bf16)) << "not a value of bf16";
+// Ops with their formulas, as one graph: a platform that compiles builds all their kernels in one go.
+class Formulas {
+ public:
+  void add(const Arguments& arguments, const std::vector<Value>& results, RowFormula formula, double noise = 4e-6) {
+    cases_.push_back({outputs_.size(), results.size(), std::move(formula), noise});
+    for (std::size_t i = 0; i < arguments.inputs.size(); ++i) {
+      if (std::find(inputs_.begin(), inputs_.end(), arguments.inputs[i]) != inputs_.end()) continue;  // of an earlier case, too
+      inputs_.push_back(arguments.inputs[i]);
+      tensors_.push_back(arguments.tensors[i]);
+    }
+    outputs_.insert(outputs_.end(), results.begin(), results.end());
+  }
+
+  // Runs the graph and compares element by element: one unit in the last place of a bf16 result, and in f32 `noise` of the largest
+  // element of the row: what the roundings of f32 may add up to where larger terms cancel.
+  void check(const std::string& runner) const {
+    const Graph graph = make_graph("case", inputs_, outputs_);
+    verify(graph);
+    const std::vector<ReferenceTensor> all = run_graph(runner, graph, tensors_);
+    for (const Case& c : cases_) {
+      const auto begin = static_cast<std::ptrdiff_t>(c.first_output);
+      const std::vector<ReferenceTensor> got(all.begin() + begin, all.begin() + begin + static_cast<std::ptrdiff_t>(c.count));
+      compare(c, got, runner);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+
+ private:
+  struct Case {
+    std::size_t first_output, count;
+    RowFormula formula;
+    double noise;
+  };
+
+  void compare(const Case& c, const std::vector<ReferenceTensor>& got, const std::string& runner) const {
+    const Shape& shape = got[0].shape;
+    double least = std::numeric_limits<double>::infinity(), most = -least;
+    for (std::int64_t b = 0; b < shape.dim(0); ++b)
+      for (std::int64_t l = 0; l < shape.dim(1); ++l) {
+        const std::vector<Row> rows = c.formula(b, l, got);
+        for (std::size_t r = 0; r < c.count; ++r) {
+          const Value& output = outputs_[c.first_output + r];
+          const bool narrow = output.dtype() == DType::bf16;
+          const Row row = row_of(got[r], b, l);
+          double largest = 0;
+          for (double value : rows[r]) {
+            largest = std::max(largest, std::abs(value));
+            least = std::min(least, value), most = std::max(most, value);
+          }
+          for (std::size_t i = 0; i < row.size(); ++i) {
+            const double allowed = c.noise * largest + (narrow ? ulp(rows[r][i], DType::bf16) : 0);
+            ASSERT_LE(std::abs(row[i] - rows[r][i]), allowed) << "result " << r << " at [" << b << "," << l << "," << i << "]: got "
+                                                              << row[i] << ", expected " << rows[r][i] << " on " << runner << "\n"
+                                                              << print(make_graph("case", inputs_, {output}));
+            ASSERT_TRUE(!narrow || row[i] == rounded(row[i], DType::bf16)) << "not a value of bf16";
+          }
         }
       }
-    }
-  ASSERT_LT(least, most);  // all the same would prove nothing
-}
+    ASSERT_LT(least, most);  // all the same would prove nothing
+  }
+
+  std::vector<Value> inputs_, outputs_;
+  std::vector<ReferenceTensor> tensors_;
+  std::vector<Case> cases_;
+};
 
 struct OpCase {
   std::string runner;
@@ -181,6 +215,7 @@ class OpTest : public ::testing::TestWithParam<OpCase> {
     if (!reason.empty()) GTEST_SKIP() << reason;
   }
   const OpCase p = GetParam();
+  Formulas formulas;  // the test adds to them, then checks them on p.runner
 };
 
 }  // namespace zoe::testing

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "compiler/compile.h"
@@ -34,8 +35,13 @@ inline ReferenceTensor read_tensor(const Checkpoint& file, const std::string& na
   return make_reference(entry->shape, values);
 }
 
-// Runs the graph by the interpreter, or on the platform of that name. Weights come from `weights` (null: the graph has none),
-// rounded to the parameters' dtypes.
+constexpr std::string_view kUncompiled = "_uncompiled";
+inline std::string platform_of(const std::string& runner) {
+  return runner.ends_with(kUncompiled) ? runner.substr(0, runner.size() - kUncompiled.size()) : runner;
+}
+
+// Runs the graph by the interpreter ("interpreter"), or on the platform of that name, with "_uncompiled" behind it node by node.
+// Weights come from `weights` (null: the graph has none), rounded to the parameters' dtypes.
 inline std::vector<ReferenceTensor> run_graph(const std::string& runner, const Graph& graph,
                                               const std::vector<ReferenceTensor>& inputs, const Checkpoint* weights = nullptr) {
   if (runner == "interpreter") {
@@ -47,9 +53,9 @@ inline std::vector<ReferenceTensor> run_graph(const std::string& runner, const G
       return tensor;
     });
   }
-  const auto platform = open_platform(runner);
+  const auto platform = open_platform(platform_of(runner));
   const auto stream = platform->make_stream();
-  const Plan plan = compile(graph, *platform);
+  const Plan plan = compile(graph, *platform, {.compile = !runner.ends_with(kUncompiled)});
   WeightStore store(*platform, [&](const std::string& name) {
     const TensorEntry* entry = weights->find(name);
     if (!entry) throw std::runtime_error(weights->where() + " has no tensor " + name);
