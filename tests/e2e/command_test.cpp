@@ -218,7 +218,7 @@ TEST_F(Command, TakesTheMemoryItSaid) {
 }
 
 TEST_F(Command, FindsTheEmbeddedModelFromAnywhere) {
-  generate({"-p", "a red circle", "-o", (folder_ / "a.mp4").string()}, {.folder = "/", .environment = {{"HOME", "/nonexistent"}}});
+  generate({"-p", "a red circle", "-o", (folder_ / "a.mp4").string()}, {.folder = "/", .environment = {{"HOME", "/proc/none"}}});
   EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"a.mp4"}));
   fs::create_symlink(ZOE_COMMAND, folder_ / "linked");
   EXPECT_EQ(testing::run_command({(folder_ / "linked").string(), "info"}).code, 0);

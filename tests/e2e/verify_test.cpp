@@ -104,5 +104,20 @@ TEST(Verify, APlantedDifferenceIsFoundWhereItIsMade) {
   EXPECT_FALSE(report.latents_pass());
 }
 
+// Whatever OpenCL device there is.
+TEST(Verify, ChainsHoldOnOpenCl) {
+  std::unique_ptr<Platform> platform;
+  try {
+    platform = open_platform("opencl");
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  const VerifyReport report = verify(read_model_config(ZOE_MODELS "/toy-wan"), *platform, DType::f32, small(), {});
+  EXPECT_EQ(report.allowed_ulps, 32);
+  for (const ChainDifference& chain : report.chains)
+    EXPECT_TRUE(report.passes(chain)) << chain.plan << ": " << chain.what << " " << chain.max_ulps << " ulp";
+  EXPECT_TRUE(report.latents_pass()) << report.latents.relative_rms;
+}
+
 }  // namespace
 }  // namespace zoe

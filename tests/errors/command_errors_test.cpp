@@ -280,7 +280,7 @@ std::vector<Case> argument_cases() {
       option("UnknownOpToExclude", "--compile-exclude", "rms_norm,norm_scale_shif",
              {"unknown op: got \"norm_scale_shif\"", "expected one of channel_norm, mul_add", "Did you mean norm_scale_shift?"}),
       option("NoOpToExclude", "--compile-exclude", "", {"unknown op: got \"\""}),
-      option("ProfileInNoFolder", "--profile", "/nonexistent/trace.json", {"cannot write", "/nonexistent is not a folder"}),
+      {"ProfileInNoFolder", tiny({"--profile", "@none/trace.json"}), {"[--profile]", "cannot write", "none is not a folder"}},
       {"ProfileIsAFolder", tiny({"--profile", "@out"}), {"[--profile]", "out is a folder, expected a file"}},
       {"ExplainUnknownModel",
        {"explain", "wan2.1-t2v-13b"},

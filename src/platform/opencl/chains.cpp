@@ -19,9 +19,10 @@ constexpr std::size_t kFlatGroup = 64, kFlatGroupOfCpu = 256;
 
 class ChainKernel : public Kernel {
  public:
-  ChainKernel(Chain chain, std::vector<std::int64_t> geometry, std::shared_ptr<Function> function, DevicePtr device)
-      : device_(std::move(device)), chain_(std::move(chain)), geometry_(std::move(geometry)), function_(std::move(function)) {}
+  ChainKernel(Chain chain, GeneratedSource source, std::shared_ptr<Function> function, DevicePtr device)
+      : device_(std::move(device)), chain_(std::move(chain)), source_(std::move(source)), function_(std::move(function)) {}
   std::string_view implementation() const override { return "generated"; }
+  std::string_view source() const override { return source_.text; }
   std::string weight_layout(int input) const override {
     return "dense " + std::string(name(chain_.operands[static_cast<std::size_t>(input)].dtype));
   }
@@ -30,7 +31,7 @@ class ChainKernel : public Kernel {
     Launch launch(*function_, stream);
     for (std::size_t i = 0; i < inputs.size(); ++i) launch.place(inputs[i], size_of(chain_.operands[i].dtype));
     for (std::size_t i = 0; i < outputs.size(); ++i) launch.place(outputs[i], size_of(chain_.outputs[i].dtype));
-    for (const std::int64_t value : geometry_) launch.large(value);
+    for (const std::int64_t value : source_.geometry) launch.large(value);
     const bool flat = chain_.row_axes == 0;
     const std::int64_t count = flat ? chain_.columns() : chain_.rows();
     launch.large(count);
@@ -46,7 +47,7 @@ class ChainKernel : public Kernel {
  private:
   const DevicePtr device_;
   const Chain chain_;
-  const std::vector<std::int64_t> geometry_;
+  const GeneratedSource source_;
   const std::shared_ptr<Function> function_;
 };
 
@@ -56,7 +57,7 @@ std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> no
   constexpr std::string_view kPlaceholder = "zoe_chain";  // equal texts are found before they get a name
   struct Entry {
     Chain chain;
-    std::vector<std::int64_t> geometry;
+    GeneratedSource source;
     std::string function;
   };
   std::vector<Entry> entries;
@@ -68,14 +69,14 @@ std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> no
     GeneratedSource printed = print_source(chain, dialect, {.name = std::string(kPlaceholder)});
     const auto [found, is_new] = functions.try_emplace(printed.text, fmt::format("chain_{}", functions.size()));
     if (is_new) source += print_source(chain, dialect, {.name = found->second}).text + "\n";
-    entries.push_back({std::move(chain), std::move(printed.geometry), found->second});
+    entries.push_back({std::move(chain), std::move(printed), found->second});
   }
   std::map<std::string, std::shared_ptr<Function>> built;
   std::vector<std::unique_ptr<Kernel>> kernels;
   for (Entry& entry : entries) {
     auto& function = built[entry.function];
     if (!function) function = device->function(source, entry.function, fmt::format("{} of {}", entry.function, functions.size()));
-    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.geometry), function, device));
+    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.source), function, device));
   }
   return kernels;
 }
