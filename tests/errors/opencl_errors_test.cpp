@@ -69,12 +69,12 @@ TEST(OpenclErrors, UnknownDeviceNumbersAndVendors) {
   SKIP_WITHOUT(platform);
   expect_error(ErrorKind::invalid_argument, {"[opencl] no device 12345", "0: "}, [] { open_platform("opencl:12345"); });
   EXPECT_EQ(open_platform("opencl:0")->info().platform, "opencl");
-  expect_error(ErrorKind::unsupported, {"[opencl] no OpenCL GPU of nobody: there is 0: "},
+  expect_error(ErrorKind::unsupported, {"[opencl] no OpenCL device of nobody but CPUs: there is 0: "},
                [] { opencl::open({}, {.vendor = "nobody"}); });
   // A vendor's name asks for its GPU: a driver that runs on the CPU of that vendor is none.
   const auto devices = opencl::find_devices(opencl::load_api(""));
   if (std::all_of(devices.begin(), devices.end(), [](const opencl::DeviceDescription& device) { return device.is_cpu(); }))
-    expect_error(ErrorKind::unsupported, {"no OpenCL GPU of " + devices[0].vendor},
+    expect_error(ErrorKind::unsupported, {"no OpenCL device of " + devices[0].vendor + " but CPUs"},
                  [&] { opencl::open({}, {.vendor = devices[0].vendor}); });
 }
 

@@ -34,8 +34,7 @@ std::vector<DeviceDescription> find_devices(const Api& api);
 // What decides which device is opened.
 struct Selector {
   int index = -1;      // into find_devices; -1: the best, GPU before accelerator before CPU, the first of equals
-  std::string vendor;  // not empty: only GPUs and accelerators whose vendor or driver has this in its name, in any case, and that
-                       // are no CPUs
+  std::string vendor;  // not empty: only devices whose vendor or driver has this in its name, in any case, and that are no CPUs
 };
 
 // A buffer in the device's memory. `data` is null: only kernels and copies reach it.

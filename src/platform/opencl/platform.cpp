@@ -156,9 +156,7 @@ DeviceDescription choose(const std::vector<DeviceDescription>& devices, const Se
   }
   const DeviceDescription* best = nullptr;
   for (const DeviceDescription& device : devices) {
-    if (!selector.vendor.empty() &&
-        (device.is_cpu() || (!contains(device.vendor, selector.vendor) && !contains(device.platform_name, selector.vendor))))
-      continue;
+    if (!contains(device.vendor, selector.vendor) && !contains(device.platform_name, selector.vendor)) continue;
     if (!selector.vendor.empty() && device.is_cpu()) continue;  // "GenuineIntel" is a CPU's vendor, too
     const bool fits = device.usable && device.work_group_items >= kGroupNeeded;
     const bool best_fits = best && best->usable && best->work_group_items >= kGroupNeeded;
