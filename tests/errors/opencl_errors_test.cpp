@@ -2,6 +2,7 @@
 // that says what to do.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "base/error.h"
@@ -68,8 +69,13 @@ TEST(OpenclErrors, UnknownDeviceNumbersAndVendors) {
   SKIP_WITHOUT(platform);
   expect_error(ErrorKind::invalid_argument, {"[opencl] no device 12345", "0: "}, [] { open_platform("opencl:12345"); });
   EXPECT_EQ(open_platform("opencl:0")->info().platform, "opencl");
-  expect_error(ErrorKind::unsupported, {"[opencl] no OpenCL device of nobody: there is 0: "},
+  expect_error(ErrorKind::unsupported, {"[opencl] no OpenCL device of nobody but CPUs: there is 0: "},
                [] { opencl::open({}, {.vendor = "nobody"}); });
+  // A vendor's name asks for its GPU: a driver that runs on the CPU of that vendor is none.
+  const auto devices = opencl::find_devices(opencl::load_api(""));
+  if (std::all_of(devices.begin(), devices.end(), [](const opencl::DeviceDescription& device) { return device.is_cpu(); }))
+    expect_error(ErrorKind::unsupported, {"no OpenCL device of " + devices[0].vendor + " but CPUs"},
+                 [&] { opencl::open({}, {.vendor = devices[0].vendor}); });
 }
 
 TEST(OpenclErrors, AllocationsThatCannotBeNameTheirSizes) {
@@ -93,7 +99,8 @@ TEST(OpenclErrors, AProgramThatDoesNotBuildShowsTheEndOfItsLog) {
   opencl::Device device(api, opencl::find_devices(api).front());
   std::string source = "kernel void broken() {\n";
   for (int i = 0; i < 50; ++i) source += "  unknown_name_" + std::to_string(i) + ";\n";
-  expect_error(ErrorKind::compile, {"[opencl] kernel fused_17 failed to build", "CL_BUILD_PROGRAM_FAILURE", "The log ends: ", "unknown_name_49"},
+  expect_error(ErrorKind::compile,
+               {"[opencl] kernel fused_17 failed to build", "CL_BUILD_PROGRAM_FAILURE", "The log ends: ", "unknown_name_49"},
                [&] { device.function(source + "}\n", "broken", "fused_17"); });
 }
 
