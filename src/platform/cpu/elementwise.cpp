@@ -13,6 +13,7 @@
 #define ZOE_PLATFORM_CPU_ELEMENTWISE_ONCE
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -165,7 +166,27 @@ BinaryLoop select_binary(Opcode opcode, DType dtype, int stride_a, int stride_b)
   }
 }
 
+// A pair is one integer of twice the width, turned by half of it.
+template <class Pair>
+void swap_loop(const std::byte* src, std::byte* dst, std::int64_t count) {
+  constexpr int kHalf = sizeof(Pair) * 4;
+  const hn::ScalableTag<Pair> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d)), pairs = count / 2;
+  std::int64_t i = 0;
+  const auto at = [](auto* bytes, std::int64_t pair) { return bytes + pair * static_cast<std::int64_t>(sizeof(Pair)); };
+  for (; i + lanes <= pairs; i += lanes)
+    hn::StoreU(hn::RotateRight<kHalf>(hn::LoadU(d, reinterpret_cast<const Pair*>(at(src, i)))), d,
+               reinterpret_cast<Pair*>(at(dst, i)));
+  for (; i < pairs; ++i) {
+    Pair pair;
+    std::memcpy(&pair, at(src, i), sizeof pair);
+    pair = (pair << kHalf) | (pair >> kHalf);
+    std::memcpy(at(dst, i), &pair, sizeof pair);
+  }
+}
+
 SumLoop select_sum() { return sum_loop; }
+UnaryLoop select_swap(DType dtype) { return size_of(dtype) == 4 ? swap_loop<std::uint64_t> : swap_loop<std::uint32_t>; }
 
 std::string_view target_name() { return hwy::TargetName(HWY_TARGET); }
 
@@ -180,6 +201,7 @@ namespace {
 HWY_EXPORT(select_unary);
 HWY_EXPORT(select_binary);
 HWY_EXPORT(select_sum);
+HWY_EXPORT(select_swap);
 HWY_EXPORT(target_name);
 
 }  // namespace
@@ -189,6 +211,7 @@ BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b
   return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, stride_a, stride_b);
 }
 SumLoop sum_loop_of_rows() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+UnaryLoop swap_loop_of(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_swap)(dtype); }
 
 std::string instruction_set() {
   std::string out;

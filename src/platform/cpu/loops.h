@@ -29,6 +29,8 @@ using SumLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t rows
 UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst);
 BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b);
 SumLoop sum_loop_of_rows();
+// Swaps the elements of each pair; `count` is even, and `dst` apart from `src`.
+UnaryLoop swap_loop_of(DType dtype);
 
 std::string instruction_set();  // "avx3_zen4"
 

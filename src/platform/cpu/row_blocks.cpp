@@ -58,6 +58,10 @@ class Walk {
   bool is_straight() const { return axes_.size() == 1; }  // but for the swap, a constant step from each element to the next
   bool is_even() const { return is_straight() && !swapped_; }
   std::int64_t step() const { return axes_.back().stride; }
+  // The extent of a dense run that is all there is, again and again; 0 if it is something else.
+  std::int64_t period() const {
+    return axes_.size() == 2 && axes_[0].stride == 0 && axes_[1].stride == 1 && !swapped_ ? axes_[1].extent : 0;
+  }
   bool varies() const {
     return std::any_of(axes_.begin(), axes_.end(), [](const Axis& axis) { return axis.stride != 0; });
   }
@@ -72,16 +76,16 @@ class Walk {
     return place + index * axes_[0].stride;
   }
 
-  // `count` elements from element `begin` on, from their places in `src` to a dense `dst`. Both numbers are even if the view is
-  // swapped: tiles are whole rows of whole pairs.
+  // `count` elements from element `begin` on, from their places in `src` to a dense `dst`; `swap` swaps dense pairs. Both numbers
+  // are even if the view is swapped: tiles are whole rows of whole pairs.
   template <class T>
-  void collect(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t begin, std::int64_t count) const {
+  void collect(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t begin, std::int64_t count, UnaryLoop swap) const {
     const auto* src = reinterpret_cast<const T*>(src_bytes);
     auto* dst = reinterpret_cast<T*>(dst_bytes);
     each_run(begin, count, [&](std::int64_t at, std::int64_t inner, std::int64_t n) {
       const std::int64_t stride = step();
       if (stride == 1 && !swapped_) std::memcpy(dst, src + at + inner, static_cast<std::size_t>(n) * sizeof(T));
-      else if (stride == 1) swap_pairs(src + at + inner, dst, n);
+      else if (stride == 1) swap(reinterpret_cast<const std::byte*>(src + at + inner), reinterpret_cast<std::byte*>(dst), n);
       else if (!swapped_)
         for (std::int64_t i = 0; i < n; ++i) dst[i] = src[at + (inner + i) * stride];
       else
@@ -106,18 +110,6 @@ class Walk {
   }
 
  private:
-  // A pair is one integer of twice the width, turned by half of it: the compiler makes vectors of that.
-  template <class T>
-  static void swap_pairs(const T* __restrict src, T* __restrict dst, std::int64_t count) {
-    using Pair = std::conditional_t<sizeof(T) == 4, std::uint64_t, std::uint32_t>;
-    for (std::int64_t i = 0; i < count; i += 2) {
-      Pair pair;
-      std::memcpy(&pair, src + i, sizeof pair);
-      pair = (pair << (sizeof pair * 4)) | (pair >> (sizeof pair * 4));
-      std::memcpy(dst + i, &pair, sizeof pair);
-    }
-  }
-
   // Calls run(at, inner, n) for runs along the innermost axis: n elements from its index `inner` on, index 0 lying at `at`.
   template <class Run>
   void each_run(std::int64_t begin, std::int64_t count, const Run& run) const {
@@ -153,6 +145,7 @@ struct TileValue {
   DType dtype;
   bool by_row, by_column;
   std::int64_t row_step;    // from row to row, in elements
+  std::int64_t period = 0;  // by_column: columns repeat after so many, which lie there once; 0: they do not
   int memory = -1;          // lies in an operand or a result, by number in `memories_`; else in the scratch
   std::size_t offset = 0;   // there
   int first = 0, last = 0;  // steps that make it and read it last
@@ -175,10 +168,11 @@ struct Number {
 struct Step {
   enum class Kind : std::uint8_t { unary, binary, sum, collect, spread } kind;
   int a = -1, b = -1, result = -1;  // tile values
-  UnaryLoop unary = nullptr;
+  UnaryLoop unary = nullptr;        // collect: swaps pairs
   BinaryLoop binary = nullptr;
   bool flat = false;                    // binary: the tile is one row
   std::int64_t a_step = 0, b_step = 0;  // binary: RowOperand::row_step
+  std::int64_t period = 0;              // binary: of an operand; each row of the tile is then rows of so many columns
   int operand = -1, output = -1;        // collect, spread: the other side
   int walk = -1;                        // and its places
 };
@@ -314,16 +308,40 @@ class RowBlocks : public Kernel {
     const Walk rows(chain, load.view, tile_axis_, row_axes_), columns(chain, load.view, row_axes_, chain.axes.size());
     const bool by_row = rows.varies(), by_column = columns.varies();
     const int made = add_value(dtype, by_row, by_column);
-    bool in_place = is_dense(columns) && rows.is_even();
-    if (by_row) in_place = in_place && (rows.step() == value(made).row_step || (by_column && columns_ >= kWideRow));
+    const std::int64_t period = columns.period() > 0 && is_factor(chain, load) ? columns.period() : 0;
+    bool in_place = (is_dense(columns) || period > 0) && rows.is_even();
+    if (by_row && period == 0) in_place = in_place && (rows.step() == value(made).row_step || (by_column && columns_ >= kWideRow));
     if (in_place) {
       put(made, false, load.operand, chain, load.view, rows.step());
+      value(made).period = period;
     } else {
       const std::size_t end = by_column ? chain.axes.size() : row_axes_;
-      steps_.push_back(
-          {.kind = Step::Kind::collect, .result = made, .operand = load.operand, .walk = add_walk(Walk(chain, load.view, 0, end))});
+      steps_.push_back({.kind = Step::Kind::collect,
+                        .result = made,
+                        .unary = swap_loop_of(dtype),
+                        .operand = load.operand,
+                        .walk = add_walk(Walk(chain, load.view, 0, end))});
     }
     return made;
+  }
+
+  // Is an f32 load read by binary instructions alone, whose other operand does not repeat? Their loops can take a table that does.
+  bool is_factor(const Chain& chain, const Instruction& load) const {
+    const auto index = static_cast<int>(&load - chain.instructions.data());
+    bool only = load.dtype == DType::f32;
+    for (const Instruction& user : chain.instructions) {
+      if (std::find(user.arguments.begin(), user.arguments.end(), index) == user.arguments.end()) continue;
+      only = only && is_binary(user.opcode);
+      for (const int other : user.arguments) {
+        const Instruction& operand = chain.instructions[static_cast<std::size_t>(other)];
+        if (operand.opcode != Opcode::input) continue;
+        const bool repeats = Walk(chain, operand.view, row_axes_, chain.axes.size()).period() > 0;
+        only = only && repeats == (other == index);
+      }
+      only = only && user.arguments[0] != user.arguments[1];
+    }
+    return only &&
+           std::none_of(chain.stores.begin(), chain.stores.end(), [&](const Store& store) { return store.instruction == index; });
   }
 
   // One element a row, or all columns side by side.
@@ -347,12 +365,17 @@ class RowBlocks : public Kernel {
     const bool by_row = a.by_row || b.by_row, by_column = a.by_column || b.by_column;
     step.result = add_value(dtype, by_row, by_column);
     const auto is_one = [](const TileValue& v) { return !v.by_row && !v.by_column; };
-    const auto is_whole = [&](const TileValue& v) { return v.by_row && v.by_column && v.row_step == columns_; };
+    const auto is_whole = [&](const TileValue& v) { return v.by_row && v.by_column && v.period == 0 && v.row_step == columns_; };
     step.flat = !by_column || !by_row || ((is_whole(a) || is_one(a)) && (is_whole(b) || is_one(b)));
     int stride_a = by_column ? a.by_column : a.by_row, stride_b = by_column ? b.by_column : b.by_row;
     if (is_one(a) && is_one(b)) stride_a = stride_b = 1;  // one element: any stride will do
-    step.a_step = step.flat ? 0 : a.row_step;
-    step.b_step = step.flat ? 0 : b.row_step;
+    step.period = std::max(a.period, b.period);
+    const auto row_step = [&](const TileValue& v) {
+      if (step.period > 0) return v.period > 0 || !v.by_column ? 0 : step.period;
+      return step.flat ? 0 : v.row_step;
+    };
+    step.a_step = row_step(a);
+    step.b_step = row_step(b);
     step.binary = binary_loop_of(opcode, dtype, stride_a, stride_b);
   }
 
@@ -510,6 +533,7 @@ class RowBlocks : public Kernel {
         return;
       }
       case Step::Kind::binary:
+        if (step.period > 0) return execute_by_period(step, at, rows);
         return step.binary({at[step.a], step.a_step}, {at[step.b], step.b_step}, at[step.result], step.flat ? 1 : rows,
                            step.flat ? rows * length : length);
       case Step::Kind::sum: {
@@ -523,8 +547,8 @@ class RowBlocks : public Kernel {
       case Step::Kind::collect: {
         const std::byte* src = inputs[static_cast<std::size_t>(step.operand)].data();
         const Walk& walk = walks_[static_cast<std::size_t>(step.walk)];
-        if (size_of(result.dtype) == 4) walk.collect<std::uint32_t>(src, at[step.result], row * length, rows * length);
-        else walk.collect<std::uint16_t>(src, at[step.result], row * length, rows * length);
+        if (size_of(result.dtype) == 4) walk.collect<std::uint32_t>(src, at[step.result], row * length, rows * length, step.unary);
+        else walk.collect<std::uint16_t>(src, at[step.result], row * length, rows * length, step.unary);
         return;
       }
       case Step::Kind::spread: {
@@ -542,6 +566,14 @@ class RowBlocks : public Kernel {
         return;
       }
     }
+  }
+
+  void execute_by_period(const Step& step, std::byte* const* at, std::int64_t rows) const {
+    const auto bytes = static_cast<std::int64_t>(size_of(value(step.result).dtype));
+    const std::int64_t a_row = value(step.a).row_step * bytes, b_row = value(step.b).row_step * bytes;
+    for (std::int64_t r = 0; r < rows; ++r)
+      step.binary({at[step.a] + r * a_row, step.a_step}, {at[step.b] + r * b_row, step.b_step},
+                  at[step.result] + r * columns_ * bytes, columns_ / step.period, step.period);
   }
 
   const int threads_;
