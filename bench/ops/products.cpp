@@ -1,19 +1,16 @@
 // Rates of the CPU platform's linear, conv and attention kernels at the shapes of Wan (full size and the embedded model).
 //
-//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--isa avx2]
+//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N]
 //
-// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. `--only winograd` times the direct and
-// the Winograd convolution in turn at the shapes of the VAE's 3x3 layers: the least processor time of each (give it one thread:
-// waiting ones spin), their ratio, whether make_conv takes Winograd, and the relative RMS error of both against f64 at some
-// pixels. `--isa avx2` runs what cores without AVX-512
-// would run.
-#include <hwy/targets.h>
+// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. With DNNL_MAX_CPU_ISA=AVX2: what cores
+// without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
+// 3x3 layers: the least processor time of each (give it one thread: waiting ones spin), their ratio, whether make_conv takes
+// Winograd, and the relative RMS error of both against f64 at some pixels.
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <memory>
@@ -29,7 +26,7 @@ namespace zoe {
 namespace {
 
 struct Options {
-  std::string dtype = "f32", only, isa;
+  std::string dtype = "f32", only;
   int threads = 0, runs = 5;
 };
 
@@ -148,8 +145,7 @@ struct Bench {
 
   void compare(const Value& result, double flops) const {
     const Node& node = result.node();
-    DeviceInfo device = platform.info();
-    if (options.isa == "avx2") device.bf16_products = false;
+    const DeviceInfo& device = platform.info();
     const Prepared direct(platform, node, cpu::make_direct_conv(node, device));
     const Prepared winograd(platform, node, cpu::make_winograd_conv(node, device));
     double least[2] = {1e30, 1e30};
@@ -271,14 +267,9 @@ int main(int argc, char** argv) {
   CLI::App app("Rates of the CPU platform's products at the shapes of Wan");
   app.add_option("--dtype", options.dtype)->check(CLI::IsMember({"f32", "bf16"}));
   app.add_option("--only", options.only)->check(CLI::IsMember({"linear", "conv", "attention", "winograd"}));
-  app.add_option("--isa", options.isa, "limits the instruction set")->check(CLI::IsMember({"avx2"}));
   app.add_option("--threads", options.threads, "0: as many as the process may use")->check(CLI::Range(0, 1024));
   app.add_option("--runs", options.runs)->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
-  if (options.isa == "avx2") {  // before oneDNN or a loop looks at the cores
-    setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
-    hwy::DisableTargets(HWY_AVX3 | HWY_AVX3_DL);
-  }
   try {
     zoe::run(options);
   } catch (const zoe::Error& error) {

@@ -1,5 +1,6 @@
 #include "platform/cpu/platform.h"
 
+#include <hwy/targets.h>
 #include <omp.h>
 #include <sys/mman.h>
 
@@ -12,6 +13,7 @@
 #include "platform/cpu/generated.h"
 #include "platform/cpu/host.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/onednn.h"
 
 namespace zoe::cpu {
 namespace {
@@ -36,6 +38,16 @@ struct CpuStream : Stream {
   void synchronize() override {}  // every kernel has finished when its run() returns
 };
 
+// oneDNN's own limit, DNNL_MAX_CPU_ISA=AVX2, holds for our loops too: it shows what cores without AVX-512 would run.
+bool limited_to_avx2() {
+  const dnnl::cpu_isa isa = dnnl::get_effective_cpu_isa();
+  if (isa != dnnl::cpu_isa::avx2 && isa != dnnl::cpu_isa::avx2_vnni) return false;
+#if HWY_ARCH_X86
+  hwy::DisableTargets(HWY_AVX2 - 1);  // better ones have lower bits
+#endif
+  return true;
+}
+
 class CpuPlatform : public Platform {
  public:
   explicit CpuPlatform(const PlatformOptions& options) {
@@ -51,7 +63,7 @@ class CpuPlatform : public Platform {
              .threads = options.threads > 0 ? options.threads : usable_threads()};
     info_.generates_kernels = true;
     info_.cache_bytes = last_level_cache_bytes();
-    info_.bf16_products = info_.features.find("bf16") != std::string::npos;  // AVX-512 or AMX
+    info_.bf16_products = info_.features.find("bf16") != std::string::npos && !limited_to_avx2();  // AVX-512 or AMX
     omp_set_num_threads(info_.threads);
     cache_folder_ = options.cache_dir;
     compiler_name_ = options.compiler;
