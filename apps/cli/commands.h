@@ -27,6 +27,7 @@ Command add_verify(CLI::App& app);
 struct DeviceOptions {
   std::string platform = "auto", dtype = "auto";
   int threads = 0;
+  std::string cache_dir = {};
 };
 void add_device_options(CLI::App& app, DeviceOptions& options);
 std::unique_ptr<Platform> open(const DeviceOptions& options);

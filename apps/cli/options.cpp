@@ -23,6 +23,8 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
          [&options](const std::string& text) { options.threads = static_cast<int>(parse_integer("--threads", text, 1, 1024)); },
          "CPU threads (default: as many as the process may use)")
       ->type_name("N");
+  app.add_option("--cache-dir", options.cache_dir, "Where compiled kernels are kept (default: ~/.cache/zoetrope)")
+      ->type_name("FOLDER");
 }
 
 void add_compile_options(CLI::App& app, CompileOptions& options) {
@@ -64,7 +66,7 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
 }
 
 std::unique_ptr<Platform> open(const DeviceOptions& options) {
-  return open_platform(options.platform, {.threads = options.threads});
+  return open_platform(options.platform, {.threads = options.threads, .cache_dir = options.cache_dir});
 }
 
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform) {

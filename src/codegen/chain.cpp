@@ -48,6 +48,10 @@ bool can_overwrite(const Chain& chain, int operand, int output) {
   const Store& store = chain.stores[static_cast<std::size_t>(output)];
   const Instruction& stored = chain.instructions[static_cast<std::size_t>(store.instruction)];
   if (stored.place != Instruction::Place::column) return false;
+  // Equal views are equal addresses only for elements of one size.
+  const DType from = chain.operands[static_cast<std::size_t>(operand)].dtype,
+              to = chain.outputs[static_cast<std::size_t>(output)].dtype;
+  if (size_of(from) != size_of(to)) return false;
   for (const Instruction& load : chain.instructions)
     if (load.opcode == Opcode::input && load.operand == operand && load.view != store.view) return false;
   // No pass behind the store may read the operand again.

@@ -132,7 +132,10 @@ fs::path KernelCache::default_folder() {
     const passwd* const user = ::getpwuid(::geteuid());
     home = user ? user->pw_dir : nullptr;
   }
-  return home && fs::path(home).is_absolute() ? fs::path(home) / ".cache" / "zoetrope" : fs::path();
+  // A home that is only a name (as for the users of services) is not made here.
+  std::error_code none;
+  if (!home || !fs::path(home).is_absolute() || !fs::is_directory(home, none)) return {};
+  return fs::path(home) / ".cache" / "zoetrope";
 }
 
 KernelCache::KernelCache(Options options) : limit_bytes_(options.limit_bytes) {

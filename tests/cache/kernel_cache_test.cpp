@@ -547,9 +547,10 @@ TEST(KernelCache, DefaultFolder) {
     ::setenv("HOME", old_home.c_str(), 1);
     return folder.string();
   };
-  EXPECT_EQ(with("/x/cache", "/home/me"), "/x/cache/zoetrope");
-  EXPECT_EQ(with("", "/home/me"), "/home/me/.cache/zoetrope");
-  EXPECT_EQ(with("relative", "/home/me"), "/home/me/.cache/zoetrope");
+  EXPECT_EQ(with("/x/cache", "/tmp"), "/x/cache/zoetrope");
+  EXPECT_EQ(with("", "/tmp"), "/tmp/.cache/zoetrope");
+  EXPECT_EQ(with("relative", "/tmp"), "/tmp/.cache/zoetrope");
+  EXPECT_EQ(with("", "/proc/no-such-home"), "");
 }
 
 }  // namespace
