@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -39,19 +40,32 @@ struct Entry {
   std::string_view name;
   Opened (*open)(const PlatformOptions& options);
   bool automatic;  // "auto" may take it
+  bool is_gpu;  // "auto" asks it only where the system shows a GPU: asking OpenCL loads every driver, which takes time and memory
 };
+
+// Whether a driver of any vendor has made a device file.
+bool system_shows_gpu() {
+  std::error_code none;
+  for (const char* path : {"/dev/dri", "/dev/nvidia0", "/dev/kfd", "/dev/mtgpu.0", "/dev/dxg"})
+    if (std::filesystem::exists(path, none)) return true;
+  return false;
+}
 
 // Best first: "auto" takes the first that opens.
 constexpr std::array kPlatforms = {
-    Entry{"cuda", open_cuda, true},       Entry{"musa", open_musa, true}, Entry{"rocm", open_rocm, true},
-    Entry{"xpu", open_xpu, true},         Entry{"mps", open_mps, true},   Entry{"cpu", cpu::open, true},
-    Entry{"opencl", opencl::open, false}, Entry{"npu", open_npu, false},  Entry{"null", null::open, false},
+    Entry{"cuda", open_cuda, true, false},       Entry{"musa", open_musa, true, false}, Entry{"rocm", open_rocm, true, false},
+    Entry{"xpu", open_xpu, true, true},          Entry{"mps", open_mps, true, true},    Entry{"cpu", cpu::open, true, false},
+    Entry{"opencl", opencl::open, false, false}, Entry{"npu", open_npu, false, false},  Entry{"null", null::open, false, false},
 };
 
 Opened open_best(const PlatformOptions& options) {
   std::string refused;
   for (const Entry& entry : kPlatforms) {
     if (!entry.automatic) continue;
+    if (entry.is_gpu && !system_shows_gpu()) {
+      log(LogLevel::detail, fmt::format("platform auto does not take {}: the system shows no GPU", entry.name));
+      continue;
+    }
     try {
       Opened platform = entry.open(options);
       log(LogLevel::detail, fmt::format("platform auto takes {}", entry.name));
