@@ -38,20 +38,32 @@ Opened open_npu(const PlatformOptions&) {
 struct Entry {
   std::string_view name;
   Opened (*open)(const PlatformOptions& options);
-  bool automatic;  // "auto" may take it
+  std::string_view by_name_only = {};  // why "auto" does not try it
 };
+
+// Looking for an OpenCL device loads every driver there is, which costs time and memory in each process.
+constexpr std::string_view kUnmeasured = "no OpenCL device has been measured to beat cpu, ask for it by name";
 
 // Best first: "auto" takes the first that opens.
 constexpr std::array kPlatforms = {
-    Entry{"cuda", open_cuda, true},       Entry{"musa", open_musa, true}, Entry{"rocm", open_rocm, true},
-    Entry{"xpu", open_xpu, true},         Entry{"mps", open_mps, true},   Entry{"cpu", cpu::open, true},
-    Entry{"opencl", opencl::open, false}, Entry{"npu", open_npu, false},  Entry{"null", null::open, false},
+    Entry{"cuda", open_cuda},
+    Entry{"musa", open_musa},
+    Entry{"rocm", open_rocm},
+    Entry{"xpu", open_xpu, kUnmeasured},
+    Entry{"mps", open_mps, kUnmeasured},
+    Entry{"cpu", cpu::open},
+    Entry{"opencl", opencl::open, kUnmeasured},
+    Entry{"npu", open_npu, "no NPU runs Zoetrope"},
+    Entry{"null", null::open, "it runs nothing"},
 };
 
 Opened open_best(const PlatformOptions& options) {
   std::string refused;
   for (const Entry& entry : kPlatforms) {
-    if (!entry.automatic) continue;
+    if (!entry.by_name_only.empty()) {
+      log(LogLevel::detail, fmt::format("platform auto does not try {}: {}", entry.name, entry.by_name_only));
+      continue;
+    }
     try {
       Opened platform = entry.open(options);
       log(LogLevel::detail, fmt::format("platform auto takes {}", entry.name));
