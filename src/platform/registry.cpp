@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -39,31 +38,30 @@ Opened open_npu(const PlatformOptions&) {
 struct Entry {
   std::string_view name;
   Opened (*open)(const PlatformOptions& options);
-  bool automatic;  // "auto" may take it
-  bool is_gpu;  // "auto" asks it only where the system shows a GPU: asking OpenCL loads every driver, which takes time and memory
+  std::string_view by_name_only = {};  // why "auto" does not try it
 };
 
-// Whether a driver of any vendor has made a device file.
-bool system_shows_gpu() {
-  std::error_code none;
-  for (const char* path : {"/dev/dri", "/dev/nvidia0", "/dev/kfd", "/dev/mtgpu.0", "/dev/dxg"})
-    if (std::filesystem::exists(path, none)) return true;
-  return false;
-}
+// Looking for an OpenCL device loads every driver there is, which costs time and memory in each process.
+constexpr std::string_view kUnmeasured = "no OpenCL device has been measured to beat cpu, ask for it by name";
 
 // Best first: "auto" takes the first that opens.
 constexpr std::array kPlatforms = {
-    Entry{"cuda", open_cuda, true, false},       Entry{"musa", open_musa, true, false}, Entry{"rocm", open_rocm, true, false},
-    Entry{"xpu", open_xpu, true, true},          Entry{"mps", open_mps, true, true},    Entry{"cpu", cpu::open, true, false},
-    Entry{"opencl", opencl::open, false, false}, Entry{"npu", open_npu, false, false},  Entry{"null", null::open, false, false},
+    Entry{"cuda", open_cuda},
+    Entry{"musa", open_musa},
+    Entry{"rocm", open_rocm},
+    Entry{"xpu", open_xpu, kUnmeasured},
+    Entry{"mps", open_mps, kUnmeasured},
+    Entry{"cpu", cpu::open},
+    Entry{"opencl", opencl::open, kUnmeasured},
+    Entry{"npu", open_npu, "no NPU runs Zoetrope"},
+    Entry{"null", null::open, "it runs nothing"},
 };
 
 Opened open_best(const PlatformOptions& options) {
   std::string refused;
   for (const Entry& entry : kPlatforms) {
-    if (!entry.automatic) continue;
-    if (entry.is_gpu && !system_shows_gpu()) {
-      log(LogLevel::detail, fmt::format("platform auto does not take {}: the system shows no GPU", entry.name));
+    if (!entry.by_name_only.empty()) {
+      log(LogLevel::detail, fmt::format("platform auto does not try {}: {}", entry.name, entry.by_name_only));
       continue;
     }
     try {

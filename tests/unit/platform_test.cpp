@@ -91,6 +91,9 @@ TEST(Platform, AutoSaysWhatItDidNotTake) {
   set_log_sink({});
   ASSERT_GE(lines.size(), 2u);
   EXPECT_EQ(lines[0].find("platform auto does not take cuda: [cuda] "), 0u) << lines[0];
+  EXPECT_EQ(std::count(lines.begin(), lines.end(),
+                       "platform auto does not try xpu: no OpenCL device has been measured to beat cpu, ask for it by name"),
+            1);
   EXPECT_EQ(lines.back().find("platform auto takes "), 0u) << lines.back();
 }
 
