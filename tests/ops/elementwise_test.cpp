@@ -356,16 +356,18 @@ TEST(ElementwiseOnOpencl, SumKeepsItsOrder) {
     sums.push_back(sum(input("x", DType::f32, {37, length})));
     nodes.push_back(&sums.back().node());
   }
-  Platform& platform = *testing::opencl();
-  const auto kernels = platform.make_kernels(nodes);
-  for (std::size_t s = 0; s < sums.size(); ++s) {
-    const Shape& shape = sums[s].node().inputs[0].shape();
-    const auto x = random_tensor(DType::f32, shape, 5);
-    const auto got = run_node(*kernels[s], sums[s], {x}, platform).values;
-    for (std::int64_t row = 0; row < 37; ++row)
-      ASSERT_EQ(got[static_cast<std::size_t>(row)],
-                static_cast<double>(sum_by_definition(x.values.data() + row * shape.dim(1), shape.dim(1))))
-          << shape.str() << " row " << row;
+  for (const bool as_gpus : {false, true}) {  // a group of 32 work-items a row, or one work-item
+    Platform& platform = *testing::opencl(as_gpus);
+    const auto kernels = platform.make_kernels(nodes);
+    for (std::size_t s = 0; s < sums.size(); ++s) {
+      const Shape& shape = sums[s].node().inputs[0].shape();
+      const auto x = random_tensor(DType::f32, shape, 5);
+      const auto got = run_node(*kernels[s], sums[s], {x}, platform).values;
+      for (std::int64_t row = 0; row < 37; ++row)
+        ASSERT_EQ(got[static_cast<std::size_t>(row)],
+                  static_cast<double>(sum_by_definition(x.values.data() + row * shape.dim(1), shape.dim(1))))
+            << shape.str() << " row " << row << (as_gpus ? ", kernels of GPUs" : "");
+    }
   }
 }
 

@@ -39,7 +39,8 @@ inline constexpr cl_uint CL_DEVICE_TYPE = 0x1000, CL_DEVICE_MAX_COMPUTE_UNITS = 
                          CL_DEVICE_MAX_MEM_ALLOC_SIZE = 0x1010, CL_DEVICE_GLOBAL_MEM_SIZE = 0x101f,
                          CL_DEVICE_LOCAL_MEM_SIZE = 0x1023, CL_DEVICE_AVAILABLE = 0x1027, CL_DEVICE_COMPILER_AVAILABLE = 0x1028,
                          CL_DEVICE_NAME = 0x102b, CL_DEVICE_VENDOR = 0x102c, CL_DRIVER_VERSION = 0x102d, CL_DEVICE_VERSION = 0x102f,
-                         CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT = 0x103a;
+                         CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT = 0x103a, CL_DEVICE_SINGLE_FP_CONFIG = 0x101b;
+inline constexpr cl_bitfield CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT = 1 << 7;
 inline constexpr cl_bitfield CL_MEM_READ_WRITE = 1 << 0;
 inline constexpr cl_uint CL_PROGRAM_BUILD_LOG = 0x1183;
 

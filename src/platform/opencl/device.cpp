@@ -77,6 +77,8 @@ std::vector<DeviceDescription> find_devices(const Api& api) {
       device.work_group_items = number_of<std::size_t>(api, id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
       device.compute_units = number_of<cl_uint>(api, id, CL_DEVICE_MAX_COMPUTE_UNITS);
       device.vector_floats = number_of<cl_uint>(api, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
+      device.rounds_division =
+          (number_of<cl_bitfield>(api, id, CL_DEVICE_SINGLE_FP_CONFIG) & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
       device.usable = number_of<cl_uint>(api, id, CL_DEVICE_AVAILABLE) &&
                       number_of<cl_uint>(api, id, CL_DEVICE_COMPILER_AVAILABLE) && knows_1_2(device.version);
       devices.push_back(std::move(device));
@@ -106,7 +108,8 @@ cl_program Device::build(const std::string& source, std::string_view what) {
   const cl_program program = api.clCreateProgramWithSource(context_, 1, &text, nullptr, &status);
   check_cl(status, "clCreateProgramWithSource");
   // No flag that would let a device compute less exactly. -w: drivers print to stderr that they have warnings.
-  status = api.clBuildProgram(program, 1, &description.id, "-cl-std=CL1.2 -w", nullptr, nullptr);
+  const char* flags = description.rounds_division ? "-cl-std=CL1.2 -w -cl-fp32-correctly-rounded-divide-sqrt" : "-cl-std=CL1.2 -w";
+  status = api.clBuildProgram(program, 1, &description.id, flags, nullptr, nullptr);
   if (status == CL_SUCCESS) return program;
   std::size_t size = 0;
   api.clGetProgramBuildInfo(program, description.id, CL_PROGRAM_BUILD_LOG, 0, nullptr, &size);
