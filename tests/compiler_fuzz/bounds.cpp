@@ -112,6 +112,7 @@ class Bounds {
 
   double unary(Opcode opcode, double x, double e, double result) const {
     const double v = std::abs(result);
+    if (!std::isfinite(e)) return kInfinity;
     switch (opcode) {
       case Opcode::neg: return e;
       case Opcode::square: return (2 * std::abs(x) + e) * e + kF32 * (std::abs(x) + e) * (std::abs(x) + e);
