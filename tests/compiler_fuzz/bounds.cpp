@@ -67,7 +67,8 @@ class Bounds {
         return finish([&](std::size_t row) {
           double carried = 0, size = 0;
           for (std::size_t c = row * width; c < (row + 1) * width; ++c) carried += e[c], size += std::abs(x[c]) + e[c];
-          return carried + (static_cast<double>(width) / 32 + 6) * kF32 * size;
+          // Partial sums may overflow where the whole does not.
+          return size < kLargest ? carried + (static_cast<double>(width) / 32 + 6) * kF32 * size : kInfinity;
         });
       }
       case Opcode::linear: {
@@ -80,7 +81,7 @@ class Bounds {
             carried += std::abs(x[a]) * ew[b] + std::abs(w[b]) * e[a] + e[a] * ew[b];
             size += (std::abs(x[a]) + e[a]) * (std::abs(w[b]) + ew[b]);
           }
-          return carried + static_cast<double>(inner + 2) * kF32 * size;
+          return size < kLargest ? carried + static_cast<double>(inner + 2) * kF32 * size : kInfinity;
         });
       }
       default: break;

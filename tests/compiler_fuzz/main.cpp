@@ -1,5 +1,6 @@
 // fuzz_compiler [COUNT [SEED [PLATFORM]]]: COUNT random graphs (default 20000) from SEED on, on every platform of this machine, or
 // those whose names begin so. Without a name every fourth build runs on OpenCL, whose compiler is slow.
+// A failure prints how to run its graph alone, and saves a shrunken one in the folder `found` beside the program.
 // fuzz_compiler FILE: the graph in that file, as a failure saved it.
 #include <fmt/format.h>
 
@@ -26,7 +27,7 @@ constexpr std::size_t kGraphsPerBuild = 64;
 
 // Prints, shrinks and saves.
 void report_failure(const Graph& graph, const Failure& failure, const std::vector<Runner>& runners, const std::string& rerun) {
-  fmt::print("FAILED {} on {}: {}\n  alone: fuzz_compiler {}\n", graph.name, failure.runner, failure.what, rerun);
+  fmt::print("FAILED {} on {}: {}\n  alone: ./dev fuzz-compiler {}\n", graph.name, failure.runner, failure.what, rerun);
   const auto runner = std::find_if(runners.begin(), runners.end(), [&](const Runner& each) { return each.name == failure.runner; });
   if (runner == runners.end()) return;
   std::vector<Runner> needed{*runner};
@@ -47,9 +48,11 @@ void report_failure(const Graph& graph, const Failure& failure, const std::vecto
   }
   std::string what = last;
   const Graph small = shrink(graph, [&](const Graph& smaller) { return fails(smaller) && (what = last, true); });
-  const std::filesystem::path file = std::filesystem::absolute(graph.name + ".txt");
+  const std::filesystem::path folder = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "found";
+  std::filesystem::create_directories(folder);
+  const std::filesystem::path file = folder / (graph.name + ".txt");
   std::ofstream(file) << print(small);
-  fmt::print("  shrunken: {}\n  {}\n{}", file.string(), what, print(small));
+  fmt::print("  shrunken: ./dev fuzz-compiler {}\n  {}\n{}", file.string(), what, print(small));
 }
 
 int run(int argc, char** argv) {

@@ -264,7 +264,7 @@ class RandomGraph {
       const Value made = wide_leaf(below(2) ? DType::f32 : DType::bf16, space, true);
       pool_.push_back({made, false});
     }
-    const int parts = 2 + below(9);
+    const int parts = 3 + below(14);
     for (int i = 0; i < parts; ++i) {
       segment_ = segments_ * i / parts;
       add_part();
@@ -353,7 +353,7 @@ class RandomGraph {
 
   void add_part() {
     const Entry x = late();
-    switch (below(10)) {
+    switch (below(11)) {
       case 0:
       case 1: return add_wide_unary(x);
       case 2:
@@ -363,7 +363,8 @@ class RandomGraph {
       case 6:
       case 7: return add_norm(x);
       case 8: return add_movement(x);
-      default: return below(4) ? add_movement(x) : below(3) ? add_rotation(x) : add_product(x);
+      case 9: return below(2) ? add_rotation(x) : add_product(x);
+      default: return add_again(x);
     }
   }
 
@@ -435,6 +436,23 @@ class RandomGraph {
       case 5: return finish(sum(square(tanh(x))) + sum(x), 1001 * width);
       default: return finish(max(x, mean(x)) + sqrt(sum(square(tanh(x)))) * tanh(x), 1000 + std::sqrt(width));
     }
+  }
+
+  // x met by itself, moved, in its own place or not: what a chain may and may not write over.
+  void add_again(const Entry& given) {
+    const Value& x = given.value;
+    const int rank = x.shape().rank(), axis = rank ? below(rank) : 0;
+    if (rank == 0) return;
+    Value other = x;
+    switch (below(5)) {
+      case 0: other = flip(x, axis); break;
+      case 1: other = x.dim(-1) % 2 == 0 ? swap_pairs(x) : flip(x, -1); break;
+      case 2: other = reshape(permute(x, some_axes(rank)), x.shape()); break;
+      case 3: other = concat({slice(x, axis, x.dim(axis) / 2, x.dim(axis)), slice(x, axis, 0, std::max<std::int64_t>(x.dim(axis) / 2, 1))}, axis); break;
+      default: other = slice(x, axis, x.dim(axis) - 1, x.dim(axis));
+    }
+    if (Shape common; !broadcast(x.shape(), other.shape(), &common)) return;
+    put(below(2) ? x - other * constant(0.5, x.dtype()) : min(tanh(x), other), 2 * given.most);
   }
 
   // x cos + (its pairs or halves exchanged) sin.
