@@ -10,7 +10,7 @@
 #include "compiler/passes/inline_calls.h"
 #include "compiler/passes/simplify.h"
 #include "passes/passes.h"
-#include "passes/random_graph.h"
+#include "testing/random_graph.h"
 
 namespace zoe {
 namespace {

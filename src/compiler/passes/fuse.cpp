@@ -112,7 +112,7 @@ class Fuser {
     for (const int group : near)
       all.insert(groups_[static_cast<std::size_t>(group)].begin(), groups_[static_cast<std::size_t>(group)].end());
     std::string reason;
-    if (near.empty() || is_legal(all, &reason)) {
+    if (is_legal(all, &reason)) {
       become(all);
       return;
     }
@@ -124,7 +124,8 @@ class Fuser {
       with.insert(groups_[static_cast<std::size_t>(*group)].begin(), groups_[static_cast<std::size_t>(*group)].end());
       if (is_legal(with, &reason)) some = std::move(with);
     }
-    become(some);
+    // Alone it may still be no chain, for the movement it would take in: then all that runs by itself.
+    if (some.size() > 1 || (!near.empty() && is_legal(some, &reason))) become(some);
   }
 
   void note(int i, const std::string& reason) {

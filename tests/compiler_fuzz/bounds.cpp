@@ -1,0 +1,178 @@
+#include "compiler_fuzz/bounds.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <unordered_map>
+
+#include "codegen/chain.h"
+#include "compiler/passes/inline_calls.h"
+#include "ir/trace.h"
+
+namespace zoe::fuzz {
+namespace {
+
+using Values = std::vector<double>;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kF32 = 0x1p-24, kLargest = 0x1.fffffep127;
+
+double unit(DType dtype) { return dtype == DType::bf16 ? 0x1p-8 : kF32; }
+
+// By the interpreter, as a graph of its own.
+ReferenceTensor run_alone(const Node& node, const std::vector<ReferenceTensor>& inputs) {
+  return interpret(single_node_graph(node), inputs, [](const Node&) { return ReferenceTensor{}; }).at(0);
+}
+
+ReferenceTensor stretched(const ReferenceTensor& x, const Shape& shape) {
+  if (x.shape == shape) return x;
+  const Value zeros = input("zeros", DType::f32, shape), value = input("x", DType::f32, x.shape);
+  ReferenceTensor all{shape, Values(static_cast<std::size_t>(shape.count()), -0.0)};
+  return interpret(make_graph("stretch", {value, zeros}, {value + zeros}), {x, all}, nullptr).at(0);
+}
+
+class Bounds {
+ public:
+  explicit Bounds(const Rounding& rounding) : rounding_(rounding) {}
+
+  Values of(const Node& node, const std::vector<const Bounded*>& in, const ReferenceTensor& result) const {
+    const DType dtype = node.types[0].dtype;
+    const Shape& shape = node.types[0].shape;
+    Values error(result.values.size());
+    const auto finish = [&](const auto& each) {
+      for (std::size_t i = 0; i < error.size(); ++i) {
+        const double e = each(i), v = std::abs(result.values[i]);
+        // Stored in the node's dtype; no result is known once it overflows there.
+        const double tiny = std::max(rounding_.tiny, dtype == DType::bf16 ? 0x1p-133 : 0);
+        const double all = e + unit(dtype) * (v + e) + tiny;
+        error[i] = all >= 0 && v + all < kLargest * 0.99 ? all : kInfinity;
+      }
+      return error;
+    };
+    if (is_binary(node.opcode)) {
+      const ReferenceTensor a = stretched(in[0]->value, shape), b = stretched(in[1]->value, shape);
+      const ReferenceTensor ea = stretched({in[0]->value.shape, in[0]->error}, shape);
+      const ReferenceTensor eb = stretched({in[1]->value.shape, in[1]->error}, shape);
+      return finish([&](std::size_t i) {
+        return binary(node.opcode, std::abs(a.values[i]), ea.values[i], std::abs(b.values[i]), eb.values[i]);
+      });
+    }
+    const auto& x = in.empty() ? result.values : in[0]->value.values;
+    const auto& e = in.empty() ? result.values : in[0]->error;
+    switch (node.opcode) {
+      case Opcode::constant: return finish([](std::size_t) { return 0.0; });
+      case Opcode::cast:  // the reference is rounded here, too
+        return finish([&](std::size_t i) { return e[i] + unit(dtype) * (std::abs(x[i]) + e[i]); });
+      case Opcode::sum: {
+        const auto width = static_cast<std::size_t>(node.inputs[0].dim(-1));
+        return finish([&](std::size_t row) {
+          double carried = 0, size = 0;
+          for (std::size_t c = row * width; c < (row + 1) * width; ++c) carried += e[c], size += std::abs(x[c]) + e[c];
+          // Partial sums may overflow where the whole does not.
+          return size < kLargest ? carried + (static_cast<double>(width) / 32 + 6) * kF32 * size : kInfinity;
+        });
+      }
+      case Opcode::linear: {
+        const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)), width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
+        const auto &w = in[1]->value.values, &ew = in[1]->error;
+        return finish([&](std::size_t i) {
+          double carried = 0, size = 0;
+          for (std::size_t k = 0; k < inner; ++k) {
+            const std::size_t a = i / width * inner + k, b = i % width * inner + k;
+            carried += std::abs(x[a]) * ew[b] + std::abs(w[b]) * e[a] + e[a] * ew[b];
+            size += (std::abs(x[a]) + e[a]) * (std::abs(w[b]) + ew[b]);
+          }
+          return size < kLargest ? carried + static_cast<double>(inner + 2) * kF32 * size : kInfinity;
+        });
+      }
+      default: break;
+    }
+    if (is_unary(node.opcode)) return finish([&](std::size_t i) { return unary(node.opcode, x[i], e[i], result.values[i]); });
+    std::vector<ReferenceTensor> errors;  // movement moves the errors
+    for (const Bounded* operand : in) errors.push_back({operand->value.shape, operand->error});
+    return run_alone(node, errors).values;
+  }
+
+ private:
+  // Relative error of a quotient or square root beyond the final rounding, which `finish` adds.
+  double division() const { return 2 * rounding_.division_ulps * kF32; }
+
+  // Of f32 arithmetic on operands that may be off; `a` and `b` are absolute values.
+  double binary(Opcode opcode, double a, double ea, double b, double eb) const {
+    switch (opcode) {
+      case Opcode::add:
+      case Opcode::sub: return ea + eb + kF32 * (a + b + ea + eb);
+      case Opcode::mul: return a * eb + b * ea + ea * eb + kF32 * (a + ea) * (b + eb);
+      case Opcode::div: {
+        if (!(b > eb)) return kInfinity;
+        const double carried = (ea + a / b * eb) / (b - eb);
+        return carried + division() * (a / b + carried);
+      }
+      default: return std::max(ea, eb);  // max, min
+    }
+  }
+
+  double unary(Opcode opcode, double x, double e, double result) const {
+    const double v = std::abs(result);
+    if (!std::isfinite(e)) return kInfinity;
+    switch (opcode) {
+      case Opcode::neg: return e;
+      case Opcode::square: return (2 * std::abs(x) + e) * e + kF32 * (std::abs(x) + e) * (std::abs(x) + e);
+      case Opcode::sqrt: {
+        if (!(x - e > 0)) return x == 0 && e <= rounding_.tiny ? std::sqrt(e) : kInfinity;
+        return std::sqrt(x) - std::sqrt(x - e) + division() * (v + e);
+      }
+      case Opcode::rsqrt: {
+        if (!(x - e > 0)) return kInfinity;
+        const double most = 1 / std::sqrt(x - e);
+        return most - v + 2 * division() * most;
+      }
+      case Opcode::exp: return v * std::expm1(e) + 4 * kF32 * std::exp(x + e);
+      case Opcode::tanh: return std::min(e, 2.0) + (6 * kF32 + 2 * division()) * (v + std::min(e, 2.0));
+      // Steeper nowhere than 1.1 and 1.13; e^-x overflows where the result is below 1e-36.
+      case Opcode::silu: return 1.1 * e + (8 * kF32 + 2 * division()) * (v + 1.1 * e) + 1e-36;
+      case Opcode::gelu_tanh: return 1.13 * e + (24 * kF32 + 2 * division()) * (std::abs(x) + e);
+      default: return kInfinity;
+    }
+  }
+
+  const Rounding rounding_;
+};
+
+}  // namespace
+
+std::vector<Bounded> bounded_reference(const Graph& traced, const LeafValues& leaves, const Rounding& rounding) {
+  const Graph graph = inline_calls(traced);
+  const Bounds bounds(rounding);
+  std::unordered_map<const Node*, Bounded> made;
+  const auto add_leaf = [&](const Node& node) {
+    ReferenceTensor value = leaves(node.name, node.types[0]);
+    Values error(value.values.size());
+    // A platform that drops what is tiny may do so when it reads.
+    for (std::size_t i = 0; i < error.size(); ++i) error[i] = std::abs(value.values[i]) < rounding.tiny ? rounding.tiny : 0;
+    made[&node] = {std::move(value), std::move(error)};
+  };
+  for (const Value& each : graph.inputs) add_leaf(each.node());
+  for (const NodePtr& node : graph.nodes) {
+    if (node->opcode == Opcode::input) continue;
+    if (node->opcode == Opcode::parameter) {
+      add_leaf(*node);
+      continue;
+    }
+    std::vector<const Bounded*> in;
+    std::vector<ReferenceTensor> values;
+    for (const Value& operand : node->inputs) {
+      in.push_back(&made.at(&operand.node()));
+      values.push_back(in.back()->value);
+    }
+    ReferenceTensor value = node->opcode == Opcode::constant
+                                ? ReferenceTensor{node->types[0].shape, {node->as<ConstantAttributes>().value}}
+                                : run_alone(*node, values);
+    Values error = bounds.of(*node, in, value);
+    made[node.get()] = {std::move(value), std::move(error)};
+  }
+  std::vector<Bounded> results;
+  for (const Value& output : graph.outputs) results.push_back(made.at(&output.node()));
+  return results;
+}
+
+}  // namespace zoe::fuzz

@@ -1,0 +1,60 @@
+// A bounded number of the graphs that `./dev fuzz-compiler` goes on with.
+#include <gtest/gtest.h>
+
+#include "compiler_fuzz/bounds.h"
+#include "compiler_fuzz/fuzz.h"
+#include "ir/parse.h"
+#include "testing/random_graph.h"
+
+namespace zoe::fuzz {
+namespace {
+
+void expect_agreement(std::uint64_t first, std::uint64_t count, const std::vector<Runner>& runners) {
+  std::vector<Graph> graphs;
+  for (std::uint64_t seed = first; seed < first + count; ++seed)
+    graphs.push_back(testing::RandomGraph(seed, testing::GraphKind::wide).graph());
+  const Report report = check(graphs, runners);
+  for (const Failure& failure : report.failures)
+    ADD_FAILURE() << graphs[failure.graph].name << " on " << failure.runner << ": " << failure.what
+                  << "\nalone, and shrunken: ./dev fuzz-compiler 1 " << graphs[failure.graph].name.substr(5);
+  EXPECT_GT(report.bounded, report.elements * 3 / 4) << "the bounds say too little of these graphs";
+  EXPECT_GE(report.chains, count) << "too few chains";
+}
+
+TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 256, {uncompiled_cpu(), row_blocks()}); }
+
+TEST(RandomGraphs, AgreeGenerated) { expect_agreement(0, 64, {uncompiled_cpu(), generated_code()}); }
+
+TEST(RandomGraphs, AgreeOnOpenCL) {
+  const std::vector<Runner> all = all_runners();
+  if (all.back().name != "opencl") GTEST_SKIP() << "no OpenCL device opens";
+  expect_agreement(0, 12, {uncompiled_cpu(), all.back()});
+}
+
+TEST(RandomGraphs, TextComesBack) {
+  for (std::uint64_t seed = 0; seed < 500; ++seed) {
+    const std::string text = print(testing::RandomGraph(seed, testing::GraphKind::wide).graph());
+    ASSERT_EQ(print(parse(text)), text) << "seed " << seed;
+  }
+}
+
+// The bounds hold what is right and refuse what is not: a sum of 1000 terms in f32, off by a little too much.
+TEST(Bounds, AreNeitherVacuousNorTooTight) {
+  const Graph graph = parse(
+      "graph fuzz_1\n"
+      "%0 = input : f32[1000]  # x0\n"
+      "%1 = exp %0 : f32[1000]\n"
+      "%2 = sum %1 : f32[1]\n"
+      "return %1 %2\n");
+  const auto leaves = [](const std::string&, const Type& type) {
+    return ReferenceTensor{type.shape, std::vector<double>(1000, 0.5)};
+  };
+  const std::vector<Bounded> results = bounded_reference(graph, leaves, {});
+  EXPECT_GT(results[0].error[0], 0x1p-24);
+  EXPECT_LT(results[0].error[0], 0x1p-20);
+  EXPECT_GT(results[1].error[0], 1e-5);
+  EXPECT_LT(results[1].error[0], 0.02);
+}
+
+}  // namespace
+}  // namespace zoe::fuzz
