@@ -72,7 +72,8 @@ class Bounds {
         });
       }
       case Opcode::linear: {
-        const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)), width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
+        const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)),
+                   width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
         const auto &w = in[1]->value.values, &ew = in[1]->error;
         return finish([&](std::size_t i) {
           double carried = 0, size = 0;

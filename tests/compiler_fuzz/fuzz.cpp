@@ -5,12 +5,15 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <stdexcept>
 
 #include "compiler/run.h"
 #include "compiler_fuzz/bounds.h"
 #include "testing/random_graph.h"
+#include "testing/temporary_folder.h"
 
 namespace zoe::fuzz {
 namespace {
@@ -79,7 +82,8 @@ std::string out_of_bounds(const Bytes& got, const Bounded& expected, const Type&
 constexpr const char* kNoCache = "/dev/null/kernels";
 
 std::unique_ptr<Platform> open_cpu(const std::string& compiler) {
-  return open_platform("cpu", {.cache_dir = kNoCache, .compiler = compiler});
+  constexpr int kThreads = 3;  // pieces of odd sizes
+  return open_platform("cpu", {.threads = kThreads, .cache_dir = kNoCache, .compiler = compiler});
 }
 
 }  // namespace
@@ -91,13 +95,29 @@ Runner uncompiled_cpu() {
 Runner row_blocks() {
   return {.name = "cpu row blocks", .open = [] { return open_cpu("no-such-compiler"); }, .is_exact = true};
 }
-Runner generated_code() { return {.name = "cpu generated", .open = [] { return open_cpu(""); }, .is_exact = true}; }
+Runner generated_code(const std::string& arguments, const std::string& edit) {
+  Runner runner{.name = "cpu generated", .open = [] { return open_cpu(""); }, .is_exact = true};
+  if (arguments.empty() && edit.empty()) return runner;
+  static const testing::TemporaryFolder folder;
+  static int scripts = 0;
+  const auto script = folder.path() / fmt::format("compiler{}", scripts++);
+  std::ofstream(script) << "#!/bin/sh\nfor each; do case $each in *.cpp) sed -i '" << edit
+                        << "' \"$each\";; esac; done\nexec c++ \"$@\" " << arguments << "\n";
+  std::filesystem::permissions(script, std::filesystem::perms::owner_all);
+  if (!arguments.empty()) runner.name += " " + arguments;
+  runner.open = [script] { return open_cpu(script.string()); };
+  return runner;
+}
 
 std::vector<Runner> all_runners() {
-  std::vector<Runner> runners{uncompiled_cpu(), row_blocks(), generated_code()};
+  std::vector<Runner> runners{uncompiled_cpu(), row_blocks(), generated_code(), generated_code("-mno-avx512f"),
+                              generated_code("-mno-avx")};
   for (const PlatformReport& each : list_platforms())
     if (each.name == "opencl" && each.opens)
-      runners.push_back({.name = "opencl", .open = [] { return open_platform("opencl", {.cache_dir = kNoCache}); }, .division_ulps = 2.5, .tiny = 0x1p-126});
+      runners.push_back({.name = "opencl",
+                         .open = [] { return open_platform("opencl", {.cache_dir = kNoCache}); },
+                         .division_ulps = 2.5,
+                         .tiny = 0x1p-126});
   return runners;
 }
 

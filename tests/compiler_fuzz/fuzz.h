@@ -22,17 +22,19 @@ struct Runner {
   std::string name;
   std::function<std::unique_ptr<Platform>()> open;
   bool compile = true;
-  bool is_exact = false;                      // has the bits of the first runner
-  double division_ulps = 0.5;                 // see Rounding
+  bool is_exact = false;       // has the bits of the first runner
+  double division_ulps = 0.5;  // see Rounding
   double tiny = 0x1p-149;
   std::function<void(Plan&)> change_plan = {};  // for planted bugs
 };
 
-// The uncompiled cpu run, then cpu with row blocks, cpu with generated code if a compiler works, opencl if a device opens.
-std::vector<Runner> all_runners();
 Runner uncompiled_cpu();
 Runner row_blocks();
-Runner generated_code();
+// `arguments`: of the compiler, behind the platform's own; `edit`: of sed, on the generated text.
+Runner generated_code(const std::string& arguments = "", const std::string& edit = "");
+// The uncompiled cpu run, then cpu with row blocks, cpu with code generated for this processor and for lesser ones, opencl if a
+// device opens.
+std::vector<Runner> all_runners();
 
 struct Failure {
   std::size_t graph;  // of those given
@@ -41,9 +43,9 @@ struct Failure {
 
 struct Report {
   std::vector<Failure> failures;
-  std::size_t steps = 0, chains = 0;       // of compiled plans
-  std::size_t elements = 0, bounded = 0;   // compared with the reference; those of a bound below 1/8 of the value, or of 1e-3
-  std::vector<double> seconds = {};        // of each runner: compiling and running
+  std::size_t steps = 0, chains = 0;      // of compiled plans
+  std::size_t elements = 0, bounded = 0;  // compared with the reference; those of a bound below 1/8 of the value, or of 1e-3
+  std::vector<double> seconds = {};       // of each runner: compiling and running
   double reference_seconds = 0;
 };
 

@@ -1,5 +1,6 @@
 // fuzz_compiler [COUNT [SEED [PLATFORM]]]: COUNT random graphs (default 20000) from SEED on, on every platform of this machine, or
-// those whose names begin so. Without a name every fourth build runs on OpenCL, whose compiler is slow.
+// those whose names begin so. Without a name the compilers take turns: each build of 64 graphs is by one of them.
+// Up to 64 graphs meet all of them.
 // A failure prints how to run its graph alone, and saves a shrunken one in the folder `found` beside the program.
 // fuzz_compiler FILE: the graph in that file, as a failure saved it.
 #include <fmt/format.h>
@@ -11,8 +12,10 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <set>
 #include <string>
+#include <utility>
 
 #include "compiler_fuzz/fuzz.h"
 #include "ir/parse.h"
@@ -24,6 +27,20 @@ using namespace zoe;
 using namespace zoe::fuzz;
 
 constexpr std::size_t kGraphsPerBuild = 64;
+
+// In a long run each build is by one compiler: OpenCL's, which is slow, takes every eighth, the others take turns.
+std::vector<Runner> runners_of_build(const std::vector<Runner>& all, std::size_t build) {
+  constexpr std::size_t kOpenCLTurns = 8;
+  const auto is_generated = [](const Runner& each) { return each.name.starts_with("cpu generated"); };
+  const auto count = static_cast<std::size_t>(std::count_if(all.begin(), all.end(), is_generated));
+  const bool has_opencl = all.back().name == "opencl", is_opencl = has_opencl && build % kOpenCLTurns == kOpenCLTurns - 1;
+  std::vector<Runner> chosen;
+  std::size_t turn = 0;
+  for (const Runner& each : all) {
+    if (is_generated(each) ? !is_opencl && turn++ == build % count : each.name != "opencl" || is_opencl) chosen.push_back(each);
+  }
+  return chosen;
+}
 
 // Prints, shrinks and saves.
 void report_failure(const Graph& graph, const Failure& failure, const std::vector<Runner>& runners, const std::string& rerun) {
@@ -76,14 +93,15 @@ int run(int argc, char** argv) {
   for (const Runner& each : all)
     if (runners.empty() || each.name.starts_with(platform)) runners.push_back(each);
   Report total;
-  total.seconds.assign(runners.size(), 0);
+  std::map<std::string, std::pair<double, std::size_t>> times;  // seconds and graphs
   const auto start = std::chrono::steady_clock::now();
-  for (std::uint64_t done = 0, build = 0; done < count;) {
+  std::size_t build = 0;
+  for (std::uint64_t done = 0; done < count;) {
     std::vector<Graph> graphs;
     for (; graphs.size() < kGraphsPerBuild && done < count; ++done)
       graphs.push_back(testing::RandomGraph(seed + done, testing::GraphKind::wide).graph());
-    std::vector<Runner> now = runners;
-    if (platform.empty() && build++ % 4 != 0) std::erase_if(now, [](const Runner& each) { return each.name.starts_with("opencl"); });
+    const bool is_long = platform.empty() && count > kGraphsPerBuild;
+    const std::vector<Runner> now = is_long ? runners_of_build(runners, build++) : runners;
     const Report report = check(graphs, now);
     for (const Failure& failure : report.failures)
       report_failure(graphs[failure.graph], failure, runners, fmt::format("1 {}", graphs[failure.graph].name.substr(5)));
@@ -91,17 +109,18 @@ int run(int argc, char** argv) {
     total.steps += report.steps, total.chains += report.chains;
     total.elements += report.elements, total.bounded += report.bounded;
     total.reference_seconds += report.reference_seconds;
-    for (std::size_t i = 0; i < report.seconds.size(); ++i) total.seconds[i] += report.seconds[i];
+    for (std::size_t i = 0; i < report.seconds.size(); ++i)
+      times[now[i].name].first += report.seconds[i], times[now[i].name].second += graphs.size();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     fmt::print("{} graphs, {:.0f} s\n", done, seconds);
     std::fflush(stdout);
   }
-  const double thousands = static_cast<double>(count) / 1000;
-  fmt::print("{} failures; {} steps, {} of them chains; {:.1f} % of {} elements bounded\nseconds for 1000 graphs:",
-             total.failures.size(), total.steps, total.chains,
-             100 * static_cast<double>(total.bounded) / static_cast<double>(std::max<std::size_t>(total.elements, 1)), total.elements);
-  for (std::size_t i = 0; i < runners.size(); ++i) fmt::print(" {} {:.1f},", runners[i].name, total.seconds[i] / thousands);
-  fmt::print(" reference {:.1f}\n", total.reference_seconds / thousands);
+  fmt::print(
+      "{} failures; {} steps, {} of them chains; {:.1f} % of {} elements bounded\nseconds for 1000 graphs:", total.failures.size(),
+      total.steps, total.chains,
+      100 * static_cast<double>(total.bounded) / static_cast<double>(std::max<std::size_t>(total.elements, 1)), total.elements);
+  for (const auto& [name, time] : times) fmt::print(" {} {:.1f},", name, time.first / static_cast<double>(time.second) * 1000);
+  fmt::print(" reference {:.1f}\n", 1000 * total.reference_seconds / static_cast<double>(count));
   return total.failures.empty() ? 0 : 1;
 }
 

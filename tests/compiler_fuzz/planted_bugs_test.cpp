@@ -7,10 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <functional>
-#include <numeric>
 #include <optional>
 
 #include "base/error.h"
@@ -20,7 +17,6 @@
 #include "ir/parse.h"
 #include "ir/trace.h"
 #include "testing/random_graph.h"
-#include "testing/temporary_folder.h"
 
 namespace zoe::fuzz {
 namespace {
@@ -164,11 +160,12 @@ std::vector<Bug> bugs() {
                    const int by = end < in[0].dim(axis) ? 1 : -1;
                    return slice(in[0], axis, begin + by, end + by);
                  }});
-  all.push_back({.name = "two numbers are taken for one", .body = [first = std::optional<double>()](const Node& node, const auto&) mutable {
-                   if (node.opcode != Opcode::constant) return Value{};
-                   if (!first) first = node.as<ConstantAttributes>().value;
-                   return constant(*first, node.types[0].dtype);
-                 }});
+  all.push_back(
+      {.name = "two numbers are taken for one", .body = [first = std::optional<double>()](const Node& node, const auto&) mutable {
+         if (node.opcode != Opcode::constant) return Value{};
+         if (!first) first = node.as<ConstantAttributes>().value;
+         return constant(*first, node.types[0].dtype);
+       }});
   all.push_back({.name = "a sum runs in another order", .body = [](const Node& node, const auto& in) {
                    return node.opcode == Opcode::sum && in[0].dim(-1) > 1 ? sum(flip(in[0], -1)) : Value{};
                  }});
@@ -260,7 +257,6 @@ TEST(PlantedBugs, AreCaught) {
 
 // Bugs of the printer, put into the generated text on its way to the compiler.
 TEST(PlantedBugs, OfGeneratedCodeAreCaught) {
-  const testing::TemporaryFolder folder;
   struct TextBug {
     const char* name;
     const char* edit;       // of sed
@@ -277,12 +273,7 @@ TEST(PlantedBugs, OfGeneratedCodeAreCaught) {
   const std::vector<Graph> graphs = wide_graphs(0, 20);
   const std::vector<Bytes> expected = run_plan(graphs, uncompiled_cpu());
   for (const TextBug& bug : all) {
-    const auto script = folder.path() / "compiler";
-    std::ofstream(script) << "#!/bin/sh\nfor each; do case $each in *.cpp) sed -i '" << bug.edit
-                          << "' \"$each\";; esac; done\nexec c++ \"$@\" " << bug.arguments << "\n";
-    std::filesystem::permissions(script, std::filesystem::perms::owner_all);
-    Runner runner = generated_code();
-    runner.open = [&] { return open_platform("cpu", {.cache_dir = "/dev/null/kernels", .compiler = script.string()}); };
+    const Runner runner = generated_code(bug.arguments, bug.edit);
     const std::string what = caught(graphs, runner, expected);
     if (bug.edit[0] || bug.arguments[0]) EXPECT_NE(what, "") << "not caught: " << bug.name;
     else EXPECT_EQ(what, "") << "without a bug";

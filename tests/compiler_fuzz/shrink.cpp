@@ -29,7 +29,8 @@ Graph remade(const Graph& graph, const Make& make) {
   const auto add = [&](const NodePtr& node) {
     if (made.count(node.get())) return;
     std::vector<Value> operands;
-    for (const Value& operand : node->inputs) operands.push_back(made.at(&operand.node()).at(static_cast<std::size_t>(operand.output())));
+    for (const Value& operand : node->inputs)
+      operands.push_back(made.at(&operand.node()).at(static_cast<std::size_t>(operand.output())));
     Value value = make(*node, operands);
     if (!value) {
       Node like{node->opcode, operands, node->attributes, node->types, node->name, node->segment};
@@ -43,7 +44,8 @@ Graph remade(const Graph& graph, const Make& make) {
   for (const Value& input : graph.inputs) add(input.node_ptr());
   for (const NodePtr& node : graph.nodes) add(node);
   std::vector<Value> outputs;
-  for (const Value& output : graph.outputs) outputs.push_back(made.at(&output.node()).at(static_cast<std::size_t>(output.output())));
+  for (const Value& output : graph.outputs)
+    outputs.push_back(made.at(&output.node()).at(static_cast<std::size_t>(output.output())));
   return trimmed(graph.name, inputs, std::move(outputs));
 }
 

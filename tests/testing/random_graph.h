@@ -405,7 +405,8 @@ class RandomGraph {
   void add_norm(const Entry& given) {
     if (given.value.shape().rank() == 0) return;
     Value from = given.value;
-    if (below(6) == 0 && from.shape().rank() > 1 && from.dim(-1) > 1) {  // over other axes: a norm per head, or of channels in front
+    if (below(6) == 0 && from.shape().rank() > 1 &&
+        from.dim(-1) > 1) {  // over other axes: a norm per head, or of channels in front
       std::vector<int> axes = some_axes(from.shape().rank());
       from = permute(from, axes);
     } else if (below(5) == 0) {
@@ -448,7 +449,10 @@ class RandomGraph {
       case 0: other = flip(x, axis); break;
       case 1: other = x.dim(-1) % 2 == 0 ? swap_pairs(x) : flip(x, -1); break;
       case 2: other = reshape(permute(x, some_axes(rank)), x.shape()); break;
-      case 3: other = concat({slice(x, axis, x.dim(axis) / 2, x.dim(axis)), slice(x, axis, 0, std::max<std::int64_t>(x.dim(axis) / 2, 1))}, axis); break;
+      case 3:
+        other = concat(
+            {slice(x, axis, x.dim(axis) / 2, x.dim(axis)), slice(x, axis, 0, std::max<std::int64_t>(x.dim(axis) / 2, 1))}, axis);
+        break;
       default: other = slice(x, axis, x.dim(axis) - 1, x.dim(axis));
     }
     if (Shape common; !broadcast(x.shape(), other.shape(), &common)) return;
@@ -494,7 +498,8 @@ class RandomGraph {
       case 6: {
         const Entry other = late();
         Shape dims = other.value.shape();
-        const bool fits = other.value.dtype() == x.dtype() && dims.rank() == rank && (dims.dim(axis) = x.dim(axis), dims == x.shape());
+        const bool fits =
+            other.value.dtype() == x.dtype() && dims.rank() == rank && (dims.dim(axis) = x.dim(axis), dims == x.shape());
         return put(concat({x, fits ? other.value : neg(x)}, axis), std::max(given.most, fits ? other.most : 0));
       }
       default: {  // cut in two and put together again, mostly the other way round
