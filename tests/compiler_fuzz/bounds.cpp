@@ -75,12 +75,16 @@ class Bounds {
         const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)),
                    width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
         const auto &w = in[1]->value.values, &ew = in[1]->error;
+        // The processor's products of bf16 take what is subnormal for zero.
+        const double flushed = dtype == DType::bf16 ? 0x1p-126 : 0;
         return finish([&](std::size_t i) {
-          double carried = 0, size = 0;
+          double carried = flushed, size = 0;
           for (std::size_t k = 0; k < inner; ++k) {
             const std::size_t a = i / width * inner + k, b = i % width * inner + k;
-            carried += std::abs(x[a]) * ew[b] + std::abs(w[b]) * e[a] + e[a] * ew[b];
-            size += (std::abs(x[a]) + e[a]) * (std::abs(w[b]) + ew[b]);
+            const double xa = std::abs(x[a]), wb = std::abs(w[b]);
+            const double ea = e[a] + std::min(xa + e[a], flushed), eb = ew[b] + std::min(wb + ew[b], flushed);
+            carried += xa * eb + wb * ea + ea * eb;
+            size += (xa + ea) * (wb + eb);
           }
           return size < kLargest ? carried + static_cast<double>(inner + 2) * kF32 * size : kInfinity;
         });

@@ -12,6 +12,7 @@
 
 #include "compiler/run.h"
 #include "compiler_fuzz/bounds.h"
+#include "compiler_fuzz/wrapped_platform.h"
 #include "testing/random_graph.h"
 #include "testing/temporary_folder.h"
 
@@ -86,6 +87,21 @@ std::unique_ptr<Platform> open_cpu(const std::string& compiler) {
   return open_platform("cpu", {.threads = kThreads, .cache_dir = kNoCache, .compiler = compiler});
 }
 
+// Fusion has to end chains early.
+class NarrowPlatform : public WrappedPlatform {
+ public:
+  explicit NarrowPlatform(std::unique_ptr<Platform> platform) : WrappedPlatform(std::move(platform)) {}
+  const DeviceInfo& info() const override {
+    info_ = WrappedPlatform::info();
+    info_.max_kernel_operands = 5;
+    info_.max_kept_bytes = 1500;
+    return info_;
+  }
+
+ private:
+  mutable DeviceInfo info_;
+};
+
 }  // namespace
 
 Runner uncompiled_cpu() {
@@ -95,6 +111,14 @@ Runner uncompiled_cpu() {
 Runner row_blocks() {
   return {.name = "cpu row blocks", .open = [] { return open_cpu("no-such-compiler"); }, .is_exact = true};
 }
+Runner narrow_row_blocks() {
+  Runner runner = row_blocks();
+  runner.name = "cpu row blocks, narrow";
+  runner.open = [open = runner.open] { return std::make_unique<NarrowPlatform>(open()); };
+  runner.excluded_ops = {"op1"};
+  return runner;
+}
+
 Runner generated_code(const std::string& arguments, const std::string& edit) {
   Runner runner{.name = "cpu generated", .open = [] { return open_cpu(""); }, .is_exact = true};
   if (arguments.empty() && edit.empty()) return runner;
@@ -110,8 +134,9 @@ Runner generated_code(const std::string& arguments, const std::string& edit) {
 }
 
 std::vector<Runner> all_runners() {
-  std::vector<Runner> runners{uncompiled_cpu(), row_blocks(), generated_code(), generated_code("-mno-avx512f"),
-                              generated_code("-mno-avx")};
+  std::vector<Runner> runners{
+      uncompiled_cpu(),          row_blocks(), narrow_row_blocks(), generated_code(), generated_code("-mno-avx512f"),
+      generated_code("-mno-avx")};
   for (const PlatformReport& each : list_platforms())
     if (each.name == "opencl" && each.opens)
       runners.push_back({.name = "opencl",
@@ -136,7 +161,7 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
   const auto platform = runner.open();
   const auto stream = platform->make_stream();
   const Graph graph = joined(graphs);
-  Plan plan = compile(graph, *platform, {.compile = runner.compile});
+  Plan plan = compile(graph, *platform, {.compile = runner.compile, .excluded_ops = runner.excluded_ops});
   if (runner.change_plan) runner.change_plan(plan);
   if (report && runner.compile) {
     report->steps += plan.steps.size();

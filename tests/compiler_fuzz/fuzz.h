@@ -25,15 +25,17 @@ struct Runner {
   bool is_exact = false;       // has the bits of the first runner
   double division_ulps = 0.5;  // see Rounding
   double tiny = 0x1p-149;
+  std::vector<std::string> excluded_ops = {};   // see CompileOptions
   std::function<void(Plan&)> change_plan = {};  // for planted bugs
 };
 
 Runner uncompiled_cpu();
 Runner row_blocks();
+Runner narrow_row_blocks();  // few operands to a kernel, few values kept, and the nodes of one op in no chain
 // `arguments`: of the compiler, behind the platform's own; `edit`: of sed, on the generated text.
 Runner generated_code(const std::string& arguments = "", const std::string& edit = "");
-// The uncompiled cpu run, then cpu with row blocks, cpu with code generated for this processor and for lesser ones, opencl if a
-// device opens.
+// The uncompiled cpu run, then cpu with row blocks, twice, cpu with code generated for this processor and for lesser ones, opencl
+// if a device opens.
 std::vector<Runner> all_runners();
 
 struct Failure {

@@ -14,6 +14,7 @@
 #include "codegen/chain.h"
 #include "compiler/passes/rebuild.h"
 #include "compiler_fuzz/fuzz.h"
+#include "compiler_fuzz/wrapped_platform.h"
 #include "ir/parse.h"
 #include "ir/trace.h"
 #include "testing/random_graph.h"
@@ -66,23 +67,13 @@ class LyingKernel : public Kernel {
   const Bug& bug_;
 };
 
-class BuggyPlatform : public Platform {
+class BuggyPlatform : public WrappedPlatform {
  public:
-  BuggyPlatform(std::unique_ptr<Platform> platform, const Bug& bug) : platform_(std::move(platform)), bug_(bug) {}
-  const DeviceInfo& info() const override { return platform_->info(); }
+  BuggyPlatform(std::unique_ptr<Platform> platform, const Bug& bug) : WrappedPlatform(std::move(platform)), bug_(bug) {}
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     constexpr std::size_t kRoom = 1 << 20;  // for writes to the wrong place
-    return platform_->allocate(size_bytes + kRoom, what);
+    return WrappedPlatform::allocate(size_bytes + kRoom, what);
   }
-  std::unique_ptr<Stream> make_stream() override { return platform_->make_stream(); }
-  void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) override {
-    platform_->upload(stream, host, device, size_bytes);
-  }
-  void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) override {
-    platform_->download(stream, device, host, size_bytes);
-  }
-  bool takes_epilogue(const Node& product) const override { return platform_->takes_epilogue(product); }
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override { return platform_->make_kernel(node); }
   std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
     std::vector<NodePtr> buggy;
     std::vector<const Node*> asked;
@@ -96,14 +87,13 @@ class BuggyPlatform : public Platform {
       buggy.push_back(make_fused(node->name, node->inputs, std::move(body)).front().node_ptr());
       asked.back() = buggy.back().get();
     }
-    std::vector<std::unique_ptr<Kernel>> kernels = platform_->make_kernels(asked);
+    std::vector<std::unique_ptr<Kernel>> kernels = WrappedPlatform::make_kernels(asked);
     for (std::size_t i = 0; i < kernels.size(); ++i)
       if (nodes[i]->opcode == Opcode::fused) kernels[i] = std::make_unique<LyingKernel>(std::move(kernels[i]), bug_);
     return kernels;
   }
 
  private:
-  const std::unique_ptr<Platform> platform_;
   const Bug& bug_;
 };
 

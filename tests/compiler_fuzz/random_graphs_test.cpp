@@ -21,7 +21,7 @@ void expect_agreement(std::uint64_t first, std::uint64_t count, const std::vecto
   EXPECT_GE(report.chains, count) << "too few chains";
 }
 
-TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 256, {uncompiled_cpu(), row_blocks()}); }
+TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 256, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}); }
 
 TEST(RandomGraphs, AgreeGenerated) { expect_agreement(0, 64, {uncompiled_cpu(), generated_code()}); }
 

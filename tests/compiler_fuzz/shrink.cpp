@@ -39,7 +39,8 @@ Graph remade(const Graph& graph, const Make& make) {
     }
     for (int i = 0; i < static_cast<int>(node->types.size()); ++i)
       made[node.get()].push_back(node->types.size() == 1 ? value : Value(value.node_ptr(), i));
-    if (value.node().opcode == Opcode::input) inputs.push_back(value);
+    if (value.node().opcode == Opcode::input && std::find(inputs.begin(), inputs.end(), value) == inputs.end())
+      inputs.push_back(value);
   };
   for (const Value& input : graph.inputs) add(input.node_ptr());
   for (const NodePtr& node : graph.nodes) add(node);

@@ -314,6 +314,7 @@ class RandomGraph {
   }
 
   Value wide_leaf(DType dtype, Shape dims, bool is_input) {
+    if (is_inside_call_) return constant(0.7, dtype);
     const std::string label = (is_input ? "x" : prefix_ + "w") + std::to_string(leaves_++);
     if (!is_input) return parameter(label, dtype, std::move(dims), segment_);
     inputs_.push_back(input(label, dtype, std::move(dims)));
@@ -353,6 +354,7 @@ class RandomGraph {
 
   void add_part() {
     const Entry x = late();
+    if (below(10) == 0) return add_wide_call(x);
     switch (below(11)) {
       case 0:
       case 1: return add_wide_unary(x);
@@ -366,6 +368,24 @@ class RandomGraph {
       case 9: return below(2) ? add_rotation(x) : add_product(x);
       default: return add_again(x);
     }
+  }
+
+  // An op of a few parts.
+  void add_wide_call(const Entry& x) {
+    if (is_inside_call_) return;
+    const Entry y = partner(x.value);
+    std::vector<Entry> results;
+    const auto made = call("op" + std::to_string(below(3)), {x.value, y.value}, [&](std::span<const Value> arguments) {
+      std::vector<Entry> outside{{arguments[0], false, false, x.most}, {arguments[1], false, false, y.most}};
+      std::swap(outside, pool_);
+      is_inside_call_ = true;
+      for (int i = 1 + below(4); i > 0; --i) add_part();
+      is_inside_call_ = false;
+      results = {pool_.back(), late()};
+      std::swap(outside, pool_);
+      return std::vector<Value>{results[0].value, results[1].value};
+    });
+    for (std::size_t i = 0; i < made.size(); ++i) put(made[i], results[i].most);
   }
 
   void add_wide_unary(const Entry& x) {
@@ -471,7 +491,7 @@ class RandomGraph {
   }
 
   void add_product(const Entry& given) {
-    if (given.value.shape().rank() == 0 || given.value.dim(-1) > 300) return add_movement(given);
+    if (given.value.shape().rank() == 0 || given.value.dim(-1) > 300 || is_inside_call_) return add_movement(given);
     const Value x = tamed(given, 10);
     const std::int64_t inner = x.dim(-1), width = pick(1, 40);
     Value y = linear(x, wide_leaf(x.dtype(), {width, inner}, false));
@@ -552,6 +572,7 @@ class RandomGraph {
   std::string prefix_;  // of weights: no two graphs share any
   std::int64_t most_elements_ = 0;
   int leaves_ = 0, segment_ = 0, segments_ = 1;
+  bool is_inside_call_ = false;
 };
 
 inline std::vector<std::byte> RandomGraph::wide_values(const std::string& graph, const std::string& name, const Type& type) {
