@@ -50,7 +50,9 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
   Case made;
   made.graphs = trace_part(model, options.part, dtype, {options.height, options.width, options.num_frames, options.text_tokens});
-  for (const PartGraph& part : made.graphs) made.plans.push_back(compile(part.graph, platform, options.compile));
+  std::vector<Graph> graphs;
+  for (const PartGraph& part : made.graphs) graphs.push_back(part.graph);
+  made.plans = compile(graphs, platform, options.compile);
   return made;
 }
 

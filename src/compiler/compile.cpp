@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <tuple>
 #include <unordered_map>
 
@@ -38,11 +39,10 @@ using KernelPtr = std::shared_ptr<const Kernel>;
 // Asks the platform's overrides about the calls of ops, and holds the kernels of those that were taken.
 class Overrides {
  public:
-  Overrides(Platform& platform, OverrideChoice choice, std::vector<Decision>* decisions)
-      : platform_(platform), choice_(choice), decisions_(decisions) {}
+  Overrides(Platform& platform, OverrideChoice choice) : platform_(platform), choice_(choice) {}
 
-  // True if the call stays a node with a kernel of its own.
-  bool take(const Node& call) {
+  // True if the call stays a node with a kernel of its own; adds the decision.
+  bool take(const Node& call, std::vector<Decision>& decisions) {
     const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
     Decision decision{called.op, call.segment, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
     const std::string& platform = platform_.info().platform;
@@ -55,7 +55,7 @@ class Overrides {
           support.reason());
     decision.reason = support ? "the override takes it" : support.reason();
     if (support) decision.implementation = kernel(call)->implementation();
-    decisions_->push_back(std::move(decision));
+    decisions.push_back(std::move(decision));
     return static_cast<bool>(support);
   }
 
@@ -74,29 +74,28 @@ class Overrides {
 
   Platform& platform_;
   OverrideChoice choice_;
-  std::vector<Decision>* decisions_;
   std::unordered_map<std::string, KernelPtr> kernels_;  // by signature
 };
 
-// A kernel for each node; nodes of equal signature share theirs. `distinct` gets the number of different ones.
-std::vector<KernelPtr> make_kernels(const std::vector<NodePtr>& nodes, Platform& platform, Overrides& overrides,
-                                    std::size_t* distinct) {
+// Kernels by signature: nodes of equal signature share theirs. All that the plans need are asked for in one go.
+std::unordered_map<std::string, KernelPtr> make_kernels(const std::vector<Plan>& plans, Platform& platform, Overrides& overrides) {
   std::unordered_map<std::string, KernelPtr> made;
   std::vector<const Node*> asked;
   std::vector<std::string> signatures;
-  for (const NodePtr& node : nodes) {
-    signatures.push_back(signature(*node));
-    const bool is_new = made.try_emplace(signatures.back()).second;
-    if (!is_new) continue;
-    if (node->opcode == Opcode::call) made[signatures.back()] = overrides.kernel(*node);
-    else asked.push_back(node.get());
-  }
+  for (const Plan& plan : plans)
+    for (const Step& step : plan.steps) {
+      std::string key = signature(*step.node);
+      if (!made.try_emplace(key).second) continue;
+      if (step.node->opcode == Opcode::call) {
+        made[key] = overrides.kernel(*step.node);
+      } else {
+        asked.push_back(step.node.get());
+        signatures.push_back(std::move(key));
+      }
+    }
   std::vector<std::unique_ptr<Kernel>> kernels = platform.make_kernels(asked);
-  for (std::size_t i = 0; i < asked.size(); ++i) made[signature(*asked[i])] = std::move(kernels[i]);
-  *distinct = made.size();
-  std::vector<KernelPtr> of_nodes;
-  for (const std::string& key : signatures) of_nodes.push_back(made.at(key));
-  return of_nodes;
+  for (std::size_t i = 0; i < asked.size(); ++i) made[signatures[i]] = std::move(kernels[i]);
+  return made;
 }
 
 StepNeeds needs_of(const Node& node, const Kernel& kernel) {
@@ -107,18 +106,16 @@ StepNeeds needs_of(const Node& node, const Kernel& kernel) {
   return needs;
 }
 
-}  // namespace
-
-Plan compile(const Graph& traced, Platform& platform, const CompileOptions& options) {
+// The passes, and a step without a kernel for each node that remains.
+Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& options, Overrides& overrides) {
   Plan plan;
   const auto pass = [&](std::string_view name, Graph graph) {
     verify(graph);
     if (options.keep_passes) plan.passes.emplace_back(name, print(graph));
     plan.graph = std::move(graph);
   };
-  Overrides overrides(platform, options.overrides, &plan.decisions);
   pass("trace", traced);
-  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) { return overrides.take(call); }));
+  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) { return overrides.take(call, plan.decisions); }));
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
   pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
@@ -139,19 +136,21 @@ Plan compile(const Graph& traced, Platform& platform, const CompileOptions& opti
     });
     pass("fuse", std::move(fused.graph));
   }
-
-  const std::vector<NodePtr> nodes = plan_steps(plan.graph);
-  const std::vector<KernelPtr> kernels = make_kernels(nodes, platform, overrides, &plan.kernel_count);
-  std::vector<StepNeeds> needs;
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    plan.steps.push_back({nodes[i], kernels[i], {}, {}, {}, {}});
-    for (int o = 0; o < static_cast<int>(nodes[i]->types.size()); ++o) {
-      const auto origin = origins.find({nodes[i].get(), o});
+  for (const NodePtr& node : plan_steps(plan.graph)) {
+    plan.steps.push_back({node, {}, {}, {}, {}, {}});
+    for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
+      const auto origin = origins.find({node.get(), o});
       plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
     }
-    needs.push_back(needs_of(*nodes[i], *kernels[i]));
-    plan.segment_count = std::max(plan.segment_count, nodes[i]->segment + 1);
+    plan.segment_count = std::max(plan.segment_count, node->segment + 1);
   }
+  return plan;
+}
+
+// Where all lies that the steps read and write; their kernels are known.
+void place(Plan& plan, Platform& platform) {
+  std::vector<StepNeeds> needs;
+  for (const Step& step : plan.steps) needs.push_back(needs_of(*step.node, *step.kernel));
   MemoryPlan memory = plan_memory(plan.graph, needs);
   plan.workspace_bytes = memory.workspace_bytes;
   plan.input_last_read = std::move(memory.input_last_read);
@@ -187,7 +186,29 @@ Plan compile(const Graph& traced, Platform& platform, const CompileOptions& opti
     step.scratch = memory.scratch[i];
   }
   plan.constants = upload_constants(constants, platform);
-  return plan;
+}
+
+}  // namespace
+
+std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options) {
+  Overrides overrides(platform, options.overrides);
+  std::vector<Plan> plans;
+  for (const Graph& graph : graphs) plans.push_back(run_passes(graph, platform, options, overrides));
+  const auto kernels = make_kernels(plans, platform, overrides);
+  for (Plan& plan : plans) {
+    std::set<const Kernel*> distinct;
+    for (Step& step : plan.steps) {
+      step.kernel = kernels.at(signature(*step.node));
+      distinct.insert(step.kernel.get());
+    }
+    plan.kernel_count = distinct.size();
+    place(plan, platform);
+  }
+  return plans;
+}
+
+Plan compile(const Graph& graph, Platform& platform, const CompileOptions& options) {
+  return std::move(compile(std::vector<Graph>{graph}, platform, options).front());
 }
 
 std::size_t Plan::weight_bytes() const {

@@ -68,6 +68,8 @@ struct Plan {
 
 // `unsupported` if an override is required and says no.
 Plan compile(const Graph& graph, Platform& platform, const CompileOptions& options = {});
+// The same for several graphs, in their order: all code is generated and built in one go, and equal kernels are shared.
+std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options = {});
 
 // For people: one line of totals; the totals, every step with its op and its implementation, and the decisions, a line each.
 std::string summarize(const Plan& plan);

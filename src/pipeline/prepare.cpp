@@ -173,18 +173,24 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Plans.
   const VideoShape& shape = job.shape;
-  plans.text = compile(trace_umt5(model_.text_encoder, dtype_, text_tokens), platform_, options_);
-  plans.context = compile(trace_wan_context(model_.transformer, dtype_, plans.text_rows), platform_, options_);
-  plans.step = compile(
-      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
-      platform_, options_);
   plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
-  plans.decode_first = compile(plans.first_graph.graph, platform_, options_);
+  std::vector<Graph> graphs{
+      trace_umt5(model_.text_encoder, dtype_, text_tokens), trace_wan_context(model_.transformer, dtype_, plans.text_rows),
+      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
+      plans.first_graph.graph};
   if (shape.latent_frames > 1) {
     plans.group_frames = 1;
     plans.group_graph =
         trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
-    plans.decode_group = compile(plans.group_graph.graph, platform_, options_);
+    graphs.push_back(plans.group_graph.graph);
+  }
+  std::vector<Plan> compiled = compile(graphs, platform_, options_);
+  plans.text = std::move(compiled[0]);
+  plans.context = std::move(compiled[1]);
+  plans.step = std::move(compiled[2]);
+  plans.decode_first = std::move(compiled[3]);
+  if (plans.group_frames) {
+    plans.decode_group = std::move(compiled[4]);
     check_in_place(plans.group_graph, plans.decode_group);
   }
   check_in_place(plans.first_graph, plans.decode_first);
