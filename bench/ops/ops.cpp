@@ -449,20 +449,24 @@ class Bench {
     }
   }
 
+  static std::string milliseconds(const Times& times) {
+    std::string all;
+    for (const double seconds : times.seconds) all += fmt::format("{}{:.4f}", all.empty() ? "" : ", ", seconds * 1e3);
+    return fmt::format(R"("median_ms": {:.4f}, "min_ms": {:.4f}, "max_ms": {:.4f}, "ms": [{}])", times.median() * 1e3,
+                       times.least() * 1e3, times.largest() * 1e3, all);
+  }
+
   std::string line(const Case& c) const {
-    const double copy = std::max(Copies::kMoved / memcpy_.median(), Copies::kMoved / streams_.median());
-    std::string text = fmt::format(
-        R"({{{}, "bytes": {}, "copy_memcpy_gbs": {:.2f}, "copy_streaming_gbs": {:.2f}, "copy_best_gbs": {:.2f}, "kernels": {})",
-        head(c), bytes_, Copies::kMoved / memcpy_.median() * 1e-9, Copies::kMoved / streams_.median() * 1e-9,
-        Copies::kMoved / std::min(memcpy_.least(), streams_.least()) * 1e-9, plans_[compiled].steps.size());
+    const double copy = Copies::kMoved / std::min(memcpy_.median(), streams_.median());
+    std::string text = fmt::format(R"({{{}, "bytes": {}, "sets": {}, "kernels": {}, "copy_bytes": {}, "copy_gbs": {:.2f})", head(c),
+                                   bytes_, sets_, plans_[compiled].steps.size(), 2 * Copies::kBytes, copy * 1e-9);
+    text += fmt::format(R"(, "copy_memcpy": {{{}}}, "copy_streaming": {{{}}})", milliseconds(memcpy_), milliseconds(streams_));
     constexpr std::array<std::string_view, ways> kNames = {"compiled", "row_blocks", "uncompiled"};
     for (int way = 0; way < ways; ++way) {
       const Times& times = times_[static_cast<std::size_t>(way)];
       const double rate = static_cast<double>(bytes_) / times.median();
-      text += fmt::format(
-          R"(, "{}": {{"median_ms": {:.4f}, "min_ms": {:.4f}, "max_ms": {:.4f}, "gbs": {:.2f}, "of_copy": {:.3f}, "runs": {}}})",
-          kNames[static_cast<std::size_t>(way)], times.median() * 1e3, times.least() * 1e3, times.largest() * 1e3, rate * 1e-9,
-          rate / copy, times.seconds.size());
+      text += fmt::format(R"(, "{}": {{{}, "gbs": {:.2f}, "of_copy": {:.3f}}})", kNames[static_cast<std::size_t>(way)],
+                          milliseconds(times), rate * 1e-9, rate / copy);
     }
     return text + "}";
   }

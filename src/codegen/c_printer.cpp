@@ -60,9 +60,11 @@ class Printer {
   GeneratedSource print() {
     read_geometry();
     describe();
+    find_shared();
     dialect_.threads ? begin_threads() : begin_vectors();
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
       if (chain_.instructions[i].place == Place::chain) declare(static_cast<int>(i));
+    shared_values();
     open_rows();
     for (int pass = 0; pass < std::max(chain_.passes, 1); ++pass) {
       row_values(pass);
@@ -92,17 +94,22 @@ class Printer {
       return g(source_.geometry.size() - 1);
     };
     for (int a = 1; a < chain_.row_axes; ++a) row_extents_.push_back(argument(chain_.axes[static_cast<std::size_t>(a)]));
+    std::string next_row;  // how far behind a view's row the next one lies; "" if they are the same
     const auto base = [&](const View& view) {
       std::string text;
       const auto term = [&](const std::string& each) { text += (text.empty() ? "" : " + ") + each; };
       if (view.offset != 0) term(argument(view.offset));
       for (int a = 0; a < chain_.row_axes; ++a)
         if (const std::int64_t stride = view.strides[static_cast<std::size_t>(a)]; stride != 0)
-          term(fmt::format("r{} * {}", a, argument(stride)));
+          term(fmt::format("r{} * {}", a, next_row = argument(stride)));
+      if (flat_ || view.strides[static_cast<std::size_t>(chain_.row_axes - 1)] == 0) next_row.clear();
       return text.empty() ? std::string("0") : text;
     };
-    for (const Instruction& instruction : chain_.instructions)
-      bases_.push_back(instruction.opcode == Opcode::input ? base(instruction.view) : "");
+    for (const Instruction& instruction : chain_.instructions) {
+      const bool loads = instruction.opcode == Opcode::input;
+      bases_.push_back(loads ? base(instruction.view) : "");
+      next_rows_.push_back(loads ? next_row : "");
+    }
     for (const Store& store : chain_.stores) store_bases_.push_back(base(store.view));
   }
 
@@ -115,7 +122,7 @@ class Printer {
     line("extern \"C\" void {}(char* const* m, const long* g, long begin, long end, char* scratch) {{", options_.name);
     ++indent_;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
-      if (!chain_.instructions[i].kept) continue;
+      if (!chain_.instructions[i].kept && !shared_[i]) continue;
       line("float* const k{} = (float*)(scratch + {});", i, source_.scratch_bytes);
       source_.scratch_bytes +=
           (static_cast<std::size_t>(chain_.columns()) * 4 + kKeptAlignment - 1) / kKeptAlignment * kKeptAlignment;
@@ -172,9 +179,7 @@ class Printer {
     }
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
       const Instruction& load = chain_.instructions[i];
-      if (load.opcode != Opcode::input || load.place == Place::chain) continue;
-      line("{0}const {1}* const p{2} = {3} + {4};", dialect_.global, storage(operand_type(load)), i,
-           memory(static_cast<std::size_t>(load.operand), operand_type(load), true), bases_[i]);
+      if (load.opcode == Opcode::input && load.place != Place::chain && !declared_outside_[i]) declare_pointer(i);
     }
     for (std::size_t s = 0; s < chain_.stores.size(); ++s) {
       const auto output = static_cast<std::size_t>(chain_.stores[s].output);
@@ -184,6 +189,93 @@ class Printer {
     if (dialect_.threads && !flat_)
       for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
         if (chain_.instructions[i].kept) line("float k{}[{}];", i, dialect_.whole_rows ? chain_.columns() : turns());
+  }
+
+  void declare_pointer(std::size_t i) {
+    const Instruction& load = chain_.instructions[i];
+    line("{0}const {1}* const p{2} = {3} + {4};", dialect_.global, storage(operand_type(load)), i,
+         memory(static_cast<std::size_t>(load.operand), operand_type(load), true), bases_[i]);
+  }
+
+  // Column values that are the same in every row (the tanh of a gate, say) and take more than reading them from memory: these are
+  // made once before the rows, where one function goes through many.
+  void find_shared() {
+    const std::size_t count = chain_.instructions.size();
+    shared_.assign(count, false);
+    declared_outside_.assign(count, false);
+    if (flat_ || dialect_.threads) return;
+    std::vector<bool> same(count), dear(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const Instruction& instruction = chain_.instructions[i];
+      same[i] = instruction.place == Place::chain;
+      if (instruction.place != Place::column) continue;
+      const auto& strides = instruction.view.strides;
+      same[i] =
+          instruction.opcode == Opcode::input
+              ? std::all_of(strides.begin(), strides.begin() + chain_.row_axes, [](std::int64_t stride) { return stride == 0; })
+              : std::all_of(instruction.arguments.begin(), instruction.arguments.end(),
+                            [&](int argument) { return same[static_cast<std::size_t>(argument)]; });
+      dear[i] = cost(instruction.opcode) > 1;
+      for (const int argument : instruction.arguments) dear[i] = dear[i] || dear[static_cast<std::size_t>(argument)];
+    }
+    // Of those, what others are made of.
+    for (std::size_t i = 0; i < count; ++i) {
+      if (same[i]) continue;
+      for (const int argument : chain_.instructions[i].arguments) {
+        const auto a = static_cast<std::size_t>(argument);
+        shared_[a] = same[a] && dear[a];
+      }
+    }
+  }
+
+  void shared_values() {
+    std::vector<bool> needed = shared_;
+    for (std::size_t i = needed.size(); i-- > 0;)
+      if (needed[i])
+        for (const int argument : chain_.instructions[i].arguments) needed[static_cast<std::size_t>(argument)] = true;
+    if (std::find(shared_.begin(), shared_.end(), true) == shared_.end()) return;
+    for (std::size_t i = 0; i < needed.size(); ++i) {
+      const Instruction& load = chain_.instructions[i];
+      declared_outside_[i] = needed[i] && load.opcode == Opcode::input && load.place == Place::column;
+      if (declared_outside_[i]) declare_pointer(i);
+    }
+    line("// The same in every row.");
+    open_columns(false);
+    for (std::size_t i = 0; i < needed.size(); ++i) {
+      if (!needed[i] || chain_.instructions[i].place != Place::column) continue;
+      value(static_cast<int>(i));
+      if (shared_[i]) line("store(lanes, k{0} + c, v{0});", i);
+    }
+    close_columns();
+  }
+
+  // The statement that makes a column value.
+  void value(int i) {
+    const Instruction& instruction = at(i);
+    line("const {} v{} = {};{}", column_type(), i, instruction.opcode == Opcode::input ? load(i) : expression(instruction),
+         comment(instruction));
+  }
+
+  bool is_read_back(int i, int pass) const { return shared_[static_cast<std::size_t>(i)] || chain_.is_read_back(i, pass); }
+
+  // What a pass evaluates, less what only shared values are made of.
+  std::vector<int> evaluated(int pass) const {
+    std::vector<int> order = chain_.evaluated(pass);
+    std::vector<bool> needed(chain_.instructions.size());
+    for (const Store& store : chain_.stores)
+      if (at(store.instruction).pass == pass) needed[static_cast<std::size_t>(store.instruction)] = true;
+    for (const Instruction& sum : chain_.instructions)
+      if (sum.opcode == Opcode::sum && sum.pass == pass + 1) needed[static_cast<std::size_t>(sum.arguments[0])] = true;
+    std::vector<int> left;
+    for (std::size_t n = order.size(); n-- > 0;) {
+      const int i = order[n];
+      const bool kept_here = at(i).kept && at(i).pass == pass && !shared_[static_cast<std::size_t>(i)];
+      if (!needed[static_cast<std::size_t>(i)] && !kept_here) continue;
+      left.push_back(i);
+      if (is_read_back(i, pass)) continue;
+      for (const int argument : at(i).arguments) needed[static_cast<std::size_t>(argument)] = true;
+    }
+    return {left.rbegin(), left.rend()};
   }
 
   DType operand_type(const Instruction& load) const { return chain_.operands[static_cast<std::size_t>(load.operand)].dtype; }
@@ -384,6 +476,35 @@ class Printer {
     line("{}", dialect_.threads ? "}" : "});");
   }
 
+  // What the first pass over the next row will read is asked for by the later passes, which find their own row in the caches, so
+  // that memory never waits. The first pass does its reading itself where it has much to compute meanwhile.
+  void prefetch_next_row(int pass) {
+    constexpr int kMuchWork = 30;
+    int work = 0;
+    std::vector<std::string> addresses, seen;
+    for (const int i : evaluated(0)) {
+      const Instruction& load = at(i);
+      if (is_read_back(i, 0)) continue;
+      if (load.opcode != Opcode::input) {
+        work += cost(load.opcode);
+        continue;
+      }
+      const std::string& next_row = next_rows_[static_cast<std::size_t>(i)];
+      const Walk how = walk(load.view);
+      if (next_row.empty() || (how != Walk::dense && how != Walk::runs)) continue;
+      const std::string column = offset(load.view, "c");
+      std::string what = fmt::format("{}: {} + {}", load.operand, bases_[static_cast<std::size_t>(i)], column);
+      if (std::find(seen.begin(), seen.end(), what) != seen.end()) continue;
+      seen.push_back(std::move(what));
+      addresses.push_back(fmt::format("p{} + {} + ({})", i, next_row, column));
+    }
+    if (work >= kMuchWork) return;
+    // In turn to the later passes.
+    const int later = chain_.passes - 1;
+    for (std::size_t n = 0; n < addresses.size(); ++n)
+      if (1 + static_cast<int>(n) % later == pass) line("prefetch({});", addresses[n]);
+  }
+
   void columns(int pass) {
     std::vector<int> sums;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
@@ -393,20 +514,20 @@ class Printer {
     for (const int sum : sums)
       line(fmt::runtime(whole ? "float s{}[32] = {{0.0f}};" : dialect_.threads ? "float s{} = 0.0f;" : "Sum s{};"), sum);
     open_columns(!sums.empty());
-    for (const int i : chain_.evaluated(pass)) {
+    for (const int i : evaluated(pass)) {
       const Instruction& instruction = at(i);
-      if (chain_.is_read_back(i, pass)) {
+      if (is_read_back(i, pass)) {
         line(fmt::runtime(whole              ? "const float v{0} = k{0}[c];"
                           : dialect_.threads ? "const float v{0} = k{0}[t];"
                                              : "const F v{0} = load(lanes, k{0} + c);"),
              i);
         continue;
       }
-      line("const {} v{} = {};{}", column_type(), i, instruction.opcode == Opcode::input ? load(i) : expression(instruction),
-           comment(instruction));
+      value(i);
       if (instruction.kept && instruction.pass == pass)
         line(fmt::runtime(whole ? "k{0}[c] = v{0};" : dialect_.threads ? "k{0}[t] = v{0};" : "store(lanes, k{0} + c, v{0});"), i);
     }
+    if (pass > 0 && !dialect_.threads) prefetch_next_row(pass);
     for (const int sum : sums)
       line(fmt::runtime(whole              ? "s{}[lane] += {};"
                         : dialect_.threads ? "s{} += {};"
@@ -432,7 +553,8 @@ class Printer {
   GeneratedSource source_;
   std::string out_;
   int indent_ = 0, declared_ = -1;
-  std::vector<std::string> row_extents_, bases_, store_bases_;
+  std::vector<bool> shared_, declared_outside_;  // see find_shared; of pointers
+  std::vector<std::string> row_extents_, bases_, next_rows_, store_bases_;
 };
 
 }  // namespace

@@ -44,6 +44,19 @@ std::vector<int> Chain::evaluated(int pass) const {
   return {order.rbegin(), order.rend()};
 }
 
+int cost(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::div:
+    case Opcode::sqrt:
+    case Opcode::rsqrt: return 6;
+    case Opcode::exp:
+    case Opcode::tanh:
+    case Opcode::silu:
+    case Opcode::gelu_tanh: return 30;
+    default: return 1;
+  }
+}
+
 bool can_overwrite(const Chain& chain, int operand, int output) {
   const Store& store = chain.stores[static_cast<std::size_t>(output)];
   const Instruction& stored = chain.instructions[static_cast<std::size_t>(store.instruction)];

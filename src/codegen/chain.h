@@ -81,6 +81,9 @@ Chain chain_of(const Node& node);
 // Any single node of these opcodes as a graph of its own; its operands, numbers too, are the graph's inputs.
 Graph single_node_graph(const Node& node);
 
+// Work to make a value again: cheap ones count one, what takes a division or a polynomial more.
+int cost(Opcode opcode);
+
 // See Kernel::can_overwrite.
 bool can_overwrite(const Chain& chain, int operand, int output);
 

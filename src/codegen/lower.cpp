@@ -58,20 +58,6 @@ std::vector<std::int64_t> row_major_strides(const Shape& shape) {
   return strides;
 }
 
-// Work to make a value again: cheap ones count one, what takes a division or a polynomial more.
-int cost(Opcode opcode) {
-  switch (opcode) {
-    case Opcode::div:
-    case Opcode::sqrt:
-    case Opcode::rsqrt: return 6;
-    case Opcode::exp:
-    case Opcode::tanh:
-    case Opcode::silu:
-    case Opcode::gelu_tanh: return 30;
-    default: return 1;
-  }
-}
-
 class Lowering {
  public:
   Lowering(const Graph& body, std::vector<std::int64_t> axes, std::int64_t columns) : body_(body), columns_(columns) {
