@@ -229,9 +229,10 @@ class Lowering {
     const int made = make(wanted, position, view);
     made_[key] = made;
     const bool is_work = node.opcode == Opcode::sum || is_unary(node.opcode) || is_binary(node.opcode);
-    if (is_work && !once_.insert(&node).second &&
-        chain_.instructions[static_cast<std::size_t>(made)].place == Instruction::Place::column)
-      repeated_work += cost(node.opcode);
+    // Without sums every value that varies is one an element.
+    const Instruction::Place place = chain_.instructions[static_cast<std::size_t>(made)].place;
+    const bool is_an_element = columns_ == 0 ? place != Instruction::Place::chain : place == Instruction::Place::column;
+    if (is_work && !once_.insert(&node).second && is_an_element) repeated_work += cost(node.opcode);
     return made;
   }
 

@@ -51,7 +51,7 @@ TEST(Lower, MovementIsOnlyAView) {
   ASSERT_EQ(lowered.chain->instructions.size(), 2u) << print(*lowered.chain);
   const View& view = lowered.chain->instructions[0].view;
   EXPECT_EQ(view.offset, 2 * 8 + 3 * 48);
-  EXPECT_EQ(view.strides, (std::vector<std::int64_t>{8, -48, 1}));
+  EXPECT_EQ(view.strides, (std::vector<std::int64_t>{0, 8, -48, 1}));  // so few that all are the columns of one row
 }
 
 TEST(Lower, AReshapeSplitsAnAxisWhereItMust) {
@@ -91,7 +91,8 @@ TEST(Lower, SaysWhyNot) {
   };
   const Value by_four = mul(x, sum(x)), by_two = reshape(by_four, {12, 2});
   EXPECT_EQ(reason(sub(by_two, sum(by_two))), "sums run over 4 and 2 columns");
-  EXPECT_EQ(reason(gather(reshape(x, {6, 4}), input("i", DType::i32, {2}))), "gather is not part of chains");
+  const Value i = input("i", DType::i32, {2});
+  EXPECT_EQ(lower(make_graph("g", {x, i}, {gather(x, i)})).reason, "gather is not part of chains");
 }
 
 TEST(Lower, OnlyEqualElementsMayBeOverwritten) {
