@@ -139,10 +139,11 @@ std::vector<Runner> all_runners() {
       generated_code("-mno-avx")};
   for (const PlatformReport& each : list_platforms())
     if (each.name == "opencl" && each.opens)
-      runners.push_back({.name = "opencl",
-                         .open = [] { return open_platform("opencl", {.cache_dir = kNoCache}); },
-                         .division_ulps = 2.5,
-                         .tiny = 0x1p-126});
+      for (const bool as_gpu : {false, true})
+        runners.push_back({.name = as_gpu ? "opencl, as for a GPU" : "opencl, as for a CPU",
+                           .open = [=] { return open_platform("opencl", {.cache_dir = kNoCache, .opencl_local_tiles = as_gpu}); },
+                           .division_ulps = 2.5,
+                           .tiny = 0x1p-126});
   return runners;
 }
 

@@ -31,14 +31,11 @@ constexpr std::size_t kGraphsPerBuild = 64;
 // In a long run each build is by one compiler: OpenCL's, which is slow, takes every eighth, the others take turns.
 std::vector<Runner> runners_of_build(const std::vector<Runner>& all, std::size_t build) {
   constexpr std::size_t kOpenCLTurns = 8;
-  const auto is_generated = [](const Runner& each) { return each.name.starts_with("cpu generated"); };
-  const auto count = static_cast<std::size_t>(std::count_if(all.begin(), all.end(), is_generated));
-  const bool has_opencl = all.back().name == "opencl", is_opencl = has_opencl && build % kOpenCLTurns == kOpenCLTurns - 1;
-  std::vector<Runner> chosen;
-  std::size_t turn = 0;
-  for (const Runner& each : all) {
-    if (is_generated(each) ? !is_opencl && turn++ == build % count : each.name != "opencl" || is_opencl) chosen.push_back(each);
-  }
+  std::vector<Runner> chosen, generated, opencl;
+  for (const Runner& each : all)
+    (each.name.starts_with("opencl") ? opencl : each.name.starts_with("cpu generated") ? generated : chosen).push_back(each);
+  if (!opencl.empty() && build % kOpenCLTurns == kOpenCLTurns - 1) chosen.push_back(opencl[build / kOpenCLTurns % opencl.size()]);
+  else if (!generated.empty()) chosen.push_back(generated[build % generated.size()]);
   return chosen;
 }
 

@@ -21,14 +21,17 @@ void expect_agreement(std::uint64_t first, std::uint64_t count, const std::vecto
   EXPECT_GE(report.chains, count) << "too few chains";
 }
 
-TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 256, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}); }
+TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 512, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}); }
 
-TEST(RandomGraphs, AgreeGenerated) { expect_agreement(0, 64, {uncompiled_cpu(), generated_code()}); }
+TEST(RandomGraphs, AgreeGenerated) { expect_agreement(0, 128, {uncompiled_cpu(), generated_code()}); }
 
 TEST(RandomGraphs, AgreeOnOpenCL) {
   const std::vector<Runner> all = all_runners();
-  if (all.back().name != "opencl") GTEST_SKIP() << "no OpenCL device opens";
-  expect_agreement(0, 12, {uncompiled_cpu(), all.back()});
+  std::vector<Runner> runners{uncompiled_cpu()};
+  for (const Runner& each : all)
+    if (each.name.starts_with("opencl")) runners.push_back(each);
+  if (runners.size() == 1) GTEST_SKIP() << "no OpenCL device opens";
+  expect_agreement(0, 8, runners);
 }
 
 TEST(RandomGraphs, TextComesBack) {
