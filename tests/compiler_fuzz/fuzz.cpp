@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <stdexcept>
 
@@ -36,16 +38,16 @@ Graph joined(const std::vector<Graph>& graphs) {
 class Guarded {
  public:
   Guarded(Platform& platform, Stream& stream, std::size_t size_bytes, std::string what)
-      : platform_(platform), stream_(stream), what_(std::move(what)), size_bytes_(size_bytes) {
+      : platform_(&platform), stream_(&stream), what_(std::move(what)), size_bytes_(size_bytes) {
     const Bytes poison(size_bytes + kGuardBytes, kPoison);
     buffer_ = platform.allocate(poison.size(), what_);
     platform.upload(stream, poison.data(), {buffer_.get(), 0}, poison.size());
   }
   Tensor tensor(Type type) const { return {std::move(type), buffer_, 0}; }
-  void fill(const Bytes& bytes) { platform_.upload(stream_, bytes.data(), {buffer_.get(), 0}, bytes.size()); }
+  void fill(const Bytes& bytes) { platform_->upload(*stream_, bytes.data(), {buffer_.get(), 0}, bytes.size()); }
   Bytes read() const {
     Bytes bytes(size_bytes_ + kGuardBytes);
-    platform_.download(stream_, {buffer_.get(), 0}, bytes.data(), bytes.size());
+    platform_->download(*stream_, {buffer_.get(), 0}, bytes.data(), bytes.size());
     for (std::size_t i = size_bytes_; i < bytes.size(); ++i)
       if (bytes[i] != kPoison) throw std::runtime_error(fmt::format("written {} bytes behind {}", i - size_bytes_, what_));
     bytes.resize(size_bytes_);
@@ -55,8 +57,8 @@ class Guarded {
  private:
   static constexpr std::size_t kGuardBytes = 4096;
   static constexpr std::byte kPoison{0xff};  // of these, every f32 and bf16 is NaN
-  Platform& platform_;
-  Stream& stream_;
+  Platform* platform_;
+  Stream* stream_;
   std::string what_;
   std::size_t size_bytes_;
   std::shared_ptr<Buffer> buffer_;
@@ -116,6 +118,14 @@ Runner narrow_row_blocks() {
   runner.name = "cpu row blocks, narrow";
   runner.open = [open = runner.open] { return std::make_unique<NarrowPlatform>(open()); };
   runner.excluded_ops = {"op1"};
+  runner.updates_in_place = true;
+  return runner;
+}
+
+Runner streamed_row_blocks() {
+  Runner runner = row_blocks();
+  runner.name = "cpu row blocks, streamed";
+  runner.streams_weights = true;
   return runner;
 }
 
@@ -134,9 +144,9 @@ Runner generated_code(const std::string& arguments, const std::string& edit) {
 }
 
 std::vector<Runner> all_runners() {
-  std::vector<Runner> runners{
-      uncompiled_cpu(),          row_blocks(), narrow_row_blocks(), generated_code(), generated_code("-mno-avx512f"),
-      generated_code("-mno-avx")};
+  std::vector<Runner> runners{uncompiled_cpu(),          row_blocks(),     narrow_row_blocks(),
+                              streamed_row_blocks(),     generated_code(), generated_code("-mno-avx512f"),
+                              generated_code("-mno-avx")};
   for (const PlatformReport& each : list_platforms())
     if (each.name == "opencl" && each.opens)
       for (const bool as_gpu : {false, true})
@@ -177,7 +187,7 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
     Bytes& bytes = weight_bytes[name] = testing::RandomGraph::wide_values(from, name, type);
     return HostTensor{type.dtype, type.shape, bytes.data()};
   });
-  store.load(plan);
+  if (!runner.streams_weights) store.load(plan);
   std::vector<Guarded> given, made;
   std::vector<Bytes> values;
   std::vector<Tensor> inputs, outputs;
@@ -188,16 +198,26 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
       given.back().fill(values.back());
       inputs.push_back(given.back().tensor(input.type()));
     }
-  for (const Value& output : graph.outputs) {
-    made.emplace_back(*platform, *stream, output.type().size_bytes(), fmt::format("result {}", made.size()));
-    outputs.push_back(made.back().tensor(output.type()));
+  std::vector<bool> is_replaced(given.size());
+  for (std::size_t o = 0; o < graph.outputs.size(); ++o) {
+    const Type& type = graph.outputs[o].type();
+    std::size_t i = runner.updates_in_place ? 0 : given.size();
+    while (i < given.size() && (is_replaced[i] || inputs[i].type != type || !plan.can_update_in_place(i, o))) ++i;
+    if (i < given.size()) {
+      is_replaced[i] = true;
+      made.push_back(given[i]);
+    } else {
+      made.emplace_back(*platform, *stream, type.size_bytes(), fmt::format("result {}", o));
+    }
+    outputs.push_back(made.back().tensor(type));
   }
   const std::size_t floats = (plan.workspace_bytes + 3) / 4;
   const Guarded workspace(*platform, *stream, floats * 4, "the workspace");
-  run(plan, *stream, store, inputs, outputs, workspace.tensor({DType::f32, {static_cast<std::int64_t>(floats)}}));
+  run(plan, *stream, store, inputs, outputs, workspace.tensor({DType::f32, {static_cast<std::int64_t>(floats)}}),
+      {.stream_weights = runner.streams_weights});
   workspace.read();
   for (std::size_t i = 0; i < given.size(); ++i)
-    if (given[i].read() != values[i]) throw std::runtime_error(fmt::format("input {} was written", i));
+    if (!is_replaced[i] && given[i].read() != values[i]) throw std::runtime_error(fmt::format("input {} was written", i));
   std::vector<Bytes> results;
   for (const Guarded& each : made) results.push_back(each.read());
   return results;
@@ -234,7 +254,9 @@ Report check(const std::vector<Graph>& graphs, const std::vector<Runner>& runner
     const auto start = Clock::now();
     std::vector<Bytes> got;
     try {
-      got = run_plan(graphs, runner, &report);
+      if (runner.streams_weights)
+        for (const Graph& graph : graphs) std::ranges::move(run_plan({graph}, runner, &report), std::back_inserter(got));
+      else got = run_plan(graphs, runner, &report);
     } catch (const std::exception& error) {
       if (graphs.size() == 1) {
         report.failures.push_back({0, runner.name, error.what()});

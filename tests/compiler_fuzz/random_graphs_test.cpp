@@ -21,7 +21,9 @@ void expect_agreement(std::uint64_t first, std::uint64_t count, const std::vecto
   EXPECT_GE(report.chains, count) << "too few chains";
 }
 
-TEST(RandomGraphs, AgreeInterpreted) { expect_agreement(0, 512, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}); }
+TEST(RandomGraphs, AgreeInterpreted) {
+  expect_agreement(0, 512, {uncompiled_cpu(), row_blocks(), narrow_row_blocks(), streamed_row_blocks()});
+}
 
 TEST(RandomGraphs, AgreeGenerated) { expect_agreement(0, 128, {uncompiled_cpu(), generated_code()}); }
 
@@ -32,6 +34,32 @@ TEST(RandomGraphs, AgreeOnOpenCL) {
     if (each.name.starts_with("opencl")) runners.push_back(each);
   if (runners.size() == 1) GTEST_SKIP() << "no OpenCL device opens";
   expect_agreement(0, 8, runners);
+}
+
+// Shrunken graphs of bugs that are fixed.
+TEST(SavedGraphs, Agree) {
+  constexpr const char* kGraphs[] = {
+      // Movement that no chain can take in, read by nothing else.
+      R"(graph fuzz_111
+%0 = input : bf16[1,1,2,3]  # x0
+%1 = reshape %0 : bf16[6]
+%2 = swap_pairs %1 : bf16[6]
+%3 = min %2 %2 : bf16[6]
+return %3
+)",
+      R"(graph fuzz_411
+%0 = input : bf16[2,2]  # x1
+%1 = swap_pairs %0 : bf16[2,2]
+%2 = slice %1 axis=1 [0,1) : bf16[2,1]
+%3 = slice %1 axis=1 [1,2) : bf16[2,1]
+%4 = concat %3 %2 axis=1 : bf16[2,2]
+return %4
+)",
+  };
+  std::vector<Graph> graphs;
+  for (const char* text : kGraphs) graphs.push_back(parse(text));
+  for (const Failure& failure : check(graphs, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}).failures)
+    ADD_FAILURE() << graphs[failure.graph].name << " on " << failure.runner << ": " << failure.what;
 }
 
 TEST(RandomGraphs, TextComesBack) {
