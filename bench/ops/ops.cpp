@@ -299,7 +299,8 @@ class Bench {
   enum Way { compiled, row_blocks, uncompiled, ways };
   static constexpr std::size_t kPool = 1000003;  // elements: rows of different sets and operands begin at different ones
 
-  static std::size_t aligned(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+  // Operands of round sizes one behind the other would meet in the same sets of the caches, which those of a model do not.
+  static std::size_t aligned(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096 + 65 * 64; }
 
   std::string head(const Case& c) const {
     return fmt::format(R"("commit": "{}", "cpu": "{}", "cores": {}, "op": "{}", "width": {}, "rows": {}, "dtype": "{}")", commit_,
@@ -327,7 +328,7 @@ class Bench {
     for (const Value& value : graph.outputs) each_outputs += aligned(value.type().size_bytes());
     const std::size_t output_sets = std::max<std::size_t>(sets_, 2);
     if (bytes_ > kLarge) sets_ = 1;
-    const std::size_t total = sets_ * each_inputs + output_sets * each_outputs + aligned(workspace);
+    const std::size_t total = sets_ * each_inputs + output_sets * each_outputs + aligned(workspace + 4);
     const auto limit = static_cast<std::size_t>(options_.memory_gib * 1073741824.0);
     const std::size_t free = platform_->info().free_bytes + (arena_ ? arena_->size_bytes : 0);
     if (total > std::min(limit, free / 10 * 9))
@@ -343,7 +344,7 @@ class Bench {
       at += aligned(type.size_bytes());
       return tensor;
     };
-    workspace_ = take({DType::f32, {static_cast<std::int64_t>(aligned(workspace) / 4)}});
+    workspace_ = take({DType::f32, {static_cast<std::int64_t>(workspace / 4 + 1)}});
     inputs_.assign(sets_, {});
     outputs_.assign(output_sets, {});
     std::size_t start = 0;

@@ -152,7 +152,7 @@ class Printer {
     return dialect_.offsets ? fmt::format("m{} + o{}", operand, operand) : fmt::format("m{}", operand);
   }
 
-  std::string_view column_type() const { return dialect_.threads ? "float" : "F"; }
+  std::string_view column_type() const { return dialect_.threads ? "float" : long_ ? "auto" : "F"; }
 
   std::string load1(DType dtype, const std::string& address) const {
     // OpenCL C has no overloading.
@@ -461,8 +461,13 @@ class Printer {
       }
       return;
     }
-    if (flat_) line("for_range(begin, end, [&](auto lanes, long c) {{");
-    else line("{}<{}>([&](auto lanes, auto part, long c) {{", sums ? "for_parts" : "for_columns", chain_.columns());
+    if (flat_) line("for_{}range(begin, end, [&](auto lanes, long c) {{", long_ ? "long_" : "");
+    else
+      line("for_{}<{}>([&](auto lanes, auto part, long c) {{",
+           long_  ? "long_columns"
+           : sums ? "parts"
+                  : "columns",
+           chain_.columns());
     ++indent_;
   }
 
@@ -476,33 +481,50 @@ class Printer {
     line("{}", dialect_.threads ? "}" : "});");
   }
 
-  // What the first pass over the next row will read is asked for by the later passes, which find their own row in the caches, so
-  // that memory never waits. The first pass does its reading itself where it has much to compute meanwhile.
-  void prefetch_next_row(int pass) {
-    constexpr int kMuchWork = 30;
-    int work = 0;
-    std::vector<std::string> addresses, seen;
-    for (const int i : evaluated(0)) {
-      const Instruction& load = at(i);
-      if (is_read_back(i, 0)) continue;
-      if (load.opcode != Opcode::input) {
-        work += cost(load.opcode);
-        continue;
+  static constexpr int kMuchWork = 30;  // as much as a polynomial
+  int work(int pass) const {
+    int sum = 0;
+    for (const int i : evaluated(pass))
+      if (at(i).opcode != Opcode::input && !is_read_back(i, pass)) sum += cost(at(i).opcode);
+    return sum;
+  }
+
+  // A loop of much work goes by several vectors at a time, if what it reads and writes lies one behind the other.
+  bool is_long(int pass) const {
+    if (dialect_.threads || work(pass) < kMuchWork) return false;
+    for (const int i : evaluated(pass))
+      if (at(i).opcode == Opcode::input && !is_read_back(i, pass) && walk(at(i).view) != Walk::dense) return false;
+    return std::all_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
+      return at(store.instruction).place != Place::column || at(store.instruction).pass != pass || walk(store.view) == Walk::dense;
+    });
+  }
+
+  // So that memory never waits: a pass asks for what the next one will be the first to read, and the later passes in turn for what
+  // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
+  // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor.
+  void prefetch(int pass) {
+    std::vector<std::string> seen;
+    int turn = 0;
+    for (int reader = 0; reader < chain_.passes; ++reader) {
+      for (const int i : evaluated(reader)) {
+        const Instruction& load = at(i);
+        if (load.opcode != Opcode::input || is_read_back(i, reader)) continue;
+        const std::string& next_row = next_rows_[static_cast<std::size_t>(i)];
+        const Walk how = walk(load.view);
+        if (next_row.empty() || (how != Walk::dense && how != Walk::runs)) continue;
+        const std::string column = offset(load.view, "c");
+        std::string what = fmt::format("{}: {} + {}", load.operand, bases_[static_cast<std::size_t>(i)], column);
+        if (std::find(seen.begin(), seen.end(), what) != seen.end()) continue;
+        seen.push_back(std::move(what));
+        if (reader == 0 && work(0) < kMuchWork && 1 + turn++ % (chain_.passes - 1) == pass)
+          line("prefetch(lanes, p{} + {} + ({}));", i, next_row, column);
+        if (reader > 0 && work(reader) >= kMuchWork) {
+          if (reader == pass) line("prefetch(lanes, p{} + {} + ({}));", i, next_row, column);
+        } else if (reader == pass + 1) {
+          line("prefetch(lanes, p{} + ({}));", i, column);
+        }
       }
-      const std::string& next_row = next_rows_[static_cast<std::size_t>(i)];
-      const Walk how = walk(load.view);
-      if (next_row.empty() || (how != Walk::dense && how != Walk::runs)) continue;
-      const std::string column = offset(load.view, "c");
-      std::string what = fmt::format("{}: {} + {}", load.operand, bases_[static_cast<std::size_t>(i)], column);
-      if (std::find(seen.begin(), seen.end(), what) != seen.end()) continue;
-      seen.push_back(std::move(what));
-      addresses.push_back(fmt::format("p{} + {} + ({})", i, next_row, column));
     }
-    if (work >= kMuchWork) return;
-    // In turn to the later passes.
-    const int later = chain_.passes - 1;
-    for (std::size_t n = 0; n < addresses.size(); ++n)
-      if (1 + static_cast<int>(n) % later == pass) line("prefetch({});", addresses[n]);
   }
 
   void columns(int pass) {
@@ -511,6 +533,7 @@ class Printer {
       if (chain_.instructions[i].opcode == Opcode::sum && chain_.instructions[i].pass == pass + 1)
         sums.push_back(static_cast<int>(i));
     const bool whole = dialect_.whole_rows;
+    long_ = is_long(pass);
     for (const int sum : sums)
       line(fmt::runtime(whole ? "float s{}[32] = {{0.0f}};" : dialect_.threads ? "float s{} = 0.0f;" : "Sum s{};"), sum);
     open_columns(!sums.empty());
@@ -519,15 +542,15 @@ class Printer {
       if (is_read_back(i, pass)) {
         line(fmt::runtime(whole              ? "const float v{0} = k{0}[c];"
                           : dialect_.threads ? "const float v{0} = k{0}[t];"
-                                             : "const F v{0} = load(lanes, k{0} + c);"),
-             i);
+                                             : "const {1} v{0} = load(lanes, k{0} + c);"),
+             i, column_type());
         continue;
       }
       value(i);
       if (instruction.kept && instruction.pass == pass)
         line(fmt::runtime(whole ? "k{0}[c] = v{0};" : dialect_.threads ? "k{0}[t] = v{0};" : "store(lanes, k{0} + c, v{0});"), i);
     }
-    if (pass > 0 && !dialect_.threads) prefetch_next_row(pass);
+    if (chain_.passes > 1 && !dialect_.threads) prefetch(pass);
     for (const int sum : sums)
       line(fmt::runtime(whole              ? "s{}[lane] += {};"
                         : dialect_.threads ? "s{} += {};"
@@ -539,6 +562,7 @@ class Printer {
         put(s, store, chain_.outputs[static_cast<std::size_t>(store.output)].dtype);
     }
     close_columns(!sums.empty());
+    long_ = false;
     for (const int sum : sums)
       line(fmt::runtime(whole              ? "const float v{0} = row_sum_of(s{0});"
                         : dialect_.threads ? "const float v{0} = ROW_SUM(s{0});"
@@ -553,13 +577,19 @@ class Printer {
   GeneratedSource source_;
   std::string out_;
   int indent_ = 0, declared_ = -1;
+  bool long_ = false;                            // the loop over columns that is being written, see is_long
   std::vector<bool> shared_, declared_outside_;  // see find_shared; of pointers
   std::vector<std::string> row_extents_, bases_, next_rows_, store_bases_;
 };
 
 }  // namespace
 
-std::string prelude(const Dialect& dialect) { return fmt::format("{}\n{}\n{}\n", dialect.prelude, kMathText, dialect.more); }
+std::string prelude(const Dialect& dialect) {
+  std::string text = fmt::format("{}\n{}\n{}\n", dialect.prelude, kMathText, dialect.more);
+  constexpr std::string_view kAgain = "#include \"ir/math.inc\"\n";
+  if (const std::size_t at = text.find(kAgain); at != std::string::npos) text.replace(at, kAgain.size(), kMathText);
+  return text;
+}
 
 GeneratedSource print_source(const Chain& chain, const Dialect& dialect, const PrintOptions& options) {
   return Printer(chain, dialect, options).print();

@@ -35,7 +35,7 @@ struct Instruction {
   Opcode opcode;             // input: a load. constant. Element-wise opcodes and cast. sum: of a column value over the row
   DType dtype = DType::f32;  // what the value is rounded to (values are held in f32)
   Place place = Place::chain;
-  int pass = 0;                     // the first pass in which it can be had: for a row value, before that pass starts
+  int pass = 0;                     // the first pass that makes it; of a row value: it can be had before that pass starts
   bool kept = false;                // a column value that passes after its own read again instead of making it again
   std::vector<int> arguments = {};  // earlier instructions
   int operand = -1;                 // of a load: the node's operand

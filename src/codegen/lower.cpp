@@ -386,7 +386,7 @@ void choose_columns(Chain& chain) {
   }
 }
 
-// Decides which column values later passes read again, and which they make again.
+// Decides in which pass column values are made, and which of them later passes read again instead of making them again.
 void choose_kept(Chain& chain) {
   const auto at = [&](int i) -> Instruction& { return chain.instructions[static_cast<std::size_t>(i)]; };
   chain.passes = 0;
@@ -395,6 +395,13 @@ void choose_kept(Chain& chain) {
       chain.passes = std::max(chain.passes, at(store.instruction).pass + 1);
   for (const Instruction& instruction : chain.instructions)
     if (instruction.opcode == Opcode::sum) chain.passes = std::max(chain.passes, instruction.pass);
+  // What no pass wants yet waits for the first one that does.
+  std::vector<int> first(chain.instructions.size(), -1);
+  for (int pass = 0; pass < chain.passes; ++pass)
+    for (const int i : chain.evaluated(pass))
+      if (int& known = first[static_cast<std::size_t>(i)]; known < 0) known = pass;
+  for (std::size_t i = 0; i < first.size(); ++i)
+    if (first[i] >= 0) chain.instructions[i].pass = first[i];
   // A value needed in pass p that could be had in an earlier one. Earlier passes first: what they keep makes later ones cheap.
   constexpr int kCheap = 2, kLoads = 2;
   for (int pass = 1; pass < chain.passes; ++pass) {

@@ -12,6 +12,7 @@
 #include "ops/channel_norm.h"
 #include "ops/mul_add.h"
 #include "ops/norm_scale_shift.h"
+#include "ops/norm_tanh_mul_add.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary_interleaved.h"
 #include "ops/scale_residual_norm_scale_shift.h"
@@ -61,6 +62,9 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     const NormedResidual both = scale_residual_norm_scale_shift(residual, x, gate, scale, shift);
     chains.push_back(
         fuse_whole("scale_residual_norm_scale_shift" + suffix, {residual, x, gate, scale, shift}, {both.y, both.residual}));
+    // A gate for all tokens, whose tanh all rows share, and one for each.
+    chains.push_back(fuse_whole("norm_tanh_mul_add" + suffix, {x, gate, residual}, {norm_tanh_mul_add(x, gate, residual)}));
+    chains.push_back(fuse_whole("norm_tanh_mul_add_tokens" + suffix, {x, y, residual}, {norm_tanh_mul_add(x, y, residual)}));
     const Value closed = mul_add(x, gate, residual);
     chains.push_back(fuse_whole("mul_add_norm_scale_shift" + suffix, {x, gate, residual, scale, shift},
                                 {closed, norm_scale_shift(closed, scale, shift)}));
