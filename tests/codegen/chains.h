@@ -77,9 +77,8 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     const Value by_frame = input("by_frame", DType::f32, {1, 3, 1, 1536});
     chains.push_back(fuse_whole("scale_shift_by_frame" + suffix, {x, by_frame, shift}, {scale_shift(x, by_frame, shift)}));
     chains.push_back(fuse_whole("gelu_product_flat" + suffix, {x, y}, {gelu_tanh(x) * y}));
-    const Value odd = input("odd", dtype, {rows - 1, 77});
-    chains.push_back(
-        fuse_whole("softmax_sum_odd" + suffix, {odd}, {cast(exp(cast(odd, DType::f32)) / sum(exp(cast(odd, DType::f32))), dtype)}));
+    const Value odd = input("odd", dtype, {rows - 1, 77}), power = exp(cast(odd, DType::f32));
+    chains.push_back(fuse_whole("softmax_sum_odd" + suffix, {odd}, {cast(power / sum(power), dtype)}));
     const Value latent = input("latent", dtype, {3, 4, 6});
     chains.push_back(fuse_whole("silu_permute" + suffix, {latent}, {permute(silu(latent), {1, 2, 0})}));
   }
