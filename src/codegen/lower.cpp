@@ -488,8 +488,14 @@ Lowered lower(const Graph& body) {
 }
 
 Chain chain_of(const Node& node) {
-  Lowered lowered =
-      lower(node.opcode == Opcode::fused ? node.as<std::shared_ptr<const CallAttributes>>()->native : single_node_graph(node));
+  const auto graph = [&] {
+    if (node.opcode == Opcode::fused) return node.as<std::shared_ptr<const CallAttributes>>()->native;
+    if (node.opcode != Opcode::reshape) return single_node_graph(node);
+    // A copy: what the operand's dimensions are does not matter.
+    const Value x = input("a0", node.types[0].dtype, node.types[0].shape);
+    return make_graph("reshape", {x}, {with_inputs(node, {x}, node.name)});
+  };
+  Lowered lowered = lower(graph());
   check(lowered.chain.has_value(), ErrorKind::unsupported, "lower", "no kernel for {} of {}: {}.", name(node.opcode),
         node.types[0].str(), lowered.reason);
   return std::move(*lowered.chain);

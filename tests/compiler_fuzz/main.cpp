@@ -28,9 +28,9 @@ using namespace zoe::fuzz;
 
 constexpr std::size_t kGraphsPerBuild = 64;
 
-// In a long run each build is by one compiler: OpenCL's, which is slow, takes every eighth, the others take turns.
+// In a long run each build is by one compiler: OpenCL's, which is slow, takes every sixteenth, the others take turns.
 std::vector<Runner> runners_of_build(const std::vector<Runner>& all, std::size_t build) {
-  constexpr std::size_t kOpenCLTurns = 8;
+  constexpr std::size_t kOpenCLTurns = 16;
   std::vector<Runner> chosen, generated, opencl;
   for (const Runner& each : all)
     (each.name.starts_with("opencl") ? opencl : each.name.starts_with("cpu generated") ? generated : chosen).push_back(each);

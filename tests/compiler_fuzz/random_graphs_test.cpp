@@ -1,6 +1,8 @@
 // A bounded number of the graphs that `./dev fuzz-compiler` goes on with.
 #include <gtest/gtest.h>
 
+#include "codegen/chain.h"
+#include "compiler/passes/inline_calls.h"
 #include "compiler_fuzz/bounds.h"
 #include "compiler_fuzz/fuzz.h"
 #include "ir/parse.h"
@@ -55,11 +57,28 @@ return %3
 %4 = concat %3 %2 axis=1 : bf16[2,2]
 return %4
 )",
+      // A copy on OpenCL, from dimensions to ones that have nothing in common with them.
+      R"(graph fuzz_7000503
+%0 = input : f32[2,1,3]  # x0
+%1 = reshape %0 : f32[3,1,2]
+return %1
+)",
   };
   std::vector<Graph> graphs;
   for (const char* text : kGraphs) graphs.push_back(parse(text));
-  for (const Failure& failure : check(graphs, {uncompiled_cpu(), row_blocks(), narrow_row_blocks()}).failures)
+  for (const Failure& failure : check(graphs, all_runners()).failures)
     ADD_FAILURE() << graphs[failure.graph].name << " on " << failure.runner << ": " << failure.what;
+}
+
+// A platform without loops for single nodes (OpenCL) makes them chains of their own.
+TEST(RandomGraphs, EverySingleNodeIsAChain) {
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    const Graph graph = inline_calls(testing::RandomGraph(seed, testing::GraphKind::wide).graph());
+    for (const NodePtr& node : graph.nodes) {
+      if (node->inputs.empty() || node->opcode == Opcode::linear || node->opcode == Opcode::concat) continue;
+      EXPECT_NO_THROW(chain_of(*node)) << headline(*node) << " of seed " << seed;
+    }
+  }
 }
 
 TEST(RandomGraphs, TextComesBack) {
