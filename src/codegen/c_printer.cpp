@@ -503,26 +503,20 @@ class Printer {
   // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
   // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor.
   void prefetch(int pass) {
-    std::vector<std::string> seen;
+    std::vector<int> seen;  // operands
     int turn = 0;
     for (int reader = 0; reader < chain_.passes; ++reader) {
       for (const int i : evaluated(reader)) {
         const Instruction& load = at(i);
         if (load.opcode != Opcode::input || is_read_back(i, reader)) continue;
         const std::string& next_row = next_rows_[static_cast<std::size_t>(i)];
-        const Walk how = walk(load.view);
-        if (next_row.empty() || (how != Walk::dense && how != Walk::runs)) continue;
-        const std::string column = offset(load.view, "c");
-        std::string what = fmt::format("{}: {} + {}", load.operand, bases_[static_cast<std::size_t>(i)], column);
-        if (std::find(seen.begin(), seen.end(), what) != seen.end()) continue;
-        seen.push_back(std::move(what));
-        if (reader == 0 && work(0) < kMuchWork && 1 + turn++ % (chain_.passes - 1) == pass)
-          line("prefetch(lanes, p{} + {} + ({}));", i, next_row, column);
-        if (reader > 0 && work(reader) >= kMuchWork) {
-          if (reader == pass) line("prefetch(lanes, p{} + {} + ({}));", i, next_row, column);
-        } else if (reader == pass + 1) {
-          line("prefetch(lanes, p{} + ({}));", i, column);
-        }
+        if (next_row.empty() || walk(load.view) != Walk::dense) continue;
+        if (std::find(seen.begin(), seen.end(), load.operand) != seen.end()) continue;
+        seen.push_back(load.operand);
+        const bool much = work(reader) >= kMuchWork;
+        if (reader == 0 ? !much && 1 + turn++ % (chain_.passes - 1) == pass : much && reader == pass)
+          line("prefetch(lanes, p{} + {} + c);", i, next_row);
+        if (reader > 0 && !much && reader == pass + 1) line("prefetch(lanes, p{} + c);", i);
       }
     }
   }
