@@ -499,26 +499,43 @@ class Printer {
     });
   }
 
-  // So that memory never waits: a pass asks for what the next one will be the first to read, and the later passes in turn for what
-  // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
-  // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor.
-  void prefetch(int pass) {
-    std::vector<int> seen;  // operands
-    int turn = 0;
-    for (int reader = 0; reader < chain_.passes; ++reader) {
+  // The loads by which a pass is the first to read an operand of its row, an element behind the other.
+  std::vector<int> first_reads(int pass) const {
+    std::vector<int> reads, seen;  // seen: operands
+    for (int reader = 0; reader <= pass; ++reader) {
       for (const int i : evaluated(reader)) {
         const Instruction& load = at(i);
         if (load.opcode != Opcode::input || is_read_back(i, reader)) continue;
-        const std::string& next_row = next_rows_[static_cast<std::size_t>(i)];
-        if (next_row.empty() || walk(load.view) != Walk::dense) continue;
+        if (next_rows_[static_cast<std::size_t>(i)].empty() || walk(load.view) != Walk::dense) continue;
         if (std::find(seen.begin(), seen.end(), load.operand) != seen.end()) continue;
         seen.push_back(load.operand);
-        const bool much = work(reader) >= kMuchWork;
-        if (reader == 0 ? !much && 1 + turn++ % (chain_.passes - 1) == pass : much && reader == pass)
-          line("prefetch(lanes, p{} + {} + c);", i, next_row);
-        if (reader > 0 && !much && reader == pass + 1) line("prefetch(lanes, p{} + c);", i);
+        if (reader == pass) reads.push_back(i);
       }
     }
+    return reads;
+  }
+
+  // So that memory never waits: a pass asks for what the next one will be the first to read, and the later passes in turn for what
+  // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
+  // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor. Where a next
+  // row would push the present one out of the first cache, the first pass asks a little ahead of itself.
+  void prefetch(int pass) {
+    constexpr std::int64_t kNextRowBytes = 32768, kAhead = 512;
+    const auto next_row = [&](int i) { line("prefetch(lanes, p{} + {} + c);", i, next_rows_[static_cast<std::size_t>(i)]); };
+    const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
+    if (!is_much(0)) {
+      std::int64_t bytes = 0;
+      const std::vector<int> reads = first_reads(0);
+      for (const int i : reads) bytes += chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i))));
+      for (std::size_t n = 0; n < reads.size(); ++n) {
+        if (bytes > kNextRowBytes && pass == 0) line("prefetch(lanes, p{} + c + {});", reads[n], kAhead);
+        if (bytes <= kNextRowBytes && 1 + static_cast<int>(n) % (chain_.passes - 1) == pass) next_row(reads[n]);
+      }
+    }
+    if (pass > 0 && is_much(pass))
+      for (const int i : first_reads(pass)) next_row(i);
+    if (pass + 1 < chain_.passes && !is_much(pass + 1))
+      for (const int i : first_reads(pass + 1)) line("prefetch(lanes, p{} + c);", i);
   }
 
   void columns(int pass) {
