@@ -29,6 +29,7 @@ constexpr int kThreads[] = {1, 2, 3};
 DeviceInfo device(int threads) {
   DeviceInfo info{};
   info.threads = threads;
+  info.cache_bytes = threads == 2 ? 1 : 0;  // one of the runs writes its results past the caches
   return info;
 }
 

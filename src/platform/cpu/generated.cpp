@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "codegen/c_printer.h"
+#include "platform/cpu/kernels.h"
 #include "platform/cpu/parallel.h"
 
 namespace zoe::cpu {
@@ -76,15 +77,14 @@ std::string kernel_name(const Node& node, const Chain& chain) {
   return chain.row_axes == 0 ? name : fmt::format("{}_{}", name, chain.columns());
 }
 
-// Results that would push everything else out of the last cache, and not be found there anyway, go past it.
-bool outgrows_cache(const Node& node, const DeviceInfo& device) {
+}  // namespace
+
+bool outgrows_cache(const Chain& chain, const DeviceInfo& device) {
   std::size_t bytes = 0;
-  for (const Value& operand : node.inputs) bytes += operand.type().size_bytes();
-  for (const Type& type : node.types) bytes += type.size_bytes();
+  for (const Type& operand : chain.operands) bytes += operand.size_bytes();
+  for (const Type& output : chain.outputs) bytes += output.size_bytes();
   return device.cache_bytes > 0 && bytes > device.cache_bytes;
 }
-
-}  // namespace
 
 std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const> nodes, const DeviceInfo& device,
                                                     CppCompiler& compiler) {
@@ -95,7 +95,8 @@ std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const>
   std::vector<std::size_t> number_of;
   for (const Node* node : nodes) {
     chains.push_back(chain_of(*node));
-    sources.push_back(print_source(chains.back(), kCppDialect, {.name = kFunction, .stream = outgrows_cache(*node, device)}));
+    sources.push_back(
+        print_source(chains.back(), kCppDialect, {.name = kFunction, .stream = outgrows_cache(chains.back(), device)}));
     const auto [found, is_new] = numbers.try_emplace(sources.back().text, kernels.size());
     if (is_new) kernels.push_back({kernel_name(*node, chains.back()), sources.back().text, kFunction});
     number_of.push_back(found->second);

@@ -32,6 +32,11 @@ SumLoop sum_loop_of_rows();
 // Swaps the elements of each pair; `count` is even, and `dst` apart from `src`.
 UnaryLoop swap_loop_of(DType dtype);
 
+// Copies `bytes` past the caches. flush_streams() ends a run of such copies in the thread that made them.
+using StreamLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t bytes);
+StreamLoop stream_loop_of_bytes();
+void flush_streams();
+
 std::string instruction_set();  // "avx3_zen4"
 
 }  // namespace zoe::cpu

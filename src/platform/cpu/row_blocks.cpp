@@ -180,7 +180,10 @@ struct Step {
 class RowBlocks : public Kernel {
  public:
   RowBlocks(const Chain& chain, const DeviceInfo& device)
-      : threads_(device.threads), implementation_("row blocks:" + instruction_set()), sum_(sum_loop_of_rows()) {
+      : threads_(device.threads),
+        streams_(outgrows_cache(chain, device)),
+        implementation_("row blocks:" + instruction_set()),
+        sum_(sum_loop_of_rows()) {
     for (const Type& type : chain.operands) layouts_.push_back("dense " + std::string(name(type.dtype)));
     choose_tiles(chain);
     std::vector<bool> needed(chain.instructions.size());
@@ -210,6 +213,7 @@ class RowBlocks : public Kernel {
     const std::int64_t grain = std::max<std::int64_t>(1, 64 / columns_);  // pieces for threads begin near cache lines
     parallel_ranges(rows_, grain, rows_ * columns_, threads_, [&](std::int64_t begin, std::int64_t end) {
       run_rows(inputs, outputs, scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * thread_bytes_, begin, end);
+      if (streams_) flush_streams();
     });
   }
 
@@ -391,7 +395,8 @@ class RowBlocks : public Kernel {
     const bool dense = is_dense(columns) && rows.is_even() && (!v.by_row || rows.step() == v.row_step || tile_rows_ == 1);
     const auto made =
         std::find_if(steps_.begin(), steps_.end(), [&](const Step& step) { return step.result == stored && step.output < 0; });
-    if (v.memory < 0 && dense && made != steps_.end() && !is_overwritten_early(chain, store.output, made - steps_.begin())) {
+    if (!streams_ && v.memory < 0 && dense && made != steps_.end() &&
+        !is_overwritten_early(chain, store.output, made - steps_.begin())) {
       put(stored, true, store.output, chain, store.view, rows.step());
       return;
     }
@@ -560,7 +565,8 @@ class RowBlocks : public Kernel {
         for (std::int64_t r = 0; r < (whole ? 1 : rows); ++r) {
           const std::byte* src = at[step.result] + r * result.row_step * bytes;
           const std::int64_t begin = (row + r) * length, count = whole ? rows * length : length;
-          if (bytes == 4) walk.spread<std::uint32_t>(src, dst, begin, count);
+          if (streams_ && walk.is_even() && walk.step() == 1) stream_(src, dst + walk.at(begin) * bytes, count * bytes);
+          else if (bytes == 4) walk.spread<std::uint32_t>(src, dst, begin, count);
           else walk.spread<std::uint16_t>(src, dst, begin, count);
         }
         return;
@@ -577,6 +583,8 @@ class RowBlocks : public Kernel {
   }
 
   const int threads_;
+  const bool streams_;  // results are copied past the caches when a tile is done, see outgrows_cache
+  const StreamLoop stream_ = stream_loop_of_bytes();
   const std::string implementation_;
   const SumLoop sum_;
   std::vector<std::string> layouts_;          // of the operands
