@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/loops.h"
 #include "platform/cpu/parallel.h"
 
 namespace zoe::cpu {
@@ -203,28 +204,17 @@ class PermuteKernel : public MovementKernel {
 
 class SwapPairsKernel : public MovementKernel {
  public:
-  using MovementKernel::MovementKernel;
+  SwapPairsKernel(const Node& node, const DeviceInfo& device)
+      : MovementKernel(node, device), loop_(swap_loop_of(node.types[0].dtype)) {}
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    if (size_ == 4) swap<std::uint64_t>(inputs[0].data(), outputs[0].data());
-    else swap<std::uint32_t>(inputs[0].data(), outputs[0].data());
+    const std::byte* src = inputs[0].data();
+    std::byte* dst = outputs[0].data();
+    parallel_ranges(count_, 64, count_, threads_,
+                    [&](std::int64_t begin, std::int64_t end) { loop_(src + begin * size_, dst + begin * size_, end - begin); });
   }
 
  private:
-  // A pair is one integer of twice the width, turned by half of it: the compiler makes vectors of that.
-  template <class Pair>
-  void swap(const std::byte* src, std::byte* dst) const {
-    parallel_ranges(count_ / 2, 32, count_, threads_, [&](std::int64_t begin, std::int64_t end) {
-      constexpr std::int64_t kBytes = sizeof(Pair);
-      const std::byte* __restrict from = src;
-      std::byte* __restrict to = dst;
-      for (std::int64_t i = begin; i < end; ++i) {
-        Pair pair;
-        std::memcpy(&pair, from + i * kBytes, sizeof pair);
-        pair = (pair << (sizeof pair * 4)) | (pair >> (sizeof pair * 4));
-        std::memcpy(to + i * kBytes, &pair, sizeof pair);
-      }
-    });
-  }
+  const UnaryLoop loop_;
 };
 
 class FlipKernel : public MovementKernel {

@@ -408,11 +408,6 @@ class RowBlocks : public Kernel {
     else steps_.insert(steps_.begin() + static_cast<std::ptrdiff_t>(shared_steps_++), step);
   }
 
-  bool fits(const Chain& chain, int operand, int output) const {
-    return zoe::can_overwrite(chain, operand, output) && size_of(chain.operands[static_cast<std::size_t>(operand)].dtype) ==
-                                                             size_of(chain.outputs[static_cast<std::size_t>(output)].dtype);
-  }
-
   // The operands a step reads in their memory.
   template <class Do>
   void each_read(const Step& step, const Do& act) const {
@@ -426,7 +421,7 @@ class RowBlocks : public Kernel {
   bool is_overwritten_early(const Chain& chain, int output, std::ptrdiff_t writer) const {
     bool early = false;
     for (auto s = static_cast<std::size_t>(writer) + 1; s < steps_.size(); ++s)
-      each_read(steps_[s], [&](int operand) { early = early || fits(chain, operand, output); });
+      each_read(steps_[s], [&](int operand) { early = early || zoe::can_overwrite(chain, operand, output); });
     return early;
   }
 
@@ -434,7 +429,7 @@ class RowBlocks : public Kernel {
     overwritable_.assign(chain.outputs.size(), std::vector<bool>(chain.operands.size()));
     for (std::size_t o = 0; o < chain.outputs.size(); ++o)
       for (std::size_t i = 0; i < chain.operands.size(); ++i) {
-        bool ok = fits(chain, static_cast<int>(i), static_cast<int>(o));
+        bool ok = zoe::can_overwrite(chain, static_cast<int>(i), static_cast<int>(o));
         bool written = false;
         for (const Step& step : steps_) {
           if (written) each_read(step, [&](int operand) { ok = ok && operand != static_cast<int>(i); });
