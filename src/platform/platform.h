@@ -123,6 +123,7 @@ struct PlatformOptions {
   int threads = 0;                              // cpu: 0 takes as many as the process may use
   std::filesystem::path cache_dir = {};         // of compiled kernels; "": KernelCache::default_folder()
   std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
+  std::filesystem::path cuda_path = {};         // cuda and its kin: where their libraries are, before the usual places
   std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
   std::optional<bool> opencl_local_tiles = {};  // opencl: kernels as GPUs want them; not said: where the device is no CPU
 };

@@ -1,0 +1,83 @@
+// CUDA's driver and run-time compiler, as far as this platform needs them, and those of vendors whose API is the same under other
+// names. Types and constants are declared here so that building needs no vendor's headers; entry points are found at run time
+// (driver.def), so nothing is linked.
+//
+// Values are those of the CUDA driver API and NVRTC; every handle is a pointer to something only the driver knows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace zoe::cuda {
+
+using Status = int;
+using Address = std::uint64_t;  // of device memory
+using ContextHandle = struct ContextTag*;
+using PoolHandle = struct PoolTag*;
+using StreamHandle = struct StreamTag*;
+using EventHandle = struct EventTag*;
+using GraphHandle = struct GraphTag*;
+using GraphExecHandle = struct GraphExecTag*;
+using ModuleHandle = struct ModuleTag*;
+using FunctionHandle = struct FunctionTag*;
+using ProgramHandle = struct ProgramTag*;
+
+inline constexpr Status kSuccess = 0, kOutOfMemory = 2;
+inline constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2;
+inline constexpr int kCaptureThreadLocal = 1;
+inline constexpr int kPoolReleaseThreshold = 4;           // a pool's attribute: bytes it keeps, std::uint64_t
+inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attribute
+
+struct DriverApi {
+#define ZOE_DRIVER(member, arguments, cuda, musa, hip) Status(*member) arguments;
+#define ZOE_COMPILER(member, arguments, cuda, musa, hip)
+#include "platform/cuda/driver.def"
+};
+
+struct CompilerApi {
+#define ZOE_DRIVER(member, arguments, cuda, musa, hip)
+#define ZOE_COMPILER(member, arguments, cuda, musa, hip) Status(*member) arguments;
+#include "platform/cuda/driver.def"
+};
+
+// Numbers of device attributes, which differ between CUDA and HIP.
+struct AttributeNumbers {
+  int major, minor, multiprocessors, l2_bytes, shared_bytes, warp_threads;
+};
+
+// A vendor: its names and what else differs.
+struct Vendor {
+  std::string_view platform;                  // "cuda"
+  std::string_view company;                   // "NVIDIA"
+  int column;                                 // of driver.def
+  std::vector<std::string> driver, compiler;  // file names of the libraries, the first that opens is taken
+  AttributeNumbers attributes;
+  std::string_view architecture;  // the compiler's option, with {} for the numbers: "--gpu-architecture=sm_{}{}"
+  std::string_view advice;        // what to install if there is no driver
+};
+
+extern const Vendor kCuda, kMusa, kRocm;
+
+// A shared library, found in the folders of a search path; it stays open until the process ends. Null if there is none; then
+// `tried` gets a line for each place.
+void* open_library(const std::vector<std::string>& names, const std::vector<std::filesystem::path>& folders,
+                   std::vector<std::string>& tried);
+
+// Where libraries are looked for, in this order: `given` (--cuda-path) and its lib folders, where the system looks (an empty
+// path), CUDA_HOME, CUDA_PATH, /usr/local/cuda, and the folders of pip's NVIDIA packages beside the Pythons of PATH and
+// VIRTUAL_ENV.
+std::vector<std::filesystem::path> library_folders(const std::filesystem::path& given);
+
+// Both are opened once per vendor and path. Error of kind unsupported, naming what is missing and where it was looked for.
+const DriverApi& load_driver(const Vendor& vendor, const std::filesystem::path& given);
+const CompilerApi& load_compiler(const Vendor& vendor, const std::filesystem::path& given);
+
+// Throws an Error of kind device (out_of_memory for the status that means it) unless `status` is success; `call`, and what it was
+// for, are named.
+void check_driver(const DriverApi& api, const Vendor& vendor, Status status, std::string_view call, std::string_view what = {});
+
+}  // namespace zoe::cuda

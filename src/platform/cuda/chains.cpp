@@ -1,0 +1,77 @@
+// Generated kernels: a chain becomes CUDA C++ (codegen/c_printer.h), and all chains that are asked for at once one program. Equal
+// texts are one function, whatever their row counts.
+
+#include <fmt/format.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "codegen/c_printer.h"
+#include "platform/cuda/kernels.h"
+
+namespace zoe::cuda {
+namespace {
+
+constexpr std::int64_t kRowThreads = 32;  // threads a row: one for each of its partial sums
+constexpr std::int64_t kRowsBlock = 4;
+constexpr std::int64_t kFlatThreads = 256;
+
+class ChainKernel : public Kernel {
+ public:
+  ChainKernel(Chain chain, GeneratedSource source, Function function)
+      : chain_(std::move(chain)), source_(std::move(source)), function_(std::move(function)) {}
+  std::string_view implementation() const override { return "generated"; }
+  std::string_view source() const override { return source_.text; }
+  std::string weight_layout(int input) const override {
+    return "dense " + std::string(name(chain_.operands[static_cast<std::size_t>(input)].dtype));
+  }
+  bool can_overwrite(int input, int output) const override { return zoe::can_overwrite(chain_, input, output); }
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    Launch launch(function_, stream);
+    for (const Slot& slot : inputs) launch.place(slot);
+    for (const Slot& slot : outputs) launch.place(slot);
+    for (const std::int64_t value : source_.geometry) launch.large(value);
+    const bool flat = chain_.row_axes == 0;
+    const std::int64_t count = flat ? chain_.columns() : chain_.rows();
+    launch.large(count);
+    if (flat) launch.run({(count + kFlatThreads - 1) / kFlatThreads}, {kFlatThreads});
+    else launch.run({(count + kRowsBlock - 1) / kRowsBlock}, {kRowThreads, kRowsBlock});
+  }
+
+ private:
+  const Chain chain_;
+  const GeneratedSource source_;
+  const Function function_;
+};
+
+}  // namespace
+
+std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device) {
+  constexpr std::string_view kPlaceholder = "zoe_chain";  // equal texts are found before they get a name
+  struct Entry {
+    Chain chain;
+    GeneratedSource source;
+    std::string function;
+  };
+  std::vector<Entry> entries;
+  std::map<std::string, std::string> functions;  // text with the placeholder, name
+  std::string source = prelude(kCudaDialect);
+  for (const Node* node : nodes) {
+    Chain chain = chain_of(*node);
+    GeneratedSource printed = print_source(chain, kCudaDialect, {.name = std::string(kPlaceholder)});
+    const auto [found, is_new] = functions.try_emplace(printed.text, fmt::format("chain_{}", functions.size()));
+    if (is_new) source += print_source(chain, kCudaDialect, {.name = found->second}).text + "\n";
+    entries.push_back({std::move(chain), std::move(printed), found->second});
+  }
+  std::map<std::string, Function> built;
+  std::vector<std::unique_ptr<Kernel>> kernels;
+  for (Entry& entry : entries) {
+    Function& function = built[entry.function];
+    if (!function.handle)
+      function = device->function(source, entry.function, fmt::format("{} of {}", entry.function, functions.size()));
+    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.source), function));
+  }
+  return kernels;
+}
+
+}  // namespace zoe::cuda

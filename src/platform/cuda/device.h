@@ -1,0 +1,134 @@
+// One opened device: what it is, its context, memory and programs, and how a kernel is queued on it.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "platform/cuda/api.h"
+#include "platform/kernel_cache.h"
+#include "platform/platform.h"
+
+namespace zoe::cuda {
+
+struct DeviceDescription {
+  int ordinal = 0, handle = 0;
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0, warp_threads = 32;
+  std::size_t memory_bytes = 0, l2_bytes = 0, shared_bytes = 0;  // shared: the most a block may ask for
+  int driver_version = 0;                                        // 13000: CUDA 13.0
+};
+
+class Device;
+using DevicePtr = std::shared_ptr<Device>;
+
+// Memory of the device's pool. `data` is the address there: no memory of this process.
+struct DeviceBuffer : Buffer {
+  DeviceBuffer(DevicePtr device, Address address, std::size_t size);
+  ~DeviceBuffer() override;  // in the order of the device's own stream, behind everything that is queued
+  const DevicePtr device;
+};
+
+// A kernel function of a loaded program. Immutable, usable from any thread.
+struct Function {
+  FunctionHandle handle = nullptr;
+  std::string name;
+  std::size_t max_shared_bytes = 0;  // dynamic ones that a launch may ask for
+};
+
+struct Extent {
+  std::int64_t x = 1, y = 1, z = 1;
+};
+
+// Queues a function with its arguments in order: Launch(f, stream).place(x).integer(n).run({blocks}, {256}).
+class Launch {
+ public:
+  Launch(const Function& function, Stream& stream) : function_(function), stream_(stream) {}
+  Launch& place(const Slot& slot) { return address(reinterpret_cast<Address>(slot.data())); }
+  Launch& nowhere() { return address(0); }  // for an operand that is absent
+  Launch& address(Address value);
+  Launch& integer(std::int64_t value);  // an int; internal error if it does not fit
+  Launch& large(std::int64_t value);    // a long
+  Launch& number(float value);
+  void run(Extent blocks, Extent threads, std::size_t shared_bytes = 0);
+
+ private:
+  template <class T>
+  Launch& argument(T value);
+  static constexpr std::size_t kMost = 512;
+  const Function& function_;
+  Stream& stream_;
+  std::array<std::uint64_t, kMost> values_;
+  std::size_t count_ = 0;
+};
+
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  Device(const Vendor& vendor, int ordinal, const PlatformOptions& options);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Vendor& vendor;
+  const PlatformOptions options;
+  const DriverApi& api;
+  const CompilerApi& compiler;
+  DeviceDescription description;
+
+  // Calls of the driver go to the context that is current in the calling thread.
+  void make_current() const;
+  void check_status(Status status, std::string_view call, std::string_view what = {}) const {
+    if (status != kSuccess) [[unlikely]]
+      check_driver(api, vendor, status, call, what);
+  }
+
+  // A function of the program with this text, compiled for exactly this device through the kernel cache; each distinct text and
+  // set of options is loaded once. `what` names it in errors. `exact`: no contraction of products and sums, as generated code and
+  // everything that promises bits needs.
+  Function function(const std::string& source, const std::string& name, std::string_view what, bool exact = true);
+
+  // The stream of allocations, fills and frees.
+  StreamHandle memory_stream() const { return memory_stream_; }
+  std::uint64_t allocated_bytes() const { return allocated_; }
+
+  // Where kernels leave what only the host can report (see gather in kernels/movement.cu): three ints, zero if nothing is wrong.
+  Address fault = 0;
+  std::atomic<bool> fault_possible{false};  // a kernel that may set it was queued since it was last looked at
+
+ private:
+  friend struct DeviceBuffer;
+  ModuleHandle load(const KernelRecipe& recipe, std::string_view what);
+  std::string compile(const KernelRecipe& recipe, std::string_view what);
+
+  ContextHandle context_ = nullptr;
+  StreamHandle memory_stream_ = nullptr;
+  std::atomic<std::uint64_t> allocated_{0};
+  std::mutex mutex_;  // of what follows
+  KernelCache cache_;
+  std::map<std::string, ModuleHandle> modules_;  // by the recipe's key
+  int compiler_major_ = 0, compiler_minor_ = 0;
+};
+
+class DeviceStream : public Stream {
+ public:
+  explicit DeviceStream(DevicePtr device);
+  ~DeviceStream() override;
+  void synchronize() override;
+  StreamHandle handle() const { return handle_; }
+  const Device& device() const { return *device_; }
+
+ private:
+  const DevicePtr device_;
+  StreamHandle handle_ = nullptr;
+};
+
+inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }
+inline Address address_of(const Slot& slot) { return reinterpret_cast<Address>(slot.data()); }
+
+}  // namespace zoe::cuda

@@ -1,0 +1,23 @@
+// Kernels of the CUDA platform, one factory per family of opcodes: which implementation a node gets is decided here and in
+// platform.cpp, from the device and from which of the vendor's libraries opened.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ir/value.h"
+#include "platform/cuda/device.h"
+#include "platform/platform.h"
+
+namespace zoe::cuda {
+
+// Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
+std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
+std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
+std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
+std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
+// fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
+std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device);
+
+}  // namespace zoe::cuda
