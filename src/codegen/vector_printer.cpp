@@ -1,0 +1,292 @@
+// Kernels of vectors, see c_printer.h.
+
+#include <algorithm>
+
+#include "codegen/printer.h"
+
+namespace zoe {
+
+namespace {
+
+constexpr std::size_t kKeptAlignment = 64;  // bytes
+
+class VectorPrinter : public Printer {
+ public:
+  VectorPrinter(const Chain& chain, const Dialect& dialect, const PrintOptions& options) : Printer(chain, dialect, options) {
+    find_shared();
+  }
+
+ private:
+  std::string g(std::size_t i) const override { return fmt::format("g[{}]", i); }
+
+  void begin() override {
+    line("extern \"C\" void {}(char* const* m, const long* g, long begin, long end, char* scratch) {{", options_.name);
+    ++indent_;
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
+      if (!chain_.instructions[i].kept && !shared_[i]) continue;
+      line("float* const k{} = (float*)(scratch + {});", i, source_.scratch_bytes);
+      source_.scratch_bytes +=
+          (static_cast<std::size_t>(chain_.columns()) * 4 + kKeptAlignment - 1) / kKeptAlignment * kKeptAlignment;
+    }
+  }
+
+  std::string memory(std::size_t operand, DType dtype, bool is_const) const override {
+    return fmt::format("({}{}*)m[{}]", is_const ? "const " : "", storage(dtype), operand);
+  }
+
+  std::string load1(DType, const std::string& address) const override { return fmt::format("load1({})", address); }
+
+  std::string read(int i) const override {
+    return fmt::format(fmt::runtime(at(i).place == Place::column ? "v{}" : "splat(v{})"), i);
+  }
+
+  std::string_view column_type() const { return long_ ? "auto" : "F"; }
+
+  void open_rows() override {
+    if (!flat_) {
+      line("for (long row = begin; row < end; ++row) {{");
+      ++indent_;
+    }
+    row_indices();
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
+      const Instruction& load = chain_.instructions[i];
+      if (load.opcode == Opcode::input && load.place != Place::chain && !declared_outside_[i]) declare_pointer(i);
+    }
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s) declare_result_pointer(s);
+  }
+
+  void close_rows() override {
+    if (!flat_) {
+      --indent_;
+      line("}}");
+    }
+    if (options_.stream) line("ZOE_FENCE();");
+    --indent_;
+    line("}}");
+  }
+
+  void row_store(std::size_t s) override {
+    const Store& store = chain_.stores[s];
+    if (has_columns(store.view)) {  // the same value in all columns
+      open_columns(false);
+      put(s);
+      close_columns();
+    } else {
+      line("store1(w{0}, v{1});", s, store.instruction);
+    }
+  }
+
+  // Column values that are the same in every row (the tanh of a gate, say) and take more than reading them from memory: these are
+  // made once before the rows, where one function goes through many.
+  void find_shared() {
+    const std::size_t count = chain_.instructions.size();
+    shared_.assign(count, false);
+    declared_outside_.assign(count, false);
+    if (flat_) return;
+    std::vector<bool> same(count), dear(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      const Instruction& instruction = chain_.instructions[i];
+      same[i] = instruction.place == Place::chain;
+      if (instruction.place != Place::column) continue;
+      const auto& strides = instruction.view.strides;
+      same[i] =
+          instruction.opcode == Opcode::input
+              ? std::all_of(strides.begin(), strides.begin() + chain_.row_axes, [](std::int64_t stride) { return stride == 0; })
+              : std::all_of(instruction.arguments.begin(), instruction.arguments.end(),
+                            [&](int argument) { return same[static_cast<std::size_t>(argument)]; });
+      dear[i] = cost(instruction.opcode) > 1;
+      for (const int argument : instruction.arguments) dear[i] = dear[i] || dear[static_cast<std::size_t>(argument)];
+    }
+    // Of those, what others are made of.
+    for (std::size_t i = 0; i < count; ++i) {
+      if (same[i]) continue;
+      for (const int argument : chain_.instructions[i].arguments) {
+        const auto a = static_cast<std::size_t>(argument);
+        shared_[a] = same[a] && dear[a];
+      }
+    }
+  }
+
+  void shared_values() override {
+    std::vector<bool> needed = shared_;
+    for (std::size_t i = needed.size(); i-- > 0;)
+      if (needed[i])
+        for (const int argument : chain_.instructions[i].arguments) needed[static_cast<std::size_t>(argument)] = true;
+    if (std::find(shared_.begin(), shared_.end(), true) == shared_.end()) return;
+    for (std::size_t i = 0; i < needed.size(); ++i) {
+      const Instruction& load = chain_.instructions[i];
+      declared_outside_[i] = needed[i] && load.opcode == Opcode::input && load.place == Place::column;
+      if (declared_outside_[i]) declare_pointer(i);
+    }
+    line("// The same in every row.");
+    open_columns(false);
+    for (std::size_t i = 0; i < needed.size(); ++i) {
+      if (!needed[i] || chain_.instructions[i].place != Place::column) continue;
+      value(static_cast<int>(i));
+      if (shared_[i]) line("store(lanes, k{0} + c, v{0});", i);
+    }
+    close_columns();
+  }
+
+  // The statement that makes a column value.
+  void value(int i) {
+    const Instruction& instruction = at(i);
+    line("const {} v{} = {};{}", column_type(), i, instruction.opcode == Opcode::input ? load(i) : expression(instruction),
+         comment(instruction));
+  }
+
+  bool is_read_back(int i, int pass) const { return shared_[static_cast<std::size_t>(i)] || chain_.is_read_back(i, pass); }
+
+  // What a pass evaluates, less what only shared values are made of.
+  std::vector<int> evaluated(int pass) const {
+    std::vector<int> order = chain_.evaluated(pass);
+    std::vector<bool> needed(chain_.instructions.size());
+    for (const Store& store : chain_.stores)
+      if (at(store.instruction).pass == pass) needed[static_cast<std::size_t>(store.instruction)] = true;
+    for (const Instruction& sum : chain_.instructions)
+      if (sum.opcode == Opcode::sum && sum.pass == pass + 1) needed[static_cast<std::size_t>(sum.arguments[0])] = true;
+    std::vector<int> left;
+    for (std::size_t n = order.size(); n-- > 0;) {
+      const int i = order[n];
+      const bool kept_here = at(i).kept && at(i).pass == pass && !shared_[static_cast<std::size_t>(i)];
+      if (!needed[static_cast<std::size_t>(i)] && !kept_here) continue;
+      left.push_back(i);
+      if (is_read_back(i, pass)) continue;
+      for (const int argument : at(i).arguments) needed[static_cast<std::size_t>(argument)] = true;
+    }
+    return {left.rbegin(), left.rend()};
+  }
+
+  std::string load(int i) const {
+    const Instruction& instruction = at(i);
+    const View& view = instruction.view;
+    std::string text;
+    switch (walk(view)) {
+      case Walk::dense:
+      case Walk::runs: text = fmt::format("load(lanes, p{} + ({}))", i, offset(view, "c")); break;
+      case Walk::constant_runs: text = fmt::format("splat(load1(p{} + ({})))", i, offset(view, "c")); break;
+      case Walk::scattered: {
+        const std::string index = view.swapped ? "((c + i) ^ 1)" : "(c + i)";
+        return fmt::format("gather(lanes, p{}, [&](long i) {{ return {}; }})", i, offset(view, index));
+      }
+    }
+    return view.swapped ? fmt::format("swap({})", text) : text;
+  }
+
+  void put(std::size_t s) {
+    const Store& store = chain_.stores[s];
+    const std::string value = read(store.instruction);
+    const Walk how = walk(store.view);
+    if (how == Walk::scattered || how == Walk::constant_runs)
+      line("scatter(lanes, w{}, [&](long i) {{ return {}; }}, {});", s, offset(store.view, "(c + i)"), value);
+    else line("{}(lanes, w{} + ({}), {});", options_.stream ? "stream" : "store", s, offset(store.view, "c"), value);
+  }
+
+  void open_columns(bool sums) {
+    if (flat_) line("for_{}range(begin, end, [&](auto lanes, long c) {{", long_ ? "long_" : "");
+    else
+      line("for_{}<{}>([&](auto lanes, auto part, long c) {{",
+           long_  ? "long_columns"
+           : sums ? "parts"
+                  : "columns",
+           chain_.columns());
+    ++indent_;
+  }
+
+  void close_columns() {
+    --indent_;
+    line("}});");
+  }
+
+  static constexpr int kMuchWork = 30;  // as much as a polynomial
+  int work(int pass) const {
+    int sum = 0;
+    for (const int i : evaluated(pass))
+      if (at(i).opcode != Opcode::input && !is_read_back(i, pass)) sum += cost(at(i).opcode);
+    return sum;
+  }
+
+  // A loop of much work goes by several vectors at a time, if what it reads and writes lies one behind the other.
+  bool is_long(int pass) const {
+    if (work(pass) < kMuchWork) return false;
+    for (const int i : evaluated(pass))
+      if (at(i).opcode == Opcode::input && !is_read_back(i, pass) && walk(at(i).view) != Walk::dense) return false;
+    return std::all_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
+      return at(store.instruction).place != Place::column || at(store.instruction).pass != pass || walk(store.view) == Walk::dense;
+    });
+  }
+
+  // The loads by which a pass is the first to read an operand of its row, an element behind the other.
+  std::vector<int> first_reads(int pass) const {
+    std::vector<int> reads, seen;  // seen: operands
+    for (int reader = 0; reader <= pass; ++reader) {
+      for (const int i : evaluated(reader)) {
+        const Instruction& load = at(i);
+        if (load.opcode != Opcode::input || is_read_back(i, reader)) continue;
+        if (next_rows_[static_cast<std::size_t>(i)].empty() || walk(load.view) != Walk::dense) continue;
+        if (std::find(seen.begin(), seen.end(), load.operand) != seen.end()) continue;
+        seen.push_back(load.operand);
+        if (reader == pass) reads.push_back(i);
+      }
+    }
+    return reads;
+  }
+
+  // So that memory never waits: a pass asks for what the next one will be the first to read, and the later passes in turn for what
+  // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
+  // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor. Where a next
+  // row would push the present one out of the first cache, the first pass asks a little ahead of itself.
+  void prefetch(int pass) {
+    constexpr std::int64_t kNextRowBytes = 32768, kAhead = 512;
+    const auto next_row = [&](int i) { line("prefetch(lanes, p{} + {} + c);", i, next_rows_[static_cast<std::size_t>(i)]); };
+    const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
+    if (!is_much(0)) {
+      std::int64_t bytes = 0;
+      const std::vector<int> reads = first_reads(0);
+      for (const int i : reads) bytes += chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i))));
+      for (std::size_t n = 0; n < reads.size(); ++n) {
+        if (bytes > kNextRowBytes && pass == 0) line("prefetch(lanes, p{} + c + {});", reads[n], kAhead);
+        if (bytes <= kNextRowBytes && 1 + static_cast<int>(n) % (chain_.passes - 1) == pass) next_row(reads[n]);
+      }
+    }
+    if (pass > 0 && is_much(pass))
+      for (const int i : first_reads(pass)) next_row(i);
+    if (pass + 1 < chain_.passes && !is_much(pass + 1))
+      for (const int i : first_reads(pass + 1)) line("prefetch(lanes, p{} + c);", i);
+  }
+
+  void columns(int pass) override {
+    const std::vector<int> sums = sums_after(pass);
+    long_ = is_long(pass);
+    for (const int sum : sums) line("Sum s{};", sum);
+    open_columns(!sums.empty());
+    for (const int i : evaluated(pass)) {
+      if (is_read_back(i, pass)) {
+        line("const {1} v{0} = load(lanes, k{0} + c);", i, column_type());
+        continue;
+      }
+      value(i);
+      if (at(i).kept && at(i).pass == pass) line("store(lanes, k{0} + c, v{0});", i);
+    }
+    if (chain_.passes > 1) prefetch(pass);
+    for (const int sum : sums) line("s{}.add(lanes, part, {});", sum, read(at(sum).arguments[0]));
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s) {
+      const Instruction& stored = at(chain_.stores[s].instruction);
+      if (stored.place == Place::column && stored.pass == pass) put(s);
+    }
+    close_columns();
+    long_ = false;
+    for (const int sum : sums) line("const float v{0} = s{0}.total();", sum);
+  }
+
+  bool long_ = false;                            // the loop over columns that is being written, see is_long
+  std::vector<bool> shared_, declared_outside_;  // see find_shared; of pointers
+};
+
+}  // namespace
+
+GeneratedSource print_vectors(const Chain& chain, const Dialect& dialect, const PrintOptions& options) {
+  return VectorPrinter(chain, dialect, options).print();
+}
+
+}  // namespace zoe
