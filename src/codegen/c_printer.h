@@ -36,10 +36,24 @@ extern const Dialect kCppDialect, kOpenclDialect, kOpenclRowsDialect, kCudaDiale
 // What precedes all kernels of a program.
 std::string prelude(const Dialect& dialect);
 
+// How a CUDA kernel is launched: on a one-dimensional grid of ceil(count / per_block) blocks.
+struct Grid {
+  int threads = 0;               // of a block, in one dimension
+  std::int64_t per_block = 0;    // rows of a block, or elements of a flat chain
+  std::size_t shared_bytes = 0;  // dynamic shared memory of a block, at most kMostSharedBytes
+};
+constexpr std::size_t kMostSharedBytes = 48 * 1024;  // what every device gives a block without being asked
+
 struct GeneratedSource {
   std::string text;                    // the function, to follow the prelude
   std::vector<std::int64_t> geometry;  // its arguments that depend on rows: g[0], g[1], ...
   std::size_t scratch_bytes = 0;       // kernels of vectors: for each call at a time
+  // CUDA:
+  Grid grid;
+  // Where this is more than one, the addresses of all operands and results must be multiples of it, and the text has a second
+  // function, <name>_unaligned, of the same arguments, for calls where they are not.
+  std::size_t alignment = 1;
+  Grid grid_unaligned;
 };
 
 struct PrintOptions {

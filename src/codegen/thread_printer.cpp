@@ -9,6 +9,7 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kThreads = 32;  // of a group: one for each partial sum
+constexpr int kBlock = 256;            // threads of a CUDA block, of one group or several
 
 class ThreadPrinter : public Printer {
  public:
@@ -60,6 +61,8 @@ class ThreadPrinter : public Printer {
   }
 
   void close_rows() override {
+    if (flat_) source_.grid = {.threads = kBlock, .per_block = kBlock};
+    else source_.grid = {.threads = kBlock, .per_block = kBlock / kThreads};
     --indent_;
     line("}}");
   }

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "codegen/c_printer.h"
@@ -12,14 +14,11 @@
 namespace zoe::cuda {
 namespace {
 
-constexpr std::int64_t kRowThreads = 32;  // threads a row: one for each of its partial sums
-constexpr std::int64_t kRowsBlock = 4;
-constexpr std::int64_t kFlatThreads = 256;
-
 class ChainKernel : public Kernel {
  public:
-  ChainKernel(Chain chain, GeneratedSource source, Function function)
-      : chain_(std::move(chain)), source_(std::move(source)), function_(std::move(function)) {}
+  // `unaligned`: for operands whose addresses are no multiples of GeneratedSource::alignment.
+  ChainKernel(Chain chain, GeneratedSource source, Function function, Function unaligned)
+      : chain_(std::move(chain)), source_(std::move(source)), function_(std::move(function)), unaligned_(std::move(unaligned)) {}
   std::string_view implementation() const override { return "generated"; }
   std::string_view source() const override { return source_.text; }
   std::string weight_layout(int input) const override {
@@ -27,21 +26,23 @@ class ChainKernel : public Kernel {
   }
   bool can_overwrite(int input, int output) const override { return zoe::can_overwrite(chain_, input, output); }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    Launch launch(function_, stream);
+    const auto is_unaligned = [&](const Slot& slot) { return address_of(slot) % source_.alignment != 0; };
+    const bool aligned =
+        std::none_of(inputs.begin(), inputs.end(), is_unaligned) && std::none_of(outputs.begin(), outputs.end(), is_unaligned);
+    Launch launch(aligned ? function_ : unaligned_, stream);
     for (const Slot& slot : inputs) launch.place(slot);
     for (const Slot& slot : outputs) launch.place(slot);
     for (const std::int64_t value : source_.geometry) launch.large(value);
-    const bool flat = chain_.row_axes == 0;
-    const std::int64_t count = flat ? chain_.columns() : chain_.rows();
+    const std::int64_t count = chain_.row_axes == 0 ? chain_.columns() : chain_.rows();
     launch.large(count);
-    if (flat) launch.run({(count + kFlatThreads - 1) / kFlatThreads}, {kFlatThreads});
-    else launch.run({(count + kRowsBlock - 1) / kRowsBlock}, {kRowThreads, kRowsBlock});
+    const Grid& grid = aligned ? source_.grid : source_.grid_unaligned;
+    launch.run({(count + grid.per_block - 1) / grid.per_block}, {grid.threads}, grid.shared_bytes);
   }
 
  private:
   const Chain chain_;
   const GeneratedSource source_;
-  const Function function_;
+  const Function function_, unaligned_;
 };
 
 }  // namespace
@@ -63,13 +64,16 @@ std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> no
     if (is_new) source += print_source(chain, kCudaDialect, {.name = found->second}).text + "\n";
     entries.push_back({std::move(chain), std::move(printed), found->second});
   }
-  std::map<std::string, Function> built;
+  std::map<std::string, std::pair<Function, Function>> built;
   std::vector<std::unique_ptr<Kernel>> kernels;
   for (Entry& entry : entries) {
-    Function& function = built[entry.function];
-    if (!function.handle)
-      function = device->function(source, entry.function, fmt::format("{} of {}", entry.function, functions.size()));
-    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.source), function));
+    auto& [function, unaligned] = built[entry.function];
+    if (!function.handle) {
+      const std::string what = fmt::format("{} of {}", entry.function, functions.size());
+      function = device->function(source, entry.function, what);
+      unaligned = entry.source.alignment > 1 ? device->function(source, entry.function + "_unaligned", what) : function;
+    }
+    kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.source), function, unaligned));
   }
   return kernels;
 }
