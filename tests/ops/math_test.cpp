@@ -16,6 +16,14 @@
 namespace zoe {
 namespace {
 
+// As the prebuilt loops do: Highway's sets of instructions from AVX2 on, and all of Arm's, have it.
+const bool kFuses =
+#if defined(__x86_64__)
+    __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+    true;
+#endif
+
 namespace number {
 using F = float;
 using I = std::int32_t;
@@ -25,6 +33,7 @@ F zoe_as_f(I x) { return std::bit_cast<F>(x); }
 I zoe_as_i(F x) { return std::bit_cast<I>(x); }
 F zoe_lt_select(F a, F b, F x, F y) { return a < b ? x : y; }
 F zoe_sqrt(F x) { return std::sqrt(x); }
+F zoe_fma(F a, F b, F c) { return kFuses ? std::fma(a, b, c) : a * b + c; }
 #include "ir/math.inc"
 #define ZOE_UNARY(op, value, spelling) \
   F f_##op(F x) { return spelling; }
@@ -42,6 +51,10 @@ F zoe_as_f(I x) { return std::bit_cast<F>(x); }
 I zoe_as_i(F x) { return std::bit_cast<I>(x); }
 F zoe_lt_select(F a, F b, F x, F y) { return a < b ? x : y; }
 F zoe_sqrt(F x) { return F{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), std::sqrt(x[3])}; }
+F zoe_fma(F a, F b, F c) {
+  for (int i = 0; i < 4; ++i) a[i] = number::zoe_fma(a[i], b[i], c[i]);
+  return a;
+}
 #include "ir/math.inc"
 #define ZOE_UNARY(op, value, spelling) \
   F f_##op(F x) { return spelling; }

@@ -87,6 +87,7 @@ ZOE_FN F zoe_as_f(I x) { return hn::BitCast(D(), x.v); }
 ZOE_FN I zoe_as_i(F x) { return hn::BitCast(hn::Rebind<std::int32_t, D>(), x.v); }
 ZOE_FN F zoe_lt_select(F a, F b, F x, F y) { return hn::IfThenElse(hn::Lt(a.v, b.v), x.v, y.v); }
 ZOE_FN F zoe_sqrt(F x) { return hn::Sqrt(x.v); }
+ZOE_FN F zoe_fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
 #include "ir/math.inc"
 #undef ZOE_FN
 #undef F

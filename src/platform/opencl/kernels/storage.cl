@@ -22,6 +22,12 @@ typedef JOIN(int, VEC) I;
 #define ZOE_F(c) ((F)(c))
 #define zoe_lt_select(a, b, x, y) select(y, x, (a) < (b))
 #define zoe_sqrt(x) sqrt(x)
+// A device without an instruction for it would take a hundred.
+#ifdef FP_FAST_FMAF
+#define zoe_fma(a, b, c) fma(a, b, c)
+#else
+#define zoe_fma(a, b, c) ((a) * (b) + (c))
+#endif
 
 static ushort to_bf16(float value) {
   const uint bits = as_uint(value), high = bits >> 16;
