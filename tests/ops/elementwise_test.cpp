@@ -244,13 +244,15 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
-TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
-  struct Run {
-    std::string name;
-    Value node;
-    std::vector<ReferenceTensor> inputs;
-  };
-  std::vector<Run> runs;
+struct BitRun {
+  std::string name;
+  Value node;
+  std::vector<ReferenceTensor> inputs;
+};
+
+// Every element-wise opcode, and a sum.
+std::vector<BitRun> bit_runs() {
+  std::vector<BitRun> runs;
   const Shape shape{33, 1537};
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const auto x = random_tensor(dtype, shape, 4);
@@ -268,7 +270,11 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
     runs.push_back({"cast", cast(input("x", dtype, shape), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}});
   }
   runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});
-  for (const Run& run : runs) {
+  return runs;
+}
+
+TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
+  for (const BitRun& run : bit_runs()) {
     const auto expected = run_node(run.node, run.inputs, cpu(1)).values;
     for_each_target([&](const std::string& target) {
       for (const int threads : {1, 2, 3}) {
@@ -278,6 +284,19 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
       }
     });
   }
+}
+
+TEST(ElementwiseOnCuda, GivesTheBitsOfTheCpu) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  const std::vector<BitRun> runs = bit_runs();
+  std::vector<const Node*> nodes;
+  for (const BitRun& run : runs) nodes.push_back(&run.node.node());
+  Platform& platform = *testing::cuda();
+  const auto kernels = platform.make_kernels(nodes);  // one program
+  for (std::size_t r = 0; r < runs.size(); ++r)
+    EXPECT_TRUE(same_bits(run_node(*kernels[r], runs[r].node, runs[r].inputs, platform).values,
+                          run_node(runs[r].node, runs[r].inputs, cpu(1)).values))
+        << runs[r].name;
 }
 
 TEST(Elementwise, WeightsAreDenseInTheNodesDtype) {
