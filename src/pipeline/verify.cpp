@@ -228,7 +228,7 @@ VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, c
   Pipeline compiled(model, platform, dtype, options), uncompiled(model, platform, dtype, each_alone);
   Job compiled_job = compiled.prepare(settings), uncompiled_job = uncompiled.prepare(settings);
   VerifyReport report;
-  if (platform.info().platform != "cpu") report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
+  if (platform.info().platform == "opencl") report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
 
   SideBySide side_by_side(platform, compiled_job, uncompiled_job, report.chains);
   const PlanRunner alone = std::exchange(compiled_job.plans->run, [&](auto&&... arguments) { side_by_side.run(arguments...); });

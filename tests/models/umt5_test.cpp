@@ -45,6 +45,7 @@ class Umt5 : public ::testing::TestWithParam<Case> {};
 
 TEST_P(Umt5, MatchesTransformers) {
   const Case& c = GetParam();
+  if (std::string why; !testing::runs_here(c.runner, why)) GTEST_SKIP() << why;
   const std::string folder = std::string(c.model).starts_with("toy-wan") ? std::string(ZOE_MODELS) + "/" + c.model
                                                                          : std::string(ZOE_FIXTURES) + "/models/" + c.model;
   const Checkpoint recorded(std::string(ZOE_FIXTURES) + "/models/" + c.file), weights(folder);
@@ -93,6 +94,16 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"cpu", "umt5_small.safetensors", "umt5_small", "few", 1, 0, DType::f32, kF32},
                       Case{"cpu", "umt5_small.safetensors", "umt5_small", "few", 1, 5, DType::f32, kF32},
                       Case{"cpu", "umt5_small.safetensors", "umt5_small", "many", 3, 0, DType::f32, kF32}));
+INSTANTIATE_TEST_SUITE_P(
+    OnCuda, Umt5,
+    ::testing::Values(Case{"cuda", "umt5_toy.safetensors", "toy-wan/text_encoder", "short", 1, 0, DType::f32, kF32},
+                      Case{"cuda", "umt5_toy.safetensors", "toy-wan/text_encoder", "medium", 1, 0, DType::f32, kF32},
+                      Case{"cuda", "umt5_toy.safetensors", "toy-wan/text_encoder", "long", 16, 0, DType::f32, kF32},
+                      Case{"cuda", "umt5_toy.safetensors", "toy-wan/text_encoder", "short", 1, 0, DType::bf16, kBf16},
+                      Case{"cuda", "umt5_small.safetensors", "umt5_small", "few", 1, 0, DType::f32, kF32},
+                      Case{"cuda", "umt5_small.safetensors", "umt5_small", "few", 1, 5, DType::f32, kF32},
+                      Case{"cuda", "umt5_small.safetensors", "umt5_small", "many", 3, 0, DType::f32, kF32},
+                      Case{"cuda_uncompiled", "umt5_toy.safetensors", "toy-wan/text_encoder", "short", 1, 0, DType::bf16, kBf16}));
 
 // The distances at which the reference goes on to the next bucket (UMT5Attention._relative_position_bucket of Transformers 5.23).
 TEST(Umt5Buckets, EdgesFallWhereTheReferenceHasThem) {

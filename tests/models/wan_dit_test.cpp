@@ -42,6 +42,7 @@ class WanDit : public ::testing::TestWithParam<Case> {};
 
 TEST_P(WanDit, MatchesDiffusers) {
   const Case& c = GetParam();
+  if (std::string why; !testing::runs_here(c.runner, why)) GTEST_SKIP() << why;
   const Checkpoint recorded(recorded_file(c.model)), weights(model_folder(c.model));
   const WanDitConfig config = read_config(model_folder(c.model));
   match_tensors(weights, wan_dit_tensors(config));
@@ -98,6 +99,16 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
                       Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
                       Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
+INSTANTIATE_TEST_SUITE_P(OnCuda, WanDit,
+                         ::testing::Values(Case{"cuda", "wan_dit_toy", "500", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_toy", "37", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_toy", "937.5", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_small", "650", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_plain", "650", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_toy", "500", DType::bf16, kBf16},
+                                           Case{"cuda", "wan_dit_small", "650", DType::bf16, kBf16},
+                                           Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::f32, kF32},
+                                           Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::bf16, kBf16}));
 
 TEST(WanDitTables, RotaryAnglesAreTheReferencesBitForBit) {
   for (const std::string model : {"wan_dit_toy", "wan_dit_small", "wan_dit_plain"}) {

@@ -65,6 +65,18 @@ TEST(AttentionOnOpencl, AgreesWithReference) {
     }
 }
 
+TEST(AttentionOnCuda, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  for (const AttentionCase& c : kCases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      // In bf16 tensor cores take the weights of the keys rounded, too.
+      const double limit = dtype == DType::bf16 ? 2 * tolerance(dtype) : tolerance(dtype);
+      EXPECT_LE(relative_rms(run_kernel(*cuda(), made), run_reference(made)), limit)
+          << name(dtype) << " " << signature(made.result.node());
+    }
+}
+
 // Masked keys do not count, and a query without any key left gives zeros.
 void expect_masked_keys_left_out(const std::function<std::vector<double>(const Case&)>& run) {
   const double masked = -std::numeric_limits<double>::infinity();
@@ -97,6 +109,11 @@ TEST(AttentionMask, LeavesKeysOutOnOpencl) {
   ZOE_SKIP_WITHOUT_OPENCL();
   for (const bool local_tiles : {false, true})
     expect_masked_keys_left_out([&](const Case& c) { return run_kernel(*opencl(local_tiles), c); });
+}
+
+TEST(AttentionMaskOnCuda, LeavesKeysOut) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  expect_masked_keys_left_out([&](const Case& c) { return run_kernel(*cuda(), c); });
 }
 
 TEST(AttentionThreads, DoNotChangeTheResult) {

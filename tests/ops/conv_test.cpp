@@ -77,5 +77,28 @@ TEST(ConvOnOpencl, AgreesWithReference) {
     }
 }
 
+TEST(ConvOnCuda, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  for (const ConvCase& c : kCases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      const double more = c.window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;
+      EXPECT_LE(relative_rms(run_kernel(*cuda(), made), run_reference(made)), more * tolerance(dtype))
+          << name(dtype) << " " << signature(made.result.node());
+    }
+}
+
+// A weight that the graph computes is packed on the device, and upsampling has no sums of taps then.
+TEST(ConvOnCuda, ComputedWeight) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  for (const int upsample : {1, 2})
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Value x = input("x", dtype, {2, 6, 7, 24}), weight = input("w", dtype, {10, 24, 1, 3, 3});
+      const Case c{conv(x, weight, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, upsample}),
+                   {random_values(x.type(), 1), random_values(weight.type(), 2, 0.1)}};
+      EXPECT_LE(relative_rms(run_kernel(*cuda(), c), run_reference(c)), tolerance(dtype));
+    }
+}
+
 }  // namespace
 }  // namespace zoe::testing

@@ -247,13 +247,15 @@ bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
 // Polynomials have one set of bits with fused multiply-adds, which on x86 came with AVX2, and one without.
 bool fuses(const std::string& target) { return target != "loop:sse4" && target != "loop:scalar"; }
 
-TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
-  struct Run {
-    std::string name;
-    Value node;
-    std::vector<ReferenceTensor> inputs;
-  };
-  std::vector<Run> runs;
+struct BitRun {
+  std::string name;
+  Value node;
+  std::vector<ReferenceTensor> inputs;
+};
+
+// Every element-wise opcode, and a sum.
+std::vector<BitRun> bit_runs() {
+  std::vector<BitRun> runs;
   const Shape shape{33, 1537};
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const auto x = random_tensor(dtype, shape, 4);
@@ -271,7 +273,11 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
     runs.push_back({"cast", cast(input("x", dtype, shape), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}});
   }
   runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});
-  for (const Run& run : runs) {
+  return runs;
+}
+
+TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
+  for (const BitRun& run : bit_runs()) {
     const bool is_polynomial = run.name == "exp" || run.name == "tanh" || run.name == "silu" || run.name == "gelu_tanh";
     const auto first = run_node(run.node, run.inputs, cpu(1));
     std::map<bool, std::vector<double>> expected{{!is_polynomial || fuses(first.implementation), first.values}};
@@ -284,6 +290,19 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
       }
     });
   }
+}
+
+TEST(ElementwiseOnCuda, GivesTheBitsOfTheCpu) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  const std::vector<BitRun> runs = bit_runs();
+  std::vector<const Node*> nodes;
+  for (const BitRun& run : runs) nodes.push_back(&run.node.node());
+  Platform& platform = *testing::cuda();
+  const auto kernels = platform.make_kernels(nodes);  // one program
+  for (std::size_t r = 0; r < runs.size(); ++r)
+    EXPECT_TRUE(same_bits(run_node(*kernels[r], runs[r].node, runs[r].inputs, platform).values,
+                          run_node(runs[r].node, runs[r].inputs, cpu(1)).values))
+        << runs[r].name;
 }
 
 TEST(Elementwise, WeightsAreDenseInTheNodesDtype) {

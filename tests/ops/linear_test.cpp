@@ -65,6 +65,26 @@ TEST(LinearOnOpencl, AgreesWithReference) {
     }
 }
 
+// Rows and columns beside the edges of blocks of 64 and 128, and enough of them for large blocks; all at an odd element.
+const LinearCase kBlockCases[] = {
+    {127, 48, 129, true, true},
+    {1100, 136, 2304, true, false, Activation::gelu_tanh},
+    {1537, 128, 1024, true, true},
+    {130, 4096, 96, true, false, Activation::silu},
+};
+
+TEST(LinearOnCuda, AgreesWithReference) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  std::vector<LinearCase> cases(std::begin(kCases), std::end(kCases));
+  cases.insert(cases.end(), std::begin(kBlockCases), std::end(kBlockCases));
+  for (const LinearCase& c : cases)
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const Case made = make(c, dtype);
+      EXPECT_LE(relative_rms(run_kernel(*cuda(), made), run_reference(made)), tolerance(dtype))
+          << name(dtype) << " " << signature(made.result.node());
+    }
+}
+
 // A f32 weight is rounded to bf16 when a bf16 node packs it, whatever the device multiplies in.
 TEST(LinearPacking, RoundsToNodesDtype) {
   Case c = make({16, 64, 32}, DType::bf16);
@@ -87,13 +107,25 @@ TEST(LinearPacking, LayoutDoesNotDependOnRows) {
   EXPECT_NE(layout(16, DType::f32, false), layout(16, DType::bf16, false));
 }
 
+Case computed_weight(DType dtype) {
+  const Value x = input("x", dtype, {20, 70}), weight = input("w", dtype, {50, 70});
+  return {linear(x, weight), {random_values(x.type(), 1), random_values(weight.type(), 2)}};
+}
+
 TEST(Linear, ComputedWeight) {
-  const Value x = input("x", DType::f32, {20, 70}), weight = input("w", DType::f32, {50, 70});
-  const Case c{linear(x, weight), {random_values(x.type(), 1), random_values(weight.type(), 2)}};
+  const Case c = computed_weight(DType::f32);
   EXPECT_LE(relative_rms(run_kernel(*cpu::make_linear(c.result.node(), cpu_device(false)), c), run_reference(c)), 1e-6);
   if (!opencl()) return;
   for (const bool local_tiles : {false, true})
     EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), 1e-6) << (local_tiles ? "tiles" : "");
+}
+
+TEST(LinearOnCuda, ComputedWeight) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Case c = computed_weight(dtype);
+    EXPECT_LE(relative_rms(run_kernel(*cuda(), c), run_reference(c)), tolerance(dtype));
+  }
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Movement kernels of the CPU and of OpenCL against the reference interpreter: the same elements, exactly.
+// Movement kernels of the CPU, of OpenCL and of CUDA against the reference interpreter: the same elements, exactly.
 #include <gtest/gtest.h>
 
 #include "base/error.h"
@@ -19,7 +19,8 @@ Platform& cpu() {
 
 std::vector<Platform*> platforms() {
   std::vector<Platform*> all = {&cpu()};
-  if (testing::opencl()) all.push_back(testing::opencl());
+  for (Platform* platform : {testing::opencl(), testing::cuda()})
+    if (platform) all.push_back(platform);
   return all;
 }
 

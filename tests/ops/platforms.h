@@ -27,4 +27,20 @@ inline Platform* opencl(bool local_tiles = false) {
 #define ZOE_SKIP_WITHOUT_OPENCL() \
   if (!::zoe::testing::opencl()) GTEST_SKIP() << "no OpenCL device"
 
+// NVIDIA's GPU, opened once; null if there is none. The names of tests that need it end in OnCuda, which labels them `gpu`.
+inline Platform* cuda() {
+  static const std::unique_ptr<Platform> platform = []() -> std::unique_ptr<Platform> {
+    try {
+      return open_platform("cuda");
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::unsupported) throw;
+      return nullptr;
+    }
+  }();
+  return platform.get();
+}
+
+#define ZOE_SKIP_WITHOUT_CUDA() \
+  if (!::zoe::testing::cuda()) GTEST_SKIP() << "no CUDA device"
+
 }  // namespace zoe::testing

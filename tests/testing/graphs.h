@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
 #include "compiler/compile.h"
 #include "compiler/run.h"
 #include "compiler/weights.h"
@@ -38,6 +39,19 @@ inline ReferenceTensor read_tensor(const Checkpoint& file, const std::string& na
 constexpr std::string_view kUncompiled = "_uncompiled";
 inline std::string platform_of(const std::string& runner) {
   return runner.ends_with(kUncompiled) ? runner.substr(0, runner.size() - kUncompiled.size()) : runner;
+}
+
+// False, with the reason in `why`, if the runner's platform does not open here.
+inline bool runs_here(const std::string& runner, std::string& why) {
+  if (runner == "interpreter") return true;
+  try {
+    open_platform(platform_of(runner));
+    return true;
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::unsupported) throw;
+    why = error.what();
+    return false;
+  }
 }
 
 // Runs the graph by the interpreter ("interpreter"), or on the platform of that name, with "_uncompiled" behind it node by node.

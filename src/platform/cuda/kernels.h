@@ -12,6 +12,11 @@
 
 namespace zoe::cuda {
 
+// True if bf16 products can go through mma.sync.
+bool has_tensor_cores(const Device& device);
+// Lets launches of the function ask for so many bytes of dynamic shared memory.
+void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
+
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);

@@ -4,5 +4,7 @@
 namespace zoe::cuda {
 
 extern const char* const kMovementSource;
+extern const char* const kProductSource;
+extern const char* const kAttentionSource;
 
 }  // namespace zoe::cuda

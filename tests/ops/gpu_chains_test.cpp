@@ -1,5 +1,5 @@
-// Fused nodes on OpenCL, with kernels as CPUs and as GPUs get them, against the reference interpreter; and results that lie over
-// operands.
+// Fused nodes on OpenCL, with kernels as CPUs and as GPUs get them, and on CUDA, against the reference interpreter; and results
+// that lie over operands.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -61,13 +61,9 @@ struct ChainRun {
   }
 };
 
-class ChainsOnOpencl : public ::testing::TestWithParam<bool> {};
-
 // In f32 4e-6 of the largest element of a result: what the roundings of sums over 1536 columns add up to. In bf16 one unit in the
 // last place besides.
-TEST_P(ChainsOnOpencl, AgreeWithTheInterpreterAndRunInPlace) {
-  ZOE_SKIP_WITHOUT_OPENCL();
-  Platform& platform = *opencl(GetParam());
+void expect_agreement_and_runs_in_place(Platform& platform) {
   const std::vector<NamedChain> chains = op_chains();
   std::vector<const Node*> nodes;
   for (const NamedChain& named : chains) nodes.push_back(named.node.get());
@@ -103,6 +99,18 @@ TEST_P(ChainsOnOpencl, AgreeWithTheInterpreterAndRunInPlace) {
       }
   }
   EXPECT_GT(in_place, 20);
+}
+
+class ChainsOnOpencl : public ::testing::TestWithParam<bool> {};
+
+TEST_P(ChainsOnOpencl, AgreeWithTheInterpreterAndRunInPlace) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  expect_agreement_and_runs_in_place(*opencl(GetParam()));
+}
+
+TEST(ChainsOnCuda, AgreeWithTheInterpreterAndRunInPlace) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  expect_agreement_and_runs_in_place(*cuda());
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, ChainsOnOpencl, ::testing::Bool(),
