@@ -28,6 +28,7 @@ struct Dialect {
   std::string_view row, lane;   // number of the row, and of the thread in its group
   std::string_view element;     // number of the element of a flat chain
   bool offsets = false;         // operands come as a buffer and an offset in elements
+  bool warps = false;           // warps of several rows with wide accesses where the chain allows it, see warp_printer.cpp
   bool whole_rows = false;      // one thread a row, which goes through all its columns: for threads that have vectors
 };
 

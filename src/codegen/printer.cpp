@@ -199,6 +199,7 @@ std::string prelude(const Dialect& dialect) {
 }
 
 GeneratedSource print_source(const Chain& chain, const Dialect& dialect, const PrintOptions& options) {
+  if (dialect.warps) return print_warps(chain, dialect, options);
   return dialect.threads ? print_threads(chain, dialect, options) : print_vectors(chain, dialect, options);
 }
 

@@ -81,6 +81,7 @@ std::string comment(const Instruction& instruction);
 std::string_view storage(DType dtype);
 
 GeneratedSource print_vectors(const Chain& chain, const Dialect& dialect, const PrintOptions& options);
+GeneratedSource print_warps(const Chain& chain, const Dialect& dialect, const PrintOptions& options);
 GeneratedSource print_threads(const Chain& chain, const Dialect& dialect, const PrintOptions& options);
 
 }  // namespace zoe

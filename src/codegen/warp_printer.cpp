@@ -1,0 +1,620 @@
+// CUDA kernels that reach the speed of memory, for chains whose operands lie so that neighbours can be read together.
+//
+// A warp works on several rows at once, in two ways in turn. Elements are made in vectors: a thread has kVector columns beside
+// each other, its accesses are 16 bytes wide, and what all rows have in common (the scale of a norm, say) is read and worked on
+// once for the rows of the warp. Sums go another way, because each of a row's 32 partial sums takes its elements in order: of R
+// rows, each has 32 / R threads with R partial sums each, which go through the row 32 columns a step. What is summed therefore
+// waits in shared memory, where each side reads it its own way: rows of operands as they are in memory, kept values in bf16 if
+// they have been rounded to it. So a row is read from memory once, however many passes go over it.
+//
+// A flat chain gives each thread several vectors. Chains that cannot be read in vectors are kernels of threads
+// (thread_printer.cpp), and so is each kernel's second function, for operands at addresses that are no multiples of 16.
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/error.h"
+#include "codegen/printer.h"
+
+namespace zoe {
+
+namespace {
+
+constexpr std::int64_t kWarp = 32, kPartialSums = 32;
+constexpr std::int64_t kAccessBytes = 16;              // the widest access
+constexpr std::int64_t kSeveralRowsBytes = 20 * 1024;  // of shared memory a warp may fill in order to have more than one row
+constexpr std::int64_t kMostRows = 8;                  // of a warp, where sums run over them
+constexpr std::int64_t kInFlight = 8;                  // accesses to memory that a thread begins before it waits for the first
+
+bool is_zero(std::int64_t stride) { return stride == 0; }
+
+// How many neighbours a thread has at once; 1 if the views do not allow more.
+std::int64_t vector_of(const Chain& chain) {
+  const auto first = static_cast<std::ptrdiff_t>(chain.row_axes);
+  std::size_t narrowest = sizeof(float);
+  const auto one_element = [&](const View& view) { return std::all_of(view.strides.begin() + first, view.strides.end(), is_zero); };
+  const auto in_rows = [&](const View& view, DType dtype) {
+    const bool all_alike = std::all_of(view.strides.begin(), view.strides.begin() + first, is_zero);
+    if (!one_element(view) && (!all_alike || chain.row_axes == 0)) narrowest = std::min(narrowest, size_of(dtype));
+  };
+  for (const Instruction& load : chain.instructions)
+    if (load.opcode == Opcode::input) in_rows(load.view, chain.operands[static_cast<std::size_t>(load.operand)].dtype);
+  for (const Store& store : chain.stores) in_rows(store.view, chain.outputs[static_cast<std::size_t>(store.output)].dtype);
+  std::int64_t vector = kAccessBytes / static_cast<std::int64_t>(narrowest);
+  // Neighbours are a run of the last axis that begins at a multiple, with stride one or none.
+  const auto divide = [&](std::int64_t number) {
+    while (number % vector != 0) vector /= 2;
+  };
+  if (chain.row_axes > 0) divide(chain.axes.back());
+  const auto fit = [&](const View& view) {
+    if (one_element(view) || (view.strides.back() == 0 && !view.swapped)) return;
+    if (view.strides.back() != 1) vector = 1;
+    divide(view.offset);
+    for (std::size_t a = 0; a + 1 < view.strides.size(); ++a) divide(view.strides[a]);
+  };
+  for (const Instruction& load : chain.instructions)
+    if (load.opcode == Opcode::input) fit(load.view);
+  for (const Store& store : chain.stores) fit(store.view);
+  return vector;
+}
+
+class WarpPrinter : public Printer {
+ public:
+  WarpPrinter(const Chain& chain, const Dialect& dialect, const PrintOptions& options, std::int64_t vector)
+      : Printer(chain, dialect, options), vector_(vector) {
+    find_same();
+    choose_staged();
+    choose_sizes();
+  }
+  // False if a row needs more shared memory than there is, or the chain stores what this kernel has no loop for.
+  bool is_possible() const {
+    const bool fills = std::any_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
+      return at(store.instruction).place != Place::column && (flat_ || has_columns(store.view));
+    });
+    return !fills && warps_ > 0;
+  }
+
+ private:
+  // A value of each column that waits in shared memory for the sums or for later passes.
+  struct Staged {
+    int pass;  // whose vectors make it
+    DType dtype;
+    std::int64_t pitch = 0;   // from row to row, elements
+    std::int64_t offset = 0;  // of the first row, bytes
+  };
+
+  std::string g(std::size_t i) const override { return fmt::format("g{}", i); }
+  std::string memory(std::size_t operand, DType, bool) const override { return fmt::format("m{}", operand); }
+  std::string load1(DType, const std::string& address) const override { return fmt::format("load1({})", address); }
+
+  bool is_load(int i) const { return at(i).opcode == Opcode::input; }
+  bool is_column(int i) const { return at(i).place == Place::column; }
+  bool is_same(int i) const { return same_[static_cast<std::size_t>(i)]; }
+  bool has_sums() const {
+    return std::any_of(chain_.instructions.begin(), chain_.instructions.end(),
+                       [](const Instruction& i) { return i.opcode == Opcode::sum; });
+  }
+  // Loads of the same elements, swapped or not, are one access.
+  int access_of(int i) const {
+    for (int other = 0; other < i; ++other)
+      if (is_load(other) && at(other).operand == at(i).operand && at(other).view.offset == at(i).view.offset &&
+          at(other).view.strides == at(i).view.strides)
+        return other;
+    return i;
+  }
+  // Where a value waits, if it does: loads of the same elements wait together.
+  int place_of(int i) const { return is_load(i) ? access_of(i) : i; }
+  const Staged* staged(int i) const {
+    const auto found = staged_.find(place_of(i));
+    return found == staged_.end() ? nullptr : &found->second;
+  }
+  // Whether a value's bits are those of a bf16.
+  bool is_bf16(int i) const { return at(i).dtype == DType::bf16 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0])); }
+
+  void find_same() {
+    same_.assign(chain_.instructions.size(), false);
+    for (std::size_t i = 0; i < same_.size(); ++i) {
+      const Instruction& instruction = chain_.instructions[i];
+      const auto& strides = instruction.view.strides;
+      same_[i] = instruction.opcode == Opcode::input
+                     ? !flat_ && std::all_of(strides.begin(), strides.begin() + chain_.row_axes, is_zero)
+                     : instruction.place == Place::chain || (instruction.place == Place::column &&
+                                                             std::all_of(instruction.arguments.begin(), instruction.arguments.end(),
+                                                                         [&](int a) { return is_same(a); }));
+    }
+  }
+
+  // What is evaluated for `targets` when `ready` values are at hand, in order; ready ones are part of it.
+  template <class Ready>
+  std::vector<int> needed_for(const std::set<int>& targets, const Ready& ready) const {
+    std::set<int> needed = targets;
+    std::vector<int> order;
+    for (int i = static_cast<int>(chain_.instructions.size()) - 1; i >= 0; --i) {
+      if (!needed.contains(i)) continue;
+      if (is_column(i)) order.push_back(i);
+      if (!is_column(i) || ready(i)) continue;
+      needed.insert(at(i).arguments.begin(), at(i).arguments.end());
+    }
+    return {order.rbegin(), order.rend()};
+  }
+
+  void stage(int i, int pass) {
+    const int place = place_of(i);
+    const DType dtype = is_load(i) ? operand_type(at(i)) : is_bf16(i) ? DType::bf16 : DType::f32;
+    const auto [found, is_new] = staged_.try_emplace(place, Staged{pass, dtype});
+    if (!is_new) found->second.pass = std::min(found->second.pass, pass);
+  }
+
+  // A load that is worth staging: of elements side by side that only one row has.
+  bool is_row_of_memory(int i) const { return is_load(i) && !is_same(i) && at(i).view.strides.back() == 1; }
+
+  void choose_staged() {
+    if (flat_) return;
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
+      if (chain_.instructions[i].kept) stage(static_cast<int>(i), chain_.instructions[i].pass);
+    constexpr int kCheap = 8;
+    for (int pass = 0; pass < chain_.passes; ++pass) {
+      for (const int sum : sums_after(pass)) {
+        const int summed = at(sum).arguments[0];
+        if (!is_column(summed)) continue;
+        // Either the one load it is made of waits, or what is summed itself.
+        int work = 0;
+        std::set<int> loads;
+        bool ready = true;
+        for (const int i : needed_for({summed}, [&](int i) { return staged(i) != nullptr; })) {
+          if (staged(i)) continue;
+          work += is_load(i) ? 0 : cost(at(i).opcode);
+          if (is_load(i)) loads.insert(access_of(i));
+          ready = ready && (!is_load(i) || is_row_of_memory(i));
+        }
+        if (ready && work <= kCheap && loads.size() <= 1) {
+          for (const int i : loads) stage(i, pass);
+        } else {
+          stage(summed, pass);
+        }
+      }
+    }
+    // What later passes would read from memory again.
+    std::map<int, int> first_read;
+    for (int pass = 0; pass < chain_.passes; ++pass)
+      for (const int i : vectors_of(pass))
+        if (is_row_of_memory(i) && !staged(i))
+          if (const auto [found, is_new] = first_read.try_emplace(access_of(i), pass); !is_new && found->second < pass)
+            stage(i, found->second);
+  }
+
+  // What the vectors of a pass are made for: results, and values that wait.
+  std::set<int> targets_of(int pass) const {
+    std::set<int> targets;
+    for (const Store& store : chain_.stores)
+      if (is_column(store.instruction) && at(store.instruction).pass == pass) targets.insert(store.instruction);
+    for (const auto& [i, staged] : staged_)
+      if (staged.pass == pass) targets.insert(i);
+    return targets;
+  }
+  std::vector<int> vectors_of(int pass) const {
+    return needed_for(targets_of(pass), [&](int i) { return is_ready(i, pass); });
+  }
+  bool is_ready(int i, int pass) const { return staged(i) && staged(i)->pass < pass; }
+
+  void choose_sizes() {
+    if (flat_) {
+      warps_ = 8;
+      return;
+    }
+    const std::int64_t columns = chain_.columns(), vectors = columns / vector_;
+    // Threads side by side in a row: as many as leave few of them without work.
+    const auto idle = [&](std::int64_t lanes) { return (vectors + lanes - 1) / lanes * lanes - vectors; };
+    const auto choose_lanes = [&](std::int64_t fewest) {
+      lanes_ = kWarp;
+      while (lanes_ > fewest && idle(lanes_) * 8 > vectors) lanes_ /= 2;
+    };
+    if (!has_sums() && staged_.empty()) {
+      choose_lanes(4);
+      rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
+      warps_ = 4;
+    } else {
+      const auto bytes = [&] {
+        std::int64_t total = 0;
+        for (auto& [i, staged] : staged_) {
+          const auto size = static_cast<std::int64_t>(size_of(staged.dtype));
+          staged.offset = total * rows_;
+          // Rows of bf16 begin half of the banks apart: the threads of two rows then read from different ones.
+          std::int64_t pitch = (columns * size + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
+          if (size == 2 && rows_ > 1) pitch = (pitch + 63) / 128 * 128 + 64;
+          staged.pitch = pitch / size;
+          total += pitch;
+        }
+        return total * rows_;
+      };
+      rows_ = std::min(vector_, kMostRows);
+      while (rows_ > 1 && bytes() > kSeveralRowsBytes) rows_ /= 2;
+      choose_lanes(kWarp / rows_);
+      warp_bytes_ = bytes();
+      warps_ = warp_bytes_ == 0 ? 4 : std::min<std::int64_t>(4, static_cast<std::int64_t>(kMostSharedBytes) / warp_bytes_);
+    }
+    sum_lanes_ = kWarp / rows_;
+    turns_ = (vectors + lanes_ - 1) / lanes_;
+  }
+
+  std::int64_t together() const { return kWarp / lanes_; }  // rows whose vectors are made at the same time
+  std::int64_t shares() const { return rows_ / together(); }
+  std::string row_of_share() const {
+    if (together() == 1) return "i";
+    const std::string own = lanes_ == 1 ? "lane" : fmt::format("lane / {}", lanes_);
+    return shares() == 1 ? own : fmt::format("i * {} + {}", together(), own);
+  }
+  std::string own_row() const { return rows_ == 1 ? "0" : rows_ == kWarp ? "lane" : fmt::format("lane / {}", sum_lanes_); }
+
+  void begin() override {
+    std::string arguments;
+    const auto argument = [&](const std::string& text) { arguments += (arguments.empty() ? "" : ", ") + text; };
+    for (std::size_t i = 0; i < chain_.operands.size(); ++i)
+      argument(fmt::format("const {}* m{}", storage(chain_.operands[i].dtype), i));
+    for (std::size_t i = 0; i < chain_.outputs.size(); ++i)
+      argument(fmt::format("{}* m{}", storage(chain_.outputs[i].dtype), chain_.operands.size() + i));
+    for (std::size_t i = 0; i < source_.geometry.size(); ++i) argument(fmt::format("long g{}", i));
+    argument("long count");
+    line("{} __launch_bounds__({}) {}({}) {{", dialect_.kernel, warps_ * kWarp, options_.name, arguments);
+    ++indent_;
+  }
+
+  void open_rows() override {
+    source_.alignment = kAccessBytes;
+    source_.grid.threads = static_cast<int>(warps_ * kWarp);
+    if (flat_) return open_elements();
+    source_.grid.per_block = warps_ * rows_;
+    source_.grid.shared_bytes = static_cast<std::size_t>(warps_ * warp_bytes_);
+    line("const int lane = threadIdx.x % 32;");
+    line("const long first = ((long)blockIdx.x * {} + threadIdx.x / 32) * {};  // of the warp's {} rows", warps_, rows_, rows_);
+    line("if (first >= count) return;");
+    if (!staged_.empty()) line("extern __shared__ uint4 shared[];");
+    for (const auto& [i, staged] : staged_)
+      line("{0}* const s{1} = ({0}*)((char*)shared + threadIdx.x / 32 * {2} + {3});", storage(staged.dtype), i, warp_bytes_,
+           staged.offset);
+    std::vector<std::size_t> own;
+    std::set<int> loads;
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
+      const Instruction& load = chain_.instructions[i];
+      if (load.opcode != Opcode::input || load.place == Place::chain) continue;
+      if (load.place == Place::row) own.push_back(i);
+      else if (access_of(static_cast<int>(i)) != static_cast<int>(i)) continue;
+      else if (is_same(static_cast<int>(i))) declare_pointer(i);
+      else loads.insert(static_cast<int>(i));
+    }
+    std::vector<std::size_t> stores, own_stores;
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s)
+      (is_column(chain_.stores[s].instruction) ? stores : own_stores).push_back(s);
+    for (const int i : loads) line("const {}* p{}[{}];", storage(operand_type(at(i))), i, shares());
+    for (const std::size_t s : stores) line("{}* w{}[{}];", storage(output_type(chain_.stores[s])), s, shares());
+    open_loop("i", shares());
+    // Behind the last row it is read again, and not written.
+    line("const long row = min(first + {}, count - 1);", row_of_share());
+    row_indices();
+    for (const int i : loads) line("p{}[i] = m{} + {};", i, at(i).operand, bases_[static_cast<std::size_t>(i)]);
+    for (const std::size_t s : stores)
+      line("w{}[i] = m{} + {};", s, chain_.operands.size() + static_cast<std::size_t>(chain_.stores[s].output), store_bases_[s]);
+    close_loop();
+    if (own.empty() && own_stores.empty()) return;
+    line("const long row = min(first + {}, count - 1);", own_row());
+    row_indices();
+    for (const std::size_t i : own) declare_pointer(i);
+    for (const std::size_t s : own_stores) declare_result_pointer(s);
+  }
+
+  void open_loop(std::string_view name, std::int64_t turns) {
+    line("#pragma unroll");
+    line("for (int {0} = 0; {0} < {1}; ++{0}) {{", name, turns);
+    ++indent_;
+  }
+  void close_loop() {
+    --indent_;
+    line("}}");
+  }
+
+  void close_rows() override { close_loop(); }
+
+  void row_store(std::size_t s) override {
+    line("if (lane % {} == 0 && first + {} < count) store1(w{}, v{});", sum_lanes_, own_row(), s, chain_.stores[s].instruction);
+  }
+
+  void columns(int pass) override {
+    if (flat_) return elements();
+    vectors(pass);
+    sums(pass);
+  }
+
+  // Values whose readers round them to bf16 anyway.
+  std::set<int> rounded_by_readers(const std::vector<int>& order, int pass) const {
+    std::set<int> rounded;
+    for (std::size_t n = order.size(); n-- > 0;) {
+      const int i = order[n];
+      if (is_load(i) || !is_bf16(i)) continue;
+      bool all = true;
+      for (const Store& store : chain_.stores) all = all && (store.instruction != i || output_type(store) == DType::bf16);
+      for (const int reader : order) {
+        const auto& arguments = at(reader).arguments;
+        const bool reads = !is_ready(reader, pass) && std::find(arguments.begin(), arguments.end(), i) != arguments.end();
+        all = all && (!reads || (at(reader).opcode == Opcode::cast && rounded.contains(reader)));
+      }
+      if (all) rounded.insert(i);
+    }
+    return rounded;
+  }
+
+  void value(int i, const std::set<int>& rounded_later = {}) {
+    Instruction instruction = at(i);
+    if (rounded_later.contains(i)) instruction.dtype = DType::f32;
+    line("const float v{} = {};{}", i, expression(instruction), comment(instruction));
+  }
+
+  std::string columns_of_vector(const View& view) const { return view.strides.back() == 1 ? "load" : "load1"; }
+
+  // An access into the vector `name`.
+  void load_vector(int i, const std::string& name, const std::string& pointer, bool fixed) {
+    const std::string address = fmt::format("{} + {}", pointer, offset_of(at(i).view));
+    if (at(i).view.strides.back() == 1) {
+      line("load{}({}, {});", fixed ? "<true>" : "", name, address);
+    } else {
+      line("fill({}, load1({}));", name, address);
+    }
+  }
+  std::string offset_of(const View& view) const {
+    const std::string text = offset(view, "c");
+    return text == "c" ? text : fmt::format("({})", text);
+  }
+  std::string element(int i) const { return is_load(i) && at(i).view.swapped ? "e ^ 1" : "e"; }
+
+  // The elements that a pass makes: its results, and what waits for sums and later passes.
+  void vectors(int pass) {
+    const std::set<int> targets = targets_of(pass);
+    if (targets.empty()) return;
+    const std::vector<int> order = vectors_of(pass);
+    const auto is_copy = [&](int i) { return is_load(i) && staged(i) && staged(i)->pass == pass; };
+    if (std::all_of(order.begin(), order.end(), is_copy)) return copies(order);
+    // What the rows need of their sums is with other threads.
+    std::set<int> row_values;
+    for (const int i : order)
+      if (!is_ready(i, pass))
+        for (const int argument : at(i).arguments)
+          if (at(argument).place == Place::row) row_values.insert(argument);
+    for (const int i : row_values) line("float u{}[{}];", i, shares());
+    if (!row_values.empty()) {
+      open_loop("i", shares());
+      for (const int i : row_values) line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, ({1}) * {2});", i, row_of_share(), sum_lanes_);
+      close_loop();
+    }
+    std::set<int> same_loads, loads, waiting;
+    for (const int i : order) {
+      if (is_ready(i, pass)) waiting.insert(place_of(i));
+      else if (is_load(i)) (is_same(i) ? same_loads : loads).insert(access_of(i));
+    }
+    // As many turns at once as keep memory busy.
+    std::int64_t batch = 1;
+    const auto at_once = [&] { return batch * shares() * static_cast<std::int64_t>(loads.size()); };
+    while (!loads.empty() && at_once() < kInFlight && turns_ % (batch * 2) == 0 && batch < turns_) batch *= 2;
+    while (!loads.empty() && batch == 1 && turns_ % 3 == 0 && at_once() < kInFlight / 2) batch = 3;
+    const std::string in_batch = batch > 1 ? "[u]" : "";
+    const auto declared = [&](int i, bool same) {
+      return fmt::format("x{}{}{}[{}]", i, batch > 1 ? fmt::format("[{}]", batch) : "", same ? "" : fmt::format("[{}]", shares()),
+                         vector_);
+    };
+    line("#pragma unroll 1");
+    line("for (int t = 0; t < {}; t += {}) {{", turns_, batch);
+    ++indent_;
+    const bool partial = turns_ * lanes_ * vector_ != chain_.columns();
+    const auto open_batch = [&] {
+      if (batch > 1) open_loop("u", batch);
+      const std::string lane = lanes_ == kWarp ? "lane" : fmt::format("lane % {}", lanes_);
+      line("const int c = ({} + {} * {}) * {};", lane, lanes_, batch > 1 ? "(t + u)" : "t", vector_);
+      if (partial) line(fmt::runtime(batch > 1 ? "if (c >= {}) continue;" : "if (c >= {}) break;"), chain_.columns());
+    };
+    for (const int i : same_loads) line("float {};", declared(i, true));
+    for (const int i : loads) line("float {};", declared(i, false));
+    open_batch();
+    for (const int i : same_loads) load_vector(i, fmt::format("x{}{}", i, in_batch), fmt::format("p{}", i), true);
+    if (!loads.empty()) {
+      open_loop("i", shares());
+      for (const int i : loads) load_vector(i, fmt::format("x{}{}[i]", i, in_batch), fmt::format("p{}[i]", i), false);
+      close_loop();
+    }
+    if (batch > 1) {
+      close_loop();
+      open_batch();
+    }
+    const std::set<int> rounded_later = rounded_by_readers(order, pass);
+    // Once for all rows.
+    std::vector<int> same_work;
+    std::set<int> same_results;
+    for (const int i : order)
+      if (is_same(i) && !is_load(i) && !is_ready(i, pass)) same_work.push_back(i);
+    for (const int i : same_work)
+      if (targets.contains(i)) same_results.insert(i);
+    for (const int i : order)
+      if (!is_same(i) && !is_ready(i, pass))
+        for (const int argument : at(i).arguments)
+          if (std::find(same_work.begin(), same_work.end(), argument) != same_work.end()) same_results.insert(argument);
+    const auto load_name = [&](int i) { return fmt::format("x{}{}{}", access_of(i), in_batch, is_same(i) ? "" : "[i]"); };
+    if (!same_work.empty()) {
+      for (const int i : same_results) line("float x{}[{}];", i, vector_);
+      open_loop("e", vector_);
+      for (const int i : order) {
+        if (!is_same(i) || is_ready(i, pass)) continue;
+        if (is_load(i)) line("const float v{} = {}[{}];", i, load_name(i), element(i));
+        else value(i);
+        if (same_results.contains(i)) line("x{0}[e] = v{0};", i);
+      }
+      close_loop();
+    }
+    open_loop("i", shares());
+    for (const int i : row_values) line("const float v{0} = u{0}[i];", i);
+    for (const int i : waiting) {
+      line("float x{}[{}];", i, vector_);
+      line("load(x{0}, s{0} + ({1}) * {2} + c);", i, row_of_share(), staged_.at(i).pitch);
+    }
+    for (const int i : targets) line("float y{}[{}];", i, vector_);
+    open_loop("e", vector_);
+    for (const int i : order) {
+      if (is_ready(i, pass)) line("const float v{} = x{}[{}];", i, place_of(i), element(i));
+      else if (is_load(i)) line("const float v{} = {}[{}];", i, load_name(i), element(i));
+      else if (!is_same(i)) value(i, rounded_later);
+      else if (same_results.contains(i)) line("const float v{0} = x{0}[e];", i);
+      if (targets.contains(i)) line("y{0}[e] = v{0};", i);
+    }
+    close_loop();
+    for (const auto& [i, staged] : staged_)
+      if (staged.pass == pass) line("store(s{0} + ({1}) * {2} + c, y{0});", i, row_of_share(), staged.pitch);
+    std::vector<std::size_t> stores;
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s)
+      if (is_column(chain_.stores[s].instruction) && at(chain_.stores[s].instruction).pass == pass) stores.push_back(s);
+    if (!stores.empty()) {
+      if (stores.size() > 1) line("if (first + {} >= count) continue;", row_of_share());
+      for (const std::size_t s : stores)
+        line("{}store(w{}[i] + {}, y{});", stores.size() > 1 ? "" : fmt::format("if (first + {} < count) ", row_of_share()), s,
+             offset_of(chain_.stores[s].view), chain_.stores[s].instruction);
+    }
+    close_loop();
+    if (batch > 1) close_loop();
+    close_loop();
+    if (std::any_of(staged_.begin(), staged_.end(), [&](const auto& s) { return s.second.pass == pass; })) line("__syncwarp();");
+  }
+
+  // Rows go from memory to shared memory as they are.
+  void copies(const std::vector<int>& order) {
+    std::set<int> loads;
+    for (const int i : order) loads.insert(access_of(i));
+    const std::int64_t unroll = std::max<std::int64_t>(1, std::min(turns_, 2 * kInFlight / shares()));
+    line("#pragma unroll {}", unroll);
+    line("for (int t = 0; t < {}; ++t) {{", turns_);
+    ++indent_;
+    line("const int c = ({} + {} * t) * {};", lanes_ == kWarp ? "lane" : fmt::format("lane % {}", lanes_), lanes_, vector_);
+    if (turns_ * lanes_ * vector_ != chain_.columns()) line("if (c >= {}) break;", chain_.columns());
+    open_loop("i", shares());
+    for (const int i : loads)
+      line("copy<{0}>(s{1} + ({2}) * {3} + c, p{1}[i] + {4});", vector_, i, row_of_share(), staged_.at(i).pitch,
+           offset_of(at(i).view));
+    close_loop();
+    close_loop();
+    line("copies_done();");
+  }
+
+  // The sums behind a pass. Each row has 32 / rows_ threads here, with rows_ partial sums each.
+  void sums(int pass) {
+    const std::vector<int> sums = sums_after(pass);
+    if (sums.empty()) return;
+    std::set<int> targets, waiting;
+    for (const int sum : sums) targets.insert(at(sum).arguments[0]);
+    const auto ready = [&](int i) { return staged(i) != nullptr; };
+    const std::vector<int> order = needed_for(targets, ready);
+    for (const int i : order)
+      if (ready(i)) waiting.insert(place_of(i));
+    for (const int sum : sums) line("float s{}[{}] = {{}};", sum, rows_);
+    const std::int64_t steps = (chain_.columns() + kPartialSums - 1) / kPartialSums;
+    line("#pragma unroll {}", std::min<std::int64_t>(steps, 8));
+    line("for (int t = 0; t < {}; ++t) {{", steps);
+    ++indent_;
+    const std::string lane = rows_ == 1 ? "lane" : fmt::format("lane % {} * {}", sum_lanes_, rows_);
+    line("const int c = {} + {} * t;", lane, kPartialSums);
+    if (chain_.columns() % kPartialSums != 0) line("if (c >= {}) break;", chain_.columns());
+    for (const int i : waiting) {
+      line("float x{}[{}];", i, rows_);
+      line("load(x{0}, s{0} + {1} * {2} + c);", i, own_row(), staged_.at(i).pitch);
+    }
+    open_loop("e", rows_);
+    for (const int i : order) {
+      if (ready(i)) line("const float v{} = x{}[{}];", i, place_of(i), element(i));
+      else value(i);
+    }
+    for (const int sum : sums) line("s{}[e] += v{};", sum, at(sum).arguments[0]);
+    close_loop();
+    close_loop();
+    for (const int sum : sums) line("const float v{0} = row_sum(s{0});", sum);
+  }
+
+  // Flat chains.
+  std::int64_t flat_batch() const {
+    std::set<int> loads;
+    for (const int i : chain_.evaluated(0))
+      if (is_load(i)) loads.insert(access_of(i));
+    return std::clamp<std::int64_t>(kInFlight / std::max<std::int64_t>(1, static_cast<std::int64_t>(loads.size())), 1, 4);
+  }
+
+  void open_elements() {
+    source_.grid.per_block = warps_ * kWarp * vector_ * flat_batch();
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
+      if (is_load(static_cast<int>(i)) && is_column(static_cast<int>(i)) && access_of(static_cast<int>(i)) == static_cast<int>(i))
+        declare_pointer(i);
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s) declare_result_pointer(s);
+  }
+
+  void elements() {
+    const std::vector<int> order = chain_.evaluated(0);
+    const std::int64_t batch = flat_batch(), threads = warps_ * kWarp, per_block = source_.grid.per_block;
+    const std::set<int> rounded_later = rounded_by_readers(order, 0);
+    std::set<int> loads, targets;
+    for (const int i : order)
+      if (is_load(i)) loads.insert(access_of(i));
+    for (const Store& store : chain_.stores) targets.insert(store.instruction);
+    line("const long begin = (long)blockIdx.x * {};", per_block);
+    line("if (begin + {} <= count) {{", per_block);
+    ++indent_;
+    for (const int i : loads) line("float x{}[{}][{}];", i, batch, vector_);
+    const auto open_batch = [&] {
+      open_loop("u", batch);
+      line("const long c = begin + (threadIdx.x + {} * u) * {};", threads, vector_);
+    };
+    open_batch();
+    for (const int i : loads) line("load(x{0}[u], p{0} + c);", i);
+    close_loop();
+    open_batch();
+    for (const int i : targets) line("float y{}[{}];", i, vector_);
+    open_loop("e", vector_);
+    for (const int i : order) {
+      if (is_load(i)) line("const float v{} = x{}[u][{}];", i, access_of(i), element(i));
+      else value(i, rounded_later);
+      if (targets.contains(i)) line("y{0}[e] = v{0};", i);
+    }
+    close_loop();
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s) line("store(w{} + c, y{});", s, chain_.stores[s].instruction);
+    close_loop();
+    --indent_;
+    line("}} else {{");
+    ++indent_;
+    line("for (long c = begin + threadIdx.x; c < count; c += {}) {{", threads);
+    ++indent_;
+    for (const int i : order) {
+      if (is_load(i)) line("const float v{} = load1(p{} + {});", i, access_of(i), at(i).view.swapped ? "(c ^ 1)" : "c");
+      else value(i, rounded_later);
+    }
+    for (std::size_t s = 0; s < chain_.stores.size(); ++s) line("store1(w{} + c, v{});", s, chain_.stores[s].instruction);
+    close_loop();
+    close_loop();
+  }
+
+  const std::int64_t vector_;  // columns beside each other that a thread has
+  std::vector<bool> same_;     // of values: in all rows
+  std::map<int, Staged> staged_;
+  std::int64_t lanes_ = kWarp;      // threads of a row while vectors are made
+  std::int64_t rows_ = 1;           // of a warp
+  std::int64_t sum_lanes_ = kWarp;  // threads of a row while it is summed
+  std::int64_t warps_ = 0;          // of a block
+  std::int64_t turns_ = 0;          // over the columns, of vectors
+  std::int64_t warp_bytes_ = 0;     // of shared memory
+};
+
+}  // namespace
+
+GeneratedSource print_warps(const Chain& chain, const Dialect& dialect, const PrintOptions& options) {
+  const std::int64_t vector = vector_of(chain);
+  if (vector == 1) return print_threads(chain, dialect, options);
+  WarpPrinter printer(chain, dialect, options, vector);
+  if (!printer.is_possible()) return print_threads(chain, dialect, options);
+  GeneratedSource source = printer.print();
+  GeneratedSource unaligned = print_threads(chain, dialect, {.name = options.name + "_unaligned"});
+  source.text += unaligned.text;
+  source.grid_unaligned = unaligned.grid;
+  return source;
+}
+
+}  // namespace zoe
