@@ -28,8 +28,11 @@ struct DeviceOptions {
   std::string platform = "auto", dtype = "auto";
   int threads = 0;
   std::string cache_dir = {};
+  std::string cuda_path = {};
 };
+void add_cuda_path(CLI::App& app, DeviceOptions& options);
 void add_device_options(CLI::App& app, DeviceOptions& options);
+PlatformOptions platform_options(const DeviceOptions& options);
 std::unique_ptr<Platform> open(const DeviceOptions& options);
 // "auto" is bf16 where its products are faster; a notice says if the device only emulates bf16.
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform);

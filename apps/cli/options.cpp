@@ -14,6 +14,15 @@ namespace zoe::cli {
 
 const char* const kVersion = ZOE_VERSION;
 
+void add_cuda_path(CLI::App& app, DeviceOptions& options) {
+  app.add_option("--cuda-path", options.cuda_path, "Where the libraries of cuda, musa or rocm are, before the usual places")
+      ->type_name("FOLDER");
+}
+
+PlatformOptions platform_options(const DeviceOptions& options) {
+  return {.threads = options.threads, .cache_dir = options.cache_dir, .cuda_path = options.cuda_path};
+}
+
 void add_device_options(CLI::App& app, DeviceOptions& options) {
   app.add_option("--platform", options.platform, "Where to run: auto, cpu, ... (see `zoe platforms`)")->capture_default_str();
   app.add_option("--dtype", options.dtype, "auto, f32 or bf16; auto is bf16 where the device has bf16 products, else f32")
@@ -25,6 +34,7 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
       ->type_name("N");
   app.add_option("--cache-dir", options.cache_dir, "Where compiled kernels are kept (default: ~/.cache/zoetrope)")
       ->type_name("FOLDER");
+  add_cuda_path(app, options);
 }
 
 void add_compile_options(CLI::App& app, CompileOptions& options) {
@@ -65,9 +75,7 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
       ->type_name("OP,...");
 }
 
-std::unique_ptr<Platform> open(const DeviceOptions& options) {
-  return open_platform(options.platform, {.threads = options.threads, .cache_dir = options.cache_dir});
-}
+std::unique_ptr<Platform> open(const DeviceOptions& options) { return open_platform(options.platform, platform_options(options)); }
 
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform) {
   const bool native = platform.info().bf16_products;

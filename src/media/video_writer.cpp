@@ -58,11 +58,11 @@ void check_settings(VideoFormat format, const VideoSettings& settings) {
       require_encoder("gif");
       break;
     case VideoFormat::png:
-    case VideoFormat::folder: require_encoder("png"); break;
+    case VideoFormat::folder: break;
   }
   if (format == VideoFormat::png && frames > 1) {
     const SheetLayout sheet = sheet_layout(settings);
-    // FFmpeg's own limit for an image (av_image_check_size).
+    // The largest image that FFmpeg reads (av_image_check_size), and with it most that show pictures.
     check((sheet.width + 128LL) * (sheet.height + 128LL) < INT32_MAX / 8, kInvalid, kWhere,
           "{} frames of {}x{} are too many for one .png: got {}x{} pixels, expected at most 268 million. Choose a folder (a path "
           "without "
@@ -142,8 +142,8 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   const double width = settings.width, height = settings.height;
   constexpr double kMiB = 1024 * 1024;
   const auto image = [](double w, double h) {
-    // The picture, FFmpeg's buffer for the worst compression, and the compressed bytes.
-    return 0.3 * kMiB + 3 * w * h * 2.4;
+    // The picture and its compressed bytes, which are never more.
+    return 0.5 * kMiB + 3 * w * h * 2;
   };
   double bytes = 0;
   switch (format) {

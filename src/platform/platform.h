@@ -1,6 +1,6 @@
 // What a device must offer to run plans: memory, an ordered queue, and a kernel for each node of a graph.
 //
-// Implementations: cpu/, opencl/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
+// Implementations: cpu/, cuda/, opencl/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,12 @@
 
 namespace zoe {
 
+struct LibraryInfo {    // a vendor's library that was opened at run time, or why it was not
+  std::string name;     // "NVRTC"
+  std::string version;  // "13.0"; empty: it is missing
+  std::string detail;   // its path, or what was looked for and where
+};
+
 struct DeviceInfo {
   std::string platform;           // "cpu"
   std::string name;               // what the vendor calls it
@@ -28,7 +34,8 @@ struct DeviceInfo {
   std::uint64_t free_bytes;       // when asked
   int threads = 1;                // cpu only
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
-  bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  std::vector<LibraryInfo> libraries = {};
+  bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
   // Limits of generated kernels, which fusion keeps to.
   bool generates_kernels = false;                       // whether it runs fused nodes at all
   std::size_t max_kernel_operands = 48;                 // operands and results
@@ -132,10 +139,12 @@ struct PlatformReport {  // a line of `zoe platforms`
   std::string name;
   bool opens;
   std::string detail;  // the device if it opens, else why not
+  std::vector<LibraryInfo> libraries;
 };
 
-// "auto" takes the best platform that opens. Unknown names are answered with the nearest known one.
+// "auto" takes the best platform that opens; "cuda:1" is the second device of a vendor. Unknown names are answered with the nearest
+// known one.
 std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOptions& options = {});
-std::vector<PlatformReport> list_platforms();
+std::vector<PlatformReport> list_platforms(const PlatformOptions& options = {});
 
 }  // namespace zoe

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/nearest.h"
 #include "platform/cpu/platform.h"
+#include "platform/cuda/platform.h"
 #include "platform/null/platform.h"
 #include "platform/opencl/platform.h"
 #include "platform/platform.h"
@@ -16,18 +17,10 @@ namespace {
 
 using Opened = std::unique_ptr<Platform>;
 
-// The names that go by driver API, run-time compiler and vendor libraries: cuda, and vendors whose API is the same under other
-// names (musa, rocm).
-Opened no_cuda_road(std::string_view name, std::string_view vendor) {
-  fail(ErrorKind::unsupported, name,
-       "{} devices cannot be used this way yet: this build runs no CUDA code. Use --platform opencl where {}'s OpenCL driver is "
-       "installed, or --platform cpu.",
-       vendor, vendor);
-}
-
-Opened open_cuda(const PlatformOptions&) { return no_cuda_road("cuda", "NVIDIA"); }
-Opened open_musa(const PlatformOptions&) { return no_cuda_road("musa", "Moore Threads"); }
-Opened open_rocm(const PlatformOptions&) { return no_cuda_road("rocm", "AMD"); }
+// One platform: NVIDIA, and vendors whose driver API is the same under other names.
+Opened open_cuda(const PlatformOptions& options) { return cuda::open(cuda::kCuda, options); }
+Opened open_musa(const PlatformOptions& options) { return cuda::open(cuda::kMusa, options); }
+Opened open_rocm(const PlatformOptions& options) { return cuda::open(cuda::kRocm, options); }
 // The names that stand for one vendor's device under OpenCL.
 Opened open_xpu(const PlatformOptions& options) { return opencl::open(options, {.vendor = "Intel"}); }
 Opened open_mps(const PlatformOptions& options) { return opencl::open(options, {.vendor = "Apple"}); }
@@ -84,6 +77,9 @@ std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOpt
   const auto found = std::find_if(kPlatforms.begin(), kPlatforms.end(), [&](const Entry& entry) { return entry.name == name; });
   if (found != kPlatforms.end()) return found->open(options);
   if (name.starts_with("opencl:")) return opencl::open(options, opencl::parse_selector(name.substr(7)));
+  for (const cuda::Vendor* vendor : {&cuda::kCuda, &cuda::kMusa, &cuda::kRocm})
+    if (name.starts_with(vendor->platform) && name.substr(vendor->platform.size()).starts_with(':'))
+      return cuda::open(*vendor, options, cuda::parse_ordinal(*vendor, name.substr(vendor->platform.size() + 1)));
   std::vector<std::string> known = {"auto"};
   for (const Entry& entry : kPlatforms) known.emplace_back(entry.name);
   std::sort(known.begin(), known.end());
@@ -92,16 +88,16 @@ std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOpt
        fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
 }
 
-std::vector<PlatformReport> list_platforms() {
+std::vector<PlatformReport> list_platforms(const PlatformOptions& options) {
   std::vector<PlatformReport> reports;
   for (const Entry& entry : kPlatforms) {
     const std::string name(entry.name);
     try {
-      const auto platform = entry.open({});
+      const auto platform = entry.open(options);
       const DeviceInfo& info = platform->info();
-      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")"});
+      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")", info.libraries});
     } catch (const Error& error) {
-      reports.push_back({name, false, error.what()});
+      reports.push_back({name, false, error.what(), {}});
     }
   }
   return reports;

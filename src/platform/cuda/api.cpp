@@ -1,6 +1,7 @@
 #include "platform/cuda/api.h"
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <algorithm>
 #include <array>
@@ -20,32 +21,32 @@ namespace fs = std::filesystem;
 
 using Names = std::array<const char*, 3>;  // of one entry point: CUDA, MUSA, HIP
 
-// A library whose entry points are all there, or why it is not.
+// A library, or an Error that says where it was looked for.
 void* open_named(const Vendor& vendor, const std::vector<std::string>& names, std::string_view part, const fs::path& given) {
   std::vector<std::string> tried;
   void* library = open_library(names, library_folders(given), tried);
-  check(library != nullptr, ErrorKind::unsupported, vendor.platform, "{} has no {}: looked for {}. {}", vendor.company, part,
-        fmt::join(tried, "; "), vendor.advice);
+  check(library != nullptr, ErrorKind::unsupported, vendor.platform, "{} of {} is missing: looked for {} in {}. {}", part,
+        vendor.company, names.front(), fmt::join(tried, ", "), vendor.advice);
   return library;
 }
 
-void find(const Vendor& vendor, void* library, const Names& names, auto& entry) {
+void find(const Vendor& vendor, void* library, std::string_view path, const Names& names, auto& entry) {
   const char* name = names[static_cast<std::size_t>(vendor.column)];
+  if (!*name) return;
   void* symbol = dlsym(library, name);
-  check(symbol != nullptr, ErrorKind::unsupported, vendor.platform, "a library of {} is too old: it has no {}. {}", vendor.company,
-        name, vendor.advice);
+  check(symbol != nullptr, ErrorKind::unsupported, vendor.platform, "{} is too old: it has no {}. {}", path, name, vendor.advice);
   entry = reinterpret_cast<std::remove_reference_t<decltype(entry)>>(symbol);
 }
 
 void fill(const Vendor& vendor, void* library, DriverApi& api) {
-#define ZOE_DRIVER(member, arguments, cuda, musa, hip) find(vendor, library, {cuda, musa, hip}, api.member);
+#define ZOE_DRIVER(member, arguments, cuda, musa, hip) find(vendor, library, api.path, {cuda, musa, hip}, api.member);
 #define ZOE_COMPILER(member, arguments, cuda, musa, hip)
 #include "platform/cuda/driver.def"
 }
 
 void fill(const Vendor& vendor, void* library, CompilerApi& api) {
 #define ZOE_DRIVER(member, arguments, cuda, musa, hip)
-#define ZOE_COMPILER(member, arguments, cuda, musa, hip) find(vendor, library, {cuda, musa, hip}, api.member);
+#define ZOE_COMPILER(member, arguments, cuda, musa, hip) find(vendor, library, api.path, {cuda, musa, hip}, api.member);
 #include "platform/cuda/driver.def"
 }
 
@@ -57,7 +58,9 @@ const Api& load(const Vendor& vendor, const std::vector<std::string>& names, std
   auto& api = opened[{vendor.platform, given}];
   if (!api) {
     auto made = std::make_unique<Api>();
-    fill(vendor, open_named(vendor, names, part, given), *made);
+    void* const library = open_named(vendor, names, part, given);
+    made->path = path_of_library(library);
+    fill(vendor, library, *made);
     api = std::move(made);
   }
   return *api;
@@ -85,6 +88,16 @@ void add_packages(const fs::path& root, std::vector<fs::path>& folders) {
   folders.insert(folders.end(), found.begin(), found.end());
 }
 
+// The folders of libraries in a toolkit's, or the toolkit's own if it has none: then an error at least names it.
+void add_toolkit(const fs::path& root, std::vector<fs::path>& folders) {
+  const std::size_t before = folders.size();
+  for (const char* folder : {"lib64", "lib", "targets/x86_64-linux/lib"}) {
+    std::error_code none;
+    if (fs::is_directory(root / folder, none)) folders.push_back(root / folder);
+  }
+  if (folders.size() == before) folders.push_back(root);
+}
+
 }  // namespace
 
 const Vendor kCuda{
@@ -93,57 +106,87 @@ const Vendor kCuda{
     .column = 0,
     .driver = {"libcuda.so.1"},
     .compiler = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"},
+    .compiler_name = "NVRTC",
     .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10},
     .architecture = "--gpu-architecture=sm_{}{}",
+    .exact = "--fmad=false",
+    .loose = "--fmad=true",
+    .prelude = "",
     .advice =
-        "Install NVIDIA's driver and the CUDA toolkit (or its pip packages), or name their folder with "
-        "--cuda-path."};
+        "Install NVIDIA's driver and the CUDA toolkit or its pip packages, or name a folder with --cuda-path; --platform cpu needs "
+        "neither."};
 const Vendor kMusa{
     .platform = "musa",
     .company = "Moore Threads",
     .column = 1,
     .driver = {"libmusa.so.1", "libmusa.so"},
-    .compiler = {"libmtrtc.so.1", "libmtrtc.so"},
+    .compiler = {"libmtrtc.so", "libmtrtc.so.5", "libmtrtc.so.4"},
+    .compiler_name = "MTRTC",
     .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10},
-    .architecture = "--gpu-architecture=mp_{}{}",
-    .advice = "Install the MUSA driver and toolkit, or name their folder with --cuda-path."};
+    .architecture = "--offload-arch=mp_{}{}",
+    .exact = "-ffp-contract=off",
+    .loose = "-ffp-contract=fast",
+    .prelude = "",
+    .advice = "Install the MUSA driver and toolkit, or name a folder with --cuda-path; --platform cpu needs neither."};
+// HIP's warps have 64 threads on some devices: the operations of a warp work on its halves.
 const Vendor kRocm{
     .platform = "rocm",
     .company = "AMD",
     .column = 2,
-    .driver = {"libamdhip64.so.6", "libamdhip64.so"},
-    .compiler = {"libhiprtc.so.6", "libhiprtc.so"},
-    .attributes = {.major = 23, .minor = 61, .multiprocessors = 63, .l2_bytes = 18, .shared_bytes = 74, .warp_threads = 87},
-    .architecture = "--offload-arch=gfx{}{}",
-    .advice = "Install ROCm, or name its folder with --cuda-path."};
+    .driver = {"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so"},
+    .compiler = {"libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so"},
+    .compiler_name = "hipRTC",
+    .attributes = {.major = 23, .minor = 61, .multiprocessors = 63, .l2_bytes = 19, .shared_bytes = 74, .warp_threads = 87},
+    .architecture = "",
+    .exact = "-ffp-contract=off",
+    .loose = "-ffp-contract=fast",
+    .prelude = R"(#define __shfl_xor_sync(mask, value, lanes) __shfl_xor(value, lanes, 32)
+#define __shfl_down_sync(mask, value, lanes) __shfl_down(value, lanes, 32)
+#define __shfl_sync(mask, value, lane) __shfl(value, lane, 32)
+#define __syncwarp() __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront"), __builtin_amdgcn_wave_barrier()
+)",
+    .advice = "Install ROCm, or name its folder with --cuda-path; --platform cpu does without."};
 
 void* open_library(const std::vector<std::string>& names, const std::vector<fs::path>& folders, std::vector<std::string>& tried) {
-  for (const fs::path& folder : folders)
+  for (const fs::path& folder : folders) {
+    std::string refused;
     for (const std::string& name : names) {
       const std::string path = folder.empty() ? name : (folder / name).string();
       if (void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-      std::error_code none;
-      if (folder.empty()) tried.push_back(name + " where the system looks");
-      else if (fs::exists(path, none)) tried.push_back(dlerror());
-      else if (name == names.front()) tried.push_back(folder.string());
+      const char* const why = dlerror();
+      const bool absent = !why || std::string_view(why).starts_with(path + ": cannot open shared object file: No such file");
+      if (refused.empty() && !absent) refused = why;
     }
+    if (!refused.empty()) tried.push_back(refused);
+    else tried.push_back(folder.empty() ? "the system's folders" : folder.string());
+  }
   return nullptr;
 }
 
+std::string path_of_library(void* library) {
+  link_map* map = nullptr;
+  if (dlinfo(library, RTLD_DI_LINKMAP, &map) != 0 || !map) return "(unknown path)";
+  return map->l_name;
+}
+
 std::vector<fs::path> library_folders(const fs::path& given) {
+  std::error_code none;
   std::vector<fs::path> folders;
-  const auto toolkit = [&](const fs::path& root) {
-    for (const char* folder : {"lib64", "lib", "targets/x86_64-linux/lib"}) folders.push_back(root / folder);
-  };
   if (!given.empty()) {
     folders.push_back(given);
-    toolkit(given);
+    add_toolkit(given, folders);
     add_packages(given, folders);
   }
   folders.emplace_back();
-  for (const char* name : {"CUDA_HOME", "CUDA_PATH", "MUSA_HOME", "ROCM_PATH"})
-    if (const auto root = variable(name)) toolkit(*root);
-  for (const char* root : {"/usr/local/cuda", "/usr/local/musa", "/opt/rocm"}) toolkit(root);
+  for (const char* name : {"CUDA_HOME", "CUDA_PATH", "MUSA_HOME", "ROCM_PATH", "CONDA_PREFIX"})
+    if (const auto root = variable(name)) add_toolkit(*root, folders);
+  std::vector<fs::path> roots;
+  for (const auto& entry : fs::directory_iterator("/usr/local", none))
+    if (entry.path().filename().string().starts_with("cuda-")) roots.push_back(entry.path());
+  std::sort(roots.rbegin(), roots.rend());
+  for (const char* root : {"/opt/rocm", "/usr/local/musa", "/usr/local/cuda"}) roots.insert(roots.begin(), root);
+  for (const fs::path& root : roots)
+    if (fs::is_directory(root, none)) add_toolkit(root, folders);
   if (const auto environment = variable("VIRTUAL_ENV")) add_packages(*environment, folders);
   const std::string path = variable("PATH").value_or("").string();
   for (std::size_t begin = 0; begin < path.size();) {
@@ -152,20 +195,22 @@ std::vector<fs::path> library_folders(const fs::path& given) {
     if (folder.filename() == "bin") add_packages(folder.parent_path(), folders);
     begin = end + 1;
   }
-  std::error_code none;
-  std::vector<fs::path> there;
+  if (const auto home = variable("HOME")) add_packages(*home / ".local", folders);
+  std::vector<fs::path> distinct;
   for (const fs::path& folder : folders)
-    if ((folder.empty() || fs::is_directory(folder, none)) && std::find(there.begin(), there.end(), folder) == there.end())
-      there.push_back(folder);
-  return there;
+    if (std::find(distinct.begin(), distinct.end(), folder) == distinct.end()) distinct.push_back(folder);
+  return distinct;
 }
 
 const DriverApi& load_driver(const Vendor& vendor, const fs::path& given) {
-  return load<DriverApi>(vendor, vendor.driver, "driver", given);
+  return load<DriverApi>(vendor, vendor.driver, "the driver", given);
 }
 
-const CompilerApi& load_compiler(const Vendor& vendor, const fs::path& given) {
-  return load<CompilerApi>(vendor, vendor.compiler, "run-time compiler", given);
+const CompilerApi& load_compiler(const Vendor& vendor, const fs::path& given, int driver_version) {
+  std::vector<std::string> names = vendor.compiler;
+  const std::string suffix = fmt::format(".{}", driver_version / 1000);
+  std::stable_partition(names.begin(), names.end(), [&](const std::string& name) { return name.ends_with(suffix); });
+  return load<CompilerApi>(vendor, names, vendor.compiler_name, given);
 }
 
 void check_driver(const DriverApi& api, const Vendor& vendor, Status status, std::string_view call, std::string_view what) {

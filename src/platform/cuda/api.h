@@ -33,12 +33,14 @@ inline constexpr int kPoolReleaseThreshold = 4;           // a pool's attribute:
 inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attribute
 
 struct DriverApi {
+  std::string path;  // of the library
 #define ZOE_DRIVER(member, arguments, cuda, musa, hip) Status(*member) arguments;
 #define ZOE_COMPILER(member, arguments, cuda, musa, hip)
 #include "platform/cuda/driver.def"
 };
 
 struct CompilerApi {
+  std::string path;  // of the library
 #define ZOE_DRIVER(member, arguments, cuda, musa, hip)
 #define ZOE_COMPILER(member, arguments, cuda, musa, hip) Status(*member) arguments;
 #include "platform/cuda/driver.def"
@@ -49,32 +51,38 @@ struct AttributeNumbers {
   int major, minor, multiprocessors, l2_bytes, shared_bytes, warp_threads;
 };
 
-// A vendor: its names and what else differs.
+// A vendor: its names and what else differs. All other numbers (statuses, flags, attributes of pools and functions) are the same.
 struct Vendor {
   std::string_view platform;                  // "cuda"
   std::string_view company;                   // "NVIDIA"
   int column;                                 // of driver.def
   std::vector<std::string> driver, compiler;  // file names of the libraries, the first that opens is taken
+  std::string_view compiler_name;             // "NVRTC"
   AttributeNumbers attributes;
-  std::string_view architecture;  // the compiler's option, with {} for the numbers: "--gpu-architecture=sm_{}{}"
-  std::string_view advice;        // what to install if there is no driver
+  std::string_view architecture;  // the compiler's option, with {} for the numbers; "": the compiler asks the device itself
+  std::string_view exact, loose;  // the compiler's options: no contraction of products and sums, or as it likes
+  std::string_view prelude;       // in front of every source: CUDA's spellings that this compiler lacks
+  std::string_view advice;        // what to install if a library is missing
 };
 
 extern const Vendor kCuda, kMusa, kRocm;
 
 // A shared library, found in the folders of a search path; it stays open until the process ends. Null if there is none; then
-// `tried` gets a line for each place.
+// `tried` gets an entry for each place: a folder, or a library there and why it does not load.
 void* open_library(const std::vector<std::string>& names, const std::vector<std::filesystem::path>& folders,
                    std::vector<std::string>& tried);
+std::string path_of_library(void* library);
 
 // Where libraries are looked for, in this order: `given` (--cuda-path) and its lib folders, where the system looks (an empty
-// path), CUDA_HOME, CUDA_PATH, /usr/local/cuda, and the folders of pip's NVIDIA packages beside the Pythons of PATH and
-// VIRTUAL_ENV.
+// path), the folders that CUDA_HOME, CUDA_PATH, MUSA_HOME, ROCM_PATH and CONDA_PREFIX name, /usr/local/cuda and its versions,
+// /usr/local/musa, /opt/rocm, and the folders of pip's NVIDIA packages in VIRTUAL_ENV, beside the Pythons of PATH and in ~/.local.
 std::vector<std::filesystem::path> library_folders(const std::filesystem::path& given);
 
-// Both are opened once per vendor and path. Error of kind unsupported, naming what is missing and where it was looked for.
+// Each is opened once per vendor and path, and may be called from any thread. Error of kind unsupported, naming what is missing
+// and where it was looked for. `driver_version` (13000: CUDA 13.0): a compiler of the same major version is taken first, as a
+// newer one makes programs that the driver does not load; 0: not known.
 const DriverApi& load_driver(const Vendor& vendor, const std::filesystem::path& given);
-const CompilerApi& load_compiler(const Vendor& vendor, const std::filesystem::path& given);
+const CompilerApi& load_compiler(const Vendor& vendor, const std::filesystem::path& given, int driver_version = 0);
 
 // Throws an Error of kind device (out_of_memory for the status that means it) unless `status` is success; `call`, and what it was
 // for, are named.

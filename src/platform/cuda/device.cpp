@@ -20,6 +20,25 @@ std::string last_lines(std::string_view log, int lines) {
   return std::string(log.substr(begin));
 }
 
+// The driver, ready for use. One that does not start (no device, no kernel module, another version of it) means that nothing of
+// this vendor runs here, which is no failure of a device.
+const DriverApi& start_driver(const Vendor& vendor, const PlatformOptions& options) {
+  const DriverApi& api = load_driver(vendor, options.cuda_path);
+  const Status status = api.init(0);
+  if (status == kSuccess) return api;
+  const char *name = nullptr, *text = nullptr;
+  if (api.error_name(status, &name) != kSuccess || !name) name = "an unknown error";
+  if (api.error_string(status, &text) != kSuccess || !text) text = "no description";
+  fail(ErrorKind::unsupported, vendor.platform, "the driver {} does not start: {} ({}, {}). {}", api.path, name, status, text,
+       vendor.advice);
+}
+
+int version_of(const DriverApi& api, const Vendor& vendor) {
+  int version = 0;
+  check_driver(api, vendor, api.driver_version(&version), "asking for the driver's version");
+  return version;
+}
+
 }  // namespace
 
 DeviceBuffer::DeviceBuffer(DevicePtr device_, Address address, std::size_t size) : device(std::move(device_)) {
@@ -69,13 +88,18 @@ void Launch::run(Extent blocks, Extent threads, std::size_t shared_bytes) {
 Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& options_)
     : vendor(vendor_),
       options(options_),
-      api(load_driver(vendor_, options_.cuda_path)),
-      compiler(load_compiler(vendor_, options_.cuda_path)),
+      api(start_driver(vendor_, options_)),
+      compiler(load_compiler(vendor_, options_.cuda_path, version_of(api, vendor_))),
       cache_({.folder = options_.cache_dir}) {
-  check_status(api.init(0), "initialising the driver");
+  description.driver_version = version_of(api, vendor);
+  check(compiler.version(&compiler_major_, &compiler_minor_) == kSuccess, ErrorKind::unsupported, vendor.platform,
+        "{} does not say its version. {}", compiler.path, vendor.advice);
+  libraries = {
+      {"driver", fmt::format("{}.{}", description.driver_version / 1000, description.driver_version % 1000 / 10), api.path},
+      {std::string(vendor.compiler_name), fmt::format("{}.{}", compiler_major_, compiler_minor_), compiler.path}};
   int count = 0;
   check_status(api.device_count(&count), "counting devices");
-  check(count > 0, ErrorKind::unsupported, vendor.platform, "the driver of {} has no device.", vendor.company);
+  check(count > 0, ErrorKind::unsupported, vendor.platform, "the driver {} has no device. {}", api.path, vendor.advice);
   check(ordinal < count, ErrorKind::invalid_argument, vendor.platform, "no device {}: got {}, expected 0 to {}.", ordinal, ordinal,
         count - 1);
   description.ordinal = ordinal;
@@ -96,8 +120,6 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
   description.warp_threads = attribute(numbers.warp_threads);
   description.l2_bytes = static_cast<std::size_t>(attribute(numbers.l2_bytes));
   description.shared_bytes = static_cast<std::size_t>(attribute(numbers.shared_bytes));
-  check_status(api.driver_version(&description.driver_version), "asking for the driver's version");
-  compiler.version(&compiler_major_, &compiler_minor_);
   check_status(api.context_retain(&context_, description.handle), "opening a context");
   try {
     make_current();
@@ -197,13 +219,17 @@ ModuleHandle Device::load(const KernelRecipe& recipe, std::string_view what) {
 }
 
 Function Device::function(const std::string& source, const std::string& name, std::string_view what, bool exact) {
-  KernelRecipe recipe{.name = name, .dialect = "cuda", .source = source};
-  recipe.compiler = fmt::format("{} run-time compiler {}.{}", vendor.platform, compiler_major_, compiler_minor_);
-  // Compute capability 9.0 has instructions of its own, which only its exact architecture may use.
-  const std::string architecture = fmt::format(fmt::runtime(vendor.architecture), description.major, description.minor) +
-                                   (vendor.column == 0 && description.major >= 9 ? "a" : "");
-  recipe.flags = architecture + (exact ? " --fmad=false" : " --fmad=true");
+  KernelRecipe recipe{.name = name, .dialect = "cuda", .source = std::string(vendor.prelude) + source};
+  recipe.compiler = fmt::format("{} {}.{}", vendor.compiler_name, compiler_major_, compiler_minor_);
+  recipe.flags = exact ? vendor.exact : vendor.loose;
+  if (!vendor.architecture.empty()) {
+    // Compute capability 9.0 has instructions of its own, which only its exact architecture may use; so do later ones.
+    const bool specific = &vendor == &kCuda && description.major >= 9;
+    recipe.flags = fmt::format(fmt::runtime(vendor.architecture), description.major, description.minor) + (specific ? "a " : " ") +
+                   recipe.flags;
+  }
   recipe.target = fmt::format("{} {}.{}", vendor.platform, description.major, description.minor);
+  if (vendor.architecture.empty()) recipe.target += " " + description.name;
   const std::lock_guard lock(mutex_);
   const std::string key = recipe.key();
   auto found = modules_.find(key);

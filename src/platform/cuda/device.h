@@ -9,6 +9,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "platform/cuda/api.h"
 #include "platform/kernel_cache.h"
@@ -80,6 +81,7 @@ class Device : public std::enable_shared_from_this<Device> {
   const DriverApi& api;
   const CompilerApi& compiler;
   DeviceDescription description;
+  std::vector<LibraryInfo> libraries;  // the driver and the run-time compiler; the vendor's other libraries as they are found
 
   // Calls of the driver go to the context that is current in the calling thread.
   void make_current() const;

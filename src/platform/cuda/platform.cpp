@@ -1,6 +1,7 @@
 #include "platform/cuda/platform.h"
 
 #include <algorithm>
+#include <charconv>
 
 #include "base/error.h"
 #include "platform/cuda/kernels.h"
@@ -28,10 +29,10 @@ class CudaPlatform : public Platform {
     const DeviceDescription& device = device_->description;
     info_ = {.platform = std::string(vendor.platform),
              .name = device.name,
-             .features = fmt::format("{} {}.{}, driver {}.{}", vendor.platform, device.major, device.minor,
-                                     device.driver_version / 1000, device.driver_version % 1000 / 10),
+             .features = fmt::format("{} {}.{}, {:.1f} GiB", vendor.platform, device.major, device.minor, gib(device.memory_bytes)),
              .memory_bytes = device.memory_bytes,
-             .free_bytes = device.memory_bytes};
+             .free_bytes = device.memory_bytes,
+             .libraries = device_->libraries};
     info_.bf16_products = device.major >= 8;
     info_.generates_kernels = true;
   }
@@ -122,6 +123,14 @@ class CudaPlatform : public Platform {
 
 std::unique_ptr<Platform> open(const Vendor& vendor, const PlatformOptions& options, int ordinal) {
   return std::make_unique<CudaPlatform>(vendor, ordinal, options);
+}
+
+int parse_ordinal(const Vendor& vendor, std::string_view text) {
+  int ordinal = 0;
+  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), ordinal);
+  check(status == std::errc() && end == text.data() + text.size() && ordinal >= 0, ErrorKind::invalid_argument, "platform",
+        "bad device: got \"{}:{}\", expected {}:0 or another number.", vendor.platform, text, vendor.platform);
+  return ordinal;
 }
 
 }  // namespace zoe::cuda

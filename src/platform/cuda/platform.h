@@ -11,4 +11,7 @@ namespace zoe::cuda {
 // The device `ordinal` of the vendor. Error of kind unsupported if the driver, the run-time compiler or the device is missing.
 std::unique_ptr<Platform> open(const Vendor& vendor, const PlatformOptions& options, int ordinal = 0);
 
+// `text` behind "cuda:" counts devices from 0.
+int parse_ordinal(const Vendor& vendor, std::string_view text);
+
 }  // namespace zoe::cuda
