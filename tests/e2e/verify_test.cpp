@@ -66,8 +66,7 @@ GenerateSettings small() {
   return settings;
 }
 
-TEST(Verify, EveryChainHasTheSameBitsOnCpu) {
-  PlantingPlatform platform("");
+void expect_the_same_bits(Platform& platform) {
   const ModelConfig model = read_model_config(ZOE_MODELS "/toy-wan");
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const VerifyReport report = verify(model, platform, dtype, small(), {});
@@ -84,6 +83,21 @@ TEST(Verify, EveryChainHasTheSameBitsOnCpu) {
     EXPECT_EQ(report.latents.values, 16u * 2 * 8 * 8);
     EXPECT_EQ(report.latents.different, 0u);
   }
+}
+
+TEST(Verify, EveryChainHasTheSameBitsOnCpu) {
+  PlantingPlatform platform("");
+  expect_the_same_bits(platform);
+}
+
+TEST(VerifyOnCuda, EveryChainHasTheSameBits) {
+  std::unique_ptr<Platform> platform;
+  try {
+    platform = open_platform("cuda");
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  expect_the_same_bits(*platform);
 }
 
 TEST(Verify, APlantedDifferenceIsFoundWhereItIsMade) {

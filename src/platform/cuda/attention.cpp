@@ -3,18 +3,45 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "codegen/c_printer.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 
 namespace zoe::cuda {
 namespace {
 
-constexpr std::int64_t kMostChannels = 512, kChunk = 64, kThreads = 256;
+constexpr std::int64_t kMostChannels = 512, kMostChannelsOfTensorCores = 384;
 
-std::size_t shared_bytes(std::int64_t queries, std::int64_t channels) {
-  constexpr std::int64_t kKeys = 64;
-  return static_cast<std::size_t>(channels * (queries + 4) + kKeys * queries + 2 * kChunk * (kKeys + 4)) * sizeof(float);
+// How a program goes about heads of up to `channels` channels.
+struct Form {
+  bool tensor_cores;
+  std::int64_t channels, queries, threads;  // queries and threads of a block
+  std::size_t shared_bytes;
+  std::string definitions;
+};
+
+Form with_tensor_cores(std::int64_t channels, bool few_queries) {
+  const std::int64_t most = (channels + 15) / 16 * 16;
+  // Registers hold the results: of 32 queries a warp, which read k and v half as often, where heads are narrow.
+  const std::int64_t warps = most <= 128 ? 4 : 8, row_tiles = most <= 128 && !few_queries ? 2 : 1, keys = most <= 128 ? 64 : 32;
+  const std::int64_t queries = warps * row_tiles * 16, row_bytes = most * 2 + 16;
+  return {true,
+          most,
+          queries,
+          warps * 32,
+          static_cast<std::size_t>((queries + 2 * keys) * row_bytes),
+          fmt::format("#define WARPS {}\n#define ROW_TILES {}\n#define KEYS {}\n", warps, row_tiles, keys)};
+}
+
+Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t shared_bytes) {
+  constexpr std::int64_t kChunk = 64, kKeys = 64, kThreads = 256;
+  const std::int64_t most = (channels + kChunk - 1) / kChunk * kChunk;
+  const auto bytes = [&](std::int64_t queries) {
+    return static_cast<std::size_t>(most * (queries + 4) + kKeys * queries + 2 * kChunk * (kKeys + 4)) * sizeof(float);
+  };
+  // As many queries as registers and shared memory hold: k and v are read once a block.
+  std::int64_t queries = most <= 256 && !few_queries ? 128 : 64;
+  while (queries > 32 && bytes(queries) > shared_bytes) queries /= 2;
+  return {false, most, queries, kThreads, bytes(queries), fmt::format("#define QUERIES {}\n", queries)};
 }
 
 class AttentionKernel : public Kernel {
@@ -36,22 +63,23 @@ class AttentionKernel : public Kernel {
       }
       has_bias_ = true;
     }
-    const std::int64_t most = (channels + kChunk - 1) / kChunk * kChunk;
-    // As many queries a block as registers and shared memory hold: keys are read once a block.
-    queries_ = most <= 256 && q_.dim(1) > 64 ? 128 : 64;
-    while (queries_ > 32 && shared_bytes(queries_, most) > device_->description.shared_bytes) queries_ /= 2;
-    const std::size_t shared = shared_bytes(queries_, most);
-    check(shared <= device_->description.shared_bytes, ErrorKind::unsupported, device_->vendor.platform,
-          "attention over {} channels a head needs {} bytes of shared memory, the device has {}.", channels, shared,
-          device_->description.shared_bytes);
-    const std::string source = prelude(kCudaDialect) +
-                               fmt::format("#define BF16 {}\n#define CHANNELS {}\n#define QUERIES {}\n",
-                                           node.types[0].dtype == DType::bf16 ? 1 : 0, most, queries_) +
-                               kAttentionSource;
+    const DType dtype = node.types[0].dtype;
+    const std::size_t most_shared = device_->description.shared_bytes;
+    // Blocks of 128 queries, unless they leave multiprocessors without work.
+    const bool few_queries = (q_.dim(1) + 127) / 128 * q_.dim(0) * q_.dim(2) < device_->description.multiprocessors;
+    form_ = without_tensor_cores(channels, few_queries, most_shared);
+    if (dtype == DType::bf16 && has_tensor_cores(*device_) && channels <= kMostChannelsOfTensorCores) {
+      const Form form = with_tensor_cores(channels, few_queries);
+      if (form.shared_bytes <= most_shared) form_ = form;
+    }
+    check(form_.shared_bytes <= most_shared, ErrorKind::unsupported, device_->vendor.platform,
+          "attention over {} channels a head needs {} bytes of shared memory, the device has {}.", channels, form_.shared_bytes,
+          most_shared);
+    const std::string source = tiles_source(dtype, form_.tensor_cores) +
+                               fmt::format("#define CHANNELS {}\n{}", form_.channels, form_.definitions) + kAttentionSource;
     function_ = device_->function(source, "attention", "attention");
-    allow_shared_bytes(*device_, function_, shared);
-    shared_bytes_ = shared;
-    implementation_ = fmt::format("online softmax, {} queries a block", queries_);
+    allow_shared_bytes(*device_, function_, form_.shared_bytes);
+    implementation_ = fmt::format("online softmax, {}, {} queries a block", form_.tensor_cores ? "mma" : "fma", form_.queries);
   }
 
   std::string_view implementation() const override { return implementation_; }
@@ -64,7 +92,14 @@ class AttentionKernel : public Kernel {
     else launch.nowhere();
     launch.place(outputs[0]).integer(queries).integer(keys_).integer(heads).integer(channels).number(scale_);
     for (const std::int64_t step : bias_steps_) launch.large(step);
-    launch.run({(queries + queries_ - 1) / queries_, heads, batch}, {kThreads}, shared_bytes_);
+    if (form_.tensor_cores) {
+      // 16 bytes of q, k and v at a time, two elements of the bias and the result.
+      bool wide = channels % 8 == 0 && address_of(outputs[0]) % 4 == 0;
+      for (int i = 0; i < 3; ++i) wide = wide && address_of(inputs[static_cast<std::size_t>(i)]) % 16 == 0;
+      if (has_bias_) wide = wide && keys_ % 2 == 0 && address_of(inputs[3]) % 8 == 0;
+      launch.integer(wide);
+    }
+    launch.run({(queries + form_.queries - 1) / form_.queries, heads, batch}, {form_.threads}, form_.shared_bytes);
   }
 
  private:
@@ -74,8 +109,7 @@ class AttentionKernel : public Kernel {
   const float scale_;
   bool has_bias_ = false;
   std::int64_t bias_steps_[3] = {0, 0, 0};  // elements from one batch, head, query to the next
-  std::int64_t queries_ = 0;                // of a block
-  std::size_t shared_bytes_ = 0;
+  Form form_;
   Function function_;
   std::string implementation_;
 };

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ir/value.h"
@@ -14,6 +15,8 @@ namespace zoe::cuda {
 
 // True if bf16 products can go through mma.sync.
 bool has_tensor_cores(const Device& device);
+// What goes in front of product.cu and attention.cu.
+std::string tiles_source(DType dtype, bool tensor_cores);
 // Lets launches of the function ask for so many bytes of dynamic shared memory.
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
 

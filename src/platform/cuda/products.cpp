@@ -72,11 +72,9 @@ class ProductKernel : public Kernel {
     if (node.opcode == Opcode::linear) x_[2] = out_w_ = rows_;
     taps_ = kernel_[0] * kernel_[1] * kernel_[2];
     tile_ = tile_for(*device_, dtype_, rows_, columns_);
-    const std::string source =
-        prelude(kCudaDialect) +
-        fmt::format("#define BF16 {}\n#define TENSOR_CORES {}\n#define {} {}\n", dtype_ == DType::bf16 ? 1 : 0,
-                    tile_.tensor_cores ? 1 : 0, tile_.tensor_cores ? "COLUMNS" : "SIDE", tile_.columns) +
-        kProductSource;
+    const std::string source = tiles_source(dtype_, tile_.tensor_cores) +
+                               fmt::format("#define {} {}\n", tile_.tensor_cores ? "COLUMNS" : "SIDE", tile_.columns) +
+                               kProductSource;
     function_ = device_->function(source, "product", name(node.opcode));
     allow_shared_bytes(*device_, function_, tile_.shared_bytes);
     if (is_packed() && weight_is_computed_) pack_ = device_->function(source, "pack", "pack");
@@ -183,6 +181,12 @@ class ProductKernel : public Kernel {
 }  // namespace
 
 bool has_tensor_cores(const Device& device) { return device.vendor.column == kCuda.column && device.description.major >= 8; }
+
+std::string tiles_source(DType dtype, bool tensor_cores) {
+  return prelude(kCudaDialect) +
+         fmt::format("#define BF16 {}\n#define TENSOR_CORES {}\n", dtype == DType::bf16 ? 1 : 0, tensor_cores ? 1 : 0) +
+         kTilesSource;
+}
 
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes) {
   constexpr std::size_t kAlways = 48 << 10;

@@ -4,6 +4,7 @@
 namespace zoe::cuda {
 
 extern const char* const kMovementSource;
+extern const char* const kTilesSource;  // in front of kProductSource and kAttentionSource
 extern const char* const kProductSource;
 extern const char* const kAttentionSource;
 

@@ -4,19 +4,11 @@
 // matrix is never laid out: for each tap its channels are one row of x, or zeros where the tap falls outside the frames. linear
 // is a conv over one row of positions with one tap.
 //
-// The text goes behind the prelude of generated kernels and these definitions:
-//   BF16          what an element T is: 0 f32, 1 bf16
-//   TENSOR_CORES  1: `product` multiplies bf16 on tensor cores (compute capability 8.0), COLUMNS = 32, 64, 96 or 128 columns a block
-//                 0: in f32, SIDE = 64 or 128 rows and columns a block
+// The text goes behind tiles.cu and a definition of
+//   COLUMNS   of a block: 32, 64, 96 or 128, if it multiplies on tensor cores
+//   SIDE      else the rows and columns of a block: 64 or 128
 #define ACTIVATION_GELU_TANH 1
 #define ACTIVATION_SILU 2
-#define HAS_ASYNC_COPY (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800)
-
-#if BF16
-typedef bf16 T;
-#else
-typedef float T;
-#endif
 
 // The places of the rows. `phases` 4: x is made twice as high and wide, and phase (row parity, column parity) has a 2 x 2 kernel
 // of its own, see upsampled_weight.h.
@@ -109,12 +101,12 @@ ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, int acti
     for (int i = 0; i < N; ++i)
       if (column + i < columns) sums[i] += load1(residual + place + i);
   }
-#if BF16
+#if TENSOR_CORES
   if (wide && N == 2) {
-    if (column < columns) *(unsigned*)(result + place) = narrow(sums[0]) | (unsigned)narrow(sums[1]) << 16;
+    if (column < columns) *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
     return;
   }
-#else
+#elif !BF16
   if (wide && N == 4) {
     if (column < columns) *(float4*)(result + place) = make_float4(sums[0], sums[1], sums[2], sums[3]);
     return;
@@ -144,40 +136,6 @@ ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, int acti
 
 // Byte of 16-byte chunk `chunk` of row `row` in a tile, so that the same chunk of 8 rows lies in 8 different groups of banks.
 ZOE_FN unsigned chunk_place(int row, int chunk) { return row * 64 + ((chunk ^ ((row >> 1) & 3)) << 4); }
-
-// 8 elements to shared memory: `count` of them from `from`, then zeros.
-ZOE_FN void copy_chunk(unsigned to, const T* from, int count, bool wide) {
-  if (wide) {
-    const int bytes = count > 0 ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes));
-  } else {
-    unsigned words[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const unsigned low = 2 * i < count ? from[2 * i] : 0, high = 2 * i + 1 < count ? from[2 * i + 1] : 0;
-      words[i] = low | high << 16;
-    }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
-  }
-}
-
-ZOE_FN void load_matrices(unsigned (&words)[4], unsigned from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-               : "r"(from)
-               : "memory");
-}
-ZOE_FN void load_matrices(unsigned (&words)[2], unsigned from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(words[0]), "=r"(words[1]) : "r"(from) : "memory");
-}
-
-ZOE_FN void multiply_add(float (&sums)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
   extern __shared__ __align__(128) unsigned char tiles[];  // STAGES times rows of x, then of the weight
@@ -259,7 +217,7 @@ extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < COLUMN_TILES; ++j) multiply_add(sums[i][j], a[i], b[j]);
+        for (int j = 0; j < COLUMN_TILES; ++j) multiply_add(sums[i][j], a[i], b[j][0], b[j][1]);
     }
   }
 
@@ -284,16 +242,6 @@ extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
 #define DEPTH 16           // channels in a tile
 #define GROUPS (SIDE / 64)  // a thread of 16 x 16 makes 4 x 4 results in each of GROUPS x GROUPS quarters
 #define STRIDE (SIDE + 4)   // keeps four neighbours aligned, and channels in different banks
-
-// One element to shared memory, zero if it is not there.
-ZOE_FN void copy_element(float* to, const T* from, bool there) {
-#if HAS_ASYNC_COPY && !BF16
-  const int bytes = there ? 4 : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from), "r"(bytes));
-#else
-  *to = there ? load1(from) : 0.0f;
-#endif
-}
 
 extern "C" __global__ __launch_bounds__(256, 2) void product(PRODUCT_ARGUMENTS) {
   __shared__ __align__(16) float x_tile[2][DEPTH * STRIDE], w_tile[2][DEPTH * STRIDE];
@@ -344,10 +292,7 @@ extern "C" __global__ __launch_bounds__(256, 2) void product(PRODUCT_ARGUMENTS) 
     for (int j = 0; j < GROUPS * 4; ++j) sums[i / 4][i % 4][j / 4][j % 4] = 0.0f;
 
   for (int step = 0; step < steps; ++step) {
-#if HAS_ASYNC_COPY && !BF16
-    asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-    __syncthreads();
+    wait_for_copies();
     if (step + 1 < steps) load((step + 1) % 2);
     const float *xs = x_tile[step % 2] + my_row, *ws = w_tile[step % 2] + my_column;
 #pragma unroll

@@ -1,4 +1,4 @@
-// Prompt to video on OpenCL: the frames of Diffusers, and those of the cpu platform.
+// Prompt to video on OpenCL and on CUDA: the frames of Diffusers, and those of the cpu platform.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -16,9 +16,9 @@ using nlohmann::json;
 
 const fs::path kFolder = fs::path(ZOE_FIXTURES) / "models/pipeline";
 
-bool has_opencl() {
-  const std::string lines = testing::run_command({ZOE_COMMAND, "platforms"}).out;
-  const auto found = lines.find("\nopencl ");
+bool opens(const std::string& platform) {
+  const std::string lines = "\n" + testing::run_command({ZOE_COMMAND, "platforms"}).out;
+  const auto found = lines.find("\n" + platform + " ");
   return found != std::string::npos && lines.substr(found + 8, 8).find("yes") != std::string::npos;
 }
 
@@ -66,12 +66,10 @@ std::vector<std::vector<std::uint8_t>> generate(const json& c, const std::string
   return testing::read_frames(folder);
 }
 
-// Measured on PoCL 3.1: 80 to 91 dB against Diffusers, 95 dB against cpu.
-TEST(Opencl, GivesTheFramesOfDiffusersAndOfTheCpu) {
-  if (!has_opencl()) GTEST_SKIP() << "no OpenCL device";
+void expect_the_frames_of_diffusers_and_of_the_cpu(const std::string& platform) {
   const json c = recorded_case("a");
   const testing::TemporaryFolder temporary;
-  const auto frames = generate(c, "opencl", "f32", temporary.path() / "opencl");
+  const auto frames = generate(c, platform, "f32", temporary.path() / platform);
   ASSERT_EQ(frames.size(), c.at("num_frames").get<std::size_t>());
   std::vector<std::uint8_t> stacked;
   for (const auto& frame : frames) stacked.insert(stacked.end(), frame.begin(), frame.end());
@@ -83,15 +81,35 @@ TEST(Opencl, GivesTheFramesOfDiffusersAndOfTheCpu) {
   EXPECT_GE(cpu, 60);
 }
 
-// bf16 rounds every value to 8 bits, and sums in another order round differently now and then. Measured: 38 dB.
-TEST(Opencl, RunsInBf16) {
-  if (!has_opencl()) GTEST_SKIP() << "no OpenCL device";
-  json c = recorded_case("f");
+void expect_the_bf16_frames_of_the_cpu(const std::string& platform) {
+  const json c = recorded_case("f");
   const testing::TemporaryFolder temporary;
-  const double psnr = testing::psnr(generate(c, "opencl", "bf16", temporary.path() / "opencl"),
+  const double psnr = testing::psnr(generate(c, platform, "bf16", temporary.path() / platform),
                                     generate(c, "cpu", "bf16", temporary.path() / "cpu"));
   std::printf("%.2f dB against cpu\n", psnr);
   EXPECT_GE(psnr, 30);
+}
+
+// Measured on PoCL 3.1: 80 to 91 dB against Diffusers, 95 dB against cpu.
+TEST(Opencl, GivesTheFramesOfDiffusersAndOfTheCpu) {
+  if (!opens("opencl")) GTEST_SKIP() << "no OpenCL device";
+  expect_the_frames_of_diffusers_and_of_the_cpu("opencl");
+}
+
+// bf16 rounds every value to 8 bits, and sums in another order round differently now and then. Measured: 38 dB.
+TEST(Opencl, RunsInBf16) {
+  if (!opens("opencl")) GTEST_SKIP() << "no OpenCL device";
+  expect_the_bf16_frames_of_the_cpu("opencl");
+}
+
+TEST(VideoOnCuda, HasTheFramesOfDiffusersAndOfTheCpu) {
+  if (!opens("cuda")) GTEST_SKIP() << "no CUDA device";
+  expect_the_frames_of_diffusers_and_of_the_cpu("cuda");
+}
+
+TEST(VideoOnCuda, RunsInBf16) {
+  if (!opens("cuda")) GTEST_SKIP() << "no CUDA device";
+  expect_the_bf16_frames_of_the_cpu("cuda");
 }
 
 }  // namespace
