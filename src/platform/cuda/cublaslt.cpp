@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -21,8 +22,8 @@ namespace {
 
 constexpr int kMostCandidates = 16;
 constexpr std::uint64_t kMostWorkspaceBytes = std::uint64_t{32} << 20;
-// Looking for the fastest ends after this long: for one product (but its first look at every candidate), and for all of them.
-constexpr double kMostMsEach = 250, kMostMs = 2500;
+// Looking for the fastest ends after this long: for one product (after a first look at every candidate), and for all of them.
+constexpr double kMostMsEach = 300, kMostMs = 2500;
 
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -72,86 +73,6 @@ std::string words_for(const Device& device) {
   return fmt::format("{}, compute capability {}.{}, {} multiprocessors, driver {}", of.name, of.major, of.minor, of.multiprocessors,
                      of.driver_version);
 }
-
-// Random operands of one problem on the device, and a clock there. `ready` is false if there is no room for them.
-class Bench {
- public:
-  Bench(const Device& device, const LtProblem& problem) : api_(device.api), stream_(device.memory_stream()) {
-    const auto bytes = [&](std::int64_t rows, std::int64_t columns) {
-      const auto size = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns) * size_of(problem.dtype);
-      return (size + Cublaslt::kWorkspaceAlignment - 1) / Cublaslt::kWorkspaceAlignment * Cublaslt::kWorkspaceAlignment;
-    };
-    std::size_t total = 0;
-    const auto reserve = [&](std::size_t size) { return static_cast<Address>(std::exchange(total, total + size)); };
-    operands.x = reserve(bytes(problem.rows, problem.inner));
-    operands.weight = reserve(bytes(problem.columns, problem.inner));
-    operands.bias = reserve(bytes(1, problem.columns));
-    operands.residual = reserve(problem.residual ? bytes(problem.rows, problem.columns) : 0);
-    const std::size_t random_bytes = total;
-    operands.result = reserve(bytes(problem.rows, problem.columns));
-    workspace = reserve(kMostWorkspaceBytes);
-    if (api_.memory_allocate_async(&memory_, total, stream_) != kSuccess) {
-      memory_ = 0;
-      return;
-    }
-    for (Address* place : {&operands.x, &operands.weight, &operands.bias, &operands.residual, &operands.result, &workspace})
-      *place += memory_;
-    if (!problem.bias) operands.bias = 0;
-    if (!problem.residual) operands.residual = 0;
-    ready =
-        fill(problem.dtype, random_bytes) && api_.event_create(&begin_, 0) == kSuccess && api_.event_create(&end_, 0) == kSuccess;
-  }
-  ~Bench() {
-    if (begin_) api_.event_destroy(begin_);
-    if (end_) api_.event_destroy(end_);
-    if (memory_) api_.memory_free_async(memory_, stream_);
-  }
-  Bench(const Bench&) = delete;
-  Bench& operator=(const Bench&) = delete;
-
-  // Milliseconds of one of `times` calls, one behind the other. Infinity if one fails.
-  template <class Run>
-  double time(int times, Run&& run) const {
-    constexpr double kFailed = std::numeric_limits<double>::infinity();
-    if (api_.event_record(begin_, stream_) != kSuccess) return kFailed;
-    for (int i = 0; i < times; ++i)
-      if (!run()) return kFailed;
-    float ms = 0;
-    const bool timed = api_.event_record(end_, stream_) == kSuccess && api_.event_synchronize(end_) == kSuccess &&
-                       api_.event_elapsed(&ms, begin_, end_) == kSuccess;
-    return timed ? static_cast<double>(ms) / times : kFailed;
-  }
-
-  bool ready = false;
-  LtOperands operands;
-  Address workspace;
-  StreamHandle stream() const { return stream_; }
-
- private:
-  // A block of normal values, copied until it fills the first `size` bytes: how much power products take depends on their operands,
-  // and the clock on that.
-  bool fill(DType dtype, std::size_t size) const {
-    constexpr std::size_t kValues = std::size_t{1} << 17;
-    std::mt19937 generator(1);
-    std::normal_distribution<float> normal(0.0f, 0.25f);
-    std::vector<float> values(std::min(kValues, size / size_of(dtype)));
-    for (float& value : values) value = normal(generator);
-    std::vector<std::byte> block(values.size() * size_of(dtype));
-    convert(values.data(), DType::f32, block.data(), dtype, values.size());
-    if (api_.copy_to_device_async(memory_, block.data(), block.size(), stream_) != kSuccess) return false;
-    for (std::size_t filled = block.size(); filled < size;) {
-      const std::size_t more = std::min(filled, size - filled);
-      if (api_.copy_async(memory_ + filled, memory_, more, stream_) != kSuccess) return false;
-      filled += more;
-    }
-    return api_.stream_synchronize(stream_) == kSuccess;
-  }
-
-  const DriverApi& api_;
-  const StreamHandle stream_;
-  Address memory_ = 0;
-  EventHandle begin_ = nullptr, end_ = nullptr;
-};
 
 }  // namespace
 
@@ -208,6 +129,123 @@ void AlgorithmCache::store(const LtProblem& problem, const LtAlgorithm& algorith
 }
 
 void AlgorithmCache::reject(const LtProblem& problem, std::string_view why) { cache_.reject(recipe(problem), why); }
+
+// Random operands of one problem on the device, and a clock there. `ready` is false if there is no room for them.
+class Cublaslt::Bench {
+ public:
+  Bench(const Device& device, const Cublaslt& library, const LtProblem& problem)
+      : api_(device.api), library_(library), stream_(device.memory_stream()) {
+    const auto bytes = [&](std::int64_t rows, std::int64_t columns) {
+      const auto size = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns) * size_of(problem.dtype);
+      return (size + Cublaslt::kWorkspaceAlignment - 1) / Cublaslt::kWorkspaceAlignment * Cublaslt::kWorkspaceAlignment;
+    };
+    std::size_t total = 0;
+    const auto reserve = [&](std::size_t size) { return static_cast<Address>(std::exchange(total, total + size)); };
+    operands_.x = reserve(bytes(problem.rows, problem.inner));
+    operands_.weight = reserve(bytes(problem.columns, problem.inner));
+    operands_.bias = reserve(bytes(1, problem.columns));
+    operands_.residual = reserve(problem.residual ? bytes(problem.rows, problem.columns) : 0);
+    const std::size_t random_bytes = total;
+    operands_.result = reserve(bytes(problem.rows, problem.columns));
+    workspace_ = reserve(kMostWorkspaceBytes);
+    if (api_.memory_allocate_async(&memory_, total, stream_) != kSuccess) {
+      memory_ = 0;
+      return;
+    }
+    for (Address* place : {&operands_.x, &operands_.weight, &operands_.bias, &operands_.residual, &operands_.result, &workspace_})
+      *place += memory_;
+    if (!problem.bias) operands_.bias = 0;
+    if (!problem.residual) operands_.residual = 0;
+    ready =
+        fill(problem.dtype, random_bytes) && api_.event_create(&begin_, 0) == kSuccess && api_.event_create(&end_, 0) == kSuccess;
+  }
+  ~Bench() {
+    if (begin_) api_.event_destroy(begin_);
+    if (end_) api_.event_destroy(end_);
+    if (memory_) api_.memory_free_async(memory_, stream_);
+  }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
+  // Milliseconds of one of `times` runs, one behind the other. Infinity if one fails.
+  double time(int times, const LtProblem& problem, const LtCandidate& candidate) const {
+    constexpr double kFailed = std::numeric_limits<double>::infinity();
+    if (api_.event_record(begin_, stream_) != kSuccess) return kFailed;
+    for (int i = 0; i < times; ++i)
+      if (!run(problem, candidate)) return kFailed;
+    float ms = 0;
+    const bool timed = api_.event_record(end_, stream_) == kSuccess && api_.event_synchronize(end_) == kSuccess &&
+                       api_.event_elapsed(&ms, begin_, end_) == kSuccess;
+    return timed ? static_cast<double>(ms) / times : kFailed;
+  }
+
+  // Some algorithms write the sums in bf16 and let a second kernel add bias and residual to those. Looked for at one element whose
+  // sum is 1 + 2^-8 - 2^-14, which alone rounds to 1.
+  bool rounds_once(const LtProblem& problem, const LtCandidate& candidate) const {
+    if (problem.dtype != DType::bf16) return true;
+    if (problem.inner < 3) return false;
+    constexpr float kStep = 0x1p-8f, kSum = 1 + kStep - 0x1p-14f;
+    const auto put = [&](Address place, std::initializer_list<float> values, std::int64_t count) {
+      std::vector<std::uint16_t> row(static_cast<std::size_t>(count));
+      std::transform(values.begin(), values.end(), row.begin(), f32_to_bf16);
+      return api_.copy_to_device_async(place, row.data(), row.size() * 2, stream_) == kSuccess &&
+             api_.stream_synchronize(stream_) == kSuccess;
+    };
+    if (!put(operands_.x, {1, kStep, -0x1p-14f}, problem.inner) || !put(operands_.weight, {1, 1, 1}, problem.inner)) return false;
+    for (const auto& [bias, residual] : {std::pair(0.0f, 0.0f), {kStep, 0.0f}, {0.0f, kStep}}) {
+      if ((bias != 0 && !problem.bias) || (residual != 0 && !problem.residual)) continue;
+      const double y = static_cast<double>(kSum) + static_cast<double>(bias);
+      const double activated = problem.gelu ? 0.5 * y * (1 + std::tanh(0.7978845608028654 * (y + 0.044715 * y * y * y))) : y;
+      const std::uint16_t expected = f32_to_bf16(static_cast<float>(activated + static_cast<double>(residual)));
+      std::uint16_t got = 0;
+      if (problem.bias && !put(operands_.bias, {bias}, 1)) return false;
+      if (problem.residual && !put(operands_.residual, {residual}, 1)) return false;
+      if (!run(problem, candidate) || api_.copy_to_host_async(&got, operands_.result, sizeof got, stream_) != kSuccess ||
+          api_.stream_synchronize(stream_) != kSuccess || got != expected)
+        return false;
+    }
+    return true;
+  }
+
+  bool ready = false;
+
+ private:
+  bool run(const LtProblem& problem, const LtCandidate& candidate) const {
+    try {
+      library_.multiply(problem, {candidate.algorithm, candidate.workspace_bytes}, operands_, workspace_, stream_);
+      return true;
+    } catch (const Error&) {
+      return false;  // a candidate that does not run here
+    }
+  }
+
+  // A block of normal values, copied until it fills the first `size` bytes: how much power products take depends on their operands,
+  // and the clock on that.
+  bool fill(DType dtype, std::size_t size) const {
+    constexpr std::size_t kValues = std::size_t{1} << 17;
+    std::mt19937 generator(1);
+    std::normal_distribution<float> normal(0.0f, 0.25f);
+    std::vector<float> values(std::min(kValues, size / size_of(dtype)));
+    for (float& value : values) value = normal(generator);
+    std::vector<std::byte> block(values.size() * size_of(dtype));
+    convert(values.data(), DType::f32, block.data(), dtype, values.size());
+    if (api_.copy_to_device_async(memory_, block.data(), block.size(), stream_) != kSuccess) return false;
+    for (std::size_t filled = block.size(); filled < size;) {
+      const std::size_t more = std::min(filled, size - filled);
+      if (api_.copy_async(memory_ + filled, memory_, more, stream_) != kSuccess) return false;
+      filled += more;
+    }
+    return api_.stream_synchronize(stream_) == kSuccess;
+  }
+
+  const DriverApi& api_;
+  const Cublaslt& library_;
+  const StreamHandle stream_;
+  LtOperands operands_;
+  Address workspace_ = 0;
+  Address memory_ = 0;
+  EventHandle begin_ = nullptr, end_ = nullptr;
+};
 
 Cublaslt::Cublaslt(DevicePtr device, const CublasltApi& api)
     : device_(std::move(device)),
@@ -285,65 +323,67 @@ std::vector<LtCandidate> Cublaslt::candidates(const LtProblem& problem) const {
   return found;
 }
 
-// Every candidate runs twice, the second time with a clock; then the four fastest in turns, which levels the clock's rising.
-LtChoice Cublaslt::fastest(const LtProblem& problem, const std::vector<LtCandidate>& offered) {
-  constexpr int kTurns = 3;
-  constexpr std::size_t kFinalists = 4;
-  constexpr double kWakingMs = 30;
+// The candidates in the order of their times, those within a hundredth of the best in the library's own order: the clock's moods
+// decide between them otherwise, another way in every run. They run in turns, which levels the clock's slower moods.
+std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::vector<LtCandidate>& offered, const Bench& bench,
+                                           std::vector<double>& medians) {
+  constexpr std::size_t kRounds = 5, kFirstRounds = 2;
+  constexpr double kFarBehind = 1.15, kEqual = 1.01;
+  constexpr double kWakingMs = 50;  // a device that did nothing so far runs slowly, or faster than it can for long
   constexpr double kShortMs = 0.5;  // shorter ones run several times between two looks at the clock
-  const auto choice = [&](std::size_t i) { return LtChoice{offered[i].algorithm, offered[i].workspace_bytes}; };
-  if (offered.size() == 1) return choice(0);
-  if (measured_ms_ > kMostMs) {
-    log(LogLevel::detail, fmt::format("cuBLASLt: the first algorithm for {}; enough was measured in this run", problem.text()));
-    return choice(0);
-  }
   const double start = now_ms();
-  const Bench bench(*device_, problem);
+  std::vector<std::size_t> order(offered.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::vector<double> once;
+  for (const LtCandidate& each : offered) {
+    bench.time(1, problem, each);  // loads its program
+    once.push_back(bench.time(1, problem, each));
+  }
+  if (measured_ms_ == 0)
+    for (int i = 0; i < 1000 && now_ms() - start < kWakingMs; ++i) bench.time(1, problem, offered[0]);
+  std::vector<std::vector<double>> times(offered.size());
+  medians = once;
+  for (std::size_t round = 0; round < kRounds && now_ms() - start < kMostMsEach; ++round) {
+    for (const std::size_t i : order) {
+      times[i].push_back(bench.time(std::clamp(static_cast<int>(kShortMs / once[i]), 1, 32), problem, offered[i]));
+      std::vector<double> sorted = times[i];
+      std::sort(sorted.begin(), sorted.end());
+      medians[i] = sorted[sorted.size() / 2];
+    }
+    if (round + 1 < kFirstRounds) continue;
+    const double best = *std::min_element(medians.begin(), medians.end());
+    std::erase_if(order, [&](std::size_t i) { return medians[i] > kFarBehind * best; });
+  }
+  measured_ms_ += now_ms() - start;
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return medians[a] < medians[b]; });
+  const double best = medians[order.front()];
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return std::pair(medians[a] > kEqual * best, a) < std::pair(medians[b] > kEqual * best, b);
+  });
+  return order;
+}
+
+std::optional<LtChoice> Cublaslt::fastest(const LtProblem& problem, const std::vector<LtCandidate>& offered) {
+  const auto choice = [&](std::size_t i) { return LtChoice{offered[i].algorithm, offered[i].workspace_bytes}; };
+  const Bench bench(*device_, *this, problem);
   if (!bench.ready) {
     log(LogLevel::detail, fmt::format("cuBLASLt: the first algorithm for {}; no room to measure others", problem.text()));
     return choice(0);
   }
-  const auto timed = [&](std::size_t i, int times) {
-    const LtChoice tried = choice(i);
-    return bench.time(times, [&] {
-      try {
-        multiply(problem, tried, bench.operands, bench.workspace, bench.stream());
-        return true;
-      } catch (const Error&) {
-        return false;  // a candidate that does not run here
-      }
-    });
-  };
-  if (measured_ms_ == 0)  // a device that did nothing so far runs slowly
-    for (int i = 0; i < 100 && now_ms() - start < kWakingMs; ++i) timed(0, 4);
-  std::vector<double> best(offered.size(), std::numeric_limits<double>::infinity());
-  std::size_t seen = 0;
-  for (; seen < offered.size() && (seen < kFinalists || now_ms() - start < kMostMsEach); ++seen) {
-    const double first = timed(seen, 1);  // with the loading of its program
-    const int times = first < kShortMs ? 8 : 1;
-    best[seen] = timed(seen, times);
-  }
-  std::vector<std::size_t> order(seen);
+  const bool measure = measured_ms_ < kMostMs;
+  std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return best[a] < best[b]; });
-  order.resize(std::min(order.size(), kFinalists));
-  std::vector<std::array<double, kTurns>> times(order.size());
-  for (std::size_t turn = 0; turn < kTurns; ++turn)
-    for (std::size_t i = 0; i < order.size(); ++i)
-      times[i][turn] = timed(order[i], std::clamp(static_cast<int>(kShortMs / best[order[i]]), 1, 32));
-  std::size_t fastest = 0;
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    std::sort(times[i].begin(), times[i].end());
-    if (times[i][kTurns / 2] < times[fastest][kTurns / 2]) fastest = i;
+  std::vector<double> medians;
+  if (measure) order = by_time(problem, offered, bench, medians);
+  for (const std::size_t i : order) {
+    if (!bench.rounds_once(problem, offered[i])) continue;
+    log(LogLevel::detail, fmt::format("cuBLASLt: {} takes number {} of {}, {}{}", problem.text(), i + 1, offered.size(),
+                                      describe(offered[i].algorithm),
+                                      measure ? fmt::format(": {:.4f} ms", medians[i]) : "; enough was measured in this run"));
+    if (measure) cache_.store(problem, offered[i].algorithm);
+    return choice(i);
   }
-  const LtChoice winner = choice(order[fastest]);
-  const double spent = now_ms() - start;
-  measured_ms_ += spent;
-  log(LogLevel::detail,
-      fmt::format("cuBLASLt: {} takes {} (number {} of {}), {:.4f} ms, found in {:.0f} ms", problem.text(),
-                  describe(winner.algorithm), order[fastest] + 1, offered.size(), times[fastest][kTurns / 2], spent));
-  cache_.store(problem, winner.algorithm);
-  return winner;
+  return std::nullopt;
 }
 
 std::string Cublaslt::describe(const LtAlgorithm& algorithm) const {

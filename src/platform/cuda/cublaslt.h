@@ -57,7 +57,7 @@ class Cublaslt {
   Cublaslt(const Cublaslt&) = delete;
   Cublaslt& operator=(const Cublaslt&) = delete;
 
-  // Nothing if the library has no algorithm for it.
+  // Nothing if the library has no algorithm for it that rounds once.
   std::optional<LtChoice> choose(const LtProblem& problem);
   std::string describe(const LtAlgorithm& algorithm) const;  // "128x256 tile, cluster 2x1"
   // Every address is a multiple of kAlignment, that of the workspace of kWorkspaceAlignment.
@@ -67,9 +67,13 @@ class Cublaslt {
   static constexpr Address kAlignment = 16, kWorkspaceAlignment = 256;
 
  private:
+  class Bench;  // random operands of a problem, and a clock
   std::vector<LtCandidate> candidates(const LtProblem& problem) const;
   std::optional<LtChoice> cached(const LtProblem& problem);
-  LtChoice fastest(const LtProblem& problem, const std::vector<LtCandidate>& candidates);
+  // The fastest of those that round once; nothing if none does.
+  std::optional<LtChoice> fastest(const LtProblem& problem, const std::vector<LtCandidate>& offered);
+  std::vector<std::size_t> by_time(const LtProblem& problem, const std::vector<LtCandidate>& offered, const Bench& bench,
+                                   std::vector<double>& medians);
   void check_status(Status status, std::string_view call, const LtProblem& problem) const;
 
   const DevicePtr device_;
