@@ -89,6 +89,7 @@ std::string write_file(const fs::path& path, std::string_view text) {
 
 std::string source_name(const KernelRecipe& recipe) {
   if (recipe.dialect == "opencl") return "source.cl";
+  if (recipe.dialect == "cublaslt") return "product.txt";
   return recipe.dialect == "cuda" ? "source.cu" : "source.cpp";
 }
 

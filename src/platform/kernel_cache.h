@@ -20,7 +20,7 @@ namespace zoe {
 // All that decides what a binary holds, and a name.
 struct KernelRecipe {
   std::string name;           // a C identifier, the same from run to run; for people and messages, not part of the key
-  std::string dialect;        // "cpp", "opencl", "cuda"
+  std::string dialect;        // "cpp", "opencl", "cuda"; "cublaslt": an algorithm of that library for a product
   std::string source;         // all of it, with the prelude
   std::string compiler = {};  // which, and its version; "" if that is unknown: then nothing is cached
   std::string flags = {};

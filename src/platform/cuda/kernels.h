@@ -20,6 +20,12 @@ std::string tiles_source(DType dtype, bool tensor_cores);
 // Lets launches of the function ask for so many bytes of dynamic shared memory.
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
 
+class Cublaslt;  // cublaslt.h
+
+// linear by cuBLASLt. Nothing where it does not compute the node to one rounding (takes_epilogue says so, too) or has no algorithm.
+bool takes_epilogue(const Node& linear);
+std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, const std::shared_ptr<Cublaslt>& library);
+
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <mutex>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "platform/cuda/cublaslt.h"
 #include "platform/cuda/kernels.h"
 
 namespace zoe::cuda {
@@ -88,9 +91,16 @@ class CudaPlatform : public Platform {
     device_->check_status(device_->api.stream_synchronize(handle_of(stream)), "waiting for a copy");
   }
 
+  bool takes_epilogue(const Node& product) const override {
+    return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);
+  }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear:
+        if (const auto& library = cublaslt())
+          if (auto kernel = make_linear(node, device_, library)) return kernel;
+        return make_product(node, device_);
       case Opcode::conv: return make_product(node, device_);
       case Opcode::attention: return make_attention(node, device_);
       case Opcode::concat: return make_concat(node, device_);
@@ -113,8 +123,24 @@ class CudaPlatform : public Platform {
   }
 
  private:
+  // Opened when the first product asks. Null where there is none.
+  const std::shared_ptr<Cublaslt>& cublaslt() const {
+    std::call_once(cublaslt_once_, [&] {
+      if (&device_->vendor != &kCuda) return;
+      std::string why;
+      if (const CublasltApi* api = load_cublaslt(device_->options.cuda_path, why)) {
+        cublaslt_ = std::make_shared<Cublaslt>(device_, *api);
+      } else {
+        log(LogLevel::notice, fmt::format("products run on kernels of our own, which are slower: {}.", why));
+      }
+    });
+    return cublaslt_;
+  }
+
   const DevicePtr device_;
   DeviceStream stream_;
+  mutable std::once_flag cublaslt_once_;
+  mutable std::shared_ptr<Cublaslt> cublaslt_;
   mutable DeviceInfo info_;
   mutable std::size_t peak_free_ = 0;
 };
