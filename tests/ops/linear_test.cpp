@@ -68,9 +68,9 @@ TEST(LinearOnOpencl, AgreesWithReference) {
 // Rows and columns beside the edges of blocks of 64 and 128, and enough of them for large blocks; all at an odd element.
 const LinearCase kBlockCases[] = {
     {127, 48, 129, true, true},
-    {1100, 136, 2304, true, false, Activation::gelu_tanh},
-    {1537, 128, 1024, true, true},
-    {130, 4096, 96, true, false, Activation::silu},
+    {1500, 40, 1500, true, false, Activation::gelu_tanh},
+    {1537, 24, 1536, true, true},
+    {130, 2048, 96, true, false, Activation::silu},
 };
 
 TEST(LinearOnCuda, AgreesWithReference) {
