@@ -1,0 +1,54 @@
+// Operations on blocks of a row: what row blocks make chains of where there is no compiler. A block is a few vectors of f32 that
+// stay in registers: each operation works on them, with an operand from memory if it takes one, and calls the next one with what
+// it made. So a program of them costs one load an operand and one store a result, as compiled code does.
+//
+// The arithmetic is that of loops.h: the same formulas, each rounded by itself, and the same row sums.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "ir/value.h"
+
+namespace zoe::cpu {
+
+// For a block of several vectors, and for one of a single vector. What they take depends on the instruction set.
+struct BlockFunctions {
+  void (*wide)() = nullptr;
+  void (*narrow)() = nullptr;
+};
+
+struct BlockOp {
+  BlockFunctions functions;
+  std::byte* at;                       // of row 0, column 0 in the operation's memory, if it has any
+  std::int64_t row_step, column_step;  // from there to others, in bytes
+};
+
+// How an operation finds its operand's elements: all columns read the same one, the one of their own, or their neighbour's in the
+// pairs (0, 1), (2, 3), ...
+enum class Access : std::uint8_t { one, dense, swapped };
+
+// Programs begin with a load and stop at an end.
+BlockFunctions block_load(DType dtype, Access access);
+BlockFunctions block_unary(Opcode opcode);
+BlockFunctions block_binary(Opcode opcode, DType dtype, Access access);           // block `opcode` memory
+BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access);  // memory `opcode` block
+BlockFunctions block_round();                                                     // to what bf16 can hold
+BlockFunctions block_store(DType dtype);                                          // bf16: of a rounded block
+BlockFunctions block_stream(DType dtype);                                         // past the caches
+BlockFunctions block_sum();       // adds to kPartials partial sums, which lie there for all columns
+BlockFunctions block_prefetch();  // asks for the block's memory
+BlockFunctions block_end();
+
+// Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials.
+using BlockRun = void (*)(const BlockOp* program, std::int64_t row, std::int64_t begin, std::int64_t end);
+BlockRun block_run();
+std::int64_t block_elements();  // of a wide block
+
+// Each row's sum from its partial sums.
+constexpr std::int64_t kPartials = 32;
+using BlockTotals = void (*)(const float* partials, float* totals, std::int64_t rows);
+BlockTotals block_totals();
+
+}  // namespace zoe::cpu
