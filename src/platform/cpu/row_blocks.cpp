@@ -25,6 +25,8 @@ namespace {
 // The rows of a tile have about so many elements: what a later pass reads again is then in the first cache, and the programs of
 // row values have several to work on.
 constexpr std::int64_t kTileElements = 4096;
+// Rows of fewer columns are worth joining, to no more than so many.
+constexpr std::int64_t kFewColumns = 1024, kManyColumns = 8192;
 // A row of one column is a number.
 constexpr std::int64_t kMostRows = 64, kMostNumbers = 2048;
 // Pieces of a row that lie apart are read where they lie if they have a multiple of so many elements; sums count on it.
@@ -138,7 +140,35 @@ class RowBlocks : public Kernel {
 
   // ---- Choosing tiles ----------------------------------------------------------------------------------------------------------
 
+  // Without sums rows may be longer than the chain's: each costs something of its own. What varies with the axis must then be a
+  // load, and lie in runs.
+  void widen_rows() {
+    const auto in_runs = [&](const View& view) {
+      const Walk columns(chain_, view, static_cast<std::size_t>(chain_.row_axes) - 1, chain_.axes.size());
+      return columns.is_straight() ? columns.step() == 0 || columns.step() == 1
+                                   : columns.extent() % kRun == 0 && (columns.step() == 0 || columns.step() == 1);
+    };
+    const auto allows = [&](const Instruction& i) {
+      if (i.opcode == Opcode::input) return in_runs(i.view);
+      return i.opcode != Opcode::sum && (i.place != Instruction::Place::row || i.opcode == Opcode::cast);
+    };
+    while (chain_.row_axes > 1 && chain_.columns() < kFewColumns &&
+           chain_.columns() * chain_.axes[static_cast<std::size_t>(chain_.row_axes) - 1] <= kManyColumns &&
+           std::all_of(chain_.instructions.begin(), chain_.instructions.end(), allows) &&
+           std::all_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
+             return in_runs(store.view) && is_of_columns(store);
+           })) {
+      --chain_.row_axes;
+      for (Instruction& i : chain_.instructions) {
+        if (i.opcode == Opcode::input && i.view.strides[static_cast<std::size_t>(chain_.row_axes)] != 0)
+          i.place = Instruction::Place::column;
+        for (const int argument : i.arguments) i.place = std::max(i.place, instruction(argument).place);
+      }
+    }
+  }
+
   void choose_tiles() {
+    widen_rows();
     row_axes_ = static_cast<std::size_t>(chain_.row_axes);
     is_flat_ = row_axes_ == 0;
     rows_ = chain_.rows();
