@@ -21,13 +21,12 @@ struct BlockFunctions {
 
 struct BlockOp {
   BlockFunctions functions;
-  std::byte* at;                       // of row 0, column 0 in the operation's memory, if it has any
-  std::int64_t row_step, column_step;  // from there to others, in bytes
+  std::byte* at;  // its memory, if it has any: where column 0 of the row lies
 };
 
 // How an operation finds its operand's elements: all columns read the same one, the one of their own, or their neighbour's in the
-// pairs (0, 1), (2, 3), ...
-enum class Access : std::uint8_t { one, dense, swapped };
+// pairs (0, 1), (2, 3), ...; or all blocks the same ones (f32).
+enum class Access : std::uint8_t { one, dense, swapped, block };
 
 // Programs begin with a load and stop at an end.
 BlockFunctions block_load(DType dtype, Access access);
@@ -35,14 +34,15 @@ BlockFunctions block_unary(Opcode opcode);
 BlockFunctions block_binary(Opcode opcode, DType dtype, Access access);           // block `opcode` memory
 BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access);  // memory `opcode` block
 BlockFunctions block_round();                                                     // to what bf16 can hold
-BlockFunctions block_store(DType dtype);                                          // bf16: of a rounded block
-BlockFunctions block_stream(DType dtype);                                         // past the caches
-BlockFunctions block_sum();       // adds to kPartials partial sums, which lie there for all columns
-BlockFunctions block_prefetch();  // asks for the block's memory
+// To dense rows or to a block. bf16: of a rounded block, or the store rounds what it stores.
+BlockFunctions block_store(DType dtype, Access access, bool rounds);
+BlockFunctions block_stream(DType dtype, bool rounds);  // past the caches
+BlockFunctions block_sum();                             // adds to the row's kPartials partial sums
+BlockFunctions block_prefetch(DType dtype);             // asks for a block of a dense row
 BlockFunctions block_end();
 
 // Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials.
-using BlockRun = void (*)(const BlockOp* program, std::int64_t row, std::int64_t begin, std::int64_t end);
+using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end);
 BlockRun block_run();
 std::int64_t block_elements();  // of a wide block
 

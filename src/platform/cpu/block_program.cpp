@@ -17,8 +17,7 @@ std::vector<PlacedOp> ProgramBuilder::build(const std::vector<Target>& targets, 
   std::vector<const Target*> waiting;
   const auto write = [&](const Target& target) {
     make(target.value);
-    append(target.streams ? block_stream(target.home.dtype) : block_store(target.home.dtype), target.home);
-    finish_use(target.value);
+    append_store(target);
   };
   for (const Target& target : targets) {
     switch (target.use) {
@@ -75,10 +74,10 @@ void ProgramBuilder::make(int value) {
     finish_use(argument(value, 0));
     if (i.opcode != Opcode::cast) append(block_unary(i.opcode));
   }
-  if (i.dtype == DType::bf16) append(block_round());
+  if (i.dtype == DType::bf16) append(block_round()), rounds_last_ = true;
   held_ = value;
   if (const auto kept = kept_.find(value); kept != kept_.end()) {
-    append(block_store(DType::f32), kept->second);
+    append(block_store(DType::f32, Access::dense, false), kept->second);
     made_.emplace(value, kept->second);
   } else if (uses_[value] > 1) {
     keep_in_slot(value);
@@ -120,15 +119,28 @@ void ProgramBuilder::keep_in_slot(int value) {
     slots_.push_back(new_slot_());
     free_slots_.push_back(slots_.back());
   }
-  const Home slot{free_slots_.back(), DType::f32, Access::dense, 0, 0};
+  const Home slot{free_slots_.back(), DType::f32, Access::block, 0};
   free_slots_.pop_back();
-  append(block_store(DType::f32), slot);
+  append(block_store(DType::f32, Access::block, false), slot);
   made_.emplace(value, slot);
 }
 
-void ProgramBuilder::append(BlockFunctions functions) { ops_.push_back({{functions, nullptr, 0, 0}}); }
+// A value that is rounded for its store alone is rounded there.
+void ProgramBuilder::append_store(const Target& target) {
+  finish_use(target.value);
+  const bool rounds = target.home.dtype == DType::bf16 && rounds_last_ && uses_[target.value] == 0;
+  if (rounds) ops_.pop_back(), held_ = -1;
+  append(target.streams ? block_stream(target.home.dtype, rounds) : block_store(target.home.dtype, Access::dense, rounds),
+         target.home);
+}
+
+void ProgramBuilder::append(BlockFunctions functions) {
+  ops_.push_back({functions});
+  rounds_last_ = false;
+}
 void ProgramBuilder::append(BlockFunctions functions, const Home& home) {
-  ops_.push_back({{functions, nullptr, home.row_step, home.column_step}, home.memory, home.runs});
+  ops_.push_back({functions, home.memory, home.row_step, home.runs});
+  rounds_last_ = false;
 }
 
 }  // namespace zoe::cpu

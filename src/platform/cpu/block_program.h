@@ -15,13 +15,15 @@ struct Home {
   int memory;  // a number that the owner of the memories gave
   DType dtype;
   Access access;
-  std::int64_t row_step, column_step;  // bytes
-  int runs = -1;                       // where its runs of columns lie, if not one behind the other: a number of the owner's, too
+  std::int64_t row_step;  // bytes
+  int runs = -1;          // where its runs of columns lie, if not one behind the other: a number of the owner's, too
 };
 
 struct PlacedOp {
-  BlockOp op;  // without an address
-  int memory = -1, runs = -1;
+  BlockFunctions functions;
+  int memory = -1;
+  std::int64_t row_step = 0;
+  int runs = -1;
 };
 
 // The value of an instruction that is wanted, and why.
@@ -56,12 +58,14 @@ class ProgramBuilder {
   void keep_in_slot(int value);
   void append(BlockFunctions functions);
   void append(BlockFunctions functions, const Home& home);
+  void append_store(const Target& target);
 
   const Chain& chain_;
   const std::function<const Home*(int)> home_of_;
   const std::function<int()> new_slot_;
   std::vector<PlacedOp> ops_;
   int held_ = -1;             // the value in registers
+  bool rounds_last_ = false;  // the last operation rounds it
   std::map<int, int> uses_;   // that are left
   std::map<int, Home> made_;  // by this program
   std::map<int, Home> kept_;  // of targets to keep

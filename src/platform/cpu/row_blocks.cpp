@@ -65,12 +65,13 @@ struct Copy {
 // Runs of columns that lie apart: bytes from each to the next one's place, less those of a run; the last entry leads back.
 struct Runs {
   Walk columns;
-  std::int64_t element_bytes, column_step;
+  std::int64_t element_bytes;
   std::vector<std::int64_t> steps = {};
 };
 
 struct Program {
   int first = -1;          // of `ops_`; -1: nothing to do
+  std::vector<int> moves;  // operations whose memory is another one for each row
   std::vector<int> jumps;  // operations with runs
 };
 
@@ -155,9 +156,8 @@ class RowBlocks : public Kernel {
     while (chain_.row_axes > 1 && chain_.columns() < kFewColumns &&
            chain_.columns() * chain_.axes[static_cast<std::size_t>(chain_.row_axes) - 1] <= kManyColumns &&
            std::all_of(chain_.instructions.begin(), chain_.instructions.end(), allows) &&
-           std::all_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
-             return in_runs(store.view) && is_of_columns(store);
-           })) {
+           std::all_of(chain_.stores.begin(), chain_.stores.end(),
+                       [&](const Store& store) { return in_runs(store.view) && is_of_columns(store); })) {
       --chain_.row_axes;
       for (Instruction& i : chain_.instructions) {
         if (i.opcode == Opcode::input && i.view.strides[static_cast<std::size_t>(chain_.row_axes)] != 0)
@@ -252,7 +252,7 @@ class RowBlocks : public Kernel {
   Home add_rows(DType dtype, bool by_row) {
     ZOE_INTERNAL_CHECK(!is_flat_);
     const auto size = static_cast<std::int64_t>(size_of(dtype)), bytes = columns_ * size;
-    return {add_scratch(bytes * (by_row ? tile_rows_ : 1)), dtype, Access::dense, by_row ? bytes : 0, size};
+    return {add_scratch(bytes * (by_row ? tile_rows_ : 1)), dtype, Access::dense, by_row ? bytes : 0};
   }
   Level& level(bool by_row) { return by_row ? tile_ : segment_; }
 
@@ -313,8 +313,8 @@ class RowBlocks : public Kernel {
   std::optional<Home> find_place(const View& view, DType dtype, Memory::Kind kind, int number) {
     const Walk rows(chain_, view, tile_axis_, row_axes_), columns(chain_, view, row_axes_, chain_.axes.size());
     const auto size = static_cast<std::int64_t>(size_of(dtype));
-    Home home{-1, dtype, columns.is_swapped() ? Access::swapped : Access::dense, segment_rows_ == 1 ? 0 : rows.step() * size, size};
-    if (columns.step() == 0) home.access = Access::one, home.column_step = 0;
+    Home home{-1, dtype, columns.is_swapped() ? Access::swapped : Access::dense, segment_rows_ == 1 ? 0 : rows.step() * size};
+    if (columns.step() == 0) home.access = Access::one;
     if (columns.step() != 0 && columns.step() != 1) return {};
     if (kind == Memory::Kind::result && home.access != Access::dense) return {};
     if (!columns.is_straight()) {
@@ -322,7 +322,7 @@ class RowBlocks : public Kernel {
       run_columns_ =
           std::min(run_columns_, columns.extent());  // these extents are products of the last axes': each divides the larger ones
       home.runs = static_cast<int>(runs_.size());
-      runs_.push_back({columns, size, home.column_step});
+      runs_.push_back({columns, size});
     }
     home.memory =
         add_memory({.kind = kind, .number = number, .rows = add_walk(Walk(chain_, view, 0, row_axes_)), .element_bytes = size});
@@ -332,7 +332,8 @@ class RowBlocks : public Kernel {
   void find_steps(Runs& runs) const {
     std::int64_t last = 0;
     for (std::int64_t column = 0; column < columns_; column += run_columns_) {
-      const std::int64_t place = (runs.columns.at(column) - runs.columns.at(0)) * runs.element_bytes - column * runs.column_step;
+      const std::int64_t passed = runs.columns.step() == 0 ? 0 : column;  // by an operation itself
+      const std::int64_t place = (runs.columns.at(column) - runs.columns.at(0) - passed) * runs.element_bytes;
       runs.steps.push_back(place - last);
       last = place;
     }
@@ -370,7 +371,7 @@ class RowBlocks : public Kernel {
     const std::int64_t row_bytes = kPartials * static_cast<std::int64_t>(sizeof(float));
     const int partials = add_scratch(row_bytes * (value(i).by_row ? tile_rows_ : 1));
     pass.sums.push_back({partials, value(i).memory, instruction(i).dtype == DType::bf16});
-    return {Target::Use::sum, instruction(i).arguments[0], {partials, DType::f32, Access::dense, row_bytes, 0}};
+    return {Target::Use::sum, instruction(i).arguments[0], {partials, DType::f32, Access::dense, row_bytes}};
   }
 
   Target result_of(const Store& store) {
@@ -390,8 +391,8 @@ class RowBlocks : public Kernel {
   Home home_of_number(int i, bool for_columns) const {
     constexpr auto kSize = static_cast<std::int64_t>(sizeof(float));
     const bool by_row = value(i).by_row;
-    if (by_row && !for_columns) return {value(i).memory, DType::f32, Access::dense, 0, kSize};
-    return {value(i).memory, DType::f32, Access::one, by_row ? kSize : 0, 0};
+    if (by_row && !for_columns) return {value(i).memory, DType::f32, Access::dense, 0};
+    return {value(i).memory, DType::f32, Access::one, by_row ? kSize : 0};
   }
 
   void make_numbers(Program& program, bool by_row, int pass) {
@@ -433,6 +434,7 @@ class RowBlocks : public Kernel {
   void append(Program& program, const std::vector<PlacedOp>& ops) {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
+      if (op.row_step != 0) program.moves.push_back(static_cast<int>(ops_.size()));
       if (op.runs >= 0) program.jumps.push_back(static_cast<int>(ops_.size()));
       ops_.push_back(op);
     }
@@ -447,7 +449,7 @@ class RowBlocks : public Kernel {
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
       next.ahead = tile_rows_ * v.home.row_step;
-      asks.push_back({{block_prefetch(), nullptr, v.home.row_step, v.home.column_step}, add_memory(next)});
+      asks.push_back({block_prefetch(v.home.dtype), add_memory(next), v.home.row_step});
     }
     ops.insert(ops.begin(), asks.begin(), asks.end());
   }
@@ -498,7 +500,7 @@ class RowBlocks : public Kernel {
   void run_rows(const Part& part, std::int64_t begin, std::int64_t end) const {
     BlockOp* ops = ops_of(part);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-      ops[i] = ops_[i].op;
+      ops[i] = {ops_[i].functions, nullptr};
       if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(part, ops_[i].memory);
     }
     for (const Number& number : numbers_) *scratch_of<float>(part, number.memory) = number.value;
@@ -514,7 +516,6 @@ class RowBlocks : public Kernel {
       while (row < segment_end) {
         const std::int64_t n = std::min(tile_rows_, segment_end - row);
         run_level(part, tile_, row, n);
-        for (const std::size_t i : moving_) ops[i].at += n * ops[i].row_step;
         row += n;
       }
     }
@@ -529,10 +530,10 @@ class RowBlocks : public Kernel {
       else collect<std::uint16_t>(part, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, 0, n);
+      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n);
       if (pass.columns.first < 0) continue;
       for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
-      for (std::int64_t r = 0; r < n; ++r) run_columns(part, pass.columns, r);
+      run_columns(part, pass.columns, n);
       for (const Sum& sum : pass.sums) {
         auto* totals = scratch_of<float>(part, sum.totals);
         totals_(scratch_of<float>(part, sum.partials), totals, n);
@@ -548,9 +549,22 @@ class RowBlocks : public Kernel {
     }
   }
 
-  void run_columns(const Part& part, const Program& program, std::int64_t row) const {
+  void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
     BlockOp* ops = ops_of(part);
-    if (program.jumps.empty()) return run_(ops + program.first, row, part.begin, part.end);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      if (program.jumps.empty()) run_(ops + program.first, part.begin, part.end);
+      else run_jumping(part, program);
+      for (const int op : program.moves) ops[op].at += ops_[static_cast<std::size_t>(op)].row_step;
+    }
+    // Rows of the scratch are a tile's; operands and results go on to the next one.
+    for (const int op : program.moves)
+      if (is_of(ops_[static_cast<std::size_t>(op)], Memory::Kind::scratch))
+        ops[op].at -= rows * ops_[static_cast<std::size_t>(op)].row_step;
+  }
+
+  // A row, run by run.
+  void run_jumping(const Part& part, const Program& program) const {
+    BlockOp* ops = ops_of(part);
     std::size_t run = 0;
     const auto jump = [&] {
       for (const int op : program.jumps)
@@ -559,7 +573,7 @@ class RowBlocks : public Kernel {
     };
     for (std::int64_t column = part.begin; column < part.end; column += run_columns_) {
       jump();
-      run_(ops + program.first, row, column, column + run_columns_);
+      run_(ops + program.first, column, column + run_columns_);
     }
     jump();
   }
@@ -604,7 +618,7 @@ class RowBlocks : public Kernel {
   std::vector<Runs> runs_;
   std::vector<Number> numbers_;
   std::vector<PlacedOp> ops_;        // of all programs
-  std::vector<std::size_t> moving_;  // those whose memory lies elsewhere for other rows
+  std::vector<std::size_t> moving_;  // those in operands and results
   Level segment_, tile_;
   std::size_t scratch_end_ = 0, ops_at_ = 0, thread_bytes_ = 0;
   std::vector<std::vector<bool>> overwritable_;  // [output][operand]
