@@ -114,7 +114,7 @@ struct Round {
   static constexpr bool kReads = false;
   template <bool>
   static HWY_INLINE V of(const BlockOp*, std::int64_t, std::int64_t, std::int64_t, V x) {
-    return hn::BitCast(D(), hn::ShiftLeft<16>(rounded_to_bf16(D(), x)));
+    return hn::BitCast(D(), hn::And(round_in_upper_halves(D(), x), hn::Set(hn::Rebind<std::uint32_t, D>(), 0xffff0000u)));
   }
 };
 
@@ -138,56 +138,81 @@ void map_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors.
 
 enum class How : std::uint8_t { plain, rounds, streams, rounds_and_streams };
 
-// What is stored of a vector: as bf16 the upper halves, of one that was rounded before or is now.
-template <How kHow>
-HWY_INLINE V stored(const float*, V x) {
-  return x;
+template <How kHow, class To, class T>
+HWY_INLINE void store_vector(To d, hn::Vec<To> x, T* dst) {
+  constexpr bool kStreams = kHow == How::streams || kHow == How::rounds_and_streams;
+  if (kStreams && HWY_LIKELY(reinterpret_cast<std::uintptr_t>(dst) % sizeof(x) == 0)) hn::Stream(x, d, dst);
+  else hn::StoreU(x, d, dst);
 }
+
 template <How kHow>
-HWY_INLINE auto stored(const std::uint16_t*, V x) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  const hn::Rebind<std::int32_t, D> di32;
-  const hn::Rebind<std::uint32_t, D> d32;
-  if constexpr (kHow == How::rounds || kHow == How::rounds_and_streams)
-    return hn::DemoteTo(d16, hn::BitCast(di32, rounded_to_bf16(D(), x)));
-  else return hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(hn::BitCast(d32, x))));
+HWY_INLINE auto upper_halves(V x) {
+  constexpr bool kRounds = kHow == How::rounds || kHow == How::rounds_and_streams;
+  if constexpr (kRounds) return round_in_upper_halves(D(), x);
+  else return hn::BitCast(hn::Rebind<std::uint32_t, D>(), x);
 }
 
 template <class T, Access kAccess, How kHow>
 struct Store {
-  template <bool kWhole>
-  static HWY_INLINE void vector(const BlockOp* op, std::int64_t column, std::int64_t v, std::int64_t count, V x) {
-    constexpr bool kStreams = kHow == How::streams || kHow == How::rounds_and_streams;
-    const hn::Rebind<T, D> d;
-    T* dst = Elements<T, kAccess>::of_block(op, column) + v * kLanes;
-    const std::int64_t left = count - v * kLanes;
-    if (kWhole || left >= kLanes) {
-      if (kStreams && HWY_LIKELY(reinterpret_cast<std::uintptr_t>(dst) % (kLanes * sizeof(T)) == 0))
-        hn::Stream(stored<kHow>(dst, x), d, dst);
-      else hn::StoreU(stored<kHow>(dst, x), d, dst);
-    } else if (left > 0) {
-      T some[kLanes];
-      hn::StoreU(stored<kHow>(dst, x), d, some);
-      std::memcpy(dst, some, static_cast<std::size_t>(left) * sizeof(T));
+  // All vectors of a block.
+  template <class... Vectors>
+  static HWY_INLINE void whole(const BlockOp* op, std::int64_t column, Vectors... x) {
+    T* dst = Elements<T, kAccess>::of_block(op, column);
+    const V vectors[] = {x...};
+    constexpr auto kCount = static_cast<std::int64_t>(sizeof...(Vectors));
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {  // two vectors make one
+      const hn::Repartition<T, D> d;
+      for (std::int64_t v = 0; v < kCount; v += 2) {
+        const auto low = hn::BitCast(d, upper_halves<kHow>(vectors[v])), high = hn::BitCast(d, upper_halves<kHow>(vectors[v + 1]));
+        store_vector<kHow>(d, hn::ConcatOdd(d, high, low), dst + v * kLanes);
+      }
+      return;
     }
+#endif
+    for (std::int64_t v = 0; v < kCount; ++v) one(vectors[v], dst + v * kLanes);
+  }
+
+  static HWY_INLINE void one(V x, T* dst) {
+    const hn::Rebind<T, D> d;
+    if constexpr (sizeof(T) == 4) {
+      store_vector<kHow>(d, x, dst);
+    } else {
+      const hn::Rebind<std::int32_t, D> di32;
+      store_vector<kHow>(d, hn::DemoteTo(d, hn::BitCast(di32, hn::ShiftRight<16>(upper_halves<kHow>(x)))), dst);
+    }
+  }
+
+  // The first elements of a block.
+  template <class... Vectors>
+  static HWY_INLINE void some(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+    T* dst = Elements<T, kAccess>::of_block(op, column);
+    const auto first_lanes = [&](V vector) HWY_ATTR {
+      if (count >= kLanes) {
+        one(vector, dst);
+      } else if (count > 0) {
+        T lanes[kLanes];
+        one(vector, lanes);
+        std::memcpy(dst, lanes, static_cast<std::size_t>(count) * sizeof(T));
+      }
+      dst += kLanes;
+      count -= kLanes;
+    };
+    (first_lanes(x), ...);
   }
 };
 
-template <class Store, bool kWhole, std::size_t... v, class... Vectors>
-HWY_INLINE void store(std::index_sequence<v...>, const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  (Store::template vector<kWhole>(op, column, v, count, x), ...);
-  go_on(op, column, count, x...);
-}
-
 template <class Store, class... Vectors>
 HWY_NOINLINE void store_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  store<Store, false>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  Store::some(op, column, count, x...);
+  go_on(op, column, count, x...);
 }
 
 template <class Store, class... Vectors>
 void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   if (HWY_UNLIKELY(count != kElements<Vectors...>)) return store_part<Store>(op, column, count, x...);
-  store<Store, true>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  Store::whole(op, column, x...);
+  go_on(op, column, count, x...);
 }
 
 // Partial j has the elements of columns j, j + 32, ..., added in that order.

@@ -39,23 +39,23 @@ HWY_INLINE void store(D d, hn::Vec<D> v, float* dst) {
   hn::StoreU(v, d, dst);
 }
 
-// The bits of a bf16 in each lane: rounds to nearest, ties to even; a NaN stays a quiet NaN. The same as f32_to_bf16 of
-// base/dtype.h.
+// A bf16 in the upper half of each lane, the lower ones being anything: rounds to nearest, ties to even; a NaN stays a quiet NaN.
+// The same as f32_to_bf16 of base/dtype.h.
 template <class D>
-HWY_INLINE hn::Vec<hn::Rebind<std::uint32_t, D>> rounded_to_bf16(D, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::Rebind<std::uint32_t, D>> round_in_upper_halves(D, hn::Vec<D> v) {
   const hn::Rebind<std::uint32_t, D> d32;
   const auto bits = hn::BitCast(d32, v);
-  const auto high = hn::ShiftRight<16>(bits);
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(hn::Set(d32, 0x7fffu), hn::And(high, hn::Set(d32, 1u)))));
+  const auto is_odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(hn::Set(d32, 0x7fffu), is_odd));
   const auto is_nan = hn::RebindMask(d32, hn::IsNaN(v));
-  return hn::IfThenElse(is_nan, hn::Or(high, hn::Set(d32, 0x40u)), rounded);
+  return hn::IfThenElse(is_nan, hn::Or(bits, hn::Set(d32, 0x400000u)), rounded);
 }
 
 template <class D>
 HWY_INLINE void store(D d, hn::Vec<D> v, std::uint16_t* dst) {
   const hn::Rebind<std::uint16_t, D> d16;
   const hn::Rebind<std::int32_t, D> di32;
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, rounded_to_bf16(d, v))), d16, dst);
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(round_in_upper_halves(d, v)))), d16, dst);
 }
 
 // Adds the upper half of the lanes to the lower until one is left.
