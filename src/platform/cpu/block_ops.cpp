@@ -48,8 +48,9 @@ HWY_INLINE void go_on(const BlockOp* op, std::int64_t column, std::int64_t count
 template <class T, Access kAccess>
 struct Elements {
   static HWY_INLINE T* of_block(const BlockOp* op, std::int64_t column) {
-    auto* at = reinterpret_cast<T*>(op->at);
-    return kAccess == Access::dense || kAccess == Access::swapped ? at + column : at;
+    std::byte* at = op->at;
+    if constexpr (kAccess == Access::runs) at += op->runs[static_cast<std::size_t>(column) / kPartials];
+    return reinterpret_cast<T*>(at) + (kAccess == Access::one || kAccess == Access::block ? 0 : column);
   }
 
   template <bool kWhole>
@@ -298,6 +299,7 @@ BlockFunctions by_memory(DType dtype, Access access, const Make& make) {
     switch (access) {
       case Access::one: return make.template operator()<Elements<T, Access::one>>();
       case Access::dense: return make.template operator()<Elements<T, Access::dense>>();
+      case Access::runs: return make.template operator()<Elements<T, Access::runs>>();
       default: return make.template operator()<Elements<T, Access::swapped>>();
     }
   };
@@ -347,14 +349,18 @@ BlockFunctions of_store() {
   return both(store_op<To, V, V, V, V>, store_op<To, V>);
 }
 
-BlockFunctions select_store(DType dtype, Access access, bool rounds, bool streams) {
+template <Access kAccess>
+BlockFunctions select_row_store(DType dtype, bool rounds, bool streams) {
   using Half = std::uint16_t;
+  if (dtype == DType::f32) return streams ? of_store<float, kAccess, How::streams>() : of_store<float, kAccess, How::plain>();
+  if (rounds) return streams ? of_store<Half, kAccess, How::rounds_and_streams>() : of_store<Half, kAccess, How::rounds>();
+  return streams ? of_store<Half, kAccess, How::streams>() : of_store<Half, kAccess, How::plain>();
+}
+
+BlockFunctions select_store(DType dtype, Access access, bool rounds, bool streams) {
   if (access == Access::block) return of_store<float, Access::block, How::plain>();
-  if (dtype == DType::f32)
-    return streams ? of_store<float, Access::dense, How::streams>() : of_store<float, Access::dense, How::plain>();
-  if (rounds)
-    return streams ? of_store<Half, Access::dense, How::rounds_and_streams>() : of_store<Half, Access::dense, How::rounds>();
-  return streams ? of_store<Half, Access::dense, How::streams>() : of_store<Half, Access::dense, How::plain>();
+  return access == Access::runs ? select_row_store<Access::runs>(dtype, rounds, streams)
+                                : select_row_store<Access::dense>(dtype, rounds, streams);
 }
 
 BlockFunctions select_round() { return of_map<Round>(); }
@@ -402,8 +408,8 @@ BlockFunctions block_round() { return HWY_DYNAMIC_DISPATCH(select_round)(); }
 BlockFunctions block_store(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, false);
 }
-BlockFunctions block_stream(DType dtype, bool rounds) {
-  return HWY_DYNAMIC_DISPATCH(select_store)(dtype, Access::dense, rounds, true);
+BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
+  return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
 BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
 BlockFunctions block_prefetch(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype); }

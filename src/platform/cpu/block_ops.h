@@ -21,12 +21,14 @@ struct BlockFunctions {
 
 struct BlockOp {
   BlockFunctions functions;
-  std::byte* at;  // its memory, if it has any: where column 0 of the row lies
+  std::byte* at;             // its memory, if it has any: where column 0 of the row lies
+  const std::int64_t* runs;  // of Access::runs
 };
 
 // How an operation finds its operand's elements: all columns read the same one, the one of their own, or their neighbour's in the
-// pairs (0, 1), (2, 3), ...; or all blocks the same ones (f32).
-enum class Access : std::uint8_t { one, dense, swapped, block };
+// pairs (0, 1), (2, 3), ...; or all blocks the same ones (f32). Runs: the one of their own, which for columns from 32 i on lies
+// runs[i] bytes behind where it would lie in a dense row. Runs have whole blocks.
+enum class Access : std::uint8_t { one, dense, swapped, runs, block };
 
 // Programs begin with a load and stop at an end.
 BlockFunctions block_load(DType dtype, Access access);
@@ -34,11 +36,11 @@ BlockFunctions block_unary(Opcode opcode);
 BlockFunctions block_binary(Opcode opcode, DType dtype, Access access);           // block `opcode` memory
 BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access);  // memory `opcode` block
 BlockFunctions block_round();                                                     // to what bf16 can hold
-// To dense rows or to a block. bf16: of a rounded block, or the store rounds what it stores.
+// To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores.
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
-BlockFunctions block_stream(DType dtype, bool rounds);  // past the caches
-BlockFunctions block_sum();                             // adds to the row's kPartials partial sums
-BlockFunctions block_prefetch(DType dtype);             // asks for a block of a dense row
+BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
+BlockFunctions block_sum();                                            // adds to the row's kPartials partial sums
+BlockFunctions block_prefetch(DType dtype);                            // asks for a block of a dense row
 BlockFunctions block_end();
 
 // Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials.

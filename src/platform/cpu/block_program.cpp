@@ -130,8 +130,8 @@ void ProgramBuilder::append_store(const Target& target) {
   finish_use(target.value);
   const bool rounds = target.home.dtype == DType::bf16 && rounds_last_ && uses_[target.value] == 0;
   if (rounds) ops_.pop_back(), held_ = -1;
-  append(target.streams ? block_stream(target.home.dtype, rounds) : block_store(target.home.dtype, Access::dense, rounds),
-         target.home);
+  const auto store = target.streams ? block_stream : block_store;
+  append(store(target.home.dtype, target.home.access, rounds), target.home);
 }
 
 void ProgramBuilder::append(BlockFunctions functions) {

@@ -16,7 +16,7 @@ struct Home {
   DType dtype;
   Access access;
   std::int64_t row_step;  // bytes
-  int runs = -1;          // where its runs of columns lie, if not one behind the other: a number of the owner's, too
+  int runs = -1;          // of Access::runs: a number of the owner's, too
 };
 
 struct PlacedOp {

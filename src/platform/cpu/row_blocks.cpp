@@ -29,8 +29,6 @@ constexpr std::int64_t kTileElements = 4096;
 constexpr std::int64_t kFewColumns = 1024, kManyColumns = 8192;
 // A row of one column is a number.
 constexpr std::int64_t kMostRows = 64, kMostNumbers = 2048;
-// Pieces of a row that lie apart are read where they lie if they have a multiple of so many elements; sums count on it.
-constexpr std::int64_t kRun = kPartials;
 // Narrower rows are followed by the processor itself.
 constexpr std::int64_t kPrefetchedRow = 512;
 
@@ -62,17 +60,9 @@ struct Copy {
   bool is_number, by_row;
 };
 
-// Runs of columns that lie apart: bytes from each to the next one's place, less those of a run; the last entry leads back.
-struct Runs {
-  Walk columns;
-  std::int64_t element_bytes;
-  std::vector<std::int64_t> steps = {};
-};
-
 struct Program {
   int first = -1;          // of `ops_`; -1: nothing to do
   std::vector<int> moves;  // operations whose memory is another one for each row
-  std::vector<int> jumps;  // operations with runs
 };
 
 struct Sum {
@@ -108,7 +98,6 @@ class RowBlocks : public Kernel {
     find_values();
     find_homes();
     for (const bool by_row : {false, true}) make_level(by_row);
-    for (Runs& runs : runs_) find_steps(runs);
     for (std::size_t i = 0; i < ops_.size(); ++i)
       if (is_of(ops_[i], Memory::Kind::operand) || is_of(ops_[i], Memory::Kind::result)) moving_.push_back(i);
     find_overwritable();
@@ -146,8 +135,7 @@ class RowBlocks : public Kernel {
   void widen_rows() {
     const auto in_runs = [&](const View& view) {
       const Walk columns(chain_, view, static_cast<std::size_t>(chain_.row_axes) - 1, chain_.axes.size());
-      return columns.is_straight() ? columns.step() == 0 || columns.step() == 1
-                                   : columns.extent() % kRun == 0 && (columns.step() == 0 || columns.step() == 1);
+      return columns.is_straight() ? columns.step() == 0 || columns.step() == 1 : is_in_runs(columns);
     };
     const auto allows = [&](const Instruction& i) {
       if (i.opcode == Opcode::input) return in_runs(i.view);
@@ -172,7 +160,7 @@ class RowBlocks : public Kernel {
     row_axes_ = static_cast<std::size_t>(chain_.row_axes);
     is_flat_ = row_axes_ == 0;
     rows_ = chain_.rows();
-    columns_ = run_columns_ = chain_.columns();
+    columns_ = chain_.columns();
     tile_axis_ = row_axes_;
     if (tile_axis_ > 0) segment_rows_ = chain_.axes[--tile_axis_];
     while (tile_axis_ > 0 && goes_on()) segment_rows_ *= chain_.axes[--tile_axis_];
@@ -309,35 +297,27 @@ class RowBlocks : public Kernel {
     }
   }
 
+  static bool is_in_runs(const Walk& columns) {
+    return columns.step() == 1 && !columns.is_swapped() && columns.extent() % std::max(kPartials, block_elements()) == 0;
+  }
+
   // Where operations can reach a view's columns in the operand or result itself, if they can.
   std::optional<Home> find_place(const View& view, DType dtype, Memory::Kind kind, int number) {
     const Walk rows(chain_, view, tile_axis_, row_axes_), columns(chain_, view, row_axes_, chain_.axes.size());
     const auto size = static_cast<std::int64_t>(size_of(dtype));
     Home home{-1, dtype, columns.is_swapped() ? Access::swapped : Access::dense, segment_rows_ == 1 ? 0 : rows.step() * size};
-    if (columns.step() == 0) home.access = Access::one;
-    if (columns.step() != 0 && columns.step() != 1) return {};
-    if (kind == Memory::Kind::result && home.access != Access::dense) return {};
+    if (columns.step() != 1 || (kind == Memory::Kind::result && columns.is_swapped())) return {};
     if (!columns.is_straight()) {
-      if (columns.extent() % kRun != 0) return {};
-      run_columns_ =
-          std::min(run_columns_, columns.extent());  // these extents are products of the last axes': each divides the larger ones
+      if (!is_in_runs(columns)) return {};
+      home.access = Access::runs;
       home.runs = static_cast<int>(runs_.size());
-      runs_.push_back({columns, size});
+      runs_.emplace_back();
+      for (std::int64_t column = 0; column < columns_; column += kPartials)
+        runs_.back().push_back((columns.at(column) - columns.at(0) - column) * size);
     }
     home.memory =
         add_memory({.kind = kind, .number = number, .rows = add_walk(Walk(chain_, view, 0, row_axes_)), .element_bytes = size});
     return home;
-  }
-
-  void find_steps(Runs& runs) const {
-    std::int64_t last = 0;
-    for (std::int64_t column = 0; column < columns_; column += run_columns_) {
-      const std::int64_t passed = runs.columns.step() == 0 ? 0 : column;  // by an operation itself
-      const std::int64_t place = (runs.columns.at(column) - runs.columns.at(0) - passed) * runs.element_bytes;
-      runs.steps.push_back(place - last);
-      last = place;
-    }
-    runs.steps.push_back(-last);
   }
 
   // ---- Making programs ---------------------------------------------------------------------------------------------------------
@@ -435,7 +415,6 @@ class RowBlocks : public Kernel {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
       if (op.row_step != 0) program.moves.push_back(static_cast<int>(ops_.size()));
-      if (op.runs >= 0) program.jumps.push_back(static_cast<int>(ops_.size()));
       ops_.push_back(op);
     }
   }
@@ -500,7 +479,7 @@ class RowBlocks : public Kernel {
   void run_rows(const Part& part, std::int64_t begin, std::int64_t end) const {
     BlockOp* ops = ops_of(part);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-      ops[i] = {ops_[i].functions, nullptr};
+      ops[i] = {ops_[i].functions, nullptr, ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].data()};
       if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(part, ops_[i].memory);
     }
     for (const Number& number : numbers_) *scratch_of<float>(part, number.memory) = number.value;
@@ -552,30 +531,13 @@ class RowBlocks : public Kernel {
   void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
     BlockOp* ops = ops_of(part);
     for (std::int64_t r = 0; r < rows; ++r) {
-      if (program.jumps.empty()) run_(ops + program.first, part.begin, part.end);
-      else run_jumping(part, program);
+      run_(ops + program.first, part.begin, part.end);
       for (const int op : program.moves) ops[op].at += ops_[static_cast<std::size_t>(op)].row_step;
     }
     // Rows of the scratch are a tile's; operands and results go on to the next one.
     for (const int op : program.moves)
       if (is_of(ops_[static_cast<std::size_t>(op)], Memory::Kind::scratch))
         ops[op].at -= rows * ops_[static_cast<std::size_t>(op)].row_step;
-  }
-
-  // A row, run by run.
-  void run_jumping(const Part& part, const Program& program) const {
-    BlockOp* ops = ops_of(part);
-    std::size_t run = 0;
-    const auto jump = [&] {
-      for (const int op : program.jumps)
-        ops[op].at += runs_[static_cast<std::size_t>(ops_[static_cast<std::size_t>(op)].runs)].steps[run];
-      ++run;
-    };
-    for (std::int64_t column = part.begin; column < part.end; column += run_columns_) {
-      jump();
-      run_(ops + program.first, column, column + run_columns_);
-    }
-    jump();
   }
 
   template <class T>
@@ -611,11 +573,11 @@ class RowBlocks : public Kernel {
   std::vector<std::string> layouts_;          // of the operands
   bool is_flat_ = false;                      // a single row, which threads share
   std::size_t row_axes_ = 0, tile_axis_ = 0;  // segments run along the axes [tile_axis_, row_axes_)
-  std::int64_t rows_ = 1, columns_ = 1, segment_rows_ = 1, tile_rows_ = 1, run_columns_ = 1;
+  std::int64_t rows_ = 1, columns_ = 1, segment_rows_ = 1, tile_rows_ = 1;
   std::vector<InstructionValue> values_;
   std::vector<Memory> memories_;
   std::vector<Walk> walks_;
-  std::vector<Runs> runs_;
+  std::vector<std::vector<std::int64_t>> runs_;  // see Access::runs
   std::vector<Number> numbers_;
   std::vector<PlacedOp> ops_;        // of all programs
   std::vector<std::size_t> moving_;  // those in operands and results
