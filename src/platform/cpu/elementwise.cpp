@@ -45,23 +45,6 @@ HWY_INLINE void for_lanes(std::int64_t count, const Compute& compute, const Writ
 }
 constexpr std::size_t kMaxLanes = HWY_MAX_BYTES / sizeof(float);
 
-// The C column of the opcode table; for a cast, which is not in it, x: its storage differs, its value does not.
-template <Opcode kOpcode, class D>
-struct Formula {
-  static HWY_INLINE Floats<D> of(Floats<D> x) { return x; }
-};
-#define ZOE_UNARY(name, value, spelling)                             \
-  template <class D>                                                 \
-  struct Formula<Opcode::name, D> {                                  \
-    static HWY_INLINE Floats<D> of(Floats<D> x) { return spelling; } \
-  };
-#define ZOE_BINARY(name, value, spelling)                                         \
-  template <class D>                                                              \
-  struct Formula<Opcode::name, D> {                                               \
-    static HWY_INLINE Floats<D> of(Floats<D> a, Floats<D> b) { return spelling; } \
-  };
-#include "ir/opcodes.def"
-
 template <Opcode kOpcode, class Source, class Result>
 void unary_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t count) {
   const auto* src = reinterpret_cast<const Source*>(src_bytes);
@@ -92,18 +75,6 @@ void binary_loop(RowOperand a, RowOperand b, std::byte* dst_bytes, std::int64_t 
         [&](auto d, auto value, std::int64_t i) HWY_ATTR { store(d, value, dst + i); });
 }
 
-// Adds the upper half of the lanes to the lower until one is left.
-template <class D>
-HWY_INLINE float sum_halves(D, hn::Vec<D> v) {
-#if HWY_TARGET != HWY_SCALAR  // which has one lane, and no halves
-  if constexpr (hn::MaxLanes(D()) > 1) {
-    const hn::Half<D> half;
-    return sum_halves(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  }
-#endif
-  return hn::GetLane(v);
-}
-
 // Partial j of 32 starts at 0 and adds elements j, j + 32, ... in order; then the upper half of the partials is added to the
 // lower half, five times.
 void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t rows, std::int64_t length) {
@@ -128,9 +99,7 @@ void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t row
         partials[v] = hn::Add(partials[v], hn::LoadU(d, rest));
       }
     }
-    for (std::size_t width = kVectors / 2; width > 0; width /= 2)
-      for (std::size_t v = 0; v < width; ++v) partials[v] = hn::Add(partials[v], partials[v + width]);
-    dst[row] = sum_halves(d, partials[0]);
+    dst[row] = sum_of_partials(d, partials);
   }
 }
 

@@ -1,8 +1,11 @@
-// Vector arithmetic the CPU kernels share: the functions of ir/math.inc, and loads and stores that widen bf16.
+// Vector arithmetic the CPU kernels share: the functions of ir/math.inc and the opcodes made of them, row sums, and loads and
+// stores that widen and round bf16.
 //
 // Included once per instruction set by files that use Highway's foreach_target.h.
 #include <cstddef>
 #include <cstdint>
+
+#include "ir/value.h"
 
 // Highway's own pattern: the macro flips each time the file is included for another instruction set.
 #if defined(ZOE_PLATFORM_CPU_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -36,18 +39,43 @@ HWY_INLINE void store(D d, hn::Vec<D> v, float* dst) {
   hn::StoreU(v, d, dst);
 }
 
-// Rounds to nearest, ties to even; a NaN stays a quiet NaN. The same as f32_to_bf16 of base/dtype.h.
+// A bf16 in the upper half of each lane, the lower ones being anything: rounds to nearest, ties to even; a NaN stays a quiet NaN.
+// The same as f32_to_bf16 of base/dtype.h.
 template <class D>
-HWY_INLINE void store(D, hn::Vec<D> v, std::uint16_t* dst) {
-  const hn::Rebind<std::uint16_t, D> d16;
-  const hn::Rebind<std::int32_t, D> di32;
+HWY_INLINE hn::Vec<hn::Rebind<std::uint32_t, D>> round_in_upper_halves(D, hn::Vec<D> v) {
   const hn::Rebind<std::uint32_t, D> d32;
   const auto bits = hn::BitCast(d32, v);
-  const auto high = hn::ShiftRight<16>(bits);
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, hn::Add(hn::Set(d32, 0x7fffu), hn::And(high, hn::Set(d32, 1u)))));
+  const auto is_odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+  const auto rounded = hn::Add(bits, hn::Add(hn::Set(d32, 0x7fffu), is_odd));
   const auto is_nan = hn::RebindMask(d32, hn::IsNaN(v));
-  const auto narrow = hn::IfThenElse(is_nan, hn::Or(high, hn::Set(d32, 0x40u)), rounded);
-  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, narrow)), d16, dst);
+  return hn::IfThenElse(is_nan, hn::Or(bits, hn::Set(d32, 0x400000u)), rounded);
+}
+
+template <class D>
+HWY_INLINE void store(D d, hn::Vec<D> v, std::uint16_t* dst) {
+  const hn::Rebind<std::uint16_t, D> d16;
+  const hn::Rebind<std::int32_t, D> di32;
+  hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(round_in_upper_halves(d, v)))), d16, dst);
+}
+
+// Adds the upper half of the lanes to the lower until one is left.
+template <class D>
+HWY_INLINE float sum_halves(D, hn::Vec<D> v) {
+#if HWY_TARGET != HWY_SCALAR  // which has one lane, and no halves
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    const hn::Half<D> half;
+    return sum_halves(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+#endif
+  return hn::GetLane(v);
+}
+
+// A row's sum: the upper half of its partial sums is added to the lower, until one is left.
+template <class D, std::size_t kVectors>
+HWY_INLINE float sum_of_partials(D d, hn::Vec<D> (&partials)[kVectors]) {
+  for (std::size_t width = kVectors / 2; width > 0; width /= 2)
+    for (std::size_t v = 0; v < width; ++v) partials[v] = hn::Add(partials[v], partials[v + width]);
+  return sum_halves(d, partials[0]);
 }
 
 // A vector of f32 and one of i32 with the operators that ir/math.inc and the table of opcodes are written in.
@@ -93,6 +121,23 @@ ZOE_FN F zoe_fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
 #undef F
 #undef I
 #undef ZOE_F
+
+// The C column of the opcode table; for a cast, which is not in it, x: its storage differs, its value does not.
+template <Opcode kOpcode, class D>
+struct Formula {
+  static HWY_INLINE Floats<D> of(Floats<D> x) { return x; }
+};
+#define ZOE_UNARY(name, value, spelling)                             \
+  template <class D>                                                 \
+  struct Formula<Opcode::name, D> {                                  \
+    static HWY_INLINE Floats<D> of(Floats<D> x) { return spelling; } \
+  };
+#define ZOE_BINARY(name, value, spelling)                                         \
+  template <class D>                                                              \
+  struct Formula<Opcode::name, D> {                                               \
+    static HWY_INLINE Floats<D> of(Floats<D> a, Floats<D> b) { return spelling; } \
+  };
+#include "ir/opcodes.def"
 
 }  // namespace zoe::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

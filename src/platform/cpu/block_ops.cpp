@@ -1,0 +1,422 @@
+// Block operations for every instruction set, chosen when a kernel is made.
+
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "platform/cpu/block_ops.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "platform/cpu/math-inl.h"
+
+#ifndef ZOE_PLATFORM_CPU_BLOCK_OPS_ONCE
+#define ZOE_PLATFORM_CPU_BLOCK_OPS_ONCE
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "hwy/cache_control.h"
+#include "platform/cpu/block_ops.h"
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace zoe::cpu::HWY_NAMESPACE {
+namespace {
+
+using D = hn::ScalableTag<float>;
+using V = hn::Vec<D>;
+constexpr std::int64_t kLanes = HWY_MAX_BYTES / static_cast<std::int64_t>(sizeof(float));
+static_assert(kPartials % kLanes == 0);
+
+// Every operation is called with its place in the program, the block's first column, how many of the block's elements
+// there are, and the block's vectors: as many as there are registers for in a call.
+using Wide = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V);
+using Narrow = void (*)(const BlockOp*, std::int64_t, std::int64_t, V);
+constexpr std::int64_t kVectors = 4;
+
+template <class... Vectors>
+constexpr std::int64_t kElements = static_cast<std::int64_t>(sizeof...(Vectors)) * kLanes;
+
+// A call in the last place: the compiler makes a jump of it.
+template <class... Vectors>
+HWY_INLINE void go_on(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  const BlockFunctions next = op[1].functions;
+  if constexpr (sizeof...(Vectors) == 1) reinterpret_cast<Narrow>(next.narrow)(op + 1, column, count, x...);
+  else reinterpret_cast<Wide>(next.wide)(op + 1, column, count, x...);
+}
+
+// What operations have in memory. Functions that take a whole block know its size; others take `count` of its elements.
+template <class T, Access kAccess>
+struct Elements {
+  static HWY_INLINE T* of_block(const BlockOp* op, std::int64_t column) {
+    std::byte* at = op->at;
+    if constexpr (kAccess == Access::runs) at += op->runs[static_cast<std::size_t>(column) / kPartials];
+    return reinterpret_cast<T*>(at) + (kAccess == Access::one || kAccess == Access::block ? 0 : column);
+  }
+
+  template <bool kWhole>
+  static HWY_INLINE V vector(const BlockOp* op, std::int64_t column, std::int64_t v, std::int64_t count) {
+    const D d;
+    const T* src = of_block(op, column);
+    if constexpr (kAccess == Access::one) {
+      const hn::CappedTag<float, 1> one;
+      return hn::Set(d, hn::GetLane(load(one, src)));
+    } else if constexpr (kLanes == 1) {
+      const std::int64_t place = kAccess == Access::swapped ? ((column + v) ^ 1) - column : v;
+      return kWhole || v < count ? load(d, src + place) : hn::Zero(d);
+    } else {
+      const V x = kWhole ? load(d, src + v * kLanes) : first_lanes(src + v * kLanes, count - v * kLanes);
+#if HWY_TARGET != HWY_SCALAR
+      if constexpr (kAccess == Access::swapped) return hn::Shuffle2301(x);
+#endif
+      return x;
+    }
+  }
+
+  // Zeros in the other lanes.
+  static HWY_INLINE V first_lanes(const T* src, std::int64_t count) {
+    const D d;
+    if (count >= kLanes) return load(d, src);
+    if (count <= 0) return hn::Zero(d);
+    T some[kLanes] = {};
+    std::memcpy(some, src, static_cast<std::size_t>(count) * sizeof(T));
+    return load(d, some);
+  }
+};
+
+template <class Memory>
+struct Load {
+  static constexpr bool kReads = true;
+  template <bool kWhole>
+  static HWY_INLINE V of(const BlockOp* op, std::int64_t column, std::int64_t v, std::int64_t count, V) {
+    return Memory::template vector<kWhole>(op, column, v, count);
+  }
+};
+
+template <Opcode kOpcode>
+struct Unary {
+  static constexpr bool kReads = false;
+  template <bool>
+  static HWY_INLINE V of(const BlockOp*, std::int64_t, std::int64_t, std::int64_t, V x) {
+    return Formula<kOpcode, D>::of(x).v;
+  }
+};
+
+template <Opcode kOpcode, class Memory, bool kReversed>
+struct Binary {
+  static constexpr bool kReads = true;
+  template <bool kWhole>
+  static HWY_INLINE V of(const BlockOp* op, std::int64_t column, std::int64_t v, std::int64_t count, V x) {
+    const V other = Memory::template vector<kWhole>(op, column, v, count);
+    return kReversed ? Formula<kOpcode, D>::of(other, x).v : Formula<kOpcode, D>::of(x, other).v;
+  }
+};
+
+struct Round {
+  static constexpr bool kReads = false;
+  template <bool>
+  static HWY_INLINE V of(const BlockOp*, std::int64_t, std::int64_t, std::int64_t, V x) {
+    return hn::BitCast(D(), hn::And(round_in_upper_halves(D(), x), hn::Set(hn::Rebind<std::uint32_t, D>(), 0xffff0000u)));
+  }
+};
+
+template <class Map, bool kWhole, std::size_t... v, class... Vectors>
+HWY_INLINE void map(std::index_sequence<v...>, const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  go_on(op, column, count, Map::template of<kWhole>(op, column, v, count, x)...);
+}
+
+// Parts of blocks have functions of their own, so that whole ones need no stack.
+template <class Map, class... Vectors>
+HWY_NOINLINE void map_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  map<Map, false>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+}
+
+// Makes a new vector of each.
+template <class Map, class... Vectors>
+void map_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  if (Map::kReads && HWY_UNLIKELY(count != kElements<Vectors...>)) return map_part<Map>(op, column, count, x...);
+  map<Map, true>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+}
+
+enum class How : std::uint8_t { plain, rounds, streams, rounds_and_streams };
+
+template <How kHow, class To, class T>
+HWY_INLINE void store_vector(To d, hn::Vec<To> x, T* dst) {
+  constexpr bool kStreams = kHow == How::streams || kHow == How::rounds_and_streams;
+  if (kStreams && HWY_LIKELY(reinterpret_cast<std::uintptr_t>(dst) % sizeof(x) == 0)) hn::Stream(x, d, dst);
+  else hn::StoreU(x, d, dst);
+}
+
+template <How kHow>
+HWY_INLINE auto upper_halves(V x) {
+  constexpr bool kRounds = kHow == How::rounds || kHow == How::rounds_and_streams;
+  if constexpr (kRounds) return round_in_upper_halves(D(), x);
+  else return hn::BitCast(hn::Rebind<std::uint32_t, D>(), x);
+}
+
+template <class T, Access kAccess, How kHow>
+struct Store {
+  // All vectors of a block.
+  template <class... Vectors>
+  static HWY_INLINE void whole(const BlockOp* op, std::int64_t column, Vectors... x) {
+    T* dst = Elements<T, kAccess>::of_block(op, column);
+    const V vectors[] = {x...};
+    constexpr auto kCount = static_cast<std::int64_t>(sizeof...(Vectors));
+#if HWY_TARGET != HWY_SCALAR
+    if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {  // two vectors make one
+      const hn::Repartition<T, D> d;
+      for (std::int64_t v = 0; v < kCount; v += 2) {
+        const auto low = hn::BitCast(d, upper_halves<kHow>(vectors[v])), high = hn::BitCast(d, upper_halves<kHow>(vectors[v + 1]));
+        store_vector<kHow>(d, hn::ConcatOdd(d, high, low), dst + v * kLanes);
+      }
+      return;
+    }
+#endif
+    for (std::int64_t v = 0; v < kCount; ++v) one(vectors[v], dst + v * kLanes);
+  }
+
+  static HWY_INLINE void one(V x, T* dst) {
+    const hn::Rebind<T, D> d;
+    if constexpr (sizeof(T) == 4) {
+      store_vector<kHow>(d, x, dst);
+    } else {
+      const hn::Rebind<std::int32_t, D> di32;
+      store_vector<kHow>(d, hn::DemoteTo(d, hn::BitCast(di32, hn::ShiftRight<16>(upper_halves<kHow>(x)))), dst);
+    }
+  }
+
+  // The first elements of a block.
+  template <class... Vectors>
+  static HWY_INLINE void some(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+    T* dst = Elements<T, kAccess>::of_block(op, column);
+    const auto first_lanes = [&](V vector) HWY_ATTR {
+      if (count >= kLanes) {
+        one(vector, dst);
+      } else if (count > 0) {
+        T lanes[kLanes];
+        one(vector, lanes);
+        std::memcpy(dst, lanes, static_cast<std::size_t>(count) * sizeof(T));
+      }
+      dst += kLanes;
+      count -= kLanes;
+    };
+    (first_lanes(x), ...);
+  }
+};
+
+template <class Store, class... Vectors>
+HWY_NOINLINE void store_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  Store::some(op, column, count, x...);
+  go_on(op, column, count, x...);
+}
+
+template <class Store, class... Vectors>
+void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  if (HWY_UNLIKELY(count != kElements<Vectors...>)) return store_part<Store>(op, column, count, x...);
+  Store::whole(op, column, x...);
+  go_on(op, column, count, x...);
+}
+
+// Partial j has the elements of columns j, j + 32, ..., added in that order.
+template <class... Vectors>
+HWY_INLINE void add_to_partials(const BlockOp* op, std::int64_t column, Vectors... x) {
+  constexpr std::int64_t kGroup = kPartials / kLanes, kCount = sizeof...(Vectors);
+  const D d;
+  const V vectors[] = {x...};
+  auto* partials = reinterpret_cast<float*>(op->at) + (column & (kPartials - 1));
+  for (std::int64_t v = 0; v < std::min(kGroup, kCount); ++v) {
+    V partial = hn::LoadU(d, partials + v * kLanes);
+    for (std::int64_t w = v; w < kCount; w += kGroup) partial = hn::Add(partial, vectors[w]);
+    hn::StoreU(partial, d, partials + v * kLanes);
+  }
+}
+
+// No partial is ever -0, so that zeros in place of missing elements change nothing.
+template <std::size_t... v, class... Vectors>
+HWY_INLINE void add_some_to_partials(std::index_sequence<v...>, const BlockOp* op, std::int64_t column, std::int64_t count,
+                                     Vectors... x) {
+  const auto mask = [&](std::int64_t vector) HWY_ATTR {
+    return hn::FirstN(D(), static_cast<std::size_t>(std::clamp<std::int64_t>(count - vector * kLanes, 0, kLanes)));
+  };
+  add_to_partials(op, column, hn::IfThenElseZero(mask(v), x)...);
+}
+
+template <class... Vectors>
+HWY_NOINLINE void sum_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  go_on(op, column, count, x...);
+}
+
+template <class... Vectors>
+void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  if (HWY_UNLIKELY(count != kElements<Vectors...>)) return sum_part(op, column, count, x...);
+  add_to_partials(op, column, x...);
+  go_on(op, column, count, x...);
+}
+
+template <class T, class... Vectors>
+void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  constexpr auto kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+  const T* at = Elements<T, Access::dense>::of_block(op, column);
+  for (std::int64_t i = 0; i < kElements<Vectors...>; i += kLine) hwy::Prefetch(at + i);
+  go_on(op, column, count, x...);
+}
+
+template <class... Vectors>
+void end_op(const BlockOp*, std::int64_t, std::int64_t, Vectors...) {}
+
+void run(const BlockOp* program, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kBlock = kVectors * kLanes;
+  const auto wide = reinterpret_cast<Wide>(program->functions.wide);
+  const auto narrow = reinterpret_cast<Narrow>(program->functions.narrow);
+  const V zero = hn::Zero(D());
+  std::int64_t column = begin;
+  for (; column + kBlock <= end; column += kBlock) wide(program, column, kBlock, zero, zero, zero, zero);
+  // The rest as a part of a block or vector by vector, whichever is less work.
+  if (end - column > kBlock / 2) return wide(program, column, end - column, zero, zero, zero, zero);
+  for (; column < end; column += kLanes) narrow(program, column, std::min(kLanes, end - column), zero);
+}
+
+void totals(const float* partials, float* sums, std::int64_t rows) {
+  const D d;
+  for (std::int64_t row = 0; row < rows; ++row, partials += kPartials) {
+    V vectors[kPartials / kLanes];
+    for (std::int64_t v = 0; v < kPartials / kLanes; ++v) vectors[v] = hn::LoadU(d, partials + v * kLanes);
+    sums[row] = sum_of_partials(d, vectors);
+  }
+}
+
+BlockFunctions both(Wide wide, Narrow narrow) { return {reinterpret_cast<void (*)()>(wide), reinterpret_cast<void (*)()>(narrow)}; }
+template <class Map>
+BlockFunctions of_map() {
+  return both(map_op<Map, V, V, V, V>, map_op<Map, V>);
+}
+
+// make<memory>()
+template <class Make>
+BlockFunctions by_memory(DType dtype, Access access, const Make& make) {
+  if (access == Access::block) return make.template operator()<Elements<float, Access::block>>();
+  const auto of_storage = [&]<class T>() {
+    switch (access) {
+      case Access::one: return make.template operator()<Elements<T, Access::one>>();
+      case Access::dense: return make.template operator()<Elements<T, Access::dense>>();
+      case Access::runs: return make.template operator()<Elements<T, Access::runs>>();
+      default: return make.template operator()<Elements<T, Access::swapped>>();
+    }
+  };
+  return dtype == DType::f32 ? of_storage.template operator()<float>() : of_storage.template operator()<std::uint16_t>();
+}
+
+BlockFunctions select_load(DType dtype, Access access) {
+  return by_memory(dtype, access, []<class Memory>() { return of_map<Load<Memory>>(); });
+}
+
+BlockFunctions select_unary(Opcode opcode) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value, spelling) \
+  case Opcode::name:                     \
+    return of_map<Unary<Opcode::name>>();
+#define ZOE_BINARY(name, value, spelling)
+#include "ir/opcodes.def"
+    default: return {};
+  }
+}
+
+template <Opcode kOpcode>
+BlockFunctions select_operand(DType dtype, Access access, bool reversed) {
+  return by_memory(dtype, access, [&]<class Memory>() {
+    return reversed ? of_map<Binary<kOpcode, Memory, true>>() : of_map<Binary<kOpcode, Memory, false>>();
+  });
+}
+
+BlockFunctions select_binary(Opcode opcode, DType dtype, Access access, bool reversed) {
+  using Select = BlockFunctions (*)(DType, Access, bool);
+  Select select = nullptr;
+  switch (opcode) {
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling)  \
+  case Opcode::name:                       \
+    select = select_operand<Opcode::name>; \
+    break;
+#include "ir/opcodes.def"
+    default: break;
+  }
+  return select(dtype, access, reversed);
+}
+
+template <class T, Access kAccess, How kHow>
+BlockFunctions of_store() {
+  using To = Store<T, kAccess, kHow>;
+  return both(store_op<To, V, V, V, V>, store_op<To, V>);
+}
+
+template <Access kAccess>
+BlockFunctions select_row_store(DType dtype, bool rounds, bool streams) {
+  using Half = std::uint16_t;
+  if (dtype == DType::f32) return streams ? of_store<float, kAccess, How::streams>() : of_store<float, kAccess, How::plain>();
+  if (rounds) return streams ? of_store<Half, kAccess, How::rounds_and_streams>() : of_store<Half, kAccess, How::rounds>();
+  return streams ? of_store<Half, kAccess, How::streams>() : of_store<Half, kAccess, How::plain>();
+}
+
+BlockFunctions select_store(DType dtype, Access access, bool rounds, bool streams) {
+  if (access == Access::block) return of_store<float, Access::block, How::plain>();
+  return access == Access::runs ? select_row_store<Access::runs>(dtype, rounds, streams)
+                                : select_row_store<Access::dense>(dtype, rounds, streams);
+}
+
+BlockFunctions select_round() { return of_map<Round>(); }
+BlockFunctions select_sum() { return both(sum_op<V, V, V, V>, sum_op<V>); }
+BlockFunctions select_prefetch(DType dtype) {
+  return dtype == DType::f32 ? both(prefetch_op<float, V, V, V, V>, prefetch_op<float, V>)
+                             : both(prefetch_op<std::uint16_t, V, V, V, V>, prefetch_op<std::uint16_t, V>);
+}
+BlockFunctions select_end() { return both(end_op<V, V, V, V>, end_op<V>); }
+BlockRun select_run() { return run; }
+BlockTotals select_totals() { return totals; }
+std::int64_t block_size() { return kVectors * kLanes; }
+
+}  // namespace
+}  // namespace zoe::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace zoe::cpu {
+namespace {
+
+HWY_EXPORT(select_load);
+HWY_EXPORT(select_unary);
+HWY_EXPORT(select_binary);
+HWY_EXPORT(select_store);
+HWY_EXPORT(select_round);
+HWY_EXPORT(select_sum);
+HWY_EXPORT(select_prefetch);
+HWY_EXPORT(select_end);
+HWY_EXPORT(select_run);
+HWY_EXPORT(select_totals);
+HWY_EXPORT(block_size);
+
+}  // namespace
+
+BlockFunctions block_load(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_load)(dtype, access); }
+BlockFunctions block_unary(Opcode opcode) { return HWY_DYNAMIC_DISPATCH(select_unary)(opcode); }
+BlockFunctions block_binary(Opcode opcode, DType dtype, Access access) {
+  return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, access, false);
+}
+BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access) {
+  return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, access, true);
+}
+BlockFunctions block_round() { return HWY_DYNAMIC_DISPATCH(select_round)(); }
+BlockFunctions block_store(DType dtype, Access access, bool rounds) {
+  return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, false);
+}
+BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
+  return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
+}
+BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+BlockFunctions block_prefetch(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype); }
+BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
+BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }
+BlockTotals block_totals() { return HWY_DYNAMIC_DISPATCH(select_totals)(); }
+std::int64_t block_elements() { return HWY_DYNAMIC_DISPATCH(block_size)(); }
+
+}  // namespace zoe::cpu
+#endif

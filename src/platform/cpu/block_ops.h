@@ -1,0 +1,56 @@
+// Operations on blocks of a row: what row blocks make chains of where there is no compiler. A block is a few vectors of f32 that
+// stay in registers: each operation works on them, with an operand from memory if it takes one, and calls the next one with what
+// it made. So a program of them costs one load an operand and one store a result, as compiled code does.
+//
+// The arithmetic is that of loops.h: the same formulas, each rounded by itself, and the same row sums.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/dtype.h"
+#include "ir/value.h"
+
+namespace zoe::cpu {
+
+// For a block of several vectors, and for one of a single vector. What they take depends on the instruction set.
+struct BlockFunctions {
+  void (*wide)() = nullptr;
+  void (*narrow)() = nullptr;
+};
+
+struct BlockOp {
+  BlockFunctions functions;
+  std::byte* at;             // its memory, if it has any: where column 0 of the row lies
+  const std::int64_t* runs;  // of Access::runs
+};
+
+// How an operation finds its operand's elements: all columns read the same one, the one of their own, or their neighbour's in the
+// pairs (0, 1), (2, 3), ...; or all blocks the same ones (f32). Runs: the one of their own, which for columns from 32 i on lies
+// runs[i] bytes behind where it would lie in a dense row. Runs have whole blocks.
+enum class Access : std::uint8_t { one, dense, swapped, runs, block };
+
+// Programs begin with a load and stop at an end.
+BlockFunctions block_load(DType dtype, Access access);
+BlockFunctions block_unary(Opcode opcode);
+BlockFunctions block_binary(Opcode opcode, DType dtype, Access access);           // block `opcode` memory
+BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access);  // memory `opcode` block
+BlockFunctions block_round();                                                     // to what bf16 can hold
+// To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores.
+BlockFunctions block_store(DType dtype, Access access, bool rounds);
+BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
+BlockFunctions block_sum();                                            // adds to the row's kPartials partial sums
+BlockFunctions block_prefetch(DType dtype);                            // asks for a block of a dense row
+BlockFunctions block_end();
+
+// Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials.
+using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end);
+BlockRun block_run();
+std::int64_t block_elements();  // of a wide block
+
+// Each row's sum from its partial sums.
+constexpr std::int64_t kPartials = 32;
+using BlockTotals = void (*)(const float* partials, float* totals, std::int64_t rows);
+BlockTotals block_totals();
+
+}  // namespace zoe::cpu
