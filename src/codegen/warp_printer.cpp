@@ -1,11 +1,12 @@
 // CUDA kernels that reach the speed of memory, for chains whose operands lie so that neighbours can be read together.
 //
-// A warp works on several rows at once, in two ways in turn. Elements are made in vectors: a thread has kVector columns beside
-// each other, its accesses are 16 bytes wide, and what all rows have in common (the scale of a norm, say) is read and worked on
-// once for the rows of the warp. Sums go another way, because each of a row's 32 partial sums takes its elements in order: of R
-// rows, each has 32 / R threads with R partial sums each, which go through the row 32 columns a step. What is summed therefore
-// waits in shared memory, where each side reads it its own way: rows of operands as they are in memory, kept values in bf16 if
-// they have been rounded to it. So a row is read from memory once, however many passes go over it.
+// A unit, which is a warp or, where rows are wide, a block of a few, works on several rows at once, in two ways in turn. Elements
+// are made in vectors: a thread has vector_ columns beside each other, its accesses are 16 bytes wide, and what all rows have in
+// common (the scale of a norm, say) is read and worked on once for all rows of the unit. Sums go another way, because each of a
+// row's 32 partial sums takes its elements in order: of the rows_ rows of a warp, each has 32 / rows_ threads with rows_ partial
+// sums each, which go through the row 32 columns a step. What is summed therefore waits in shared memory, where each side reads
+// it its own way: rows of operands as they are in memory, kept values in bf16 if they have been rounded to it. So a row is read
+// from memory once, however many passes go over it.
 //
 // A flat chain gives each thread several vectors. Chains that cannot be read in vectors are kernels of threads
 // (thread_printer.cpp), and so is each kernel's second function, for operands at addresses that are no multiples of 16.
@@ -22,10 +23,12 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kWarp = 32, kPartialSums = 32;
-constexpr std::int64_t kAccessBytes = 16;              // the widest access
-constexpr std::int64_t kSeveralRowsBytes = 20 * 1024;  // of shared memory a warp may fill in order to have more than one row
-constexpr std::int64_t kMostRows = 8;                  // of a warp, where sums run over them
-constexpr std::int64_t kInFlight = 8;                  // accesses to memory that a thread begins before it waits for the first
+constexpr std::int64_t kAccessBytes = 16;       // the widest access
+constexpr std::int64_t kWarpBytes = 20 * 1024;  // of shared memory a warp may fill in order to have more than one row
+constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over them
+constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
+constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
+constexpr std::int64_t kInFlight = 8;           // accesses to memory that a thread begins before it waits for the first
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
 
@@ -72,7 +75,7 @@ class WarpPrinter : public Printer {
     const bool fills = std::any_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
       return at(store.instruction).place != Place::column && (flat_ || has_columns(store.view));
     });
-    return !fills && warps_ > 0;
+    return !fills && block_warps_ > 0;
   }
 
  private:
@@ -198,54 +201,81 @@ class WarpPrinter : public Printer {
   }
   bool is_ready(int i, int pass) const { return staged(i) && staged(i)->pass < pass; }
 
+  // Shared memory of the unit's rows and of what threads tell one another about them.
+  std::int64_t place_staged() {
+    std::int64_t total = 0;
+    for (auto& [i, staged] : staged_) {
+      const auto size = static_cast<std::int64_t>(size_of(staged.dtype));
+      // Rows of bf16 begin half of the banks apart: the threads of two rows then read from different ones.
+      std::int64_t pitch = (chain_.columns() * size + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
+      if (size == 2 && rows_ > 1) pitch = (pitch + 63) / 128 * 128 + 64;
+      staged.pitch = pitch / size;
+      staged.offset = total;
+      total += pitch * unit_rows();
+    }
+    told_offset_ = total;
+    std::int64_t row_values = 0;
+    for (const Instruction& instruction : chain_.instructions) row_values += instruction.place == Place::row;
+    if (unit_warps_ > 1) total += (row_values * unit_rows() * 4 + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
+    return total;
+  }
+
   void choose_sizes() {
     if (flat_) {
-      warps_ = 8;
+      block_warps_ = 8;
       return;
     }
-    const std::int64_t columns = chain_.columns(), vectors = columns / vector_;
+    const std::int64_t vectors = chain_.columns() / vector_;
     // Threads side by side in a row: as many as leave few of them without work.
-    const auto idle = [&](std::int64_t lanes) { return (vectors + lanes - 1) / lanes * lanes - vectors; };
     const auto choose_lanes = [&](std::int64_t fewest) {
       lanes_ = kWarp;
-      while (lanes_ > fewest && idle(lanes_) * 8 > vectors) lanes_ /= 2;
+      while (lanes_ > fewest && ((vectors + lanes_ - 1) / lanes_ * lanes_ - vectors) * 8 > vectors) lanes_ /= 2;
     };
+    const auto most_bytes = static_cast<std::int64_t>(kMostSharedBytes);
     if (!has_sums() && staged_.empty()) {
       choose_lanes(4);
       rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
-      warps_ = 4;
+      block_warps_ = 4;
     } else {
-      const auto bytes = [&] {
-        std::int64_t total = 0;
-        for (auto& [i, staged] : staged_) {
-          const auto size = static_cast<std::int64_t>(size_of(staged.dtype));
-          staged.offset = total * rows_;
-          // Rows of bf16 begin half of the banks apart: the threads of two rows then read from different ones.
-          std::int64_t pitch = (columns * size + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
-          if (size == 2 && rows_ > 1) pitch = (pitch + 63) / 128 * 128 + 64;
-          staged.pitch = pitch / size;
-          total += pitch;
-        }
-        return total * rows_;
-      };
-      rows_ = std::min(vector_, kMostRows);
-      while (rows_ > 1 && bytes() > kSeveralRowsBytes) rows_ /= 2;
-      choose_lanes(kWarp / rows_);
-      warp_bytes_ = bytes();
-      warps_ = warp_bytes_ == 0 ? 4 : std::min<std::int64_t>(4, static_cast<std::int64_t>(kMostSharedBytes) / warp_bytes_);
+      for (const std::int64_t warps : {4, 3, 2}) {
+        if (vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
+        unit_warps_ = warps;
+        rows_ = 1;
+        while (unit_rows() < kBlockRows && rows_ * 2 <= vector_) rows_ *= 2;
+        while (rows_ > 1 && place_staged() > most_bytes) rows_ /= 2;
+        if (place_staged() <= most_bytes) break;
+        unit_warps_ = 1;
+      }
+      if (unit_warps_ > 1) {
+        lanes_ = unit_threads();
+        block_warps_ = unit_warps_;
+      } else {
+        rows_ = std::min(vector_, kWarpRows);
+        while (rows_ > 1 && place_staged() > kWarpBytes) rows_ /= 2;
+        choose_lanes(kWarp / rows_);
+        const std::int64_t bytes = place_staged();
+        block_warps_ = bytes == 0 ? 4 : std::min<std::int64_t>(4, most_bytes / bytes);
+      }
+      unit_bytes_ = place_staged();
     }
     sum_lanes_ = kWarp / rows_;
     turns_ = (vectors + lanes_ - 1) / lanes_;
   }
 
-  std::int64_t together() const { return kWarp / lanes_; }  // rows whose vectors are made at the same time
-  std::int64_t shares() const { return rows_ / together(); }
+  std::int64_t unit_rows() const { return rows_ * unit_warps_; }
+  std::int64_t unit_threads() const { return kWarp * unit_warps_; }
+  std::int64_t together() const { return unit_threads() / lanes_; }  // rows whose vectors are made at the same time
+  std::int64_t shares() const { return unit_rows() / together(); }
+  // The number of a thread in its unit, and in its row while vectors are made.
+  std::string thread() const { return unit_warps_ > 1 ? "threadIdx.x" : "lane"; }
+  std::string lane() const { return lanes_ == unit_threads() ? thread() : fmt::format("{} % {}", thread(), lanes_); }
   std::string row_of_share() const {
     if (together() == 1) return "i";
     const std::string own = lanes_ == 1 ? "lane" : fmt::format("lane / {}", lanes_);
-    return shares() == 1 ? own : fmt::format("i * {} + {}", together(), own);
+    return shares() == 1 ? own : fmt::format("(i * {} + {})", together(), own);
   }
-  std::string own_row() const { return rows_ == 1 ? "0" : rows_ == kWarp ? "lane" : fmt::format("lane / {}", sum_lanes_); }
+  std::string own_row() const { return unit_rows() == 1 ? "0" : fmt::format("{} / {}", thread(), sum_lanes_); }
+  std::string_view barrier() const { return unit_warps_ > 1 ? "__syncthreads();" : "__syncwarp();"; }
 
   void begin() override {
     std::string arguments;
@@ -256,23 +286,33 @@ class WarpPrinter : public Printer {
       argument(fmt::format("{}* m{}", storage(chain_.outputs[i].dtype), chain_.operands.size() + i));
     for (std::size_t i = 0; i < source_.geometry.size(); ++i) argument(fmt::format("long g{}", i));
     argument("long count");
-    line("{} __launch_bounds__({}) {}({}) {{", dialect_.kernel, warps_ * kWarp, options_.name, arguments);
+    line("{} __launch_bounds__({}) {}({}) {{", dialect_.kernel, block_warps_ * kWarp, options_.name, arguments);
     ++indent_;
   }
 
   void open_rows() override {
     source_.alignment = kAccessBytes;
-    source_.grid.threads = static_cast<int>(warps_ * kWarp);
+    source_.grid.threads = static_cast<int>(block_warps_ * kWarp);
     if (flat_) return open_elements();
-    source_.grid.per_block = warps_ * rows_;
-    source_.grid.shared_bytes = static_cast<std::size_t>(warps_ * warp_bytes_);
-    line("const int lane = threadIdx.x % 32;");
-    line("const long first = ((long)blockIdx.x * {} + threadIdx.x / 32) * {};  // of the warp's {} rows", warps_, rows_, rows_);
-    line("if (first >= count) return;");
-    if (!staged_.empty()) line("extern __shared__ uint4 shared[];");
+    const std::int64_t units = block_warps_ / unit_warps_;
+    source_.grid.per_block = units * unit_rows();
+    source_.grid.shared_bytes = static_cast<std::size_t>(units * unit_bytes_);
+    if (unit_warps_ > 1) {
+      line("const long first = (long)blockIdx.x * {0};  // of the block's {0} rows", unit_rows());
+    } else {
+      line("const int lane = threadIdx.x % 32;");
+      line("const long first = ((long)blockIdx.x * {0} + threadIdx.x / 32) * {1};  // of the warp's {1} rows", units, unit_rows());
+      line("if (first >= count) return;");
+    }
+    if (unit_bytes_ > 0) line("extern __shared__ uint4 shared[];");
+    const auto in_shared = [&](std::int64_t offset) {
+      std::string text = "(char*)shared";
+      if (units > 1) text += fmt::format(" + threadIdx.x / 32 * {}", unit_bytes_);
+      return offset == 0 ? text : fmt::format("{} + {}", text, offset);
+    };
     for (const auto& [i, staged] : staged_)
-      line("{0}* const s{1} = ({0}*)((char*)shared + threadIdx.x / 32 * {2} + {3});", storage(staged.dtype), i, warp_bytes_,
-           staged.offset);
+      line("{0}* const s{1} = ({0}*)({2});", storage(staged.dtype), i, in_shared(staged.offset));
+    if (unit_warps_ > 1) line("float* const told = (float*)({});  // values of rows", in_shared(told_offset_));
     std::vector<std::size_t> own;
     std::set<int> loads;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
@@ -316,7 +356,8 @@ class WarpPrinter : public Printer {
   void close_rows() override { close_loop(); }
 
   void row_store(std::size_t s) override {
-    line("if (lane % {} == 0 && first + {} < count) store1(w{}, v{});", sum_lanes_, own_row(), s, chain_.stores[s].instruction);
+    line("if ({} % {} == 0 && first + {} < count) store1(w{}, v{});", thread(), sum_lanes_, own_row(), s,
+         chain_.stores[s].instruction);
   }
 
   void columns(int pass) override {
@@ -380,9 +421,23 @@ class WarpPrinter : public Printer {
         for (const int argument : at(i).arguments)
           if (at(argument).place == Place::row) row_values.insert(argument);
     for (const int i : row_values) line("float u{}[{}];", i, shares());
-    if (!row_values.empty()) {
+    if (!row_values.empty() && unit_warps_ > 1) {
+      std::vector<int> untold;
+      for (const int i : row_values)
+        if (told_.try_emplace(i, told_.size()).second) untold.push_back(i);
+      if (!untold.empty()) {
+        line("if (threadIdx.x % {} == 0) {{", sum_lanes_);
+        ++indent_;
+        for (const int i : untold) line("told[{} + {}] = v{};", told_.at(i) * unit_rows(), own_row(), i);
+        close_loop();
+        line("__syncthreads();");
+      }
       open_loop("i", shares());
-      for (const int i : row_values) line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, ({1}) * {2});", i, row_of_share(), sum_lanes_);
+      for (const int i : row_values) line("u{}[i] = told[{} + {}];", i, told_.at(i) * unit_rows(), row_of_share());
+      close_loop();
+    } else if (!row_values.empty()) {
+      open_loop("i", shares());
+      for (const int i : row_values) line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, {1} * {2});", i, row_of_share(), sum_lanes_);
       close_loop();
     }
     std::set<int> same_loads, loads, waiting;
@@ -391,10 +446,16 @@ class WarpPrinter : public Printer {
       else if (is_load(i)) (is_same(i) ? same_loads : loads).insert(access_of(i));
     }
     // As many turns at once as keep memory busy.
-    std::int64_t batch = 1;
-    const auto at_once = [&] { return batch * shares() * static_cast<std::int64_t>(loads.size()); };
-    while (!loads.empty() && at_once() < kInFlight && turns_ % (batch * 2) == 0 && batch < turns_) batch *= 2;
-    while (!loads.empty() && batch == 1 && turns_ % 3 == 0 && at_once() < kInFlight / 2) batch = 3;
+    const auto accesses = [&](int i) {
+      const bool is_run = at(i).view.strides.back() == 1;
+      return is_run ? std::max<std::int64_t>(1, vector_ * static_cast<std::int64_t>(size_of(operand_type(at(i)))) / kAccessBytes)
+                    : 1;
+    };
+    std::int64_t in_turn = 0, batch = 1;
+    for (const int i : loads) in_turn += shares() * accesses(i);
+    for (const int i : same_loads) in_turn += accesses(i);
+    for (std::int64_t more = 2; more <= turns_ && more * in_turn <= kInFlight; ++more)
+      if (turns_ % more == 0) batch = more;
     const std::string in_batch = batch > 1 ? "[u]" : "";
     const auto declared = [&](int i, bool same) {
       return fmt::format("x{}{}{}[{}]", i, batch > 1 ? fmt::format("[{}]", batch) : "", same ? "" : fmt::format("[{}]", shares()),
@@ -406,8 +467,7 @@ class WarpPrinter : public Printer {
     const bool partial = turns_ * lanes_ * vector_ != chain_.columns();
     const auto open_batch = [&] {
       if (batch > 1) open_loop("u", batch);
-      const std::string lane = lanes_ == kWarp ? "lane" : fmt::format("lane % {}", lanes_);
-      line("const int c = ({} + {} * {}) * {};", lane, lanes_, batch > 1 ? "(t + u)" : "t", vector_);
+      line("const int c = ({} + {} * {}) * {};", lane(), lanes_, batch > 1 ? "(t + u)" : "t", vector_);
       if (partial) line(fmt::runtime(batch > 1 ? "if (c >= {}) continue;" : "if (c >= {}) break;"), chain_.columns());
     };
     for (const int i : same_loads) line("float {};", declared(i, true));
@@ -426,11 +486,13 @@ class WarpPrinter : public Printer {
     const std::set<int> rounded_later = rounded_by_readers(order, pass);
     // Once for all rows.
     std::vector<int> same_work;
-    std::set<int> same_results;
+    std::set<int> same_results, same_operands;
     for (const int i : order)
       if (is_same(i) && !is_load(i) && !is_ready(i, pass)) same_work.push_back(i);
-    for (const int i : same_work)
+    for (const int i : same_work) {
+      same_operands.insert(at(i).arguments.begin(), at(i).arguments.end());
       if (targets.contains(i)) same_results.insert(i);
+    }
     for (const int i : order)
       if (!is_same(i) && !is_ready(i, pass))
         for (const int argument : at(i).arguments)
@@ -440,7 +502,7 @@ class WarpPrinter : public Printer {
       for (const int i : same_results) line("float x{}[{}];", i, vector_);
       open_loop("e", vector_);
       for (const int i : order) {
-        if (!is_same(i) || is_ready(i, pass)) continue;
+        if (!is_same(i) || is_ready(i, pass) || (is_load(i) && !same_operands.contains(i))) continue;
         if (is_load(i)) line("const float v{} = {}[{}];", i, load_name(i), element(i));
         else value(i);
         if (same_results.contains(i)) line("x{0}[e] = v{0};", i);
@@ -451,7 +513,7 @@ class WarpPrinter : public Printer {
     for (const int i : row_values) line("const float v{0} = u{0}[i];", i);
     for (const int i : waiting) {
       line("float x{}[{}];", i, vector_);
-      line("load(x{0}, s{0} + ({1}) * {2} + c);", i, row_of_share(), staged_.at(i).pitch);
+      line("load(x{0}, s{0} + {1} * {2} + c);", i, row_of_share(), staged_.at(i).pitch);
     }
     for (const int i : targets) line("float y{}[{}];", i, vector_);
     open_loop("e", vector_);
@@ -464,7 +526,7 @@ class WarpPrinter : public Printer {
     }
     close_loop();
     for (const auto& [i, staged] : staged_)
-      if (staged.pass == pass) line("store(s{0} + ({1}) * {2} + c, y{0});", i, row_of_share(), staged.pitch);
+      if (staged.pass == pass) line("store(s{0} + {1} * {2} + c, y{0});", i, row_of_share(), staged.pitch);
     std::vector<std::size_t> stores;
     for (std::size_t s = 0; s < chain_.stores.size(); ++s)
       if (is_column(chain_.stores[s].instruction) && at(chain_.stores[s].instruction).pass == pass) stores.push_back(s);
@@ -477,7 +539,7 @@ class WarpPrinter : public Printer {
     close_loop();
     if (batch > 1) close_loop();
     close_loop();
-    if (std::any_of(staged_.begin(), staged_.end(), [&](const auto& s) { return s.second.pass == pass; })) line("__syncwarp();");
+    if (std::any_of(staged_.begin(), staged_.end(), [&](const auto& s) { return s.second.pass == pass; })) line("{}", barrier());
   }
 
   // Rows go from memory to shared memory as they are.
@@ -488,15 +550,16 @@ class WarpPrinter : public Printer {
     line("#pragma unroll {}", unroll);
     line("for (int t = 0; t < {}; ++t) {{", turns_);
     ++indent_;
-    line("const int c = ({} + {} * t) * {};", lanes_ == kWarp ? "lane" : fmt::format("lane % {}", lanes_), lanes_, vector_);
+    line("const int c = ({} + {} * t) * {};", lane(), lanes_, vector_);
     if (turns_ * lanes_ * vector_ != chain_.columns()) line("if (c >= {}) break;", chain_.columns());
     open_loop("i", shares());
     for (const int i : loads)
-      line("copy<{0}>(s{1} + ({2}) * {3} + c, p{1}[i] + {4});", vector_, i, row_of_share(), staged_.at(i).pitch,
+      line("copy<{0}>(s{1} + {2} * {3} + c, p{1}[i] + {4});", vector_, i, row_of_share(), staged_.at(i).pitch,
            offset_of(at(i).view));
     close_loop();
     close_loop();
     line("copies_done();");
+    line("{}", barrier());
   }
 
   // The sums behind a pass. Each row has 32 / rows_ threads here, with rows_ partial sums each.
@@ -514,8 +577,7 @@ class WarpPrinter : public Printer {
     line("#pragma unroll {}", std::min<std::int64_t>(steps, 8));
     line("for (int t = 0; t < {}; ++t) {{", steps);
     ++indent_;
-    const std::string lane = rows_ == 1 ? "lane" : fmt::format("lane % {} * {}", sum_lanes_, rows_);
-    line("const int c = {} + {} * t;", lane, kPartialSums);
+    line("const int c = {} % {} * {} + {} * t;", thread(), sum_lanes_, rows_, kPartialSums);
     if (chain_.columns() % kPartialSums != 0) line("if (c >= {}) break;", chain_.columns());
     for (const int i : waiting) {
       line("float x{}[{}];", i, rows_);
@@ -541,7 +603,7 @@ class WarpPrinter : public Printer {
   }
 
   void open_elements() {
-    source_.grid.per_block = warps_ * kWarp * vector_ * flat_batch();
+    source_.grid.per_block = block_warps_ * kWarp * vector_ * flat_batch();
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
       if (is_load(static_cast<int>(i)) && is_column(static_cast<int>(i)) && access_of(static_cast<int>(i)) == static_cast<int>(i))
         declare_pointer(i);
@@ -550,7 +612,7 @@ class WarpPrinter : public Printer {
 
   void elements() {
     const std::vector<int> order = chain_.evaluated(0);
-    const std::int64_t batch = flat_batch(), threads = warps_ * kWarp, per_block = source_.grid.per_block;
+    const std::int64_t batch = flat_batch(), threads = block_warps_ * kWarp, per_block = source_.grid.per_block;
     const std::set<int> rounded_later = rounded_by_readers(order, 0);
     std::set<int> loads, targets;
     for (const int i : order)
@@ -595,12 +657,15 @@ class WarpPrinter : public Printer {
   const std::int64_t vector_;  // columns beside each other that a thread has
   std::vector<bool> same_;     // of values: in all rows
   std::map<int, Staged> staged_;
-  std::int64_t lanes_ = kWarp;      // threads of a row while vectors are made
+  std::map<int, std::size_t> told_;  // values of rows that the unit's threads have told one another, and where
+  std::int64_t unit_warps_ = 1;      // more than one: the unit is the block
+  std::int64_t block_warps_ = 0;
   std::int64_t rows_ = 1;           // of a warp
+  std::int64_t lanes_ = kWarp;      // threads of a row while vectors are made
   std::int64_t sum_lanes_ = kWarp;  // threads of a row while it is summed
-  std::int64_t warps_ = 0;          // of a block
   std::int64_t turns_ = 0;          // over the columns, of vectors
-  std::int64_t warp_bytes_ = 0;     // of shared memory
+  std::int64_t unit_bytes_ = 0;     // of shared memory
+  std::int64_t told_offset_ = 0;
 };
 
 }  // namespace
