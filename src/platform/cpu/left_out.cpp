@@ -5,7 +5,8 @@
 namespace zoe::cpu {
 
 std::unique_ptr<Platform> open(const PlatformOptions&) {
-  fail(ErrorKind::unsupported, "cpu", "this build has no oneDNN, which multiplies on the CPU. Use --platform cuda, or another build.");
+  fail(ErrorKind::unsupported, "cpu",
+       "this build has no oneDNN, which multiplies on the CPU. Use --platform cuda, or another build.");
 }
 
 }  // namespace zoe::cpu

@@ -24,7 +24,7 @@ using Names = std::array<const char*, 3>;  // of one entry point: CUDA, MUSA, HI
 // A library, or an Error that says where it was looked for.
 void* open_named(const Vendor& vendor, const std::vector<std::string>& names, std::string_view part, const fs::path& given) {
   std::vector<std::string> tried;
-  void* library = open_library(names, library_folders(given), tried);
+  void* library = open_library(names, library_folders(given, vendor), tried);
   check(library != nullptr, ErrorKind::unsupported, vendor.platform, "{} of {} is missing: looked for {} in {}. {}", part,
         vendor.company, names.front(), fmt::join(tried, ", "), vendor.advice);
   return library;
@@ -107,6 +107,8 @@ const Vendor kCuda{
     .driver = {"libcuda.so.1"},
     .compiler = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"},
     .compiler_name = "NVRTC",
+    .homes = {"CUDA_HOME", "CUDA_PATH"},
+    .toolkit = "/usr/local/cuda",
     .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10},
     .architecture = "--gpu-architecture=sm_{}{}",
     .exact = "--fmad=false",
@@ -122,6 +124,8 @@ const Vendor kMusa{
     .driver = {"libmusa.so.1", "libmusa.so"},
     .compiler = {"libmtrtc.so", "libmtrtc.so.5", "libmtrtc.so.4"},
     .compiler_name = "MTRTC",
+    .homes = {"MUSA_HOME", "MUSA_PATH"},
+    .toolkit = "/usr/local/musa",
     .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10},
     .architecture = "--offload-arch=mp_{}{}",
     .exact = "-ffp-contract=off",
@@ -136,6 +140,8 @@ const Vendor kRocm{
     .driver = {"libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so"},
     .compiler = {"libhiprtc.so.7", "libhiprtc.so.6", "libhiprtc.so"},
     .compiler_name = "hipRTC",
+    .homes = {"ROCM_PATH", "HIP_PATH"},
+    .toolkit = "/opt/rocm",
     .attributes = {.major = 23, .minor = 61, .multiprocessors = 63, .l2_bytes = 19, .shared_bytes = 74, .warp_threads = 87},
     .architecture = "",
     .exact = "-ffp-contract=off",
@@ -169,36 +175,46 @@ std::string path_of_library(void* library) {
   return map->l_name;
 }
 
-std::vector<fs::path> library_folders(const fs::path& given) {
-  std::error_code none;
+std::vector<fs::path> library_folders(const fs::path& given, const Vendor& vendor) {
+  const bool has_packages = &vendor == &kCuda;
   std::vector<fs::path> folders;
   if (!given.empty()) {
     folders.push_back(given);
     add_toolkit(given, folders);
-    add_packages(given, folders);
+    if (has_packages) add_packages(given, folders);
   }
   folders.emplace_back();
-  for (const char* name : {"CUDA_HOME", "CUDA_PATH", "MUSA_HOME", "ROCM_PATH", "CONDA_PREFIX"})
-    if (const auto root = variable(name)) add_toolkit(*root, folders);
-  std::vector<fs::path> roots;
-  for (const auto& entry : fs::directory_iterator("/usr/local", none))
-    if (entry.path().filename().string().starts_with("cuda-")) roots.push_back(entry.path());
-  std::sort(roots.rbegin(), roots.rend());
-  for (const char* root : {"/opt/rocm", "/usr/local/musa", "/usr/local/cuda"}) roots.insert(roots.begin(), root);
-  for (const fs::path& root : roots)
+  for (const std::string& name : vendor.homes)
+    if (const auto root = variable(name.c_str())) add_toolkit(*root, folders);
+  if (const auto root = variable("CONDA_PREFIX")) add_toolkit(*root, folders);
+  std::error_code none;
+  const fs::path toolkit = vendor.toolkit;
+  std::vector<fs::path> versions;
+  for (const auto& entry : fs::directory_iterator(toolkit.parent_path(), none))
+    if (entry.path().filename().string().starts_with(toolkit.filename().string() + "-")) versions.push_back(entry.path());
+  std::sort(versions.rbegin(), versions.rend());
+  versions.insert(versions.begin(), toolkit);
+  for (const fs::path& root : versions)
     if (fs::is_directory(root, none)) add_toolkit(root, folders);
-  if (const auto environment = variable("VIRTUAL_ENV")) add_packages(*environment, folders);
-  const std::string path = variable("PATH").value_or("").string();
-  for (std::size_t begin = 0; begin < path.size();) {
-    const std::size_t end = std::min(path.find(':', begin), path.size());
-    const fs::path folder = path.substr(begin, end - begin);
-    if (folder.filename() == "bin") add_packages(folder.parent_path(), folders);
-    begin = end + 1;
+  if (has_packages) {
+    if (const auto environment = variable("VIRTUAL_ENV")) add_packages(*environment, folders);
+    const std::string path = variable("PATH").value_or("").string();
+    for (std::size_t begin = 0; begin < path.size();) {
+      const std::size_t end = std::min(path.find(':', begin), path.size());
+      const fs::path folder = path.substr(begin, end - begin);
+      if (folder.filename() == "bin") add_packages(folder.parent_path(), folders);
+      begin = end + 1;
+    }
+    if (const auto home = variable("HOME")) add_packages(*home / ".local", folders);
   }
-  if (const auto home = variable("HOME")) add_packages(*home / ".local", folders);
-  std::vector<fs::path> distinct;
-  for (const fs::path& folder : folders)
-    if (std::find(distinct.begin(), distinct.end(), folder) == distinct.end()) distinct.push_back(folder);
+  // Toolkits are full of links to the same few folders.
+  std::vector<fs::path> distinct, seen;
+  for (const fs::path& folder : folders) {
+    const fs::path real = folder.empty() ? folder : fs::weakly_canonical(folder, none);
+    if (std::find(seen.begin(), seen.end(), real) != seen.end()) continue;
+    seen.push_back(real);
+    distinct.push_back(folder);
+  }
   return distinct;
 }
 

@@ -58,6 +58,8 @@ struct Vendor {
   int column;                                 // of driver.def
   std::vector<std::string> driver, compiler;  // file names of the libraries, the first that opens is taken
   std::string_view compiler_name;             // "NVRTC"
+  std::vector<std::string> homes;             // environment variables that name the toolkit's folder
+  std::string_view toolkit;                   // where it is installed: this folder, or this and a version
   AttributeNumbers attributes;
   std::string_view architecture;  // the compiler's option, with {} for the numbers; "": the compiler asks the device itself
   std::string_view exact, loose;  // the compiler's options: no contraction of products and sums, or as it likes
@@ -74,9 +76,9 @@ void* open_library(const std::vector<std::string>& names, const std::vector<std:
 std::string path_of_library(void* library);
 
 // Where libraries are looked for, in this order: `given` (--cuda-path) and its lib folders, where the system looks (an empty
-// path), the folders that CUDA_HOME, CUDA_PATH, MUSA_HOME, ROCM_PATH and CONDA_PREFIX name, /usr/local/cuda and its versions,
-// /usr/local/musa, /opt/rocm, and the folders of pip's NVIDIA packages in VIRTUAL_ENV, beside the Pythons of PATH and in ~/.local.
-std::vector<std::filesystem::path> library_folders(const std::filesystem::path& given);
+// path), the toolkit's folders (Vendor::homes, CONDA_PREFIX, Vendor::toolkit), and for NVIDIA those of pip's packages in
+// VIRTUAL_ENV, beside the Pythons of PATH and in ~/.local.
+std::vector<std::filesystem::path> library_folders(const std::filesystem::path& given, const Vendor& vendor = kCuda);
 
 // Each is opened once per vendor and path, and may be called from any thread. Error of kind unsupported, naming what is missing
 // and where it was looked for. `driver_version` (13000: CUDA 13.0): a compiler of the same major version is taken first, as a

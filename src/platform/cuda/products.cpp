@@ -193,6 +193,7 @@ void allow_shared_bytes(const Device& device, Function& function, std::size_t by
   function.max_shared_bytes = std::max(bytes, kAlways);
   if (bytes <= kAlways) return;
   device.make_current();
+  if (!device.api.function_set) return;  // this vendor lets them ask
   device.check_status(device.api.function_set(function.handle, kFunctionMaxDynamicSharedBytes, static_cast<int>(bytes)),
                       "asking for shared memory", function.name);
 }
