@@ -93,8 +93,8 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
   return {wide.begin(), wide.end()};
 }
 
-// The same on a platform. Operands that are not weights lie one element behind an aligned address.
-inline std::vector<double> run_kernel(Platform& platform, const Case& c) {
+// The same on a platform. Operands that are not weights lie `shift` elements behind an aligned address.
+inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::size_t shift = 1) {
   const Node& node = c.result.node();
   const auto kernel = platform.make_kernel(node);
   const auto stream = platform.make_stream();
@@ -116,12 +116,12 @@ inline std::vector<double> run_kernel(Platform& platform, const Case& c) {
       kernel->pack_weight(input, type, {c.stored, type.shape, odd.data() + 1}, packed.data());
       upload(packed, 0);
     } else {
-      upload(to_bytes(c.operands[i], type.dtype), size_of(type.dtype));
+      upload(to_bytes(c.operands[i], type.dtype), shift * size_of(type.dtype));
     }
   }
   const Type& type = node.types[0];
   std::vector<std::byte> result(type.size_bytes(), std::byte{0xff});  // NaNs: an element left out is seen
-  upload(result, size_of(type.dtype));
+  upload(result, shift * size_of(type.dtype));
   const Slot output = slots.back();
   slots.pop_back();
   const auto scratch = platform.allocate(kernel->scratch_bytes(), "scratch");

@@ -11,13 +11,8 @@
 namespace zoe::cuda {
 namespace {
 
-struct Opened {
-  CublasltApi api;
-  std::string why;  // not; "" if it is open
-};
-
-Opened open(const std::filesystem::path& given) {
-  Opened opened{};
+CublasltLibrary open(const std::filesystem::path& given) {
+  CublasltLibrary opened{};
   std::vector<std::string> tried;
   void* const library = open_library({"libcublasLt.so.13", "libcublasLt.so.12"}, library_folders(given), tried);
   if (!library) {
@@ -30,6 +25,7 @@ Opened open(const std::filesystem::path& given) {
     entry = reinterpret_cast<std::remove_reference_t<decltype(entry)>>(symbol);
   };
   CublasltApi& api = opened.api;
+  api.path = path_of_library(library);
   find(api.version, "cublasLtGetVersion");
   find(api.status_text, "cublasLtGetStatusString");
   find(api.create, "cublasLtCreate");
@@ -52,14 +48,13 @@ Opened open(const std::filesystem::path& given) {
 
 }  // namespace
 
-const CublasltApi* load_cublaslt(const std::filesystem::path& given, std::string& why) {
+const CublasltLibrary& load_cublaslt(const std::filesystem::path& given) {
   static std::mutex mutex;
-  static std::map<std::filesystem::path, Opened> libraries;
+  static std::map<std::filesystem::path, CublasltLibrary> libraries;
   const std::lock_guard lock(mutex);
   auto found = libraries.find(given);
   if (found == libraries.end()) found = libraries.emplace(given, open(given)).first;
-  why = found->second.why;
-  return why.empty() ? &found->second.api : nullptr;
+  return found->second;
 }
 
 }  // namespace zoe::cuda

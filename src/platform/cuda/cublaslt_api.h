@@ -51,6 +51,7 @@ enum class LtPreferenceAttribute {
 enum class LtAlgorithmAttribute { id = 0, tile = 1, splits = 2, reduction = 3, stages = 6, cluster = 8 };
 
 struct CublasltApi {
+  std::string path;          // of the library
   std::size_t (*version)();  // 130101: 13.1.1
   const char* (*status_text)(Status status);
   Status (*create)(LtHandle* handle);  // for the context that is current
@@ -77,7 +78,12 @@ struct CublasltApi {
                      const LtAlgorithm* algorithm, Address workspace, std::size_t workspace_bytes, StreamHandle stream);
 };
 
-// Opened once per path (see library_folders). Null if there is none that this platform can use; `why` says so then.
-const CublasltApi* load_cublaslt(const std::filesystem::path& given, std::string& why);
+struct CublasltLibrary {
+  CublasltApi api;
+  std::string why;  // there is none that this platform can use; "" if it is open
+};
+
+// Opened once per path, see library_folders. From any thread.
+const CublasltLibrary& load_cublaslt(const std::filesystem::path& given);
 
 }  // namespace zoe::cuda

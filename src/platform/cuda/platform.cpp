@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <future>
 #include <mutex>
 
 #include "base/error.h"
@@ -25,10 +26,18 @@ bool is_chain(Opcode opcode) {
   }
 }
 
+std::shared_future<const CublasltLibrary&> start_loading(const Vendor& vendor, const PlatformOptions& options) {
+  if (&vendor != &kCuda) return {};
+  load_driver(vendor, options.cuda_path);
+  return std::async(std::launch::async, [path = options.cuda_path]() -> const CublasltLibrary& { return load_cublaslt(path); });
+}
+
 class CudaPlatform : public Platform {
  public:
   CudaPlatform(const Vendor& vendor, int ordinal, const PlatformOptions& options)
-      : device_(std::make_shared<Device>(vendor, ordinal, options)), stream_(device_) {
+      : cublaslt_library_(start_loading(vendor, options)),
+        device_(std::make_shared<Device>(vendor, ordinal, options)),
+        stream_(device_) {
     const DeviceDescription& device = device_->description;
     info_ = {.platform = std::string(vendor.platform),
              .name = device.name,
@@ -36,6 +45,14 @@ class CudaPlatform : public Platform {
              .memory_bytes = device.memory_bytes,
              .free_bytes = device.memory_bytes,
              .libraries = device_->libraries};
+    if (cublaslt_library_.valid()) {
+      const CublasltLibrary& library = cublaslt_library_.get();
+      const bool opens = library.why.empty();
+      const std::size_t version = opens ? library.api.version() : 0;
+      info_.libraries.push_back({"cuBLASLt",
+                                 opens ? fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100) : "",
+                                 opens ? library.api.path : library.why});
+    }
     info_.bf16_products = device.major >= 8;
     info_.generates_kernels = true;
   }
@@ -123,20 +140,19 @@ class CudaPlatform : public Platform {
   }
 
  private:
-  // Opened when the first product asks. Null where there is none.
+  // Null where there is none.
   const std::shared_ptr<Cublaslt>& cublaslt() const {
     std::call_once(cublaslt_once_, [&] {
-      if (&device_->vendor != &kCuda) return;
-      std::string why;
-      if (const CublasltApi* api = load_cublaslt(device_->options.cuda_path, why)) {
-        cublaslt_ = std::make_shared<Cublaslt>(device_, *api);
-      } else {
-        log(LogLevel::notice, fmt::format("products run on kernels of our own, which are slower: {}.", why));
-      }
+      if (!cublaslt_library_.valid()) return;
+      const CublasltLibrary& library = cublaslt_library_.get();
+      if (library.why.empty()) cublaslt_ = std::make_shared<Cublaslt>(device_, library.api);
+      else log(LogLevel::notice, fmt::format("products run on kernels of our own, which are slower: {}.", library.why));
     });
     return cublaslt_;
   }
 
+  // cuBLASLt is large: it is loaded while the driver starts. Only NVIDIA has it. Error if there is no driver.
+  const std::shared_future<const CublasltLibrary&> cublaslt_library_;
   const DevicePtr device_;
   DeviceStream stream_;
   mutable std::once_flag cublaslt_once_;
