@@ -21,7 +21,7 @@ Opened open(const std::filesystem::path& given) {
   std::vector<std::string> tried;
   void* const library = open_library({"libcublasLt.so.13", "libcublasLt.so.12"}, library_folders(given), tried);
   if (!library) {
-    opened.why = fmt::format("no cuBLASLt: looked for {}", fmt::join(tried, "; "));
+    opened.why = fmt::format("no cuBLASLt: looked for libcublasLt.so.13 in {}", fmt::join(tried, ", "));
     return opened;
   }
   const auto find = [&](auto& entry, const char* name) {
@@ -30,6 +30,7 @@ Opened open(const std::filesystem::path& given) {
     entry = reinterpret_cast<std::remove_reference_t<decltype(entry)>>(symbol);
   };
   CublasltApi& api = opened.api;
+  api.path = path_of_library(library);
   find(api.version, "cublasLtGetVersion");
   find(api.status_text, "cublasLtGetStatusString");
   find(api.create, "cublasLtCreate");

@@ -51,6 +51,7 @@ enum class LtPreferenceAttribute {
 enum class LtAlgorithmAttribute { id = 0, tile = 1, splits = 2, reduction = 3, stages = 6, cluster = 8 };
 
 struct CublasltApi {
+  std::string path;          // of the library
   std::size_t (*version)();  // 130101: 13.1.1
   const char* (*status_text)(Status status);
   Status (*create)(LtHandle* handle);  // for the context that is current
