@@ -29,6 +29,7 @@ struct DeviceOptions {
   int threads = 0;
   std::string cache_dir = {};
   std::string cuda_path = {};
+  double memory_limit_gib = 0;  // 0: none
 };
 void add_cuda_path(CLI::App& app, DeviceOptions& options);
 void add_device_options(CLI::App& app, DeviceOptions& options);

@@ -20,7 +20,10 @@ void add_cuda_path(CLI::App& app, DeviceOptions& options) {
 }
 
 PlatformOptions platform_options(const DeviceOptions& options) {
-  return {.threads = options.threads, .cache_dir = options.cache_dir, .cuda_path = options.cuda_path};
+  return {.threads = options.threads,
+          .cache_dir = options.cache_dir,
+          .memory_limit_bytes = static_cast<std::uint64_t>(options.memory_limit_gib * static_cast<double>(std::uint64_t{1} << 30)),
+          .cuda_path = options.cuda_path};
 }
 
 void add_device_options(CLI::App& app, DeviceOptions& options) {
@@ -35,6 +38,11 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
   app.add_option("--cache-dir", options.cache_dir, "Where compiled kernels are kept (default: ~/.cache/zoetrope)")
       ->type_name("FOLDER");
   add_cuda_path(app, options);
+  app.add_option_function<std::string>(
+         "--memory-limit",
+         [&options](const std::string& text) { options.memory_limit_gib = parse_number("--memory-limit", text, 0.01, 1e6); },
+         "The most memory to take of a cuda, musa or rocm device (default: all that is free)")
+      ->type_name("GIB");
 }
 
 void add_compile_options(CLI::App& app, CompileOptions& options) {

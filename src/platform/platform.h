@@ -20,12 +20,6 @@
 
 namespace zoe {
 
-struct LibraryInfo {    // a vendor's library that was opened at run time, or why it was not
-  std::string name;     // "NVRTC"
-  std::string version;  // "13.0"; empty: it is missing
-  std::string detail;   // its path, or what was looked for and where
-};
-
 struct DeviceInfo {
   std::string platform;           // "cpu"
   std::string name;               // what the vendor calls it
@@ -34,12 +28,17 @@ struct DeviceInfo {
   std::uint64_t free_bytes;       // when asked
   int threads = 1;                // cpu only
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
-  std::vector<LibraryInfo> libraries = {};
-  bool bf16_products = false;  // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
   // Limits of generated kernels, which fusion keeps to.
   bool generates_kernels = false;                       // whether it runs fused nodes at all
   std::size_t max_kernel_operands = 48;                 // operands and results
   std::int64_t max_kept_bytes = std::int64_t{1} << 20;  // values of a row that wait for a later pass over it
+};
+
+struct LibraryInfo {    // a vendor's library that is opened at run time
+  std::string name;     // "NVRTC"
+  std::string version;  // "13.0"; empty: there is none that can be used
+  std::string detail;   // its path, or why not
 };
 
 // Bytes on one platform, freed when the last owner goes, zeroed when allocated. `data` is the address the platform's kernels use:
@@ -122,6 +121,8 @@ class Platform {
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
   // The same for many nodes, in their order: a platform that generates code builds all of it in one go.
   virtual std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
+  // The vendor's libraries, for people: opens those that nothing has asked for yet.
+  virtual std::vector<LibraryInfo> libraries() const { return {}; }
   // The platform's table of overrides, at most one an op. Each has a benchmark in bench/ that says why it is there.
   virtual std::span<const Override> overrides() const { return {}; }
 };
@@ -130,6 +131,7 @@ struct PlatformOptions {
   int threads = 0;                              // cpu: 0 takes as many as the process may use
   std::filesystem::path cache_dir = {};         // of compiled kernels; "": KernelCache::default_folder()
   std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
+  std::uint64_t memory_limit_bytes = 0;         // cuda and its kin: buffers take no more than this; 0: no limit but the device's
   std::filesystem::path cuda_path = {};         // cuda and its kin: where their libraries are, before the usual places
   std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
   std::optional<bool> opencl_local_tiles = {};  // opencl: kernels as GPUs want them; not said: where the device is no CPU

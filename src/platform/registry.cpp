@@ -95,7 +95,7 @@ std::vector<PlatformReport> list_platforms(const PlatformOptions& options) {
     try {
       const auto platform = entry.open(options);
       const DeviceInfo& info = platform->info();
-      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")", info.libraries});
+      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")", platform->libraries()});
     } catch (const Error& error) {
       reports.push_back({name, false, error.what(), {}});
     }

@@ -29,7 +29,8 @@ using ProgramHandle = struct ProgramTag*;
 inline constexpr Status kSuccess = 0, kOutOfMemory = 2;
 inline constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2;
 inline constexpr int kCaptureThreadLocal = 1;
-inline constexpr int kPoolReleaseThreshold = 4;           // a pool's attribute: bytes it keeps, std::uint64_t
+// Attributes of a pool, std::uint64_t: bytes it keeps when they are freed, bytes it has from the device, bytes that are in use.
+inline constexpr int kPoolReleaseThreshold = 4, kPoolReserved = 5, kPoolUsed = 7;
 inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attribute
 
 struct DriverApi {

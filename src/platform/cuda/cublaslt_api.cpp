@@ -16,7 +16,7 @@ CublasltLibrary open(const std::filesystem::path& given) {
   std::vector<std::string> tried;
   void* const library = open_library({"libcublasLt.so.13", "libcublasLt.so.12"}, library_folders(given), tried);
   if (!library) {
-    opened.why = fmt::format("no cuBLASLt: looked for {}", fmt::join(tried, "; "));
+    opened.why = fmt::format("no cuBLASLt: looked for libcublasLt.so.13 in {}", fmt::join(tried, ", "));
     return opened;
   }
   const auto find = [&](auto& entry, const char* name) {

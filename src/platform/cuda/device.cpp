@@ -1,8 +1,10 @@
 #include "platform/cuda/device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
@@ -47,11 +49,7 @@ DeviceBuffer::DeviceBuffer(DevicePtr device_, Address address, std::size_t size)
   device->allocated_ += size;
 }
 
-DeviceBuffer::~DeviceBuffer() {
-  device->allocated_ -= size_bytes;
-  device->api.context_set_current(device->context_);
-  device->api.memory_free_async(reinterpret_cast<Address>(data), device->memory_stream_);
-}
+DeviceBuffer::~DeviceBuffer() { device->free(reinterpret_cast<Address>(data), size_bytes); }
 
 template <class T>
 Launch& Launch::argument(T value) {
@@ -125,14 +123,14 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
     make_current();
     check_status(api.stream_create(&memory_stream_, kStreamNonBlocking), "creating a stream");
     // Freed memory stays in the pool: what the next phase allocates is there at once.
-    PoolHandle pool = nullptr;
     std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
-    check_status(api.pool_default(&pool, description.handle), "finding the memory pool");
-    check_status(api.pool_set(pool, kPoolReleaseThreshold, &keep), "setting up the memory pool");
+    check_status(api.pool_default(&pool_, description.handle), "finding the memory pool");
+    check_status(api.pool_set(pool_, kPoolReleaseThreshold, &keep), "setting up the memory pool");
     check_status(api.memory_allocate_async(&fault, 3 * sizeof(std::int32_t), memory_stream_), "an allocation");
     check_status(api.set_bytes_async(fault, 0, 3 * sizeof(std::int32_t), memory_stream_), "a fill");
     check_status(api.stream_synchronize(memory_stream_), "waiting");
   } catch (...) {
+    if (fault) api.memory_free_async(fault, memory_stream_);
     if (memory_stream_) api.stream_destroy(memory_stream_);
     api.context_release(description.handle);
     throw;
@@ -240,14 +238,161 @@ Function Device::function(const std::string& source, const std::string& name, st
   return function;
 }
 
+std::uint64_t Device::free_bytes() const {
+  make_current();
+  std::size_t free = 0, total = 0;
+  std::uint64_t reserved = 0, used = 0;
+  check_status(api.memory_info(&free, &total), "asking for free memory");
+  check_status(api.pool_get(pool_, kPoolReserved, &reserved), "asking for the memory pool");
+  check_status(api.pool_get(pool_, kPoolUsed, &used), "asking for the memory pool");
+  const std::uint64_t available = free + (reserved - std::min(used, reserved));
+  if (options.memory_limit_bytes == 0) return available;
+  return std::min(available, options.memory_limit_bytes - std::min<std::uint64_t>(allocated_, options.memory_limit_bytes));
+}
+
+std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_view what) {
+  make_current();
+  const std::size_t bytes = std::max<std::size_t>(size_bytes, 1);
+  Status status = kOutOfMemory;
+  Address address = 0;
+  if (options.memory_limit_bytes == 0 || allocated_ + size_bytes <= options.memory_limit_bytes) {
+    status = api.memory_allocate_async(&address, bytes, memory_stream_);
+    if (status == kOutOfMemory) {
+      // Frees that wait for kernels, and freed pieces of the wrong size, may be all that is in the way.
+      check_status(api.stream_synchronize(memory_stream_), "waiting for freed memory", what);
+      check_status(api.pool_trim(pool_, 0), "trimming the memory pool", what);
+      status = api.memory_allocate_async(&address, bytes, memory_stream_);
+    }
+  }
+  if (status == kOutOfMemory) {
+    const std::string limit = options.memory_limit_bytes == 0
+                                  ? ""
+                                  : fmt::format(" and the limit of {:.2f} (--memory-limit)", gib(options.memory_limit_bytes));
+    fail(ErrorKind::out_of_memory, vendor.platform,
+         "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}{}. Ask for a smaller size or fewer frames.",
+         gib(size_bytes), what, gib(free_bytes()), gib(description.memory_bytes), limit);
+  }
+  check_status(status, "an allocation", what);
+  auto buffer = std::make_shared<DeviceBuffer>(shared_from_this(), address, size_bytes);
+  check_status(api.set_bytes_async(address, 0, bytes, memory_stream_), "a fill", what);
+  check_status(api.stream_synchronize(memory_stream_), "waiting for a fill", what);
+  return buffer;
+}
+
+// What fails here fails because the device is lost: there is nothing left to free then.
+void Device::free(Address address, std::size_t size_bytes) {
+  allocated_ -= size_bytes;
+  api.context_set_current(context_);
+  {
+    const std::lock_guard lock(streams_mutex_);
+    for (DeviceStream* stream : streams_)
+      if (!stream->recording && api.event_record(stream->queued_, stream->handle_) == kSuccess)
+        api.stream_wait_event(memory_stream_, stream->queued_, 0);
+  }
+  api.memory_free_async(address, memory_stream_);
+}
+
 DeviceStream::DeviceStream(DevicePtr device) : device_(std::move(device)) {
-  device_->make_current();
-  device_->check_status(device_->api.stream_create(&handle_, kStreamNonBlocking), "creating a stream");
+  const Device& of = *device_;
+  of.make_current();
+  of.check_status(of.api.stream_create(&handle_, kStreamNonBlocking), "creating a stream");
+  try {
+    of.check_status(of.api.event_create(&queued_, kEventDisableTiming), "creating an event");
+    const std::lock_guard lock(device_->streams_mutex_);
+    device_->streams_.push_back(this);
+  } catch (...) {
+    release();
+    throw;
+  }
 }
 
 DeviceStream::~DeviceStream() {
-  device_->api.stream_synchronize(handle_);
-  device_->api.stream_destroy(handle_);
+  {
+    const std::lock_guard lock(device_->streams_mutex_);
+    std::erase(device_->streams_, this);
+  }
+  release();
+}
+
+void DeviceStream::release() {
+  const DriverApi& api = device_->api;
+  api.context_set_current(device_->context_);
+  api.stream_synchronize(handle_);
+  for (Chunk& chunk : chunks_) {
+    if (chunk.done) api.event_destroy(chunk.done);
+    if (chunk.data) api.host_free(chunk.data);
+  }
+  if (queued_) api.event_destroy(queued_);
+  api.stream_destroy(handle_);
+}
+
+constexpr std::size_t kChunkBytes = std::size_t{8} << 20;
+
+// False if the system locks no more pages: copies then go straight from and to ordinary memory, slower.
+bool DeviceStream::has_chunks() {
+  if (chunks_refused_ || chunks_[1].done) return !chunks_refused_;
+  const DriverApi& api = device_->api;
+  for (Chunk& chunk : chunks_) {
+    void* data = nullptr;
+    if (!chunk.data && api.host_allocate(&data, kChunkBytes, 0) == kSuccess) chunk.data = static_cast<std::byte*>(data);
+    chunks_refused_ = !chunk.data || api.event_create(&chunk.done, kEventDisableTiming) != kSuccess;
+    if (chunks_refused_) return false;
+  }
+  return true;
+}
+
+void DeviceStream::upload(const void* from, Address to, std::size_t size_bytes) {
+  const Device& of = *device_;
+  if (size_bytes == 0) return;
+  of.make_current();
+  if (!has_chunks()) {
+    of.check_status(of.api.copy_to_device_async(to, from, size_bytes, handle_), "a copy to the device");
+    of.check_status(of.api.stream_synchronize(handle_), "waiting for a copy");
+    return;
+  }
+  constexpr std::size_t kAlignment = 64;
+  const auto* const bytes = static_cast<const std::byte*>(from);
+  for (std::size_t done = 0; done < size_bytes;) {
+    if (used_ == kChunkBytes) {
+      of.check_status(of.api.event_record(chunks_[chunk_].done, handle_), "recording an event");
+      chunks_[chunk_].in_flight = true;
+      chunk_ = 1 - chunk_;
+      if (std::exchange(chunks_[chunk_].in_flight, false))
+        of.check_status(of.api.event_synchronize(chunks_[chunk_].done), "waiting for a copy");
+      used_ = 0;
+    }
+    std::byte* const place = chunks_[chunk_].data + used_;
+    const std::size_t count = std::min(size_bytes - done, kChunkBytes - used_);
+    std::memcpy(place, bytes + done, count);
+    of.check_status(of.api.copy_to_device_async(to + done, place, count, handle_), "a copy to the device");
+    done += count;
+    used_ = std::min(kChunkBytes, used_ + (count + kAlignment - 1) / kAlignment * kAlignment);
+  }
+}
+
+void DeviceStream::download(Address from, void* to, std::size_t size_bytes) {
+  const Device& of = *device_;
+  if (size_bytes == 0) return;
+  of.make_current();
+  if (!has_chunks()) {
+    of.check_status(of.api.copy_to_host_async(to, from, size_bytes, handle_), "a copy to the host");
+    of.check_status(of.api.stream_synchronize(handle_), "waiting for a copy");
+    return;
+  }
+  // The chunks may still hold uploads: those were queued before, and are read before they are written over.
+  const auto count_of = [&](std::size_t at) { return std::min(size_bytes - at, kChunkBytes); };
+  const auto fetch = [&](std::size_t at, const Chunk& chunk) {
+    of.check_status(of.api.copy_to_host_async(chunk.data, from + at, count_of(at), handle_), "a copy to the host");
+    of.check_status(of.api.event_record(chunk.done, handle_), "recording an event");
+  };
+  fetch(0, chunks_[0]);
+  for (std::size_t at = 0, i = 0; at < size_bytes; at += kChunkBytes, i = 1 - i) {
+    if (at + kChunkBytes < size_bytes) fetch(at + kChunkBytes, chunks_[1 - i]);
+    of.check_status(of.api.event_synchronize(chunks_[i].done), "waiting for a copy");
+    std::memcpy(static_cast<std::byte*>(to) + at, chunks_[i].data, count_of(at));
+  }
+  chunks_[0].in_flight = chunks_[1].in_flight = false;  // all that was queued before is done
+  used_ = 0;
 }
 
 void DeviceStream::synchronize() {

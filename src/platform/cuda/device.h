@@ -1,4 +1,6 @@
 // One opened device: what it is, its context, memory and programs, and how a kernel is queued on it.
+//
+// A Device, its buffers and its functions are for any thread; a stream (and with it what is launched on it) for one at a time.
 #pragma once
 
 #include <array>
@@ -26,13 +28,16 @@ struct DeviceDescription {
   int driver_version = 0;                                        // 13000: CUDA 13.0
 };
 
+inline double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << 30); }
+
 class Device;
+class DeviceStream;
 using DevicePtr = std::shared_ptr<Device>;
 
 // Memory of the device's pool. `data` is the address there: no memory of this process.
 struct DeviceBuffer : Buffer {
   DeviceBuffer(DevicePtr device, Address address, std::size_t size);
-  ~DeviceBuffer() override;  // in the order of the device's own stream, behind everything that is queued
+  ~DeviceBuffer() override;  // freed behind all that is queued on any stream of the device
   const DevicePtr device;
 };
 
@@ -97,7 +102,10 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // The stream of allocations, fills and frees.
   StreamHandle memory_stream() const { return memory_stream_; }
-  std::uint64_t allocated_bytes() const { return allocated_; }
+  // Zeroed. An Error of kind out_of_memory names `what`, the size and what is free.
+  std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what);
+  // What allocate() can still hand out: of the device, and of what the pool keeps of freed memory, within the limit.
+  std::uint64_t free_bytes() const;
 
   // Where kernels leave what only the host can report (see gather in kernels/movement.cu): three ints, zero if nothing is wrong.
   Address fault = 0;
@@ -105,13 +113,18 @@ class Device : public std::enable_shared_from_this<Device> {
 
  private:
   friend struct DeviceBuffer;
+  friend class DeviceStream;
+  void free(Address address, std::size_t size_bytes);
   ModuleHandle load(const KernelRecipe& recipe, std::string_view what);
   std::string compile(const KernelRecipe& recipe, std::string_view what);
 
   ContextHandle context_ = nullptr;
-  StreamHandle memory_stream_ = nullptr;
+  StreamHandle memory_stream_ = nullptr;  // of allocations, fills and frees
+  PoolHandle pool_ = nullptr;
   std::atomic<std::uint64_t> allocated_{0};
-  std::mutex mutex_;  // of what follows
+  std::mutex streams_mutex_;
+  std::vector<DeviceStream*> streams_;  // those that live
+  std::mutex mutex_;                    // of what follows
   KernelCache cache_;
   std::map<std::string, ModuleHandle> modules_;  // by the recipe's key
   int compiler_major_ = 0, compiler_minor_ = 0;
@@ -122,12 +135,31 @@ class DeviceStream : public Stream {
   explicit DeviceStream(DevicePtr device);
   ~DeviceStream() override;
   void synchronize() override;
+  // Host memory goes through page-locked chunks: one is filled or emptied while the other is on the bus. An upload returns when
+  // all is in a chunk or on the device, and waits for no more; several streams, each in its own thread, fill the bus.
+  void upload(const void* from, Address to, std::size_t size_bytes);
+  void download(Address from, void* to, std::size_t size_bytes);
+  // Whether what is queued is recorded into a graph: nothing outside may wait for it then.
+  std::atomic<bool> recording{false};
   StreamHandle handle() const { return handle_; }
   const Device& device() const { return *device_; }
 
  private:
+  friend class Device;
+  struct Chunk {
+    std::byte* data = nullptr;
+    EventHandle done = nullptr;  // of the copies from or to it
+    bool in_flight = false;
+  };
+  bool has_chunks();
+  void release();
+
   const DevicePtr device_;
   StreamHandle handle_ = nullptr;
+  EventHandle queued_ = nullptr;  // what Device::free waits for
+  std::array<Chunk, 2> chunks_;
+  std::size_t chunk_ = 0, used_ = 0;  // the one that uploads fill, and how far it is filled
+  bool chunks_refused_ = false;
 };
 
 inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }

@@ -13,8 +13,6 @@
 namespace zoe::cuda {
 namespace {
 
-double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << 30); }
-
 bool is_chain(Opcode opcode) {
   switch (opcode) {
     case Opcode::linear:
@@ -43,69 +41,43 @@ class CudaPlatform : public Platform {
              .name = device.name,
              .features = fmt::format("{} {}.{}, {:.1f} GiB", vendor.platform, device.major, device.minor, gib(device.memory_bytes)),
              .memory_bytes = device.memory_bytes,
-             .free_bytes = device.memory_bytes,
-             .libraries = device_->libraries};
-    if (cublaslt_library_.valid()) {
-      const CublasltLibrary& library = cublaslt_library_.get();
-      const bool opens = library.why.empty();
-      const std::size_t version = opens ? library.api.version() : 0;
-      info_.libraries.push_back({"cuBLASLt",
-                                 opens ? fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100) : "",
-                                 opens ? library.api.path : library.why});
-    }
+             .free_bytes = device.memory_bytes};
     info_.bf16_products = device.major >= 8;
     info_.generates_kernels = true;
   }
 
   const DeviceInfo& info() const override {
-    std::size_t free_bytes = 0, total = 0;
-    device_->make_current();
-    device_->check_status(device_->api.memory_info(&free_bytes, &total), "asking for free memory");
-    // What the pool keeps of ours is free to us, too.
-    const std::uint64_t allocated = device_->allocated_bytes();
-    info_.free_bytes = std::min<std::uint64_t>(std::max<std::uint64_t>(free_bytes, peak_free_ - std::min(peak_free_, allocated)),
-                                               info_.memory_bytes);
-    peak_free_ = std::max(peak_free_, free_bytes + allocated);
+    info_.free_bytes = device_->free_bytes();
     return info_;
   }
 
   bool host_addressable() const override { return false; }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
-    device_->make_current();
-    const DriverApi& api = device_->api;
-    const StreamHandle stream = device_->memory_stream();
-    Address address = 0;
-    Status status = api.memory_allocate_async(&address, std::max<std::size_t>(size_bytes, 1), stream);
-    std::shared_ptr<DeviceBuffer> buffer;
-    if (status == kSuccess) {
-      buffer = std::make_shared<DeviceBuffer>(device_, address, size_bytes);
-      status = api.set_bytes_async(address, 0, std::max<std::size_t>(size_bytes, 1), stream);
-      if (status == kSuccess) status = api.stream_synchronize(stream);
-    }
-    if (status == kSuccess) return buffer;
-    buffer.reset();
-    if (status != kOutOfMemory) device_->check_status(status, "an allocation", what);
-    fail(ErrorKind::out_of_memory, device_->vendor.platform,
-         "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames.",
-         gib(size_bytes), what, gib(info().free_bytes), gib(info_.memory_bytes));
+    return device_->allocate(size_bytes, what);
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<DeviceStream>(device_); }
 
   void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) override {
-    if (size_bytes == 0) return;
-    device_->make_current();
-    device_->check_status(device_->api.copy_to_device_async(address_of(device), host, size_bytes, handle_of(stream)),
-                          "a copy to the device");
-    device_->check_status(device_->api.stream_synchronize(handle_of(stream)), "waiting for a copy");
+    static_cast<DeviceStream&>(stream).upload(host, address_of(device), size_bytes);
   }
   void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) override {
-    if (size_bytes == 0) return;
-    device_->make_current();
-    device_->check_status(device_->api.copy_to_host_async(host, address_of(device), size_bytes, handle_of(stream)),
-                          "a copy to the host");
-    device_->check_status(device_->api.stream_synchronize(handle_of(stream)), "waiting for a copy");
+    static_cast<DeviceStream&>(stream).download(address_of(device), host, size_bytes);
+  }
+
+  std::vector<LibraryInfo> libraries() const override {
+    std::vector<LibraryInfo> libraries = device_->libraries;
+    if (&device_->vendor != &kCuda) return libraries;
+    const CublasltLibrary& products = cublaslt_library_.get();
+    if (!products.why.empty()) {
+      libraries.push_back({"cuBLASLt", "", products.why});
+    } else {
+      const std::size_t version = products.api.version();
+      libraries.push_back(
+          {"cuBLASLt", fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100), products.api.path});
+    }
+    return libraries;
   }
 
   bool takes_epilogue(const Node& product) const override {
@@ -158,7 +130,6 @@ class CudaPlatform : public Platform {
   mutable std::once_flag cublaslt_once_;
   mutable std::shared_ptr<Cublaslt> cublaslt_;
   mutable DeviceInfo info_;
-  mutable std::size_t peak_free_ = 0;
 };
 
 }  // namespace
