@@ -122,12 +122,20 @@ class DeviceStream : public Stream {
   explicit DeviceStream(DevicePtr device);
   ~DeviceStream() override;
   void synchronize() override;
+  std::unique_ptr<Mark> mark() override;  // an event
+  void wait_for(Mark& mark) override;
+  // Recordings are the driver's graphs, captured from what this thread queues here.
+  bool can_record() const override { return true; }
+  void record_begin() override;
+  std::unique_ptr<Recording> record_end(std::string* why) override;
+  void replay(const Recording& recording) override;
   StreamHandle handle() const { return handle_; }
   const Device& device() const { return *device_; }
 
  private:
   const DevicePtr device_;
   StreamHandle handle_ = nullptr;
+  bool fault_before_ = false;  // Device::fault_possible when recording began
 };
 
 inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }
