@@ -57,13 +57,17 @@ GeneratedSource Printer::print() {
     if (chain_.instructions[i].place == Place::chain) declare(static_cast<int>(i));
   shared_values();
   open_rows();
-  for (int pass = 0; pass < std::max(chain_.passes, 1); ++pass) {
-    row_values(pass);
+  const int loops = std::max(chain_.passes, 1);
+  for (int pass = 0; pass < loops; ++pass) {
+    open_pass(pass);
+    if (pass == 0) row_values(0);
     if (pass < chain_.passes) columns(pass);
+    if (pass < chain_.passes) row_values(pass + 1);
+    if (pass == loops - 1)
+      for (std::size_t s = 0; s < chain_.stores.size(); ++s)
+        if (at(chain_.stores[s].instruction).place != Place::column) row_store(s);
+    close_pass(pass);
   }
-  row_values(chain_.passes);
-  for (std::size_t s = 0; s < chain_.stores.size(); ++s)
-    if (at(chain_.stores[s].instruction).place != Place::column) row_store(s);
   close_rows();
   source_.text = std::move(out_);
   return std::move(source_);
@@ -146,8 +150,6 @@ void Printer::declare(int i) {
 }
 
 void Printer::row_values(int pass) {
-  if (declared_ >= pass) return;
-  declared_ = pass;
   for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
     if (chain_.instructions[i].place == Place::row && chain_.instructions[i].pass == pass) declare(static_cast<int>(i));
 }

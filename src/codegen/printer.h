@@ -26,8 +26,10 @@ class Printer {
   virtual void begin() = 0;        // the function's head
   virtual void shared_values() {}  // what is made once for all rows
   virtual void open_rows() = 0;
+  virtual void open_pass(int) {}              // a pass with the row values that it finishes; the first one also those before it
   virtual void columns(int pass) = 0;         // one pass over the columns, its sums and its stores
   virtual void row_store(std::size_t s) = 0;  // of a value of the chain or of a row
+  virtual void close_pass(int) {}
   virtual void close_rows() = 0;
   virtual std::string g(std::size_t i) const = 0;  // an argument that depends on rows
   virtual std::string memory(std::size_t operand, DType dtype, bool is_const) const = 0;
@@ -74,7 +76,6 @@ class Printer {
   void read_geometry();
   void declare(int i);
   void row_values(int pass);
-  int declared_ = -1;
 };
 
 std::string comment(const Instruction& instruction);

@@ -8,7 +8,7 @@ namespace zoe {
 
 namespace {
 
-constexpr std::size_t kKeptAlignment = 64;  // bytes
+constexpr std::int64_t kKeptAlignment = 16;  // elements: 64 bytes
 
 class VectorPrinter : public Printer {
  public:
@@ -20,14 +20,20 @@ class VectorPrinter : public Printer {
   std::string g(std::size_t i) const override { return fmt::format("g[{}]", i); }
 
   void begin() override {
+    choose_rows();
     line("extern \"C\" void {}(char* const* m, const long* g, long begin, long end, char* scratch) {{", options_.name);
     ++indent_;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
       if (!chain_.instructions[i].kept && !shared_[i]) continue;
       line("float* const k{} = (float*)(scratch + {});", i, source_.scratch_bytes);
-      source_.scratch_bytes +=
-          (static_cast<std::size_t>(chain_.columns()) * 4 + kKeptAlignment - 1) / kKeptAlignment * kKeptAlignment;
+      source_.scratch_bytes += static_cast<std::size_t>(kept_columns() * (shared_[i] ? 1 : rows_) * 4);
     }
+  }
+
+  std::int64_t kept_columns() const { return (chain_.columns() + kKeptAlignment - 1) / kKeptAlignment * kKeptAlignment; }
+  std::string kept(int i) const {
+    if (rows_ == 1 || shared_[static_cast<std::size_t>(i)]) return fmt::format("k{} + c", i);
+    return fmt::format("k{} + (row - first) * {} + c", i, kept_columns());
   }
 
   std::string memory(std::size_t operand, DType dtype, bool is_const) const override {
@@ -42,17 +48,88 @@ class VectorPrinter : public Printer {
 
   std::string_view column_type() const { return long_ ? "auto" : "F"; }
 
+  // Between two passes over a row there is a wait: the sum's last additions, a root, a division. Where a polynomial follows, the
+  // processor does not see the next row soon enough to fill it. Then narrow rows go through each pass several at a time, and one
+  // row's wait is the others' work. Their number: a power of two whose rows stay in the first cache until the last pass.
+  void choose_rows() {
+    constexpr std::int64_t kMostRows = 8, kRowsBytes = 16384;
+    bool is_much = false;
+    for (int pass = 1; pass < chain_.passes; ++pass) is_much = is_much || work(pass) >= kMuchWork;
+    if (!is_much) return;
+    std::int64_t bytes = 0;
+    for (int pass = 0; pass < chain_.passes; ++pass) {
+      for (const int i : first_reads(pass)) bytes += chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i))));
+      for (const int i : evaluated(pass)) bytes += at(i).kept && at(i).pass == pass ? chain_.columns() * 4 : 0;
+    }
+    while (rows_ < kMostRows && rows_ * 2 * bytes <= kRowsBytes) rows_ *= 2;
+  }
+
+  // The pass in whose loop a row value is made, and the last one whose loop uses it.
+  int made_in(int i) const { return std::max(at(i).pass - 1, 0); }
+  int used_until(int i) const {
+    const auto uses = [&](int user) {
+      const auto& arguments = at(user).arguments;
+      return std::find(arguments.begin(), arguments.end(), i) != arguments.end();
+    };
+    int last = made_in(i);
+    for (int pass = 0; pass < chain_.passes; ++pass)
+      for (const int user : evaluated(pass))
+        if (uses(user) && !is_read_back(user, pass)) last = std::max(last, pass);
+    for (int user = 0; user < static_cast<int>(chain_.instructions.size()); ++user)
+      if (uses(user) && at(user).place == Place::row) last = std::max(last, made_in(user));
+    for (const Store& store : chain_.stores)
+      if (store.instruction == i) last = chain_.passes - 1;
+    return last;
+  }
+
+  // Calls act(i, made, last) for each row value that a loop behind its own uses.
+  template <class Act>
+  void each_carried(const Act& act) const {
+    for (int i = 0; i < static_cast<int>(chain_.instructions.size()); ++i)
+      if (at(i).place == Place::row && used_until(i) > made_in(i)) act(i, made_in(i), used_until(i));
+  }
+
   void open_rows() override {
+    if (rows_ > 1) {
+      line("for (long first = begin; first < end; first += {}) {{", rows_);
+      ++indent_;
+      line("const long last = first + {0} < end ? first + {0} : end;", rows_);
+      each_carried([&](int i, int, int) { line("float k{}[{}];", i, rows_); });
+      return;
+    }
     if (!flat_) {
       line("for (long row = begin; row < end; ++row) {{");
       ++indent_;
     }
+    declare_row();
+  }
+
+  void declare_row() {
     row_indices();
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i) {
       const Instruction& load = chain_.instructions[i];
       if (load.opcode == Opcode::input && load.place != Place::chain && !declared_outside_[i]) declare_pointer(i);
     }
     for (std::size_t s = 0; s < chain_.stores.size(); ++s) declare_result_pointer(s);
+  }
+
+  void open_pass(int pass) override {
+    if (rows_ == 1) return;
+    line("for (long row = first; row < last; ++row) {{");
+    ++indent_;
+    declare_row();
+    each_carried([&](int i, int made, int last) {
+      if (made < pass && pass <= last) line("const float v{0} = k{0}[row - first];", i);
+    });
+  }
+
+  void close_pass(int pass) override {
+    if (rows_ == 1) return;
+    each_carried([&](int i, int made, int) {
+      if (made == pass) line("k{0}[row - first] = v{0};", i);
+    });
+    --indent_;
+    line("}}");
   }
 
   void close_rows() override {
@@ -123,7 +200,7 @@ class VectorPrinter : public Printer {
     for (std::size_t i = 0; i < needed.size(); ++i) {
       if (!needed[i] || chain_.instructions[i].place != Place::column) continue;
       value(static_cast<int>(i));
-      if (shared_[i]) line("store(lanes, k{0} + c, v{0});", i);
+      if (shared_[i]) line("store(lanes, {1}, v{0});", i, kept(static_cast<int>(i)));
     }
     close_columns();
   }
@@ -206,9 +283,16 @@ class VectorPrinter : public Printer {
     return sum;
   }
 
-  // A loop of much work goes by several vectors at a time, if what it reads and writes lies one behind the other.
+  bool rounds(int pass) const {
+    const std::vector<int> made = evaluated(pass);
+    return std::any_of(made.begin(), made.end(), [&](int i) { return at(i).dtype == DType::bf16 && !is_read_back(i, pass); });
+  }
+
+  // A loop of much work goes by several vectors at a time, if what it reads and writes lies one behind the other. Not in rows of
+  // f32: there memory is the slower one, and likes an even pace.
   bool is_long(int pass) const {
     if (work(pass) < kMuchWork) return false;
+    if (!flat_ && !rounds(pass)) return false;
     for (const int i : evaluated(pass))
       if (at(i).opcode == Opcode::input && !is_read_back(i, pass) && walk(at(i).view) != Walk::dense) return false;
     return std::all_of(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
@@ -238,7 +322,10 @@ class VectorPrinter : public Printer {
   // row would push the present one out of the first cache, the first pass asks a little ahead of itself.
   void prefetch(int pass) {
     constexpr std::int64_t kNextRowBytes = 32768, kAhead = 512;
-    const auto next_row = [&](int i) { line("prefetch(lanes, p{} + {} + c);", i, next_rows_[static_cast<std::size_t>(i)]); };
+    const auto next_row = [&](int i) {
+      line("prefetch(lanes, p{} + {}{} + c);", i, rows_ > 1 ? fmt::format("{} * ", rows_) : "",
+           next_rows_[static_cast<std::size_t>(i)]);
+    };
     const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
     if (!is_much(0)) {
       std::int64_t bytes = 0;
@@ -262,11 +349,11 @@ class VectorPrinter : public Printer {
     open_columns(!sums.empty());
     for (const int i : evaluated(pass)) {
       if (is_read_back(i, pass)) {
-        line("const {1} v{0} = load(lanes, k{0} + c);", i, column_type());
+        line("const {1} v{0} = load(lanes, {2});", i, column_type(), kept(i));
         continue;
       }
       value(i);
-      if (at(i).kept && at(i).pass == pass) line("store(lanes, k{0} + c, v{0});", i);
+      if (at(i).kept && at(i).pass == pass) line("store(lanes, {1}, v{0});", i, kept(i));
     }
     if (chain_.passes > 1) prefetch(pass);
     for (const int sum : sums) line("s{}.add(lanes, part, {});", sum, read(at(sum).arguments[0]));
@@ -279,6 +366,7 @@ class VectorPrinter : public Printer {
     for (const int sum : sums) line("const float v{0} = s{0}.total();", sum);
   }
 
+  std::int64_t rows_ = 1;                        // at a time, see choose_rows
   bool long_ = false;                            // the loop over columns that is being written, see is_long
   std::vector<bool> shared_, declared_outside_;  // see find_shared; of pointers
 };

@@ -229,9 +229,18 @@ bool is_full(const fs::path& folder) {
 }  // namespace
 
 std::vector<std::string> default_cpp_flags() {
-  return {"-std=c++20",    "-O3",     "-march=native", "-ffp-contract=off", "-fno-trapping-math",  "-fno-math-errno",
-          "-fPIC",         "-shared", "-pipe",         "-Wl,--as-needed",   "-fvisibility=hidden", "-w",
-          "-fmax-errors=5"};
+  std::vector<std::string> flags = {
+      "-std=c++20",    "-O3",     "-march=native", "-ffp-contract=off", "-fno-trapping-math",  "-fno-math-errno",
+      "-fPIC",         "-shared", "-pipe",         "-Wl,--as-needed",   "-fvisibility=hidden", "-w",
+      "-fmax-errors=5"};
+  // As the prebuilt loops do: of Highway's sets of instructions, AVX2 and its successors fuse, and all of Arm's.
+#if defined(__x86_64__)
+  const bool fuses = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  const bool fuses = true;
+#endif
+  if (fuses) flags.emplace_back("-DZOE_FUSED");
+  return flags;
 }
 
 CppCompiler::CppCompiler(KernelCache& cache, CppBuildOptions options) : cache_(cache), options_(std::move(options)) {
