@@ -34,4 +34,9 @@ std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
 std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device);
 
+// By cuDNN. Null if it does not take the node; `why` then says why.
+class Cudnn;
+std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why);
+std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why);
+
 }  // namespace zoe::cuda

@@ -7,5 +7,6 @@ extern const char* const kMovementSource;
 extern const char* const kTilesSource;  // in front of kProductSource and kAttentionSource
 extern const char* const kProductSource;
 extern const char* const kAttentionSource;
+extern const char* const kConvLayoutSource;
 
 }  // namespace zoe::cuda
