@@ -130,10 +130,10 @@ int bench(const BenchOptions& options) {
   }
   std::vector<std::vector<double>> step_seconds;
   for (const Plan& plan : measured.plans) step_seconds.emplace_back(plan.steps.size());
-  const StepObserver observer = [&](const StepRun& ran) {
-    step_seconds[static_cast<std::size_t>(&ran.plan - measured.plans.data())][ran.step] +=
-        std::chrono::duration<double>(ran.end - ran.begin).count();
-    if (profile_file) profile.step(ran);
+  const StepTimer timer = [&](const StepTime& time) {
+    step_seconds[static_cast<std::size_t>(&time.plan - measured.plans.data())][time.step] +=
+        std::chrono::duration<double>(time.end - time.begin).count();
+    if (profile_file) profile.step(time);
   };
   std::vector<double> seconds;
   for (int run_number = 0; run_number <= options.repeat; ++run_number) {
@@ -142,7 +142,7 @@ int bench(const BenchOptions& options) {
     for (std::size_t p = 0; p < measured.plans.size(); ++p)
       for (int time = 0; time < measured.graphs[p].times; ++time) {
         RunOptions run_options{.stream_weights = streamed};
-        if ((options.per_op || profile_file) && counted) run_options.observe = &observer;
+        if ((options.per_op || profile_file) && counted) run_options.time = &timer;
         zoe::run(measured.plans[p], *stream, store, inputs[p], outputs[p], workspace, run_options);
       }
     watch.sample();

@@ -60,6 +60,12 @@ MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void read_ahead(const std::byte* bytes, std::size_t size) {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)),
+             begin = reinterpret_cast<std::uintptr_t>(bytes) / page * page;
+  ::madvise(reinterpret_cast<void*>(begin), reinterpret_cast<std::uintptr_t>(bytes) + size - begin, MADV_WILLNEED);
+}
+
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes) {
   std::size_t size = 0;
   const Descriptor file = open_regular(path, where, &size);

@@ -24,6 +24,9 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
+// Asks the system to read mapped bytes from the disk soon; returns at once, and has no other effect.
+void read_ahead(const std::byte* bytes, std::size_t size);
+
 // Reads a whole file; an error if it is missing, not a regular file, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes);
 

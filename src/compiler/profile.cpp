@@ -63,14 +63,14 @@ ordered_json track_name(int track, const char* name) {
 
 }  // namespace
 
-void Profile::step(const StepRun& ran) { steps_.push_back({&ran.plan, ran.step, ran.begin, ran.end}); }
+void Profile::step(const StepTime& time) { steps_.push_back({&time.plan, time.step, time.begin, time.end}); }
 
 void Profile::phase(std::string name, StepClock::time_point begin, StepClock::time_point end) {
   phases_.push_back({std::move(name), begin, end});
 }
 
-StepObserver Profile::observer() {
-  return [this](const StepRun& ran) { step(ran); };
+StepTimer Profile::timer() {
+  return [this](const StepTime& time) { step(time); };
 }
 
 void Profile::write(const std::filesystem::path& path) const {

@@ -12,9 +12,9 @@ namespace zoe {
 
 class Profile {
  public:
-  void step(const StepRun& ran);  // its plan must live until write()
+  void step(const StepTime& time);  // its plan must live until write()
   void phase(std::string name, StepClock::time_point begin, StepClock::time_point end);
-  StepObserver observer();
+  StepTimer timer();
 
   // Times count from the first event. io error if the file cannot be written.
   void write(const std::filesystem::path& path) const;

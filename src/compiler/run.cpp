@@ -1,12 +1,16 @@
 #include "compiler/run.h"
 
 #include <algorithm>
+#include <deque>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace zoe {
 
 namespace {
+
+constexpr std::size_t kSegmentsAhead = 4;  // enough that the device never waits for the host, few enough to stop soon
 
 void check_types(const Plan& plan, std::string_view what, std::span<const Tensor> given, const std::vector<Value>& wanted) {
   check(given.size() == wanted.size(), ErrorKind::invalid_argument, plan.graph.name, "got {} {}s, expected {}.", given.size(), what,
@@ -16,7 +20,166 @@ void check_types(const Plan& plan, std::string_view what, std::span<const Tensor
           given[i].type.str(), wanted[i].type().str());
 }
 
+// Where the steps of each segment begin, and their end. A step behind those of a later segment runs with that.
+std::vector<std::size_t> segment_bounds(const Plan& plan) {
+  std::vector<std::size_t> bounds;
+  int segment = -1;
+  for (std::size_t i = 0; i < plan.steps.size(); ++i)
+    if (plan.steps[i].node->segment > segment) {
+      segment = plan.steps[i].node->segment;
+      bounds.push_back(i);
+    }
+  bounds.push_back(plan.steps.size());
+  return bounds;
+}
+
 }  // namespace
+
+class PlanRun {
+ public:
+  PlanRun(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
+          const Tensor& workspace, const RunOptions& options)
+      : plan_(plan),
+        stream_(stream),
+        weights_(weights),
+        inputs_(inputs),
+        outputs_(outputs),
+        workspace_(workspace),
+        options_(options) {}
+
+  void go() {
+    const std::vector<std::size_t> bounds = segment_bounds(plan_);
+    std::vector<Recordings::Segment>* const recorded = recorded_segments(bounds.size() - 1);
+    if (options_.time) {
+      stream_.synchronize();
+      marks_.push_back(stream_.mark());
+      start_ = StepClock::now();
+    }
+    std::deque<std::unique_ptr<Mark>> ahead;
+    for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
+      check_cancelled(bounds[s]);  // before weights are loaded for it
+      if (options_.stream_weights) load_weights(plan_.steps[bounds[s]].node->segment);
+      if (recorded) replay(s, bounds[s], bounds[s + 1], (*recorded)[s]);
+      else queue(bounds[s], bounds[s + 1]);
+      if (!options_.cancel || s + 2 == bounds.size()) continue;
+      ahead.push_back(stream_.mark());
+      if (ahead.size() <= kSegmentsAhead) continue;
+      ahead.front()->wait();
+      ahead.pop_front();
+    }
+    if (options_.wait || options_.time || options_.stream_weights) stream_.synchronize();
+    if (options_.stream_weights)
+      for (int segment = 0; segment < plan_.segment_count; ++segment) weights_.release(plan_, segment);
+    if (options_.time) tell_times();
+  }
+
+ private:
+  void check_cancelled(std::size_t step) const {
+    if (!options_.cancel || !options_.cancel->load(std::memory_order_relaxed)) return;
+    stream_.synchronize();
+    fail(ErrorKind::cancelled, plan_.graph.name, "stopped at step {} of {}.", step, plan_.steps.size());
+  }
+
+  void load_weights(int segment) {
+    stream_.synchronize();
+    if (loaded_ > 0) weights_.release(plan_, loaded_);  // segment 0 holds what every segment reads
+    for (; loaded_ < segment; ++loaded_) weights_.load(plan_, loaded_ + 1);
+  }
+
+  Slot slot(const Place& place) const {
+    const auto index = static_cast<std::size_t>(place.index);
+    switch (place.kind) {
+      case Place::Kind::workspace: return {workspace_.buffer.get(), workspace_.offset + place.offset};
+      case Place::Kind::input: return {inputs_[index].buffer.get(), inputs_[index].offset + place.offset};
+      case Place::Kind::output: return {outputs_[index].buffer.get(), outputs_[index].offset + place.offset};
+      case Place::Kind::weight: return {&weights_.at(plan_.weights[index]), place.offset};
+      case Place::Kind::constant: return {plan_.constants.buffer.get(), place.offset};
+    }
+    return {};
+  }
+
+  void queue(std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) {
+      if (!recording_) check_cancelled(i);
+      const Step& step = plan_.steps[i];
+      operands_.clear();
+      for (const Place& place : step.inputs) operands_.push_back(slot(place));
+      results_.clear();
+      for (const Place& place : step.outputs) results_.push_back(slot(place));
+      step.kernel->run(stream_, operands_, results_, slot(step.scratch));
+      if (options_.time) marks_.push_back(stream_.mark());
+      if (!options_.observe) continue;
+      stream_.synchronize();
+      (*options_.observe)({plan_, i, results_});
+    }
+  }
+
+  // Null: this run is not to be recorded.
+  std::vector<Recordings::Segment>* recorded_segments(std::size_t count) const {
+    Recordings* const recordings = options_.recordings;
+    if (!recordings || !stream_.can_record() || options_.observe || options_.time || options_.stream_weights) return nullptr;
+    if (recordings->ran_.insert(&plan_).second) return nullptr;
+    Recordings::Key key{&plan_, &weights_, weights_.generation(), {workspace_.slot().data()}};
+    for (const std::span<const Tensor> tensors : {inputs_, outputs_})
+      for (const Tensor& tensor : tensors) key.arguments.push_back(tensor.slot().data());
+    std::vector<Recordings::Segment>& segments = recordings->segments_[std::move(key)];
+    segments.resize(count);
+    return &segments;
+  }
+
+  void replay(std::size_t number, std::size_t begin, std::size_t end, Recordings::Segment& segment) {
+    if (!segment.recording && !segment.refused) {
+      std::string why;
+      segment.recording = record(begin, end, &why);
+      segment.refused = !segment.recording;
+      if (segment.recording) ++options_.recordings->recorded_;
+      else if (options_.recordings->refusal_.empty()) options_.recordings->refusal_ = why;
+      if (segment.refused)
+        log(LogLevel::notice, fmt::format("segment {} of plan {} cannot be recorded, its kernels are queued one by one: {}", number,
+                                          plan_.graph.name, why));
+    }
+    if (segment.refused) return queue(begin, end);
+    stream_.replay(*segment.recording);
+    ++options_.recordings->replayed_;
+  }
+
+  // What a kernel may do at any other time, its library may refuse to have recorded: that is no error of the run.
+  std::unique_ptr<Recording> record(std::size_t begin, std::size_t end, std::string* why) {
+    stream_.record_begin();
+    recording_ = true;
+    std::string failure;
+    try {
+      queue(begin, end);
+    } catch (const Error& error) {
+      failure = error.what();
+    }
+    recording_ = false;
+    std::unique_ptr<Recording> recording = stream_.record_end(why);
+    if (failure.empty()) return recording;
+    *why = failure;
+    return nullptr;
+  }
+
+  void tell_times() {
+    const auto at = [&](std::size_t mark) {
+      return start_ + std::chrono::duration_cast<StepClock::duration>(
+                          std::chrono::duration<double>(marks_[mark]->seconds_since(*marks_[0])));
+    };
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) (*options_.time)({plan_, i, at(i), at(i + 1)});
+  }
+
+  const Plan& plan_;
+  Stream& stream_;
+  WeightStore& weights_;
+  const std::span<const Tensor> inputs_, outputs_;
+  const Tensor& workspace_;
+  const RunOptions& options_;
+  bool recording_ = false;
+  int loaded_ = -1;                           // segments up to this one have been loaded
+  std::vector<Slot> operands_, results_;      // of the step at hand
+  std::vector<std::unique_ptr<Mark>> marks_;  // before the first step, and behind each
+  StepClock::time_point start_;               // when the first was reached
+};
 
 void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
          const Tensor& workspace, const RunOptions& options) {
@@ -24,45 +187,7 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
   check_types(plan, "output", outputs, plan.graph.outputs);
   check(workspace.size_bytes() >= plan.workspace_bytes, ErrorKind::invalid_argument, plan.graph.name,
         "workspace too small: got {} bytes, expected {}.", workspace.size_bytes(), plan.workspace_bytes);
-
-  const auto slot = [&](const Place& place) -> Slot {
-    const auto index = static_cast<std::size_t>(place.index);
-    switch (place.kind) {
-      case Place::Kind::workspace: return {workspace.buffer.get(), workspace.offset + place.offset};
-      case Place::Kind::input: return {inputs[index].buffer.get(), inputs[index].offset + place.offset};
-      case Place::Kind::output: return {outputs[index].buffer.get(), outputs[index].offset + place.offset};
-      case Place::Kind::weight: return {&weights.at(plan.weights[index]), place.offset};
-      case Place::Kind::constant: return {plan.constants.buffer.get(), place.offset};
-    }
-    return {};
-  };
-  int loaded = -1;  // segments up to this one have been loaded
-  std::vector<Slot> operands, results;
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    const Step& step = plan.steps[i];
-    if (options.cancel && options.cancel->load(std::memory_order_relaxed)) {
-      stream.synchronize();
-      fail(ErrorKind::cancelled, plan.graph.name, "stopped at step {} of {}.", i, plan.steps.size());
-    }
-    if (options.stream_weights && step.node->segment > loaded) {
-      stream.synchronize();
-      if (loaded > 0) weights.release(plan, loaded);  // segment 0 holds what every segment reads
-      for (; loaded < step.node->segment; ++loaded) weights.load(plan, loaded + 1);
-    }
-    operands.clear();
-    for (const Place& place : step.inputs) operands.push_back(slot(place));
-    results.clear();
-    for (const Place& place : step.outputs) results.push_back(slot(place));
-    const auto begin = options.observe ? StepClock::now() : StepClock::time_point{};
-    step.kernel->run(stream, operands, results, slot(step.scratch));
-    if (options.observe) {
-      stream.synchronize();
-      (*options.observe)({plan, i, results, begin, StepClock::now()});
-    }
-  }
-  stream.synchronize();
-  if (options.stream_weights)
-    for (int segment = 0; segment < plan.segment_count; ++segment) weights.release(plan, segment);
+  PlanRun(plan, stream, weights, inputs, outputs, workspace, options).go();
 }
 
 Tensor make_workspace(Platform& platform, std::span<const Plan* const> plans) {

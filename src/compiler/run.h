@@ -4,6 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <map>
+#include <memory>
+#include <set>
 #include <span>
 #include <vector>
 
@@ -12,22 +15,67 @@
 
 namespace zoe {
 
-// Is told of every step after it ran.
 using StepClock = std::chrono::steady_clock;
+
+// Is told of every step after it ran, the stream drained: for looking at results.
 struct StepRun {
   const Plan& plan;
   std::size_t step;
   std::span<const Slot> results;  // where they lie until a later step writes there
-  StepClock::time_point begin, end;
 };
 using StepObserver = std::function<void(const StepRun&)>;
 
+// Is told of every step once the run is over: for measuring. Nothing waits between steps; times are those at which the device
+// passed marks in the queue.
+struct StepTime {
+  const Plan& plan;
+  std::size_t step;
+  StepClock::time_point begin, end;
+};
+using StepTimer = std::function<void(const StepTime&)>;
+
+// Recordings of plans' segments, for streams that can record. The first run of a plan is queued kernel by kernel (libraries set
+// themselves up then), the next one with the same arguments is recorded, later ones are replayed. Belongs to who runs the plans;
+// plans, weights and tensors must outlive its use. One stream at a time.
+class Recordings {
+ public:
+  std::size_t recorded() const { return recorded_; }  // segments
+  std::size_t replayed() const { return replayed_; }
+  // Why some segment is queued kernel by kernel; empty: none is.
+  const std::string& refusal() const { return refusal_; }
+
+ private:
+  friend class PlanRun;
+  // All that the addresses in a recording follow from: the plan, its arguments, its workspace and its weights.
+  struct Key {
+    const Plan* plan;
+    const WeightStore* weights;
+    std::uint64_t weights_generation;
+    std::vector<const std::byte*> arguments;
+    friend auto operator<=>(const Key&, const Key&) = default;
+  };
+  struct Segment {
+    std::unique_ptr<Recording> recording;
+    bool refused = false;
+  };
+  std::set<const Plan*> ran_;
+  std::map<Key, std::vector<Segment>> segments_;
+  std::size_t recorded_ = 0, replayed_ = 0;
+  std::string refusal_;
+};
+
 struct RunOptions {
-  // Looked at before every step; true ends the run with an Error of kind cancelled.
+  // Looked at before every step, or every segment that is replayed; true ends the run with an Error of kind cancelled. So that the
+  // device is never far behind, at most a few segments are queued ahead.
   const std::atomic<bool>* cancel = nullptr;
   // Load each segment's weights before it and free them behind it, instead of expecting all of them in the store.
   bool stream_weights = false;
-  const StepObserver* observe = nullptr;  // if set, the stream is synchronised after every step
+  const StepObserver* observe = nullptr;
+  const StepTimer* time = nullptr;
+  // If set, and if the stream can record, segments are recorded and replayed. Not with the three above.
+  Recordings* recordings = nullptr;
+  // False: return when all is queued, without waiting for it. What the run reads and writes must live until the stream is drained.
+  bool wait = true;
 };
 
 // `inputs` and `outputs` in the graph's order and of its types; `workspace` of at least plan.workspace_bytes.

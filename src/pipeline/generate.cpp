@@ -54,7 +54,7 @@ class Run {
         callbacks_(callbacks),
         watch_(watch),
         stream_(platform.make_stream()) {
-    if (callbacks.profile) observer_ = callbacks.profile->observer();
+    if (callbacks.profile) timer_ = callbacks.profile->timer();
   }
 
   Timings go() {
@@ -76,7 +76,7 @@ class Run {
     Part(Platform& platform, Checkpoint opened) : checkpoint(std::move(opened)), store(platform, source_of(checkpoint)) {}
   };
 
-  RunOptions options() const { return {.cancel = callbacks_.cancel, .observe = observer_ ? &observer_ : nullptr}; }
+  RunOptions options() const { return {.cancel = callbacks_.cancel, .time = timer_ ? &timer_ : nullptr}; }
 
   void phase(std::string name, StepClock::time_point start) const {
     if (callbacks_.profile) callbacks_.profile->phase(std::move(name), start, StepClock::now());
@@ -294,7 +294,7 @@ class Run {
   const Callbacks& callbacks_;
   MemoryWatch* watch_;
   std::unique_ptr<Stream> stream_;
-  StepObserver observer_;
+  StepTimer timer_;
   Timings timings_;
   std::vector<std::vector<float>> text_states_;  // [tokens, d_model] of each prompt, then of the negative prompt
   std::unique_ptr<Part> transformer_, vae_;

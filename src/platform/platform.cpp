@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstring>
 
 #include "base/error.h"
@@ -25,7 +26,39 @@ void convert_unaligned(const std::byte* src, DType src_dtype, std::byte* dst, DT
   }
 }
 
+// Of a queue that was drained when the mark was made.
+class DrainedMark : public Mark {
+ public:
+  bool reached() override { return true; }
+  void wait() override {}
+  double seconds_since(Mark& earlier) override {
+    return std::chrono::duration<double>(made_ - static_cast<DrainedMark&>(earlier).made_).count();
+  }
+
+ private:
+  const std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
+};
+
 }  // namespace
+
+std::unique_ptr<Mark> Stream::mark() {
+  synchronize();
+  return std::make_unique<DrainedMark>();
+}
+
+// Streams whose can_record() is true have their own.
+void Stream::record_begin() { ZOE_INTERNAL_CHECK(can_record()); }
+std::unique_ptr<Recording> Stream::record_end(std::string* why) {
+  *why = "this kind of stream records nothing";
+  return nullptr;
+}
+void Stream::replay(const Recording&) { ZOE_INTERNAL_CHECK(can_record()); }
+
+void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) {
+  std::vector<std::byte> bytes(size_bytes);
+  download(stream, from, bytes.data(), size_bytes);
+  upload(stream, bytes.data(), to, size_bytes);
+}
 
 std::string Kernel::weight_layout(int) const { return "dense"; }
 

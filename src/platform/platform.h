@@ -56,11 +56,36 @@ struct Slot {
   std::byte* data() const { return static_cast<std::byte*>(buffer->data) + offset; }
 };
 
+// A place in a stream's queue, reached when all that was queued before it is done.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  virtual bool reached() = 0;
+  virtual void wait() = 0;
+  virtual double seconds_since(Mark& earlier) = 0;  // of the same kind of stream; both reached
+};
+
+// Work that a stream was given, kept to be queued again in one go: the same kernels on the same addresses.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
 // An ordered queue of work. Passed explicitly; there is no default one.
 class Stream {
  public:
   virtual ~Stream() = default;
   virtual void synchronize() = 0;
+  // By default a mark waits for the queue, which is right everywhere and costs nothing where work runs as it is given.
+  virtual std::unique_ptr<Mark> mark();
+  // What is queued from here on waits for a mark of another stream.
+  virtual void wait_for(Mark& mark) { mark.wait(); }
+  // Between record_begin and record_end kernels that are run are recorded, not queued. Only where can_record() says so. No
+  // recording (null) if some kernel did what cannot be recorded; `why` then says what.
+  virtual bool can_record() const { return false; }
+  virtual void record_begin();
+  virtual std::unique_ptr<Recording> record_end(std::string* why);
+  virtual void replay(const Recording& recording);
 };
 
 // A dense tensor in host memory that somebody else owns; `data` may be unaligned (it points into a mapped file).
@@ -79,7 +104,8 @@ class Kernel {
   virtual std::size_t scratch_bytes() const { return 0; }
 
   // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter.
-  // The default is dense, in the parameter node's dtype. Two kernels whose layouts have the same name share the packed bytes.
+  // The default is dense, in the parameter node's dtype. Two kernels whose layouts have the same name share the packed bytes;
+  // "dense bf16" and its like are the elements in their order, so that a file's bytes of that dtype are taken as they are.
   virtual std::string weight_layout(int input) const;
   virtual std::size_t packed_bytes(int input, const Type& type) const;
   virtual void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const;
@@ -111,9 +137,12 @@ class Platform {
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.
   virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
   virtual std::unique_ptr<Stream> make_stream() = 0;
-  // Host memory to and from the device, in stream order; the host memory may be reused when the call returns.
+  // Host memory to and from the device, in stream order; the host memory may be reused when the call returns. Several threads may
+  // do so at a time, each with a stream of its own.
   virtual void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) = 0;
   virtual void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) = 0;
+  // From one place to another of equal size, in stream order; the two do not overlap.
+  virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
   // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
   virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan

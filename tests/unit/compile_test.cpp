@@ -1,6 +1,7 @@
 // Passes, the memory plan, and plans that run: on the null platform where no arithmetic is needed, on cpu where it is.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <numeric>
 #include <random>
 
@@ -151,11 +152,12 @@ TEST(Compile, EqualNodesShareAKernel) {
 struct Fixture {
   std::unique_ptr<Platform> platform = open_platform("cpu", {.threads = 2});
   std::unique_ptr<Stream> stream = platform->make_stream();
-  std::vector<float> weights;
+  std::map<std::string, std::vector<float>> weights;
   WeightStore store{*platform, [this](const std::string& name) {
                       const float scale = static_cast<float>(name.back() - '0') * 0.1f + 0.1f;
-                      weights.assign(64, scale);
-                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weights.data())};
+                      std::vector<float>& values = weights[name];
+                      values.assign(64, scale);
+                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())};
                     }};
 
   std::vector<float> run_plan(const Plan& plan, const RunOptions& options) {

@@ -102,6 +102,8 @@ class CpuPlatform : public Platform {
   }
   void download(Stream&, Slot device, void* host, std::size_t size_bytes) override { std::memcpy(host, device.data(), size_bytes); }
 
+  void copy(Stream&, Slot from, Slot to, std::size_t size_bytes) override { std::memcpy(to.data(), from.data(), size_bytes); }
+
   bool takes_epilogue(const Node& product) const override {
     const auto& attributes = product.as<ProductAttributes>();
     return attributes.upsample == 1 || !attributes.has_residual;

@@ -26,7 +26,7 @@ using ModuleHandle = struct ModuleTag*;
 using FunctionHandle = struct FunctionTag*;
 using ProgramHandle = struct ProgramTag*;
 
-inline constexpr Status kSuccess = 0, kOutOfMemory = 2;
+inline constexpr Status kSuccess = 0, kOutOfMemory = 2, kNotReady = 600;
 inline constexpr unsigned kStreamNonBlocking = 1, kEventDisableTiming = 2;
 inline constexpr int kCaptureThreadLocal = 1;
 // Attributes of a pool, std::uint64_t: bytes it keeps when they are freed, bytes it has from the device, bytes that are in use.

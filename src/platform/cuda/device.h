@@ -141,6 +141,13 @@ class DeviceStream : public Stream {
   void download(Address from, void* to, std::size_t size_bytes);
   // Whether what is queued is recorded into a graph: nothing outside may wait for it then.
   std::atomic<bool> recording{false};
+  std::unique_ptr<Mark> mark() override;  // an event
+  void wait_for(Mark& mark) override;
+  // Recordings are the driver's graphs, captured from what this thread queues here.
+  bool can_record() const override { return true; }
+  void record_begin() override;
+  std::unique_ptr<Recording> record_end(std::string* why) override;
+  void replay(const Recording& recording) override;
   StreamHandle handle() const { return handle_; }
   const Device& device() const { return *device_; }
 
@@ -160,6 +167,7 @@ class DeviceStream : public Stream {
   std::array<Chunk, 2> chunks_;
   std::size_t chunk_ = 0, used_ = 0;  // the one that uploads fill, and how far it is filled
   bool chunks_refused_ = false;
+  bool fault_before_ = false;  // Device::fault_possible when recording began
 };
 
 inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }

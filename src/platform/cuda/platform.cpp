@@ -80,6 +80,11 @@ class CudaPlatform : public Platform {
     return libraries;
   }
 
+  void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) override {
+    device_->make_current();
+    device_->check_status(device_->api.copy_async(address_of(to), address_of(from), size_bytes, handle_of(stream)), "a copy");
+  }
+
   bool takes_epilogue(const Node& product) const override {
     return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);
   }

@@ -1,0 +1,325 @@
+// How plans are queued: recordings, marks and cancelling, on a platform that writes down what its streams are given.
+#include "compiler/run.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/error.h"
+#include "ir/trace.h"
+
+namespace zoe {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+struct LogRecording : Recording {
+  Lines kernels;
+};
+
+struct LogStream : Stream {
+  Lines queued;  // kernels, whether queued one by one or replayed
+  Lines calls;   // what the stream was asked for
+  bool recording = false;
+  bool records = true;  // whether it can
+  std::string refuse;   // if not empty, record_end gives this reason
+  std::size_t marks = 0, waits = 0;
+  std::function<void()> on_replay = [] {};
+  std::unique_ptr<LogRecording> current;
+
+  void kernel(std::string line) {
+    if (recording) current->kernels.push_back(std::move(line));
+    else queued.push_back(std::move(line));
+  }
+  void synchronize() override { calls.push_back("synchronize"); }
+  bool can_record() const override { return records; }
+  void record_begin() override {
+    calls.push_back("record");
+    current = std::make_unique<LogRecording>();
+    recording = true;
+  }
+  std::unique_ptr<Recording> record_end(std::string* why) override {
+    recording = false;
+    *why = refuse;
+    if (!refuse.empty()) return nullptr;
+    return std::move(current);
+  }
+  void replay(const Recording& given) override {
+    calls.push_back("replay");
+    const auto& log = static_cast<const LogRecording&>(given);
+    queued.insert(queued.end(), log.kernels.begin(), log.kernels.end());
+    on_replay();
+  }
+  struct LogMark : Mark {
+    explicit LogMark(LogStream& stream) : stream_(stream), number_(++stream.marks) {}
+    bool reached() override { return true; }
+    void wait() override { ++stream_.waits; }
+    double seconds_since(Mark& earlier) override { return static_cast<double>(number_ - static_cast<LogMark&>(earlier).number_); }
+    LogStream& stream_;
+    std::size_t number_;
+  };
+  std::unique_ptr<Mark> mark() override { return std::make_unique<LogMark>(*this); }
+};
+
+struct LogBuffer : Buffer {
+  explicit LogBuffer(std::size_t size) : bytes(size) { data = bytes.data(), size_bytes = size; }
+  std::vector<std::byte> bytes;
+};
+
+struct LogKernel : Kernel {
+  explicit LogKernel(const bool& fails_) : fails(fails_) {}
+  std::string_view implementation() const override { return "log"; }
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    auto& log = static_cast<LogStream&>(stream);
+    check(!(fails && log.recording), ErrorKind::device, "log", "not while recording.");
+    std::string line;
+    for (const std::span<const Slot> slots : {inputs, outputs})
+      for (const Slot& slot : slots) line += fmt::format("{} ", static_cast<const void*>(slot.data()));
+    log.kernel(std::move(line));
+  }
+  const bool& fails;
+};
+
+struct LogPlatform : Platform {
+  DeviceInfo device{.platform = "log", .name = "", .features = "", .memory_bytes = 1 << 30, .free_bytes = 1 << 30};
+  bool kernels_fail = false;
+  std::atomic<std::size_t> uploads{0}, streams{0};
+  bool addressable = true;
+  std::size_t good_uploads = ~std::size_t{0};  // the next one fails
+  const DeviceInfo& info() const override { return device; }
+  bool host_addressable() const override { return addressable; }
+  std::shared_ptr<Buffer> allocate(std::size_t size, std::string_view) override { return std::make_shared<LogBuffer>(size); }
+  std::unique_ptr<Stream> make_stream() override {
+    ++streams;
+    return std::make_unique<LogStream>();
+  }
+  void upload(Stream&, const void* host, Slot to, std::size_t size) override {
+    check(++uploads <= good_uploads, ErrorKind::device, "log", "the device is gone.");
+    std::memcpy(to.data(), host, size);
+  }
+  void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
+  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<LogKernel>(kernels_fail); }
+};
+
+// A plan of `blocks` segments with two steps each.
+class Runs : public ::testing::Test {
+ protected:
+  static constexpr std::size_t kBlocks = 12;
+
+  void SetUp() override {
+    const Value x = input("x", DType::f32, {8, 8});
+    Value y = x;
+    for (std::size_t block = 0; block < kBlocks; ++block)
+      y = exp(linear(y, parameter(fmt::format("w{}", block), DType::f32, {8, 8}, static_cast<int>(block))));
+    plan = compile(make_graph("blocks", {x}, {y}), platform);
+    ASSERT_EQ(plan.steps.size(), 2 * kBlocks);
+    store.load(plan);
+    const Plan* const only = &plan;
+    workspace = make_workspace(platform, {&only, 1});
+    for (std::vector<Tensor>* tensors : {&inputs, &other_inputs, &outputs})
+      tensors->push_back(make_tensor(platform, x.type(), "argument"));
+  }
+
+  // What the run queued.
+  Lines queue(const std::vector<Tensor>& given, RunOptions options = {}) {
+    stream.queued.clear();
+    stream.calls.clear();
+    options.recordings = options.recordings ? options.recordings : &recordings;
+    run(plan, stream, store, given, outputs, workspace, options);
+    return stream.queued;
+  }
+  std::size_t calls(std::string_view what) const {
+    return static_cast<std::size_t>(std::count(stream.calls.begin(), stream.calls.end(), what));
+  }
+
+  LogPlatform platform;
+  LogStream stream;
+  const std::vector<float> weight = std::vector<float>(64, 0.5f);
+  WeightStore store{platform, [this](const std::string&) {
+                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weight.data())};
+                    }};
+  Plan plan;
+  Tensor workspace;
+  std::vector<Tensor> inputs, other_inputs, outputs;
+  Recordings recordings;
+};
+
+TEST_F(Runs, TheFirstIsQueuedTheSecondRecordedLaterOnesReplayed) {
+  const Lines first = queue(inputs);
+  EXPECT_EQ(first.size(), 2 * kBlocks);
+  EXPECT_EQ(calls("record") + calls("replay"), 0u);
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(calls("replay"), kBlocks);
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record"), 0u);
+  EXPECT_EQ(calls("replay"), kBlocks);
+  EXPECT_EQ(recordings.recorded(), kBlocks);
+  EXPECT_EQ(recordings.replayed(), 2 * kBlocks);
+}
+
+TEST_F(Runs, OtherArgumentsAreRecordedForThemselves) {
+  const Lines first = queue(inputs), other = queue(other_inputs);
+  EXPECT_NE(first, other);
+  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record"), kBlocks);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(queue(other_inputs), other);
+    EXPECT_EQ(queue(inputs), first);
+    EXPECT_EQ(calls("record"), 0u);
+  }
+  EXPECT_EQ(recordings.recorded(), 2 * kBlocks);
+}
+
+TEST_F(Runs, WeightsThatMovedAreRecordedAgain) {
+  queue(inputs);
+  queue(inputs);
+  std::vector<std::shared_ptr<Buffer>> in_the_way;  // so that the weight comes back elsewhere
+  store.release(plan, 3);
+  for (int i = 0; i < 64; ++i) in_the_way.push_back(platform.allocate(256, "other"));
+  store.load(plan);
+  const Lines again = queue(inputs);
+  EXPECT_EQ(calls("record"), kBlocks);
+  Recordings none;
+  EXPECT_EQ(queue(inputs, {.recordings = &none}), again);
+}
+
+TEST_F(Runs, WhatCannotBeRecordedIsQueued) {
+  const Lines first = queue(inputs);
+  stream.refuse = "some kernel waited";
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(recordings.refusal(), "some kernel waited");
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record") + calls("replay"), 0u);  // not tried again
+}
+
+TEST_F(Runs, AKernelThatFailsWhileRecordingIsQueued) {
+  const Lines first = queue(inputs);
+  platform.kernels_fail = true;
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_FALSE(stream.recording);
+  EXPECT_NE(recordings.refusal().find("not while recording"), std::string::npos);
+}
+
+TEST_F(Runs, AStreamThatRecordsNothingIsNotAsked) {
+  stream.records = false;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(queue(inputs).size(), 2 * kBlocks);
+  EXPECT_EQ(calls("record") + calls("replay"), 0u);
+}
+
+TEST_F(Runs, ObservedAndTimedRunsAreNotRecorded) {
+  queue(inputs);
+  std::vector<std::size_t> observed, timed;
+  std::vector<double> seconds;
+  const StepObserver observer = [&](const StepRun& ran) { observed.push_back(ran.step); };
+  const StepTimer timer = [&](const StepTime& time) {
+    timed.push_back(time.step);
+    seconds.push_back(std::chrono::duration<double>(time.end - time.begin).count());
+  };
+  queue(inputs, {.observe = &observer});
+  EXPECT_EQ(calls("record"), 0u);
+  EXPECT_EQ(calls("synchronize"), 2 * kBlocks + 1);
+  queue(inputs, {.time = &timer});
+  EXPECT_EQ(calls("record"), 0u);
+  EXPECT_EQ(calls("synchronize"), 2u);  // before the first mark and at the end: none between steps
+  EXPECT_EQ(observed.size(), 2 * kBlocks);
+  EXPECT_EQ(timed, observed);
+  for (const double step : seconds) EXPECT_NEAR(step, 1, 1e-6);  // the stream's marks are a second apart
+}
+
+TEST_F(Runs, NothingIsWaitedForIfNotAsked) {
+  for (int i = 0; i < 3; ++i) {
+    queue(inputs, {.wait = false});
+    EXPECT_EQ(calls("synchronize"), 0u);
+  }
+  queue(inputs);
+  EXPECT_EQ(calls("synchronize"), 1u);
+}
+
+TEST_F(Runs, CancelEndsAReplayBetweenSegments) {
+  std::atomic<bool> cancel{false};
+  for (int i = 0; i < 2; ++i) queue(inputs, {.cancel = &cancel});
+  std::size_t replays = 0;
+  stream.on_replay = [&] { cancel = ++replays == 3; };
+  try {
+    queue(inputs, {.cancel = &cancel});
+    FAIL() << "not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::cancelled);
+    EXPECT_NE(std::string(error.what()).find("stopped at step 6 of 24"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(stream.queued.size(), 6u);
+  EXPECT_EQ(calls("synchronize"), 1u);  // what was queued is over when the error is seen
+  cancel = false;
+  stream.on_replay = [] {};
+  EXPECT_EQ(queue(inputs, {.cancel = &cancel}).size(), 2 * kBlocks);
+}
+
+TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
+  queue(inputs);
+  EXPECT_EQ(stream.marks, 0u);
+  const std::atomic<bool> cancel{false};
+  queue(inputs, {.cancel = &cancel});
+  EXPECT_EQ(stream.marks, kBlocks - 1);
+  EXPECT_EQ(stream.waits, kBlocks - 1 - 4);
+}
+
+// Weights of a device are read, converted and uploaded by several threads; each must be what one thread makes of it.
+TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
+  LogPlatform near, far;
+  far.addressable = false;
+  constexpr int kCount = 100;
+  std::map<std::string, std::vector<float>> values;
+  const Value x = input("x", DType::bf16, {1, 16});
+  Value y = x;
+  for (int i = 0; i < kCount; ++i) {
+    const std::string name = fmt::format("w{}", i);
+    y = linear(y, parameter(name, DType::bf16, {16, 16}, i % 2));
+    for (int e = 0; e < 256; ++e) values[name].push_back(static_cast<float>(i * 1000 + e));
+  }
+  const Graph graph = make_graph("many", {x}, {y});
+  const WeightSource source = [&](const std::string& name) {
+    return HostTensor{DType::f32, {16, 16}, reinterpret_cast<const std::byte*>(values.at(name).data())};
+  };
+  const Plan near_plan = compile(graph, near), far_plan = compile(graph, far);
+  WeightStore near_store(near, source), far_store(far, source);
+  near_store.load(near_plan);
+  const std::size_t before = far.uploads;
+  const std::uint64_t generation = far_store.generation();
+  far_store.load(far_plan);
+  EXPECT_EQ(far.uploads - before, static_cast<std::size_t>(kCount));
+  EXPECT_NE(far_store.generation(), generation);
+  EXPECT_EQ(far_store.size_bytes(), near_store.size_bytes());
+  for (std::size_t i = 0; i < near_plan.weights.size(); ++i) {
+    const Buffer &a = near_store.at(near_plan.weights[i]), &b = far_store.at(far_plan.weights[i]);
+    ASSERT_EQ(a.size_bytes, b.size_bytes);
+    EXPECT_EQ(std::memcmp(a.data, b.data, a.size_bytes), 0) << near_plan.weights[i].name;
+  }
+  far_store.load(far_plan);
+  EXPECT_EQ(far.uploads - before, static_cast<std::size_t>(kCount));  // nothing was missing
+}
+
+TEST(Weights, AnErrorInAThreadIsTheCallers) {
+  LogPlatform platform;
+  platform.addressable = false;
+  const Value x = input("x", DType::f32, {1, 8});
+  Value y = x;
+  for (int i = 0; i < 20; ++i) y = linear(y, parameter(fmt::format("w{}", i), DType::f32, {8, 8}));
+  const Plan plan = compile(make_graph("many", {x}, {y}), platform);
+  const std::vector<float> values(64);
+  WeightStore store(platform, [&](const std::string&) {
+    return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())};
+  });
+  platform.good_uploads = platform.uploads + 10;
+  EXPECT_THROW(store.load(plan), Error);
+  EXPECT_EQ(store.size_bytes(), 0u);
+  platform.good_uploads = ~std::size_t{0};
+  store.load(plan);
+  EXPECT_EQ(store.size_bytes(), 20u * 256);
+}
+
+}  // namespace
+}  // namespace zoe
