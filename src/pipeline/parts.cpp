@@ -28,14 +28,13 @@ WanDitConfig wan_dit(int heads, int ffn, int layers) {
                         "wan"));
 }
 
-PartGraph decoder_graph(const ModelConfig& model, DType dtype, std::int64_t height, std::int64_t width, bool first, int times) {
-  WanVaeGraph traced = trace_wan_vae_decode(model.vae, dtype, 1, height, width, first);
+PartGraph vae_graph(WanVaeGraph traced, int times = 1) {
   return {std::move(traced.graph), times, std::move(traced.states), std::move(traced.reads), std::move(traced.writes)};
 }
 
 }  // namespace
 
-std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode"}; }
+std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}; }
 
 std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size) {
   const std::int64_t spatial = model.vae.scale_factor_spatial, temporal = model.vae.scale_factor_temporal;
@@ -44,6 +43,7 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   check(size.height % height_step == 0 && size.width % width_step == 0, ErrorKind::invalid_argument, "--height, --width",
         "got {}x{} (width x height), expected multiples of {} and {}.", size.width, size.height, width_step, height_step);
   const std::int64_t frames = (size.num_frames - 1) / temporal + 1, height = size.height / spatial, width = size.width / spatial;
+  const int later = static_cast<int>(frames - 1);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
     graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens})});
@@ -52,8 +52,11 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   } else if (part == "text-encoder") {
     graphs.push_back({trace_umt5(model.text_encoder, dtype, size.text_tokens)});
   } else if (part == "vae-decode") {
-    graphs.push_back(decoder_graph(model, dtype, height, width, true, 1));
-    if (frames > 1) graphs.push_back(decoder_graph(model, dtype, height, width, false, static_cast<int>(frames - 1)));
+    graphs.push_back(vae_graph(trace_wan_vae_decode(model.vae, dtype, 1, height, width, true)));
+    if (later) graphs.push_back(vae_graph(trace_wan_vae_decode(model.vae, dtype, 1, height, width, false), later));
+  } else if (part == "vae-encode") {
+    graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, 1, size.height, size.width, true)));
+    if (later) graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, temporal, size.height, size.width, false), later));
   } else {
     const std::vector<std::string> known = part_names();
     const std::string near = nearest(part, known);

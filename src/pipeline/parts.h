@@ -11,7 +11,7 @@
 
 namespace zoe {
 
-// "transformer" (one forward), "text-keys" (keys and values of a prompt), "text-encoder", "vae-decode".
+// "transformer" (one forward), "text-keys" (keys and values of a prompt), "text-encoder", "vae-decode", "vae-encode".
 std::vector<std::string> part_names();
 
 struct PartSize {
@@ -22,7 +22,7 @@ struct PartSize {
 struct PartGraph {
   Graph graph;
   int times = 1;  // how often it runs for the part
-  // The decoder's states that the arguments behind the first read, and the results behind the first write.
+  // The VAE's states that the arguments behind the first read, and the last results write.
   std::vector<Type> states = {};
   std::vector<std::size_t> reads = {}, writes = {};
 };
