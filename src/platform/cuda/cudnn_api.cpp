@@ -1,69 +1,65 @@
 #include "platform/cuda/cudnn_api.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <map>
-#include <memory>
 #include <mutex>
-#include <vector>
+#include <type_traits>
 
 namespace zoe::cuda {
 namespace {
 
 constexpr std::size_t kOldestVersion = 90000;
 
-std::unique_ptr<CudnnApi> open(const std::filesystem::path& given, std::string& why) {
+// The other libraries of cuDNN are opened by this one, from the folder it lies in.
+CudnnLibrary open(const std::filesystem::path& given) {
+  CudnnLibrary opened{};
   std::vector<std::string> tried;
-  void* library = open_library({"libcudnn.so.9"}, library_folders(given), tried);
+  void* const library = open_library({"libcudnn.so.9"}, library_folders(given), tried);
   if (!library) {
-    why = fmt::format("no cuDNN 9: looked for {}", fmt::join(tried, "; "));
-    return nullptr;
+    opened.why = fmt::format("no cuDNN: looked for libcudnn.so.9 in {}", fmt::join(tried, ", "));
+    return opened;
   }
-  auto api = std::make_unique<CudnnApi>();
-  bool complete = true;
-  const auto find = [&](const char* name, auto& entry) {
-    void* symbol = dlsym(library, name);
-    if (!symbol && complete) why = fmt::format("the cuDNN that was found has no {}", name);
-    complete = complete && symbol;
+  const auto find = [&](auto& entry, const char* name) {
+    void* const symbol = dlsym(library, name);
+    if (!symbol && opened.why.empty()) opened.why = fmt::format("cuDNN is too old: it has no {}", name);
     entry = reinterpret_cast<std::remove_reference_t<decltype(entry)>>(symbol);
   };
-#define ZOE_FIND(name) find(#name, api->name)
-  ZOE_FIND(cudnnGetVersion);
-  ZOE_FIND(cudnnGetErrorString);
-  ZOE_FIND(cudnnGetLastErrorString);
-  ZOE_FIND(cudnnCreate);
-  ZOE_FIND(cudnnDestroy);
-  ZOE_FIND(cudnnSetStream);
-  ZOE_FIND(cudnnBackendCreateDescriptor);
-  ZOE_FIND(cudnnBackendDestroyDescriptor);
-  ZOE_FIND(cudnnBackendFinalize);
-  ZOE_FIND(cudnnBackendSetAttribute);
-  ZOE_FIND(cudnnBackendGetAttribute);
-  ZOE_FIND(cudnnBackendExecute);
-#undef ZOE_FIND
-  if (!complete) return nullptr;
-  if (api->cudnnGetVersion() < kOldestVersion) {
-    why = fmt::format("cuDNN is too old: got version {}, expected {} or newer", api->cudnnGetVersion(), kOldestVersion);
-    return nullptr;
-  }
-  return api;
+  CudnnApi& api = opened.api;
+  api.path = path_of_library(library);
+  find(api.version, "cudnnGetVersion");
+  find(api.error_text, "cudnnGetErrorString");
+  find(api.last_error, "cudnnGetLastErrorString");
+  find(api.create, "cudnnCreate");
+  find(api.destroy, "cudnnDestroy");
+  find(api.set_stream, "cudnnSetStream");
+  find(api.descriptor_create, "cudnnBackendCreateDescriptor");
+  find(api.descriptor_destroy, "cudnnBackendDestroyDescriptor");
+  find(api.descriptor_finalize, "cudnnBackendFinalize");
+  find(api.descriptor_set, "cudnnBackendSetAttribute");
+  find(api.descriptor_get, "cudnnBackendGetAttribute");
+  find(api.execute, "cudnnBackendExecute");
+  if (opened.why.empty() && api.version() < kOldestVersion)
+    opened.why = fmt::format("cuDNN is too old: got {}, expected 9.0 or newer", cudnn_version(api));
+  return opened;
 }
 
 }  // namespace
 
-const CudnnApi* load_cudnn(const std::filesystem::path& given, std::string& why) {
-  struct Opened {
-    std::unique_ptr<CudnnApi> api;
-    std::string why;
-  };
+const CudnnLibrary& load_cudnn(const std::filesystem::path& given) {
   static std::mutex mutex;
-  static std::map<std::filesystem::path, Opened> all;
+  static std::map<std::filesystem::path, CudnnLibrary> libraries;
   const std::lock_guard lock(mutex);
-  const auto [found, is_new] = all.try_emplace(given);
-  if (is_new) found->second.api = open(given, found->second.why);
-  why = found->second.why;
-  return found->second.api.get();
+  auto found = libraries.find(given);
+  if (found == libraries.end()) found = libraries.emplace(given, open(given)).first;
+  return found->second;
+}
+
+std::string cudnn_version(const CudnnApi& api) {
+  const std::size_t version = api.version();
+  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 }  // namespace zoe::cuda

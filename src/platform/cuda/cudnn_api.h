@@ -18,23 +18,31 @@ using CudnnHandle = struct CudnnHandleTag*;
 using CudnnDescriptor = void*;
 
 struct CudnnApi {
-  std::size_t (*cudnnGetVersion)();  // 91900: 9.19.0
-  const char* (*cudnnGetErrorString)(CudnnStatus status);
-  void (*cudnnGetLastErrorString)(char* text, std::size_t size);
-  CudnnStatus (*cudnnCreate)(CudnnHandle* handle);
-  CudnnStatus (*cudnnDestroy)(CudnnHandle handle);
-  CudnnStatus (*cudnnSetStream)(CudnnHandle handle, StreamHandle stream);
-  CudnnStatus (*cudnnBackendCreateDescriptor)(int kind, CudnnDescriptor* descriptor);
-  CudnnStatus (*cudnnBackendDestroyDescriptor)(CudnnDescriptor descriptor);
-  CudnnStatus (*cudnnBackendFinalize)(CudnnDescriptor descriptor);
-  CudnnStatus (*cudnnBackendSetAttribute)(CudnnDescriptor descriptor, int name, int type, std::int64_t count, const void* values);
-  CudnnStatus (*cudnnBackendGetAttribute)(CudnnDescriptor descriptor, int name, int type, std::int64_t room, std::int64_t* count,
-                                          void* values);
-  CudnnStatus (*cudnnBackendExecute)(CudnnHandle handle, CudnnDescriptor plan, CudnnDescriptor operands);
+  std::string path;
+  std::size_t (*version)();  // 91900: 9.19.0
+  const char* (*error_text)(CudnnStatus status);
+  void (*last_error)(char* text, std::size_t size);  // of this thread
+  CudnnStatus (*create)(CudnnHandle* handle);
+  CudnnStatus (*destroy)(CudnnHandle handle);
+  CudnnStatus (*set_stream)(CudnnHandle handle, StreamHandle stream);
+  CudnnStatus (*descriptor_create)(int kind, CudnnDescriptor* descriptor);
+  CudnnStatus (*descriptor_destroy)(CudnnDescriptor descriptor);
+  CudnnStatus (*descriptor_finalize)(CudnnDescriptor descriptor);
+  CudnnStatus (*descriptor_set)(CudnnDescriptor descriptor, int name, int type, std::int64_t count, const void* values);
+  CudnnStatus (*descriptor_get)(CudnnDescriptor descriptor, int name, int type, std::int64_t room, std::int64_t* count,
+                                void* values);
+  CudnnStatus (*execute)(CudnnHandle handle, CudnnDescriptor plan, CudnnDescriptor operands);
 };
 
-// Null if there is no usable cuDNN; `why` then says what is missing and where it was looked for. Opened once per path.
-const CudnnApi* load_cudnn(const std::filesystem::path& given, std::string& why);
+struct CudnnLibrary {
+  CudnnApi api;
+  std::string why;  // there is none that can be used, and where it was looked for; empty if there is
+};
+
+// Opened once per path.
+const CudnnLibrary& load_cudnn(const std::filesystem::path& given);
+
+std::string cudnn_version(const CudnnApi& api);  // "9.19.0"
 
 namespace cudnn {
 

@@ -91,7 +91,7 @@ std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared
     why = fmt::format("cuDNN's attention takes heads of up to {} elements, a multiple of 8: got {}", kWidestHead, q.dim(3));
     return nullptr;
   }
-  auto plan = cudnn->plan(attention_graph(node, cudnn->api.cudnnGetVersion()), why);
+  auto plan = cudnn->plan(attention_graph(node, cudnn->api.version()), why);
   if (!plan) return nullptr;
   std::string implementation = fmt::format("cudnn {} attention, {}", cudnn->version, plan->engine());
   return std::make_unique<CudnnAttentionKernel>(std::move(plan), node, std::move(implementation));

@@ -27,19 +27,19 @@ struct Refusal {
 
 std::string last_error(const CudnnApi& api, CudnnStatus status, std::string_view call) {
   std::array<char, 512> text{};
-  api.cudnnGetLastErrorString(text.data(), text.size() - 1);
-  return fmt::format("{}: {}{}{}", call, api.cudnnGetErrorString(status), text[0] ? ", " : "", text.data());
+  api.last_error(text.data(), text.size() - 1);
+  return fmt::format("{}: {}{}{}", call, api.error_text(status), text[0] ? ", " : "", text.data());
 }
 
 class Descriptor {
  public:
   Descriptor(const CudnnApi& api, int kind, std::string_view what) : api_(&api), what_(what) {
-    ok(api.cudnnBackendCreateDescriptor(kind, &handle_));
+    ok(api.descriptor_create(kind, &handle_));
   }
   Descriptor(Descriptor&& other) noexcept : api_(other.api_), what_(other.what_), handle_(std::exchange(other.handle_, nullptr)) {}
   Descriptor& operator=(Descriptor&&) = delete;
   ~Descriptor() {
-    if (handle_) api_->cudnnBackendDestroyDescriptor(handle_);
+    if (handle_) api_->descriptor_destroy(handle_);
   }
 
   CudnnDescriptor get() const { return handle_; }
@@ -47,7 +47,7 @@ class Descriptor {
 
   template <class T>
   Descriptor& set(int name, int type, std::span<const T> values) {
-    ok(api_->cudnnBackendSetAttribute(handle_, name, type, static_cast<std::int64_t>(values.size()), values.data()));
+    ok(api_->descriptor_set(handle_, name, type, static_cast<std::int64_t>(values.size()), values.data()));
     return *this;
   }
   template <class T>
@@ -61,7 +61,7 @@ class Descriptor {
   Descriptor& integer(int name, std::int64_t value) { return set(name, cudnn::kInt64Type, value); }
   Descriptor& type(int name, int value) { return set(name, cudnn::kDataTypeType, value); }
   Descriptor& finalize() {
-    ok(api_->cudnnBackendFinalize(handle_));
+    ok(api_->descriptor_finalize(handle_));
     return *this;
   }
 
@@ -69,7 +69,7 @@ class Descriptor {
   template <class T>
   std::int64_t get(int name, int type, std::span<T> values) const {
     std::int64_t count = 0;
-    ok(api_->cudnnBackendGetAttribute(handle_, name, type, static_cast<std::int64_t>(values.size()), &count, values.data()));
+    ok(api_->descriptor_get(handle_, name, type, static_cast<std::int64_t>(values.size()), &count, values.data()));
     return count;
   }
 
@@ -225,26 +225,6 @@ std::size_t size_bytes(const CudnnTensor& tensor) {
   return static_cast<std::size_t>(last + 1) * (tensor.type == cudnn::kBf16 ? 2 : 4);
 }
 
-// Device memory for a measurement, given back in stream order.
-class Room {
- public:
-  Room(const Device& device, StreamHandle stream, std::size_t bytes) : device_(device), stream_(stream) {
-    device.check_status(device.api.memory_allocate_async(&address_, std::max<std::size_t>(bytes, 1), stream), "an allocation",
-                        "the measurement of cuDNN's plans");
-    // Small numbers in either type: on zeros products run faster than they will.
-    device.check_status(device.api.set_bytes_async(address_, 0x3c, bytes, stream), "a fill");
-  }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  ~Room() { device_.api.memory_free_async(address_, stream_); }
-  Address address() const { return address_; }
-
- private:
-  const Device& device_;
-  const StreamHandle stream_;
-  Address address_ = 0;
-};
-
 class Timer {
  public:
   Timer(const Device& device, StreamHandle stream) : device_(device), stream_(stream) {
@@ -268,10 +248,6 @@ class Timer {
   const StreamHandle stream_;
   std::array<EventHandle, 2> events_{};
 };
-
-std::string version_text(std::size_t version) {
-  return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
-}
 
 }  // namespace
 
@@ -310,20 +286,19 @@ std::string CudnnGraph::text() const {
 CudnnPlan::CudnnPlan(std::shared_ptr<Cudnn> cudnn, const CudnnGraph& graph, CudnnDescriptor plan, std::string engine)
     : cudnn_(std::move(cudnn)), plan_(plan), engine_(std::move(engine)) {
   std::int64_t bytes = 0, count = 0;
-  const CudnnStatus status =
-      cudnn_->api.cudnnBackendGetAttribute(plan_, cudnn::kPlanWorkspace, cudnn::kInt64Type, 1, &count, &bytes);
+  const CudnnStatus status = cudnn_->api.descriptor_get(plan_, cudnn::kPlanWorkspace, cudnn::kInt64Type, 1, &count, &bytes);
   check(status == 0, ErrorKind::device, "cudnn", "{}.", last_error(cudnn_->api, status, "a plan's workspace"));
   workspace_ = static_cast<std::size_t>(bytes);
   for (std::size_t i = 0; i < graph.tensors.size(); ++i)
     if (graph.tensors[i].where != CudnnTensor::Where::nowhere) ids_.push_back(static_cast<std::int64_t>(i) + 1);
 }
 
-CudnnPlan::~CudnnPlan() { cudnn_->api.cudnnBackendDestroyDescriptor(plan_); }
+CudnnPlan::~CudnnPlan() { cudnn_->api.descriptor_destroy(plan_); }
 
 std::string CudnnPlan::json() const {
   std::int64_t size = 0;
   const auto get = [&](std::int64_t room, char* text) {
-    return cudnn_->api.cudnnBackendGetAttribute(plan_, cudnn::kPlanJson, cudnn::kCharType, room, &size, text);
+    return cudnn_->api.descriptor_get(plan_, cudnn::kPlanJson, cudnn::kCharType, room, &size, text);
   };
   if (get(0, nullptr) != 0 || size <= 0) return {};
   std::string text(static_cast<std::size_t>(size), '\0');
@@ -342,8 +317,8 @@ void CudnnPlan::run(StreamHandle stream, std::span<void* const> operands, Addres
         .set(cudnn::kPackWorkspace, cudnn::kPointerType, reinterpret_cast<void*>(workspace))
         .finalize();
     const std::lock_guard lock(cudnn_->mutex_);
-    CudnnStatus status = api.cudnnSetStream(cudnn_->handle_, stream);
-    if (status == 0) status = api.cudnnBackendExecute(cudnn_->handle_, plan_, pack.get());
+    CudnnStatus status = api.set_stream(cudnn_->handle_, stream);
+    if (status == 0) status = api.execute(cudnn_->handle_, plan_, pack.get());
     if (status != 0) throw Refusal{last_error(api, status, "running a plan")};
   } catch (const Refusal& refusal) {
     fail(ErrorKind::device, "cudnn", "{} ({}).", refusal.text, engine_);
@@ -351,22 +326,17 @@ void CudnnPlan::run(StreamHandle stream, std::span<void* const> operands, Addres
 }
 
 Cudnn::Cudnn(const CudnnApi& api_, DevicePtr device_)
-    : api(api_),
-      device(std::move(device_)),
-      version(version_text(api_.cudnnGetVersion())),
-      cache_({.folder = device->options.cache_dir}) {}
+    : api(api_), device(std::move(device_)), version(cudnn_version(api_)), cache_({.folder = device->options.cache_dir}) {}
 
 Cudnn::~Cudnn() {
-  if (handle_) api.cudnnDestroy(handle_);
+  if (handle_) api.destroy(handle_);
 }
 
-std::shared_ptr<Cudnn> Cudnn::open(const DevicePtr& device, std::string& why) {
-  const CudnnApi* api = load_cudnn(device->options.cuda_path, why);
-  if (!api) return nullptr;
-  auto cudnn = std::make_shared<Cudnn>(*api, device);
+std::shared_ptr<Cudnn> Cudnn::open(const CudnnApi& api, const DevicePtr& device, std::string& why) {
+  auto cudnn = std::make_shared<Cudnn>(api, device);
   device->make_current();
-  if (const CudnnStatus status = api->cudnnCreate(&cudnn->handle_); status != 0) {
-    why = last_error(*api, status, fmt::format("cuDNN {} does not open", cudnn->version));
+  if (const CudnnStatus status = api.create(&cudnn->handle_); status != 0) {
+    why = last_error(api, status, fmt::format("cuDNN {} does not open", cudnn->version));
     return nullptr;
   }
   return cudnn;
@@ -385,7 +355,14 @@ std::shared_ptr<CudnnPlan> Cudnn::plan(const CudnnGraph& graph, std::string& why
   if (!chosen) {
     const std::vector<std::shared_ptr<CudnnPlan>> plans = proposals(graph, why);
     if (plans.empty()) return nullptr;
-    chosen = plans[plans.size() == 1 ? 0 : fastest(graph, plans)];
+    chosen = plans.front();
+    if (plans.size() > 1) try {
+        chosen = plans[fastest(graph, plans)];
+      } catch (const Error& error) {
+        if (error.kind() != ErrorKind::out_of_memory) throw;
+        known = chosen;  // unmeasured, and not remembered as the best
+        return chosen;
+      }
     store(*chosen, recipe);
   }
   known = chosen;
@@ -458,24 +435,29 @@ std::vector<std::shared_ptr<CudnnPlan>> Cudnn::proposals(const CudnnGraph& graph
 
 std::size_t Cudnn::fastest(const CudnnGraph& graph, std::span<const std::shared_ptr<CudnnPlan>> plans) const {
   const StreamHandle stream = device->memory_stream();
-  std::vector<std::unique_ptr<Room>> rooms;
+  std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<void*> operands;
+  // On zeros products run faster than they will: small numbers in either type.
+  const auto room = [&](std::size_t bytes) {
+    buffers.push_back(device->allocate(bytes, "measuring cuDNN's plans"));
+    device->check_status(device->api.set_bytes_async(reinterpret_cast<Address>(buffers.back()->data), 0x3c, bytes, stream),
+                         "a fill");
+    return buffers.back()->data;
+  };
   float value = 1.0f;
   for (const CudnnTensor& tensor : graph.tensors) {
     if (tensor.where == CudnnTensor::Where::value) operands.push_back(&value);
-    if (tensor.where != CudnnTensor::Where::memory) continue;
-    rooms.push_back(std::make_unique<Room>(*device, stream, size_bytes(tensor)));
-    operands.push_back(reinterpret_cast<void*>(rooms.back()->address()));
+    if (tensor.where == CudnnTensor::Where::memory) operands.push_back(room(size_bytes(tensor)));
   }
-  std::size_t workspace = 0, best = 0;
-  for (const auto& plan : plans) workspace = std::max(workspace, plan->workspace_bytes());
-  const Room room(*device, stream, workspace);
+  std::size_t most = 1, best = 0;
+  for (const auto& plan : plans) most = std::max(most, plan->workspace_bytes());
+  const auto workspace = reinterpret_cast<Address>(room(most));
   float least = 0;
   for (std::size_t i = 0; i < plans.size(); ++i) {
     Timer timer(*device, stream);
-    plans[i]->run(stream, operands, room.address());
+    plans[i]->run(stream, operands, workspace);
     timer.mark(0);
-    for (int run = 0; run < kMeasuredRuns; ++run) plans[i]->run(stream, operands, room.address());
+    for (int run = 0; run < kMeasuredRuns; ++run) plans[i]->run(stream, operands, workspace);
     timer.mark(1);
     const float elapsed = timer.milliseconds();
     if (i == 0 || elapsed < least) {

@@ -71,8 +71,8 @@ class CudnnPlan {
 // cuDNN on one device.
 class Cudnn : public std::enable_shared_from_this<Cudnn> {
  public:
-  // Null if there is none; `why` then says why.
-  static std::shared_ptr<Cudnn> open(const DevicePtr& device, std::string& why);
+  // Null if it does not open on this device; `why` then says why.
+  static std::shared_ptr<Cudnn> open(const CudnnApi& api, const DevicePtr& device, std::string& why);
   Cudnn(const CudnnApi& api, DevicePtr device);
   ~Cudnn();
 

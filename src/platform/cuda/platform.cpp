@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "platform/cuda/cublaslt.h"
+#include "platform/cuda/cudnn_plan.h"
 #include "platform/cuda/kernels.h"
 
 namespace zoe::cuda {
@@ -77,6 +78,9 @@ class CudaPlatform : public Platform {
       libraries.push_back(
           {"cuBLASLt", fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100), products.api.path});
     }
+    const CudnnLibrary& cudnn = load_cudnn(device_->options.cuda_path);
+    if (cudnn.why.empty()) libraries.push_back({"cuDNN", cudnn_version(cudnn.api), cudnn.api.path});
+    else libraries.push_back({"cuDNN", "", cudnn.why});
     return libraries;
   }
 
@@ -95,8 +99,12 @@ class CudaPlatform : public Platform {
         if (const auto& library = cublaslt())
           if (auto kernel = make_linear(node, device_, library)) return kernel;
         return make_product(node, device_);
-      case Opcode::conv: return make_product(node, device_);
-      case Opcode::attention: return make_attention(node, device_);
+      case Opcode::conv:
+        if (auto kernel = by_cudnn(make_cudnn_conv, node)) return kernel;
+        return make_product(node, device_);
+      case Opcode::attention:
+        if (auto kernel = by_cudnn(make_cudnn_attention, node)) return kernel;
+        return make_attention(node, device_);
       case Opcode::concat: return make_concat(node, device_);
       case Opcode::gather: return make_gather(node, device_);
       default: {
@@ -128,12 +136,28 @@ class CudaPlatform : public Platform {
     return cublaslt_;
   }
 
+  // Null where there is none, or where it does not take the node.
+  std::unique_ptr<Kernel> by_cudnn(decltype(make_cudnn_conv)* make, const Node& node) const {
+    std::call_once(cudnn_once_, [&] {
+      if (&device_->vendor != &kCuda) return;
+      const CudnnLibrary& library = load_cudnn(device_->options.cuda_path);
+      std::string why = library.why;
+      if (why.empty()) cudnn_ = Cudnn::open(library.api, device_, why);
+      if (!cudnn_)
+        log(LogLevel::notice, fmt::format("attention and convolutions run on kernels of our own, which are slower: {}.", why));
+    });
+    std::string why;
+    return cudnn_ ? make(node, cudnn_, why) : nullptr;
+  }
+
   // cuBLASLt is large: it is loaded while the driver starts. Only NVIDIA has it. Error if there is no driver.
   const std::shared_future<const CublasltLibrary&> cublaslt_library_;
   const DevicePtr device_;
   DeviceStream stream_;
   mutable std::once_flag cublaslt_once_;
   mutable std::shared_ptr<Cublaslt> cublaslt_;
+  mutable std::once_flag cudnn_once_;
+  mutable std::shared_ptr<Cudnn> cudnn_;
   mutable DeviceInfo info_;
 };
 
