@@ -72,23 +72,23 @@ void DeviceStream::record_begin() {
 
 std::unique_ptr<Recording> DeviceStream::record_end(std::string* why) {
   device_->make_current();
-  auto recording = std::make_unique<GraphRecording>(device_);
-  recording->fault_possible = device_->fault_possible.exchange(fault_before_);
+  auto made = std::make_unique<GraphRecording>(device_);
+  made->fault_possible = device_->fault_possible.exchange(fault_before_);
   recording = false;
   GraphHandle graph = nullptr;
   Status status = device_->api.capture_end(handle_, &graph);
-  if (status == kSuccess) status = device_->api.graph_instantiate(&recording->exec, graph, 0);
+  if (status == kSuccess) status = device_->api.graph_instantiate(&made->exec, graph, 0);
   if (graph) device_->api.graph_destroy(graph);
-  if (status == kSuccess) return recording;
+  if (status == kSuccess) return made;
   const char* name = nullptr;
   device_->api.error_name(status, &name);
   *why = fmt::format("{} ({})", name ? name : "unknown", status);
-  recording->exec = nullptr;
+  made->exec = nullptr;
   return nullptr;
 }
 
-void DeviceStream::replay(const Recording& recording) {
-  const auto& graph = static_cast<const GraphRecording&>(recording);
+void DeviceStream::replay(const Recording& made) {
+  const auto& graph = static_cast<const GraphRecording&>(made);
   if (graph.fault_possible) device_->fault_possible = true;
   device_->make_current();
   device_->check_status(device_->api.graph_launch(graph.exec, handle_), "replaying a recording");
