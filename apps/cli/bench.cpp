@@ -353,7 +353,7 @@ int bench(const BenchOptions& options) {
       {"workspace_mib", mib(workspace_bytes)},
       {"beyond_weights_mib", mib(workspace_bytes + arguments.size_bytes)},
       {"peak_mib", mib(watch.peak_bytes())}};  // of this process's own memory
-  for (const LibraryInfo& library : platform->info().libraries) line["libraries"][library.name] = library.version;
+  for (const LibraryInfo& library : platform->libraries()) line["libraries"][library.name] = library.version;
   fmt::print("{}\n", line.dump());
   if (options.plan)
     for (const Plan* plan : plans) fmt::print("{}", describe(*plan));
