@@ -77,9 +77,19 @@ TEST(ConvOnOpencl, AgreesWithReference) {
     }
 }
 
+// Channels and columns that Hopper's kernel of tiles of 16 x 16 pixels takes, whose last row and column of tiles is not whole.
+const ConvCase kTileCases[] = {
+    {{1, 17, 18, 32}, {96, 32, 3, 3, 3}, {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}}, true, true},
+    {{2, 7, 19, 96}, {96, 96, 2, 3, 1}, {{1, 1, 1}, {0, 0, 0}, {1, 0, 0}}, false, false, Activation::silu},
+    {{2, 6, 9, 64}, {192, 64, 1, 3, 3}, kSame},
+    {{1, 9, 17, 32}, {192, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}, true, true},
+};
+
 TEST(ConvOnCuda, AgreesWithReference) {
   ZOE_SKIP_WITHOUT_CUDA();
-  for (const ConvCase& c : kCases)
+  std::vector<ConvCase> cases(std::begin(kCases), std::end(kCases));
+  cases.insert(cases.end(), std::begin(kTileCases), std::end(kTileCases));
+  for (const ConvCase& c : cases)
     for (const DType dtype : {DType::f32, DType::bf16}) {
       const Case made = make(c, dtype);
       const double more = c.window.upsample == 2 && dtype == DType::bf16 ? 1.5 : 1;

@@ -32,16 +32,18 @@ Form with_tensor_cores(std::int64_t channels, bool few_queries) {
           fmt::format("#define WARPS {}\n#define ROW_TILES {}\n#define KEYS {}\n", warps, row_tiles, keys)};
 }
 
-Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t shared_bytes) {
-  constexpr std::int64_t kChunk = 64, kKeys = 64, kThreads = 256;
-  const std::int64_t most = (channels + kChunk - 1) / kChunk * kChunk;
-  const auto bytes = [&](std::int64_t queries) {
-    return static_cast<std::size_t>(most * (queries + 4) + kKeys * queries + 2 * kChunk * (kKeys + 4)) * sizeof(float);
+Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t most_shared_bytes) {
+  constexpr std::int64_t kDepth = 32, kThreads = 256;
+  const std::int64_t most = (channels + 63) / 64 * 64;
+  const auto bytes = [&](std::int64_t queries, std::int64_t keys) {
+    return static_cast<std::size_t>(queries * keys + 2 * kDepth * (queries + 4 + keys + 4)) * sizeof(float);
   };
   // As many queries as registers and shared memory hold: k and v are read once a block.
-  std::int64_t queries = most <= 256 && !few_queries ? 128 : 64;
-  while (queries > 32 && bytes(queries) > shared_bytes) queries /= 2;
-  return {false, most, queries, kThreads, bytes(queries), fmt::format("#define QUERIES {}\n", queries)};
+  std::int64_t queries = most <= 128 && !few_queries ? 128 : 64, keys = 128;
+  if (bytes(queries, keys) > most_shared_bytes) queries = 64;
+  if (bytes(queries, keys) > most_shared_bytes) keys = 64;
+  return {
+      false, most, queries, kThreads, bytes(queries, keys), fmt::format("#define QUERIES {}\n#define KEYS {}\n", queries, keys)};
 }
 
 class AttentionKernel : public Kernel {
@@ -92,13 +94,14 @@ class AttentionKernel : public Kernel {
     else launch.nowhere();
     launch.place(outputs[0]).integer(queries).integer(keys_).integer(heads).integer(channels).number(scale_);
     for (const std::int64_t step : bias_steps_) launch.large(step);
+    // 16 bytes of q, k and v at a time; with tensor cores two elements of the bias and the result.
+    bool wide = channels % 8 == 0;
+    for (std::size_t i = 0; i < 3; ++i) wide = wide && address_of(inputs[i]) % 16 == 0;
     if (form_.tensor_cores) {
-      // 16 bytes of q, k and v at a time, two elements of the bias and the result.
-      bool wide = channels % 8 == 0 && address_of(outputs[0]) % 4 == 0;
-      for (int i = 0; i < 3; ++i) wide = wide && address_of(inputs[static_cast<std::size_t>(i)]) % 16 == 0;
+      wide = wide && address_of(outputs[0]) % 4 == 0;
       if (has_bias_) wide = wide && keys_ % 2 == 0 && address_of(inputs[3]) % 8 == 0;
-      launch.integer(wide);
     }
+    launch.integer(wide);
     launch.run({(queries + form_.queries - 1) / form_.queries, heads, batch}, {form_.threads}, form_.shared_bytes);
   }
 

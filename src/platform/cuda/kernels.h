@@ -15,8 +15,8 @@ namespace zoe::cuda {
 
 // True if bf16 products can go through mma.sync.
 bool has_tensor_cores(const Device& device);
-// What goes in front of product.cu and attention.cu.
-std::string tiles_source(DType dtype, bool tensor_cores);
+// What goes in front of the other kernels of our own.
+std::string tiles_source(DType dtype, bool tensor_cores, Activation activation = Activation::none);
 // Lets launches of the function ask for so many bytes of dynamic shared memory.
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
 
@@ -28,6 +28,8 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, c
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
+// conv by wgmma on devices of compute capability 9.0; null where it does not apply.
+std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);

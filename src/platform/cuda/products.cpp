@@ -72,7 +72,7 @@ class ProductKernel : public Kernel {
     if (node.opcode == Opcode::linear) x_[2] = out_w_ = rows_;
     taps_ = kernel_[0] * kernel_[1] * kernel_[2];
     tile_ = tile_for(*device_, dtype_, rows_, columns_);
-    const std::string source = tiles_source(dtype_, tile_.tensor_cores) +
+    const std::string source = tiles_source(dtype_, tile_.tensor_cores, attributes_.activation) +
                                fmt::format("#define {} {}\n", tile_.tensor_cores ? "COLUMNS" : "SIDE", tile_.columns) +
                                kProductSource;
     function_ = device_->function(source, "product", name(node.opcode));
@@ -144,7 +144,6 @@ class ProductKernel : public Kernel {
       else launch.nowhere();
     }
     launch.place(outputs[0]).integer(rows_).integer(channels_).integer(columns_);
-    launch.integer(attributes_.activation == Activation::none ? 0 : attributes_.activation == Activation::gelu_tanh ? 1 : 2);
     // 16 bytes of x and the weight at a time; of the result, two bf16 or four f32.
     const bool wide_loads = channels_ % 8 == 0 && address_of(inputs[0]) % 16 == 0 && address_of(weight) % 16 == 0;
     const bool wide_stores = dtype_ == DType::bf16 ? columns_ % 2 == 0 && address_of(outputs[0]) % 4 == 0
@@ -182,9 +181,11 @@ class ProductKernel : public Kernel {
 
 bool has_tensor_cores(const Device& device) { return device.vendor.column == kCuda.column && device.description.major >= 8; }
 
-std::string tiles_source(DType dtype, bool tensor_cores) {
+std::string tiles_source(DType dtype, bool tensor_cores, Activation activation) {
+  constexpr std::array<std::string_view, 3> kFunctions = {"", "zoe_gelu_tanh", "zoe_silu"};
   return prelude(kCudaDialect) +
-         fmt::format("#define BF16 {}\n#define TENSOR_CORES {}\n", dtype == DType::bf16 ? 1 : 0, tensor_cores ? 1 : 0) +
+         fmt::format("#define BF16 {}\n#define TENSOR_CORES {}\n#define ACTIVATION {}\n", dtype == DType::bf16 ? 1 : 0,
+                     tensor_cores ? 1 : 0, kFunctions[static_cast<std::size_t>(activation)]) +
          kTilesSource;
 }
 
@@ -199,6 +200,7 @@ void allow_shared_bytes(const Device& device, Function& function, std::size_t by
 }
 
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device) {
+  if (auto kernel = make_halo_conv(node, device)) return kernel;
   return std::make_unique<ProductKernel>(node, device);
 }
 

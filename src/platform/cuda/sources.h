@@ -4,8 +4,9 @@
 namespace zoe::cuda {
 
 extern const char* const kMovementSource;
-extern const char* const kTilesSource;  // in front of kProductSource and kAttentionSource
+extern const char* const kTilesSource;  // in front of those that follow
 extern const char* const kProductSource;
+extern const char* const kHaloConvSource;
 extern const char* const kAttentionSource;
 extern const char* const kConvLayoutSource;
 

@@ -6,7 +6,7 @@
 //
 // The text goes behind tiles.cu and definitions of
 //   CHANNELS  the widest head the program is for, a multiple of 64 without tensor cores, of 16 with them
-//   QUERIES   of a block, without tensor cores: 32, 64 or 128
+//   QUERIES, KEYS  without tensor cores: of a block and of a tile, 64 or 128
 //   WARPS, ROW_TILES, KEYS  with them: a warp makes 16 ROW_TILES queries, from KEYS keys at a time
 #define ATTENTION_ARGUMENTS                                                                                                   \
   const T *q, const T *k, const T *v, const float *bias, T *result, int queries, int keys, int heads, int channels, float scale, \
@@ -184,164 +184,185 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 
 #else
 
-#define KEYS 64               // in a tile
-#define CHUNK 64              // channels of k or v that are in shared memory at a time
-#define PER (QUERIES / 16)    // queries a thread
-#define KEY_STRIDE (KEYS + 4)  // keeps four neighbours aligned, and channels in different banks
-#define CHUNK_STRIDE (CHUNK + 4)
-#define CHUNK_FLOATS (CHUNK * KEY_STRIDE > KEYS * CHUNK_STRIDE ? CHUNK * KEY_STRIDE : KEYS * CHUNK_STRIDE)
+#define PER (QUERIES / 16)      // queries a thread
+#define KEYS_PER (KEYS / 16)    // keys a thread
+#define DEPTH 32                // channels of q and k in shared memory at a time
+#define KEY_STRIDE (KEYS + 4)   // keeps four neighbours aligned, and channels in different banks
 #define QUERY_STRIDE (QUERIES + 4)
+// Keys whose v is in shared memory at a time: as many as fit in the place of 64 keys' and queries' channels.
+#define VALUE_KEYS (CHANNELS <= 64 ? 64 : CHANNELS <= 128 ? 32 : CHANNELS <= 256 ? 16 : 8)
+#define CHUNK_FLOATS (DEPTH * (KEY_STRIDE + QUERY_STRIDE))
 
-// Where the weights of four queries for a key lie: 8 keys that 8 threads write at a time are in different banks.
-ZOE_FN int weight_place(int key, int query) {
-  return key * QUERIES + ((query / 4 ^ ((key / 4) & (QUERIES / 4 < 8 ? QUERIES / 4 - 1 : 7))) << 2);
+// e^x for x <= 0, 2 ulp off: the product with log2 e goes in two parts.
+ZOE_FN float weight_of(float x) {
+#if defined(__CUDA_ARCH__)
+  x = x < -150.0f ? -150.0f : x;  // whose power is 0; a NaN stays
+  const float high = x * 1.44269504f, low = __fmaf_rn(x, 1.44269504f, -high) + x * 1.92596299e-8f;
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(high));
+  return __fmaf_rn(power, low * 0.693147181f, power);
+#else
+  return zoe_exp_of_negative(x);
+#endif
 }
 
-// Thread i makes PER queries i / 16 * PER .. by 4 keys i % 16 * 4 .. of each tile, and of the results channels i % 16 * 4 .. of each
-// chunk. Four queries are read at a time.
-extern "C" __global__ __launch_bounds__(256) void attention(ATTENTION_ARGUMENTS) {
+// Where the weights of four queries for a key lie: threads that write at the same time have different keys / 4.
+ZOE_FN int weight_place(int key, int query) { return key * QUERIES + ((query / 4 ^ (key / 4 & 7)) << 2); }
+
+// DEPTH channels of `Rows` tokens, to [DEPTH][Rows + 4]: a warp takes 8 channels of 4 tokens at a time, all in different banks.
+template <int Rows> ZOE_FN void load_turned(float* to, const T* from, long step, int count, int channels) {
+  const int channel = threadIdx.x / 32 % 4 * 8 + threadIdx.x % 8, row = threadIdx.x / 128 * 4 + threadIdx.x % 32 / 8;
+  to += channel * (Rows + 4) + row;
+  const T* next = from + row * step + channel;
+#pragma unroll
+  for (int i = 0; i < Rows; i += 8, next += 8 * step) {
+    const bool there = channel < channels && row + i < count;
+    copy_element(to + i, there ? next : from, there);
+  }
+}
+
+// All channels of VALUE_KEYS keys, to [VALUE_KEYS][CHANNELS].
+ZOE_FN void load_values(float* to, const T* from, long step, int count, int channels, bool wide) {
+#if ASYNC_COPIES && !BF16
+  if (wide) {
+    for (int i = threadIdx.x; i < VALUE_KEYS * CHANNELS / 4; i += 256) {
+      const int row = i / (CHANNELS / 4), channel = i % (CHANNELS / 4) * 4;
+      const bool there = row < count && channel < channels;
+      const int bytes = there ? 16 : 0;
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned)__cvta_generic_to_shared(to + 4 * i)),
+                   "l"(there ? from + row * step + channel : from), "r"(bytes));
+    }
+    return;
+  }
+#endif
+  for (int i = threadIdx.x; i < VALUE_KEYS * CHANNELS; i += 256) {
+    const int row = i / CHANNELS, channel = i % CHANNELS;
+    const bool there = row < count && channel < channels;
+    copy_element(to + i, there ? from + row * step + channel : from, there);
+  }
+}
+
+// Four neighbours.
+ZOE_FN void read4(float* to, const float* from) {
+  const float4 four = *(const float4*)from;
+  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+// Thread i makes PER queries i / 16 * PER .. by keys i % 16 * 4 .. of each 64 of a tile, and of the results channels i % 16 * 4 .. of
+// each 64. Two chunks of q and k, or of v, are in shared memory: one arrives while the other is used.
+extern "C" __global__ __launch_bounds__(256) void attention(ATTENTION_ARGUMENTS, int wide) {
   extern __shared__ __align__(16) float shared[];
-  float* const q_tile = shared;                              // [CHANNELS][QUERY_STRIDE]
-  float* const weights = q_tile + CHANNELS * QUERY_STRIDE;   // [KEYS][QUERIES], see weight_place
-  float* const chunks = weights + KEYS * QUERIES;            // two of k [CHUNK][KEY_STRIDE] or v [KEYS][CHUNK_STRIDE]
+  float *const weights = shared, *const chunks = shared + KEYS * QUERIES;  // [KEYS][QUERIES], see weight_place
   const int thread = threadIdx.x, head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * QUERIES;
   const long step = (long)heads * channels;  // from one token to the next
-  q += ((long)batch * queries * heads + head) * channels;
+  q += ((long)batch * queries * heads + head) * channels + first * step;
   k += ((long)batch * keys * heads + head) * channels;
   v += ((long)batch * keys * heads + head) * channels;
-  result += ((long)batch * queries * heads + head) * channels;
-  if (bias) bias += batch * bias_batch + head * bias_head;
+  result += ((long)batch * queries * heads + head) * channels + first * step;
+  if (bias) bias += batch * bias_batch + head * bias_head + first * bias_query;
+  queries -= first;
 
-  const int chunk_channel = thread % CHUNK, chunk_row = thread / CHUNK;
-  constexpr int kRowsAtOnce = 256 / CHUNK;
-  for (int c = chunk_channel; c < CHANNELS; c += CHUNK)
-    for (int i = chunk_row; i < QUERIES; i += kRowsAtOnce) {
-      const bool there = c < channels && first + i < queries;
-      copy_element(q_tile + c * QUERY_STRIDE + i, there ? q + (first + i) * step + c : q, there);
-    }
-
-  // Chunks of k, then of v, of each tile of keys.
-  constexpr int parts = CHANNELS / CHUNK;
-  const int count = (keys + KEYS - 1) / KEYS * 2 * parts;
-  auto load = [&](int which) {
-    const int part = which % (2 * parts), key = which / (2 * parts) * KEYS;
-    const bool is_value = part >= parts;
-    const int channel = (is_value ? part - parts : part) * CHUNK + chunk_channel;
-    const T* const from = is_value ? v : k;
-    float* const to = chunks + which % 2 * CHUNK_FLOATS;
-    const int row_step = is_value ? CHUNK_STRIDE : 1, channel_step = is_value ? 1 : KEY_STRIDE;
-#pragma unroll 4
-    for (int i = chunk_row; i < KEYS; i += kRowsAtOnce) {
-      const bool there = channel < channels && key + i < keys;
-      copy_element(to + i * row_step + chunk_channel * channel_step, there ? from + (key + i) * step + channel : from, there);
-    }
+  constexpr int kLogitChunks = CHANNELS / DEPTH, kValueChunks = KEYS / VALUE_KEYS;
+  auto load_logit_chunk = [&](float* to, int begin, int part) {
+    const int channel = part * DEPTH;
+    load_turned<KEYS>(to, k + begin * step + channel, step, keys - begin, channels - channel);
+    load_turned<QUERIES>(to + DEPTH * KEY_STRIDE, q + channel, step, queries, channels - channel);
   };
-  load(0);
+  auto load_value_chunk = [&](float* to, int begin, int part) {
+    begin += part * VALUE_KEYS;
+    load_values(to, begin < keys ? v + begin * step : v, step, keys - begin, channels, wide);
+  };
+  int turn = 0;  // which chunk is used next
+  load_logit_chunk(chunks, 0, 0);
 
   const int my_query = thread / 16 * PER, my_column = thread % 16 * 4;
-  float sums[parts][PER][4], maximum[PER], weight_sum[PER];
+  float sums[PER][CHANNELS / 16], maximum[PER], weight_sum[PER];
 #pragma unroll
   for (int i = 0; i < PER; ++i) {
     maximum[i] = MINUS_INFINITY;
     weight_sum[i] = 0.0f;
 #pragma unroll
-    for (int j = 0; j < parts * 4; ++j) sums[j / 4][i][j % 4] = 0.0f;
+    for (int j = 0; j < CHANNELS / 16; ++j) sums[i][j] = 0.0f;
   }
 
-  int which = 0;
   for (int begin = 0; begin < keys; begin += KEYS) {
-    float logits[PER][4];
+    float logits[PER][KEYS_PER];
 #pragma unroll
-    for (int i = 0; i < PER * 4; ++i) logits[i / 4][i % 4] = 0.0f;
-    for (int part = 0; part < parts; ++part, ++which) {
+    for (int i = 0; i < PER; ++i)
+#pragma unroll
+      for (int j = 0; j < KEYS_PER; ++j) logits[i][j] = 0.0f;
+    for (int part = 0; part < kLogitChunks; ++part, turn ^= 1) {
       wait_for_copies();
-      load(which + 1);  // of v at the latest
-      const float *from = chunks + which % 2 * CHUNK_FLOATS + my_column, *qs = q_tile + part * CHUNK * QUERY_STRIDE + my_query;
+      float* const other = chunks + (turn ^ 1) * CHUNK_FLOATS;
+      if (part + 1 < kLogitChunks) load_logit_chunk(other, begin, part + 1);
+      else load_value_chunk(other, begin, 0);
+      const float *ks = chunks + turn * CHUNK_FLOATS + my_column, *qs = chunks + turn * CHUNK_FLOATS + DEPTH * KEY_STRIDE + my_query;
 #pragma unroll 8
-      for (int c = 0; c < CHUNK; ++c) {
-        const float4 key = *(const float4*)(from + c * KEY_STRIDE);
+      for (int c = 0; c < DEPTH; ++c) {
+        float query[PER], key[KEYS_PER];
 #pragma unroll
-        for (int i = 0; i < PER; i += PER < 4 ? PER : 4) {
-          float query[4];
-          if constexpr (PER >= 4) {
-            const float4 four = *(const float4*)(qs + c * QUERY_STRIDE + i);
-            query[0] = four.x, query[1] = four.y, query[2] = four.z, query[3] = four.w;
-          } else {
+        for (int i = 0; i < PER; i += 4) read4(query + i, qs + c * QUERY_STRIDE + i);
 #pragma unroll
-            for (int j = 0; j < PER; ++j) query[j] = qs[c * QUERY_STRIDE + j];
-          }
+        for (int j = 0; j < KEYS_PER; j += 4) read4(key + j, ks + c * KEY_STRIDE + 16 * j);
 #pragma unroll
-          for (int j = 0; j < (PER < 4 ? PER : 4); ++j) {
-            logits[i + j][0] = __fmaf_rn(query[j], key.x, logits[i + j][0]);
-            logits[i + j][1] = __fmaf_rn(query[j], key.y, logits[i + j][1]);
-            logits[i + j][2] = __fmaf_rn(query[j], key.z, logits[i + j][2]);
-            logits[i + j][3] = __fmaf_rn(query[j], key.w, logits[i + j][3]);
-          }
-        }
+        for (int i = 0; i < PER; ++i)
+#pragma unroll
+          for (int j = 0; j < KEYS_PER; ++j) logits[i][j] = __fmaf_rn(query[i], key[j], logits[i][j]);
       }
     }
 
-    float correction[PER];  // of what was summed so far, where a greater logit is found
+    const bool whole = begin + KEYS <= keys;
 #pragma unroll
     for (int i = 0; i < PER; ++i) {
       float next = maximum[i];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int query = first + my_query + i, key = begin + my_column + j;
-        float logit = logits[i][j] * scale;
-        if (bias && key < keys && query < queries) logit += bias[query * bias_query + key];
-        logits[i][j] = key < keys ? logit : MINUS_INFINITY;
+      for (int j = 0; j < KEYS_PER; ++j) {
+        const int key = begin + j / 4 * 64 + my_column + j % 4;
+        logits[i][j] *= scale;
+        if (bias && key < keys && my_query + i < queries) logits[i][j] += bias[(my_query + i) * bias_query + key];
+        if (!whole && key >= keys) logits[i][j] = MINUS_INFINITY;
         next = fmaxf(next, logits[i][j]);
       }
+#pragma unroll
       for (int other = 8; other > 0; other /= 2) next = fmaxf(next, __shfl_xor_sync(0xffffffffu, next, other));
       const float shift = next == MINUS_INFINITY ? 0.0f : next;  // no key so far: every weight is e^-inf = 0
-      correction[i] = zoe_exp_of_negative(maximum[i] - shift);
+      const float correction = weight_of(maximum[i] - shift);    // of what was summed so far
       maximum[i] = next;
       float added = 0.0f;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        logits[i][j] = zoe_exp_of_negative(logits[i][j] - shift);
+      for (int j = 0; j < KEYS_PER; ++j) {
+        logits[i][j] = weight_of(logits[i][j] - shift);
         added += logits[i][j];
       }
-      weight_sum[i] = weight_sum[i] * correction[i] + added;
+      weight_sum[i] = weight_sum[i] * correction + added;
+#pragma unroll
+      for (int j = 0; j < CHANNELS / 16; ++j) sums[i][j] *= correction;
     }
-    // The threads that share queries are half a warp.
-    __syncwarp();
+    // The threads that share queries are half a warp; the last tile's weights were read before the last barrier.
 #pragma unroll
-    for (int j = 0; j < 4; ++j)
+    for (int j = 0; j < KEYS_PER; ++j)
 #pragma unroll
-      for (int i = 0; i < PER; ++i) weights[weight_place(my_column + j, my_query + i) + (my_query + i) % 4] = logits[i][j];
-    __syncwarp();
+      for (int i = 0; i < PER; i += 4)
+        *(float4*)(weights + weight_place(j / 4 * 64 + my_column + j % 4, my_query + i)) =
+            make_float4(logits[i][j], logits[i + 1][j], logits[i + 2][j], logits[i + 3][j]);
 
-#pragma unroll  // so that the sums are registers
-    for (int part = 0; part < parts; ++part) {
+    for (int part = 0; part < kValueChunks; ++part, turn ^= 1) {
       wait_for_copies();
-      if (which + 1 < count) load(which + 1);
-      const float* const from = chunks + which % 2 * CHUNK_FLOATS + my_column;
-      ++which;
-#pragma unroll
-      for (int i = 0; i < PER * 4; ++i) sums[part][i / 4][i % 4] *= correction[i / 4];
+      float* const other = chunks + (turn ^ 1) * CHUNK_FLOATS;
+      if (part + 1 < kValueChunks) load_value_chunk(other, begin, part + 1);
+      else if (begin + KEYS < keys) load_logit_chunk(other, begin + KEYS, 0);
+      const float* const vs = chunks + turn * CHUNK_FLOATS + my_column;
 #pragma unroll 8
-      for (int j = 0; j < KEYS; ++j) {
-        const float4 value = *(const float4*)(from + j * CHUNK_STRIDE);
+      for (int j = 0; j < VALUE_KEYS; ++j) {
+        float weight[PER], value[CHANNELS / 16];
 #pragma unroll
-        for (int i = 0; i < PER; i += PER < 4 ? PER : 4) {
-          float weight[4];
-          if constexpr (PER >= 4) {
-            const float4 four = *(const float4*)(weights + weight_place(j, my_query + i));
-            weight[0] = four.x, weight[1] = four.y, weight[2] = four.z, weight[3] = four.w;
-          } else {
+        for (int i = 0; i < PER; i += 4) read4(weight + i, weights + weight_place(part * VALUE_KEYS + j, my_query + i));
 #pragma unroll
-            for (int n = 0; n < PER; ++n) weight[n] = weights[weight_place(j, my_query + n) + (my_query + n) % 4];
-          }
+        for (int n = 0; n < CHANNELS / 16; n += 4) read4(value + n, vs + j * CHANNELS + 16 * n);
 #pragma unroll
-          for (int n = 0; n < (PER < 4 ? PER : 4); ++n) {
-            sums[part][i + n][0] = __fmaf_rn(weight[n], value.x, sums[part][i + n][0]);
-            sums[part][i + n][1] = __fmaf_rn(weight[n], value.y, sums[part][i + n][1]);
-            sums[part][i + n][2] = __fmaf_rn(weight[n], value.z, sums[part][i + n][2]);
-            sums[part][i + n][3] = __fmaf_rn(weight[n], value.w, sums[part][i + n][3]);
-          }
-        }
+        for (int i = 0; i < PER; ++i)
+#pragma unroll
+          for (int n = 0; n < CHANNELS / 16; ++n) sums[i][n] = __fmaf_rn(weight[i], value[n], sums[i][n]);
       }
     }
   }
@@ -349,16 +370,15 @@ extern "C" __global__ __launch_bounds__(256) void attention(ATTENTION_ARGUMENTS)
 #pragma unroll
   for (int i = 0; i < PER; ++i) {
     float sum = weight_sum[i];
+#pragma unroll
     for (int other = 8; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
     const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;  // a query without any key: zeros
-    const int query = first + my_query + i;
-    if (query >= queries) continue;
+    if (my_query + i >= queries) continue;
 #pragma unroll
-    for (int part = 0; part < parts; ++part)
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (part * CHUNK + my_column + j < channels)
-          store1(result + query * step + part * CHUNK + my_column + j, sums[part][i][j] * inverse);
+    for (int n = 0; n < CHANNELS / 16; ++n) {
+      const int channel = n / 4 * 64 + my_column + n % 4;
+      if (channel < channels) store1(result + (my_query + i) * step + channel, sums[i][n] * inverse);
+    }
   }
 }
 

@@ -7,8 +7,6 @@
 // The text goes behind tiles.cu and a definition of
 //   COLUMNS   of a block: 32, 64, 96 or 128, if it multiplies on tensor cores
 //   SIDE      else the rows and columns of a block: 64 or 128
-#define ACTIVATION_GELU_TANH 1
-#define ACTIVATION_SILU 2
 
 // The places of the rows. `phases` 4: x is made twice as high and wide, and phase (row parity, column parity) has a 2 x 2 kernel
 // of its own, see upsampled_weight.h.
@@ -79,47 +77,8 @@ ZOE_FN void place_block(int row_blocks, int column_blocks, int& row_block, int& 
   column_block = (int)blockIdx.x % together / there;
 }
 
-// N neighbouring sums of a row to the result. `wide`: N elements may be moved as one.
-template <int N>
-ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, int activation, bool wide, const T* bias, const T* residual,
-                   T* result) {
-  const long place = row * columns + column;
-  if (bias) {
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (column + i < columns) sums[i] += load1(bias + column + i);
-  }
-  if (activation == ACTIVATION_GELU_TANH) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) sums[i] = zoe_gelu_tanh(sums[i]);
-  } else if (activation == ACTIVATION_SILU) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) sums[i] = zoe_silu(sums[i]);
-  }
-  if (residual) {
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (column + i < columns) sums[i] += load1(residual + place + i);
-  }
-#if TENSOR_CORES
-  if (wide && N == 2) {
-    if (column < columns) *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
-    return;
-  }
-#elif !BF16
-  if (wide && N == 4) {
-    if (column < columns) *(float4*)(result + place) = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    return;
-  }
-#endif
-#pragma unroll
-  for (int i = 0; i < N; ++i)
-    if (column + i < columns) store1(result + place + i, sums[i]);
-}
-
 #define PRODUCT_ARGUMENTS                                                                                                       \
-  const T *x, const T *weight, const T *bias, const T *residual, T *result, int rows, int channels, int columns, int activation, \
-      int wide_loads, int wide_stores, int t_, int h_, int w_, int out_h, int out_w, int kernel_t, int kernel_h, int kernel_w,    \
+  const T *x, const T *weight, const T *bias, const T *residual, T *result, int rows, int channels, int columns, int wide_loads, int wide_stores, int t_, int h_, int w_, int out_h, int out_w, int kernel_t, int kernel_h, int kernel_w,    \
       int stride_t, int stride_h, int stride_w, int pad_t, int pad_h, int pad_w, int shift
 #define WINDOW                                                                                                                \
   {t_,       h_,       w_,    out_h, out_w, kernel_t, kernel_h,        kernel_w,      stride_t, stride_h,                     \
@@ -231,7 +190,7 @@ extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
 #pragma unroll
       for (int j = 0; j < COLUMN_TILES; ++j) {
         float pair[2] = {sums[i][j][2 * k], sums[i][j][2 * k + 1]};
-        finish(pair, place, first_column + warp_column + 8 * j + lane % 4 * 2, columns, activation, wide_stores, bias, residual,
+        finish(pair, place, first_column + warp_column + 8 * j + lane % 4 * 2, columns, wide_stores, bias, residual,
                result);
       }
     }
@@ -319,7 +278,7 @@ extern "C" __global__ __launch_bounds__(256, 2) void product(PRODUCT_ARGUMENTS) 
     const long place = result_row(g, row);
 #pragma unroll
     for (int j = 0; j < GROUPS; ++j)
-      finish(sums[i / 4][i % 4][j], place, first_column + 64 * j + my_column, columns, activation, wide_stores, bias, residual, result);
+      finish(sums[i / 4][i % 4][j], place, first_column + 64 * j + my_column, columns, wide_stores, bias, residual, result);
   }
 }
 

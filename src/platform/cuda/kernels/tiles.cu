@@ -2,6 +2,7 @@
 // the prelude of generated kernels and
 //   BF16          what an element T is: 0 f32, 1 bf16
 //   TENSOR_CORES  1: bf16 is multiplied by mma.sync (compute capability 8.0)
+//   ACTIVATION    of a product: a function's name, or nothing
 #define MINUS_INFINITY __int_as_float(0xff800000)
 
 #if BF16
@@ -84,3 +85,37 @@ ZOE_FN unsigned bf16_pair(float low, float high) {
 }
 
 #endif
+
+
+// N neighbouring sums of a row to the result. `wide`: N elements may be moved as one.
+template <int N>
+ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, bool wide, const T* bias, const T* residual,
+                   T* result) {
+  const long place = row * columns + column;
+  if (bias) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (column + i < columns) sums[i] += load1(bias + column + i);
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) sums[i] = ACTIVATION(sums[i]);
+  if (residual) {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (column + i < columns) sums[i] += load1(residual + place + i);
+  }
+#if TENSOR_CORES
+  if (wide && N == 2) {
+    if (column < columns) *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
+    return;
+  }
+#elif !BF16
+  if (wide && N == 4) {
+    if (column < columns) *(float4*)(result + place) = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    return;
+  }
+#endif
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    if (column + i < columns) store1(result + place + i, sums[i]);
+}
