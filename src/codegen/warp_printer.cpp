@@ -28,7 +28,9 @@ constexpr std::int64_t kWarpBytes = 20 * 1024;  // of shared memory a warp may f
 constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over them
 constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
 constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
-constexpr std::int64_t kInFlight = 8;           // accesses to memory that a thread begins before it waits for the first
+constexpr std::int64_t kInFlight = 24;          // accesses to memory that a thread begins before it waits for the first
+constexpr std::int64_t kAhead = 1;
+constexpr std::int64_t kWrittenOut = 5;  // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
 
@@ -220,6 +222,23 @@ class WarpPrinter : public Printer {
     return total;
   }
 
+  // Of each column: of what all rows have in common, which each unit reads, and of what waits.
+  std::int64_t same_bytes() const {
+    std::size_t bytes = 0;
+    for (int pass = 0; pass < chain_.passes; ++pass) {
+      std::set<int> loads;
+      for (const int i : vectors_of(pass))
+        if (is_load(i) && is_same(i) && at(i).view.strides.back() == 1) loads.insert(access_of(i));
+      for (const int i : loads) bytes += size_of(operand_type(at(i)));
+    }
+    return static_cast<std::int64_t>(bytes);
+  }
+  std::int64_t row_bytes() const {
+    std::size_t bytes = 0;
+    for (const auto& [i, staged] : staged_) bytes += size_of(staged.dtype);
+    return static_cast<std::int64_t>(bytes);
+  }
+
   void choose_sizes() {
     if (flat_) {
       block_warps_ = 8;
@@ -238,7 +257,7 @@ class WarpPrinter : public Printer {
       block_warps_ = 4;
     } else {
       for (const std::int64_t warps : {4, 3, 2}) {
-        if (vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
+        if (same_bytes() <= row_bytes() || vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
         unit_warps_ = warps;
         rows_ = 1;
         while (unit_rows() < kBlockRows && rows_ * 2 <= vector_) rows_ *= 2;
@@ -414,81 +433,108 @@ class WarpPrinter : public Printer {
     const std::vector<int> order = vectors_of(pass);
     const auto is_copy = [&](int i) { return is_load(i) && staged(i) && staged(i)->pass == pass; };
     if (std::all_of(order.begin(), order.end(), is_copy)) return copies(order);
-    // What the rows need of their sums is with other threads.
-    std::set<int> row_values;
-    for (const int i : order)
-      if (!is_ready(i, pass))
-        for (const int argument : at(i).arguments)
-          if (at(argument).place == Place::row) row_values.insert(argument);
-    for (const int i : row_values) line("float u{}[{}];", i, shares());
-    if (!row_values.empty() && unit_warps_ > 1) {
-      std::vector<int> untold;
-      for (const int i : row_values)
-        if (told_.try_emplace(i, told_.size()).second) untold.push_back(i);
-      if (!untold.empty()) {
-        line("if (threadIdx.x % {} == 0) {{", sum_lanes_);
-        ++indent_;
-        for (const int i : untold) line("told[{} + {}] = v{};", told_.at(i) * unit_rows(), own_row(), i);
-        close_loop();
-        line("__syncthreads();");
-      }
-      open_loop("i", shares());
-      for (const int i : row_values) line("u{}[i] = told[{} + {}];", i, told_.at(i) * unit_rows(), row_of_share());
-      close_loop();
-    } else if (!row_values.empty()) {
-      open_loop("i", shares());
-      for (const int i : row_values) line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, {1} * {2});", i, row_of_share(), sum_lanes_);
-      close_loop();
-    }
-    std::set<int> same_loads, loads, waiting;
+    const std::set<int> row_values = tell_row_values(order, pass);
+
+    std::set<int> loads, fixed_loads, waiting;
     for (const int i : order) {
       if (is_ready(i, pass)) waiting.insert(place_of(i));
-      else if (is_load(i)) (is_same(i) ? same_loads : loads).insert(access_of(i));
+      else if (is_load(i)) (repeats(at(i).view) ? fixed_loads : loads).insert(access_of(i));
     }
-    // As many turns at once as keep memory busy.
-    const auto accesses = [&](int i) {
-      const bool is_run = at(i).view.strides.back() == 1;
-      return is_run ? std::max<std::int64_t>(1, vector_ * static_cast<std::int64_t>(size_of(operand_type(at(i)))) / kAccessBytes)
-                    : 1;
+    const auto declare_vectors = [&](const std::set<int>& of, const std::string& times) {
+      for (const int i : of) line("float x{}{}{}[{}];", i, times, is_same(i) ? "" : fmt::format("[{}]", shares()), vector_);
     };
-    std::int64_t in_turn = 0, batch = 1;
-    for (const int i : loads) in_turn += shares() * accesses(i);
-    for (const int i : same_loads) in_turn += accesses(i);
-    for (std::int64_t more = 2; more <= turns_ && more * in_turn <= kInFlight; ++more)
-      if (turns_ % more == 0) batch = more;
-    const std::string in_batch = batch > 1 ? "[u]" : "";
-    const auto declared = [&](int i, bool same) {
-      return fmt::format("x{}{}{}[{}]", i, batch > 1 ? fmt::format("[{}]", batch) : "", same ? "" : fmt::format("[{}]", shares()),
-                         vector_);
-    };
-    line("#pragma unroll 1");
-    line("for (int t = 0; t < {}; t += {}) {{", turns_, batch);
-    ++indent_;
-    const bool partial = turns_ * lanes_ * vector_ != chain_.columns();
-    const auto open_batch = [&] {
-      if (batch > 1) open_loop("u", batch);
-      line("const int c = ({} + {} * {}) * {};", lane(), lanes_, batch > 1 ? "(t + u)" : "t", vector_);
-      if (partial) line(fmt::runtime(batch > 1 ? "if (c >= {}) continue;" : "if (c >= {}) break;"), chain_.columns());
-    };
-    for (const int i : same_loads) line("float {};", declared(i, true));
-    for (const int i : loads) line("float {};", declared(i, false));
-    open_batch();
-    for (const int i : same_loads) load_vector(i, fmt::format("x{}{}", i, in_batch), fmt::format("p{}", i), true);
-    if (!loads.empty()) {
+    const auto load_vectors = [&](const std::set<int>& of, const std::string& slot) {
+      for (const int i : of)
+        if (is_same(i)) load_vector(i, fmt::format("x{}{}", i, slot), fmt::format("p{}", i), true);
+      if (std::all_of(of.begin(), of.end(), [&](int i) { return is_same(i); })) return;
       open_loop("i", shares());
-      for (const int i : loads) load_vector(i, fmt::format("x{}{}[i]", i, in_batch), fmt::format("p{}[i]", i), false);
+      for (const int i : of)
+        if (!is_same(i)) load_vector(i, fmt::format("x{}{}[i]", i, slot), fmt::format("p{}[i]", i), false);
+      close_loop();
+    };
+    const bool partial = turns_ * lanes_ * vector_ != chain_.columns();
+    const auto at_turn = [&](std::string_view turn) {
+      if (turn == "0") line("const int c = {} * {};", lane(), vector_);
+      else line("const int c = ({} + {} * {}) * {};", lane(), lanes_, turn, vector_);
+    };
+    if (!fixed_loads.empty()) {
+      line("// The same in every turn.");
+      declare_vectors(fixed_loads, "");
+      line("{{");
+      ++indent_;
+      at_turn("0");
+      load_vectors(fixed_loads, "");
       close_loop();
     }
-    if (batch > 1) {
+
+    // So that memory never waits: either a turn's accesses begin while the one before it is worked on, which takes turns that
+    // are written out, or those of several turns begin together.
+    const bool ahead =
+        kAhead != 0 && !staged_.empty() && !loads.empty() && turns_ > 1 && (turns_ <= kWrittenOut || turns_ % 2 == 0);
+    std::int64_t in_turn = 0, batch = 1;
+    for (const int i : loads) in_turn += (is_same(i) ? 1 : shares()) * accesses(i);
+    for (std::int64_t more = 2; !ahead && more <= turns_ && more * in_turn <= kInFlight; ++more)
+      if (turns_ % more == 0) batch = more;
+    std::string slot, turn;
+    int inner_loops = 0;
+    if (ahead) {
+      slot = "[t % 2]";
+      declare_vectors(loads, "[2]");
+      line("{{");
+      ++indent_;
+      at_turn("0");
+      if (partial) line("if (c < {}) {{", chain_.columns());
+      load_vectors(loads, "[0]");
+      if (partial) line("}}");
       close_loop();
+      const bool in_pairs = turns_ % 2 == 0;
+      line("#pragma unroll {}", in_pairs ? 1 : turns_);
+      line("for (int t = 0; t < {}; t += {}) {{", turns_, in_pairs ? 2 : 1);
+      ++indent_;
+      if (in_pairs) {
+        open_loop("u", 2);
+        slot = "[u]";
+      }
+      turn = in_pairs ? "(t + u)" : "t";
+      const std::string next = in_pairs ? "(t + u + 1)" : "(t + 1)";
+      line("if ({} < {}) {{", next, turns_);
+      ++indent_;
+      at_turn(next);
+      if (partial) line("if (c < {}) {{", chain_.columns());
+      load_vectors(loads, in_pairs ? "[1 - u]" : "[(t + 1) % 2]");
+      if (partial) line("}}");
+      close_loop();
+      at_turn(turn);
+      if (partial) line(fmt::runtime(in_pairs ? "if (c >= {}) continue;" : "if (c >= {}) break;"), chain_.columns());
+      inner_loops = in_pairs ? 1 : 0;
+    } else {
+      line("#pragma unroll 1");
+      line("for (int t = 0; t < {}; t += {}) {{", turns_, batch);
+      ++indent_;
+      if (batch > 1) slot = "[u]";
+      const auto open_batch = [&] {
+        if (batch > 1) open_loop("u", batch);
+        at_turn(batch > 1 ? "(t + u)" : "t");
+        if (partial) line(fmt::runtime(batch > 1 ? "if (c >= {}) continue;" : "if (c >= {}) break;"), chain_.columns());
+      };
+      declare_vectors(loads, batch > 1 ? fmt::format("[{}]", batch) : "");
       open_batch();
+      load_vectors(loads, slot);
+      if (batch > 1) {
+        close_loop();
+        open_batch();
+        inner_loops = 1;
+      }
     }
-    const std::set<int> rounded_later = rounded_by_readers(order, pass);
+    const auto loaded = [&](int i, std::string_view element) {
+      return fmt::format("x{}{}{}[{}]", access_of(i), fixed_loads.contains(access_of(i)) ? "" : slot, is_same(i) ? "" : "[i]",
+                         element);
+    };
+
     // Once for all rows.
-    std::vector<int> same_work;
-    std::set<int> same_results, same_operands;
+    std::set<int> same_work, same_results, same_operands;
     for (const int i : order)
-      if (is_same(i) && !is_load(i) && !is_ready(i, pass)) same_work.push_back(i);
+      if (is_same(i) && !is_load(i) && !is_ready(i, pass)) same_work.insert(i);
     for (const int i : same_work) {
       same_operands.insert(at(i).arguments.begin(), at(i).arguments.end());
       if (targets.contains(i)) same_results.insert(i);
@@ -496,19 +542,25 @@ class WarpPrinter : public Printer {
     for (const int i : order)
       if (!is_same(i) && !is_ready(i, pass))
         for (const int argument : at(i).arguments)
-          if (std::find(same_work.begin(), same_work.end(), argument) != same_work.end()) same_results.insert(argument);
-    const auto load_name = [&](int i) { return fmt::format("x{}{}{}", access_of(i), in_batch, is_same(i) ? "" : "[i]"); };
+          if (same_work.contains(argument)) same_results.insert(argument);
     if (!same_work.empty()) {
       for (const int i : same_results) line("float x{}[{}];", i, vector_);
       open_loop("e", vector_);
       for (const int i : order) {
-        if (!is_same(i) || is_ready(i, pass) || (is_load(i) && !same_operands.contains(i))) continue;
-        if (is_load(i)) line("const float v{} = {}[{}];", i, load_name(i), element(i));
-        else value(i);
+        if (is_load(i) && !is_ready(i, pass) && same_operands.contains(i)) line("const float v{} = {};", i, loaded(i, element(i)));
+        if (same_work.contains(i)) value(i);
         if (same_results.contains(i)) line("x{0}[e] = v{0};", i);
       }
       close_loop();
     }
+
+    const auto is_used = [&](int same) {
+      return std::any_of(order.begin(), order.end(), [&](int i) {
+        const auto& arguments = at(i).arguments;
+        return !is_same(i) && !is_ready(i, pass) && std::find(arguments.begin(), arguments.end(), same) != arguments.end();
+      });
+    };
+    const std::set<int> rounded_later = rounded_by_readers(order, pass);
     open_loop("i", shares());
     for (const int i : row_values) line("const float v{0} = u{0}[i];", i);
     for (const int i : waiting) {
@@ -519,34 +571,85 @@ class WarpPrinter : public Printer {
     open_loop("e", vector_);
     for (const int i : order) {
       if (is_ready(i, pass)) line("const float v{} = x{}[{}];", i, place_of(i), element(i));
-      else if (is_load(i)) line("const float v{} = {}[{}];", i, load_name(i), element(i));
+      else if (is_load(i) && (!is_same(i) || is_used(i))) line("const float v{} = {};", i, loaded(i, element(i)));
       else if (!is_same(i)) value(i, rounded_later);
       else if (same_results.contains(i)) line("const float v{0} = x{0}[e];", i);
-      if (targets.contains(i)) line("y{0}[e] = v{0};", i);
+      if (targets.contains(i)) line("y{}[e] = {};", i, is_load(i) ? loaded(i, "e") : fmt::format("v{}", i));
     }
     close_loop();
     for (const auto& [i, staged] : staged_)
       if (staged.pass == pass) line("store(s{0} + {1} * {2} + c, y{0});", i, row_of_share(), staged.pitch);
+    const std::vector<std::size_t> stores = stores_of(pass);
+    // A thread that has all rows writes the last one several times instead: that costs no branch.
+    if (!stores.empty() && together() > 1) line("if (first + {} >= count) continue;", row_of_share());
+    for (const std::size_t s : stores)
+      line("store(w{}[i] + {}, y{});", s, offset_of(chain_.stores[s].view), chain_.stores[s].instruction);
+    close_loop();
+    if (inner_loops > 0) close_loop();
+    close_loop();
+    if (std::any_of(staged_.begin(), staged_.end(), [&](const auto& s) { return s.second.pass == pass; })) line("{}", barrier());
+  }
+
+  std::vector<std::size_t> stores_of(int pass) const {
     std::vector<std::size_t> stores;
     for (std::size_t s = 0; s < chain_.stores.size(); ++s)
       if (is_column(chain_.stores[s].instruction) && at(chain_.stores[s].instruction).pass == pass) stores.push_back(s);
-    if (!stores.empty()) {
-      if (stores.size() > 1) line("if (first + {} >= count) continue;", row_of_share());
-      for (const std::size_t s : stores)
-        line("{}store(w{}[i] + {}, y{});", stores.size() > 1 ? "" : fmt::format("if (first + {} < count) ", row_of_share()), s,
-             offset_of(chain_.stores[s].view), chain_.stores[s].instruction);
+    return stores;
+  }
+
+  // Accesses of a thread to a vector in memory.
+  std::int64_t accesses(int i) const {
+    if (at(i).view.strides.back() != 1) return 1;
+    return std::max<std::int64_t>(1, vector_ * static_cast<std::int64_t>(size_of(operand_type(at(i)))) / kAccessBytes);
+  }
+
+  // Whether a thread finds the same elements in each of its turns: those of a rotary table, one for all heads.
+  bool repeats(const View& view) const {
+    std::int64_t period = 1;
+    for (std::size_t a = chain_.axes.size(); a-- > static_cast<std::size_t>(chain_.row_axes);) {
+      period *= chain_.axes[a];
+      if (view.strides[a] == 0) continue;
+      if (static_cast<int>(a) == chain_.row_axes || lanes_ * vector_ % period != 0) return false;
+    }
+    return turns_ > 1;
+  }
+
+  // The values of rows that the vectors of a pass need are with the threads that have summed: u holds them for each of a thread's
+  // rows.
+  std::set<int> tell_row_values(const std::vector<int>& order, int pass) {
+    std::set<int> row_values;
+    for (const int i : order)
+      if (!is_ready(i, pass))
+        for (const int argument : at(i).arguments)
+          if (at(argument).place == Place::row) row_values.insert(argument);
+    if (row_values.empty()) return row_values;
+    if (unit_warps_ > 1) {
+      std::vector<int> untold;
+      for (const int i : row_values)
+        if (told_.try_emplace(i, told_.size()).second) untold.push_back(i);
+      if (!untold.empty()) {
+        line("if (threadIdx.x % {} == 0) {{", sum_lanes_);
+        ++indent_;
+        for (const int i : untold) line("told[{} + {}] = v{};", told_.at(i) * unit_rows(), own_row(), i);
+        close_loop();
+        line("__syncthreads();");
+      }
+    }
+    for (const int i : row_values) line("float u{}[{}];", i, shares());
+    open_loop("i", shares());
+    for (const int i : row_values) {
+      if (unit_warps_ > 1) line("u{}[i] = told[{} + {}];", i, told_.at(i) * unit_rows(), row_of_share());
+      else line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, {1} * {2});", i, row_of_share(), sum_lanes_);
     }
     close_loop();
-    if (batch > 1) close_loop();
-    close_loop();
-    if (std::any_of(staged_.begin(), staged_.end(), [&](const auto& s) { return s.second.pass == pass; })) line("{}", barrier());
+    return row_values;
   }
 
   // Rows go from memory to shared memory as they are.
   void copies(const std::vector<int>& order) {
     std::set<int> loads;
     for (const int i : order) loads.insert(access_of(i));
-    const std::int64_t unroll = std::max<std::int64_t>(1, std::min(turns_, 2 * kInFlight / shares()));
+    const std::int64_t unroll = std::max<std::int64_t>(1, std::min(turns_, kInFlight / shares()));
     line("#pragma unroll {}", unroll);
     line("for (int t = 0; t < {}; ++t) {{", turns_);
     ++indent_;
@@ -599,7 +702,7 @@ class WarpPrinter : public Printer {
     std::set<int> loads;
     for (const int i : chain_.evaluated(0))
       if (is_load(i)) loads.insert(access_of(i));
-    return std::clamp<std::int64_t>(kInFlight / std::max<std::int64_t>(1, static_cast<std::int64_t>(loads.size())), 1, 4);
+    return loads.size() <= 2 ? 4 : loads.size() <= 4 ? 2 : 1;
   }
 
   void open_elements() {
