@@ -23,7 +23,7 @@ namespace {
 constexpr int kMostCandidates = 16;
 constexpr std::uint64_t kMostWorkspaceBytes = std::uint64_t{32} << 20;
 // Looking for the fastest ends after this long: for one product (after a first look at every candidate), and for all of them.
-constexpr double kMostMsEach = 300, kMostMs = 2500;
+constexpr double kMostMsEach = 250, kMostMs = 2500;
 
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -327,11 +327,10 @@ std::vector<LtCandidate> Cublaslt::candidates(const LtProblem& problem) const {
 // decide between them otherwise, another way in every run. They run in turns, which levels the clock's slower moods.
 std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::vector<LtCandidate>& offered, const Bench& bench,
                                            std::vector<double>& medians) {
-  constexpr std::size_t kRounds = 5, kFirstRounds = 2;
+  constexpr std::size_t kRounds = 7, kFirstRounds = 2;
   constexpr double kFarBehind = 1.15, kEqual = 1.01;
-  constexpr double kWakingMs = 50;  // a device that did nothing so far runs slowly, or faster than it can for long
   constexpr double kShortMs = 0.5;  // shorter ones run several times between two looks at the clock
-  const double start = now_ms();
+  constexpr double kWakingMs = 300, kHeavyMs = 0.1;
   std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<double> once;
@@ -339,8 +338,13 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
     bench.time(1, problem, each);  // loads its program
     once.push_back(bench.time(1, problem, each));
   }
-  if (measured_ms_ == 0)
-    for (int i = 0; i < 1000 && now_ms() - start < kWakingMs; ++i) bench.time(1, problem, offered[0]);
+  if (!awake_ && once[0] > kHeavyMs) {
+    // A device that did nothing so far runs faster than its power allows for long, which other algorithms win.
+    for (double begin = now_ms(); now_ms() - begin < kWakingMs;)
+      if (!(bench.time(8, problem, offered[0]) < kMostMsEach)) break;
+    awake_ = true;
+  }
+  const double start = now_ms();
   std::vector<std::vector<double>> times(offered.size());
   medians = once;
   for (std::size_t round = 0; round < kRounds && now_ms() - start < kMostMsEach; ++round) {
@@ -354,12 +358,9 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
     const double best = *std::min_element(medians.begin(), medians.end());
     std::erase_if(order, [&](std::size_t i) { return medians[i] > kFarBehind * best; });
   }
-  measured_ms_ += now_ms() - start;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return medians[a] < medians[b]; });
-  const double best = medians[order.front()];
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(medians[a] > kEqual * best, a) < std::pair(medians[b] > kEqual * best, b);
-  });
+  const double equal = kEqual * *std::min_element(medians.begin(), medians.end());
+  const auto rank = [&](std::size_t i) { return std::pair(medians[i] > equal ? medians[i] : 0.0, i); };
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rank(a) < rank(b); });
   return order;
 }
 
@@ -374,7 +375,9 @@ std::optional<LtChoice> Cublaslt::fastest(const LtProblem& problem, const std::v
   std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<double> medians;
+  const double start = now_ms();
   if (measure) order = by_time(problem, offered, bench, medians);
+  measured_ms_ += now_ms() - start;
   for (const std::size_t i : order) {
     if (!bench.rounds_once(problem, offered[i])) continue;
     log(LogLevel::detail, fmt::format("cuBLASLt: {} takes number {} of {}, {}{}", problem.text(), i + 1, offered.size(),
