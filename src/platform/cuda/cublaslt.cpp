@@ -133,7 +133,7 @@ void AlgorithmCache::reject(const LtProblem& problem, std::string_view why) { ca
 // Random operands of one problem on the device, and a clock there. `ready` is false if there is no room for them.
 class Cublaslt::Bench {
  public:
-  Bench(const Device& device, const Cublaslt& library, const LtProblem& problem)
+  Bench(Device& device, const Cublaslt& library, const LtProblem& problem)
       : api_(device.api), library_(library), stream_(device.memory_stream()) {
     const auto bytes = [&](std::int64_t rows, std::int64_t columns) {
       const auto size = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns) * size_of(problem.dtype);
@@ -148,12 +148,14 @@ class Cublaslt::Bench {
     const std::size_t random_bytes = total;
     operands_.result = reserve(bytes(problem.rows, problem.columns));
     workspace_ = reserve(kMostWorkspaceBytes);
-    if (api_.memory_allocate_async(&memory_, total, stream_) != kSuccess) {
-      memory_ = 0;
+    try {
+      memory_ = device.allocate(total, "measuring a product");
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::out_of_memory) throw;
       return;
     }
     for (Address* place : {&operands_.x, &operands_.weight, &operands_.bias, &operands_.residual, &operands_.result, &workspace_})
-      *place += memory_;
+      *place += start();
     if (!problem.bias) operands_.bias = 0;
     if (!problem.residual) operands_.residual = 0;
     ready =
@@ -162,7 +164,6 @@ class Cublaslt::Bench {
   ~Bench() {
     if (begin_) api_.event_destroy(begin_);
     if (end_) api_.event_destroy(end_);
-    if (memory_) api_.memory_free_async(memory_, stream_);
   }
   Bench(const Bench&) = delete;
   Bench& operator=(const Bench&) = delete;
@@ -210,6 +211,7 @@ class Cublaslt::Bench {
   bool ready = false;
 
  private:
+  Address start() const { return reinterpret_cast<Address>(memory_->data); }
   bool run(const LtProblem& problem, const LtCandidate& candidate) const {
     try {
       library_.multiply(problem, {candidate.algorithm, candidate.workspace_bytes}, operands_, workspace_, stream_);
@@ -229,10 +231,10 @@ class Cublaslt::Bench {
     for (float& value : values) value = normal(generator);
     std::vector<std::byte> block(values.size() * size_of(dtype));
     convert(values.data(), DType::f32, block.data(), dtype, values.size());
-    if (api_.copy_to_device_async(memory_, block.data(), block.size(), stream_) != kSuccess) return false;
+    if (api_.copy_to_device_async(start(), block.data(), block.size(), stream_) != kSuccess) return false;
     for (std::size_t filled = block.size(); filled < size;) {
       const std::size_t more = std::min(filled, size - filled);
-      if (api_.copy_async(memory_ + filled, memory_, more, stream_) != kSuccess) return false;
+      if (api_.copy_async(start() + filled, start(), more, stream_) != kSuccess) return false;
       filled += more;
     }
     return api_.stream_synchronize(stream_) == kSuccess;
@@ -243,7 +245,7 @@ class Cublaslt::Bench {
   const StreamHandle stream_;
   LtOperands operands_;
   Address workspace_ = 0;
-  Address memory_ = 0;
+  std::shared_ptr<Buffer> memory_;
   EventHandle begin_ = nullptr, end_ = nullptr;
 };
 
