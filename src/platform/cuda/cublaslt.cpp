@@ -23,7 +23,7 @@ namespace {
 constexpr int kMostCandidates = 16;
 constexpr std::uint64_t kMostWorkspaceBytes = std::uint64_t{32} << 20;
 // Looking for the fastest ends after this long: for one product (after a first look at every candidate), and for all of them.
-constexpr double kMostMsEach = 300, kMostMs = 2500;
+constexpr double kMostMsEach = 250, kMostMs = 2500;
 
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -133,7 +133,7 @@ void AlgorithmCache::reject(const LtProblem& problem, std::string_view why) { ca
 // Random operands of one problem on the device, and a clock there. `ready` is false if there is no room for them.
 class Cublaslt::Bench {
  public:
-  Bench(const Device& device, const Cublaslt& library, const LtProblem& problem)
+  Bench(Device& device, const Cublaslt& library, const LtProblem& problem)
       : api_(device.api), library_(library), stream_(device.memory_stream()) {
     const auto bytes = [&](std::int64_t rows, std::int64_t columns) {
       const auto size = static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns) * size_of(problem.dtype);
@@ -148,12 +148,14 @@ class Cublaslt::Bench {
     const std::size_t random_bytes = total;
     operands_.result = reserve(bytes(problem.rows, problem.columns));
     workspace_ = reserve(kMostWorkspaceBytes);
-    if (api_.memory_allocate_async(&memory_, total, stream_) != kSuccess) {
-      memory_ = 0;
+    try {
+      memory_ = device.allocate(total, "measuring a product");
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::out_of_memory) throw;
       return;
     }
     for (Address* place : {&operands_.x, &operands_.weight, &operands_.bias, &operands_.residual, &operands_.result, &workspace_})
-      *place += memory_;
+      *place += start();
     if (!problem.bias) operands_.bias = 0;
     if (!problem.residual) operands_.residual = 0;
     ready =
@@ -162,7 +164,6 @@ class Cublaslt::Bench {
   ~Bench() {
     if (begin_) api_.event_destroy(begin_);
     if (end_) api_.event_destroy(end_);
-    if (memory_) api_.memory_free_async(memory_, stream_);
   }
   Bench(const Bench&) = delete;
   Bench& operator=(const Bench&) = delete;
@@ -210,6 +211,7 @@ class Cublaslt::Bench {
   bool ready = false;
 
  private:
+  Address start() const { return reinterpret_cast<Address>(memory_->data); }
   bool run(const LtProblem& problem, const LtCandidate& candidate) const {
     try {
       library_.multiply(problem, {candidate.algorithm, candidate.workspace_bytes}, operands_, workspace_, stream_);
@@ -229,10 +231,10 @@ class Cublaslt::Bench {
     for (float& value : values) value = normal(generator);
     std::vector<std::byte> block(values.size() * size_of(dtype));
     convert(values.data(), DType::f32, block.data(), dtype, values.size());
-    if (api_.copy_to_device_async(memory_, block.data(), block.size(), stream_) != kSuccess) return false;
+    if (api_.copy_to_device_async(start(), block.data(), block.size(), stream_) != kSuccess) return false;
     for (std::size_t filled = block.size(); filled < size;) {
       const std::size_t more = std::min(filled, size - filled);
-      if (api_.copy_async(memory_ + filled, memory_, more, stream_) != kSuccess) return false;
+      if (api_.copy_async(start() + filled, start(), more, stream_) != kSuccess) return false;
       filled += more;
     }
     return api_.stream_synchronize(stream_) == kSuccess;
@@ -243,7 +245,7 @@ class Cublaslt::Bench {
   const StreamHandle stream_;
   LtOperands operands_;
   Address workspace_ = 0;
-  Address memory_ = 0;
+  std::shared_ptr<Buffer> memory_;
   EventHandle begin_ = nullptr, end_ = nullptr;
 };
 
@@ -327,11 +329,10 @@ std::vector<LtCandidate> Cublaslt::candidates(const LtProblem& problem) const {
 // decide between them otherwise, another way in every run. They run in turns, which levels the clock's slower moods.
 std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::vector<LtCandidate>& offered, const Bench& bench,
                                            std::vector<double>& medians) {
-  constexpr std::size_t kRounds = 5, kFirstRounds = 2;
+  constexpr std::size_t kRounds = 7, kFirstRounds = 2;
   constexpr double kFarBehind = 1.15, kEqual = 1.01;
-  constexpr double kWakingMs = 50;  // a device that did nothing so far runs slowly, or faster than it can for long
   constexpr double kShortMs = 0.5;  // shorter ones run several times between two looks at the clock
-  const double start = now_ms();
+  constexpr double kWakingMs = 300, kHeavyMs = 0.1;
   std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<double> once;
@@ -339,8 +340,13 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
     bench.time(1, problem, each);  // loads its program
     once.push_back(bench.time(1, problem, each));
   }
-  if (measured_ms_ == 0)
-    for (int i = 0; i < 1000 && now_ms() - start < kWakingMs; ++i) bench.time(1, problem, offered[0]);
+  if (!awake_ && once[0] > kHeavyMs) {
+    // A device that did nothing so far runs faster than its power allows for long, which other algorithms win.
+    for (double begin = now_ms(); now_ms() - begin < kWakingMs;)
+      if (!(bench.time(8, problem, offered[0]) < kMostMsEach)) break;
+    awake_ = true;
+  }
+  const double start = now_ms();
   std::vector<std::vector<double>> times(offered.size());
   medians = once;
   for (std::size_t round = 0; round < kRounds && now_ms() - start < kMostMsEach; ++round) {
@@ -354,12 +360,9 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
     const double best = *std::min_element(medians.begin(), medians.end());
     std::erase_if(order, [&](std::size_t i) { return medians[i] > kFarBehind * best; });
   }
-  measured_ms_ += now_ms() - start;
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return medians[a] < medians[b]; });
-  const double best = medians[order.front()];
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(medians[a] > kEqual * best, a) < std::pair(medians[b] > kEqual * best, b);
-  });
+  const double equal = kEqual * *std::min_element(medians.begin(), medians.end());
+  const auto rank = [&](std::size_t i) { return std::pair(medians[i] > equal ? medians[i] : 0.0, i); };
+  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return rank(a) < rank(b); });
   return order;
 }
 
@@ -374,7 +377,9 @@ std::optional<LtChoice> Cublaslt::fastest(const LtProblem& problem, const std::v
   std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::vector<double> medians;
+  const double start = now_ms();
   if (measure) order = by_time(problem, offered, bench, medians);
+  measured_ms_ += now_ms() - start;
   for (const std::size_t i : order) {
     if (!bench.rounds_once(problem, offered[i])) continue;
     log(LogLevel::detail, fmt::format("cuBLASLt: {} takes number {} of {}, {}{}", problem.text(), i + 1, offered.size(),

@@ -27,7 +27,8 @@ struct LtProblem {
 };
 
 struct LtOperands {
-  Address x = 0, weight = 0, bias = 0, residual = 0, result = 0;  // bias and residual: 0 if there is none
+  Address x = 0, weight = 0, bias = 0, residual = 0,
+          result = 0;  // bias and residual: 0 if there is none; result: a place of its own
 };
 
 struct LtChoice {
@@ -83,6 +84,7 @@ class Cublaslt {
   AlgorithmCache cache_;
   std::map<std::string, std::optional<LtChoice>> chosen_;  // by the problem's text
   double measured_ms_ = 0;
+  bool awake_ = false;  // the device is as warm, and its clock as low, as in a long run
 };
 
 }  // namespace zoe::cuda

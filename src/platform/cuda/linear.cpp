@@ -40,8 +40,8 @@ class LinearKernel : public Kernel {
     return choice_.workspace_bytes ? choice_.workspace_bytes + Cublaslt::kWorkspaceAlignment : 0;
   }
   std::string weight_layout(int) const override { return layout_; }
-  // The library may read the residual where it writes the result.
-  bool can_overwrite(int input, int) const override { return problem_.residual && input == (problem_.bias ? 3 : 2); }
+  // Not even the residual may be overwritten: where it lies in the result's place the library adds the sums to it in memory, and
+  // rounds them to bf16 before.
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     LtOperands operands{.x = address_of(inputs[0]), .weight = address_of(inputs[1])};
