@@ -500,7 +500,7 @@ Status fake_stream_create(StreamHandle* stream, unsigned flags) {
 }
 Status fake_stream_destroy(StreamHandle stream) {
   Call call("stream_destroy", true);
-  if (fake().capturing.erase(stream)) fake().problem("stream_destroy while capturing", kInvalidHandle);
+  if (fake().capturing.erase(stream) && !fake().lost) fake().problem("stream_destroy while capturing", kInvalidHandle);
   return unmake(fake().streams, stream, "stream_destroy", call);
 }
 Status fake_stream_synchronize(StreamHandle stream) {
