@@ -140,7 +140,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
 // What fails here fails because the device is lost: there is nothing left to free then.
 Device::~Device() {
   api.context_set_current(context_);
-  for (const auto& [key, module] : modules_) api.module_unload(module);
+  for (auto module = loaded_.rbegin(); module != loaded_.rend(); ++module) api.module_unload(*module);
   api.memory_free_async(fault, memory_stream_);
   api.stream_synchronize(memory_stream_);
   api.stream_destroy(memory_stream_);
@@ -231,7 +231,11 @@ Function Device::function(const std::string& source, const std::string& name, st
   const std::lock_guard lock(mutex_);
   const std::string key = recipe.key();
   auto found = modules_.find(key);
-  if (found == modules_.end()) found = modules_.emplace(key, load(recipe, what)).first;
+  if (found == modules_.end()) {
+    loaded_.reserve(loaded_.size() + 1);
+    found = modules_.emplace(key, load(recipe, what)).first;
+    loaded_.push_back(found->second);
+  }
   Function function{.name = name};
   make_current();
   check_status(api.module_function(&function.handle, found->second, name.c_str()), "finding a function", name);

@@ -127,6 +127,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::mutex mutex_;                    // of what follows
   KernelCache cache_;
   std::map<std::string, ModuleHandle> modules_;  // by the recipe's key
+  std::vector<ModuleHandle> loaded_;             // the same in the order of their loading
   int compiler_major_ = 0, compiler_minor_ = 0;
 };
 

@@ -1,0 +1,542 @@
+// The CUDA platform on fake drivers (fake_driver.h): the same program makes the same calls under every vendor's names, all of them
+// with valid handles and bounds; and whatever call fails, the answer is one clear line, with nothing left behind.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "compiler/compile.h"
+#include "compiler/run.h"
+#include "cuda/fake.h"
+#include "ir/trace.h"
+#include "ops/norm_scale_shift.h"
+#include "testing/run_command.h"
+#include "testing/temporary_folder.h"
+
+namespace zoe::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+const cuda::Vendor* const kVendors[] = {&cuda::kCuda, &cuda::kMusa, &cuda::kRocm};
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream all(text);
+  for (std::string line; std::getline(all, line);) lines.push_back(line);
+  return lines;
+}
+
+// A graph with each family of kernels: products, a convolution, attention, generated chains, rows of a table, joined parts.
+Graph every_kernel(DType dtype) {
+  constexpr std::int64_t kTokens = 24, kWidth = 64;
+  const Value table = input("table", dtype, {10, kWidth}), indices = input("indices", DType::i32, {kTokens});
+  const Value scale = input("scale", DType::f32, {1, 1, kWidth}), shift = input("shift", DType::f32, {1, 1, kWidth});
+  const Value rows = reshape(gather(table, indices), {1, kTokens, kWidth});
+  const Value normed = norm_scale_shift(rows, scale, shift);
+  const Value mixed = linear(normed, parameter("w", dtype, {kWidth, kWidth}),
+                             {.bias = parameter("b", dtype, {kWidth}, 1), .activation = Activation::gelu_tanh});
+  const Value heads = reshape(mixed, {1, kTokens, 2, kWidth / 2});
+  const Value attended = reshape(attention(heads, heads, heads, 0.125), {1, kTokens, kWidth});
+  const Value frames = reshape(concat({attended, rows}, 1), {2, 4, 6, kWidth});
+  const Value convolved =
+      conv(frames, parameter("c", dtype, {8, kWidth, 1, 3, 3}, 2), {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}});
+  return make_graph("every kernel", {table, indices, scale, shift}, {convolved});
+}
+
+// Opens the platform, moves bytes both ways, builds and runs the graph, frees all. Throws what the platform throws.
+void use(const FakeVendor& fake, const fs::path& cache, const std::vector<DType>& dtypes = {DType::f32, DType::bf16}) {
+  const auto platform = open_platform(fake.vendor.platform, fake.options(cache));
+  platform->info();
+  const auto stream = platform->make_stream();
+  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{4097}, std::size_t{20} << 20}) {
+    std::vector<std::byte> bytes(size), back(size);
+    for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i * 7 + i / 251);
+    const auto buffer = platform->allocate(size + 3, "bytes");
+    platform->upload(*stream, bytes.data(), {buffer.get(), 3}, size);
+    platform->download(*stream, {buffer.get(), 3}, back.data(), size);
+    EXPECT_EQ(bytes, back) << size;
+    std::byte first{0xff};
+    platform->download(*stream, {buffer.get(), 0}, &first, 1);
+    EXPECT_EQ(first, std::byte{0}) << "memory is zeroed when it is allocated";
+  }
+  for (const DType dtype : dtypes) {
+    const Graph graph = every_kernel(dtype);
+    const Plan plan = compile(graph, *platform);
+    const std::vector<std::byte> zeros(std::size_t{1} << 20);
+    WeightStore weights(*platform, [&](const std::string& wanted) {
+      for (const PlanWeight& weight : plan.weights)
+        if (weight.name == wanted) return HostTensor{weight.type.dtype, weight.type.shape, zeros.data()};
+      throw std::runtime_error("no weight " + wanted);
+    });
+    for (int segment = 0; segment < plan.segment_count; ++segment) weights.load(plan, segment);  // one each: no second thread
+    std::vector<Tensor> inputs, outputs;
+    for (const Value& value : graph.inputs) inputs.push_back(make_tensor(*platform, value.type(), "input"));
+    for (const Value& value : graph.outputs) outputs.push_back(make_tensor(*platform, value.type(), "output"));
+    const Plan* const plans[] = {&plan};
+    const Tensor workspace = make_workspace(*platform, plans);
+    Recordings recordings;
+    for (int i = 0; i < 4; ++i)  // queued, recorded and replayed, replayed
+      run(plan, *stream, weights, inputs, outputs, workspace, {.recordings = &recordings});
+    stream->synchronize();
+  }
+}
+
+// The driver's own names of graphs, events and several streams, which a plan does not use on its own.
+void record_and_replay(const cuda::DriverApi& api) {
+  cuda::ContextHandle context = nullptr;
+  EXPECT_EQ(api.init(0), cuda::kSuccess);
+  EXPECT_EQ(api.context_retain(&context, 0), cuda::kSuccess);
+  EXPECT_EQ(api.context_set_current(context), cuda::kSuccess);
+  cuda::StreamHandle a = nullptr, b = nullptr;
+  EXPECT_EQ(api.stream_create(&a, cuda::kStreamNonBlocking), cuda::kSuccess);
+  EXPECT_EQ(api.stream_create(&b, cuda::kStreamNonBlocking), cuda::kSuccess);
+  cuda::Address memory = 0;
+  EXPECT_EQ(api.memory_allocate_async(&memory, 256, a), cuda::kSuccess);
+  cuda::GraphHandle graph = nullptr;
+  cuda::GraphExecHandle exec = nullptr;
+  EXPECT_EQ(api.capture_begin(a, cuda::kCaptureThreadLocal), cuda::kSuccess);
+  EXPECT_EQ(api.set_bytes_async(memory, 1, 256, a), cuda::kSuccess);
+  EXPECT_EQ(api.copy_async(memory + 128, memory, 128, a), cuda::kSuccess);
+  EXPECT_EQ(api.capture_end(a, &graph), cuda::kSuccess);
+  EXPECT_EQ(api.graph_instantiate(&exec, graph, 0), cuda::kSuccess);
+  EXPECT_EQ(api.graph_destroy(graph), cuda::kSuccess);
+  EXPECT_EQ(api.graph_launch(exec, a), cuda::kSuccess);
+  cuda::EventHandle begin = nullptr, end = nullptr;
+  EXPECT_EQ(api.event_create(&begin, 0), cuda::kSuccess);
+  EXPECT_EQ(api.event_create(&end, 0), cuda::kSuccess);
+  EXPECT_EQ(api.event_record(begin, a), cuda::kSuccess);
+  EXPECT_EQ(api.stream_wait_event(b, begin, 0), cuda::kSuccess);
+  EXPECT_EQ(api.event_record(end, b), cuda::kSuccess);
+  EXPECT_EQ(api.event_synchronize(end), cuda::kSuccess);
+  float ms = -1;
+  EXPECT_EQ(api.event_elapsed(&ms, begin, end), cuda::kSuccess);
+  EXPECT_GE(ms, 0);
+  api.graph_exec_destroy(exec);
+  api.event_destroy(begin);
+  api.event_destroy(end);
+  api.memory_free_async(memory, a);
+  api.stream_destroy(a);
+  api.stream_destroy(b);
+  api.context_release(0);
+}
+
+// What a user would see, and whether the fake is as it was.
+std::string error_of(const FakeVendor& fake, const std::function<void()>& body) {
+  std::string message;
+  try {
+    body();
+  } catch (const Error& error) {
+    message = error.what();
+    EXPECT_NE(error.kind(), ErrorKind::internal) << message;
+  }
+  EXPECT_EQ(std::string(fake.problems()), "");
+  EXPECT_EQ(std::string(fake.alive()), "");
+  return message;
+}
+
+TEST(Vendors, TheSameCallsUnderEveryVendorsNames) {
+  std::vector<std::string> first;
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    const TemporaryFolder cache;
+    fake.order("");
+    EXPECT_EQ(error_of(fake,
+                       [&] {
+                         use(fake, cache.path());
+                         record_and_replay(cuda::load_driver(*vendor, fake.folder));
+                       }),
+              "");
+    std::vector<std::string> calls = lines_of(fake.log());
+    // HIP has no such call: its kernels may use all of a block's shared memory without asking.
+    std::erase_if(calls, [](const std::string& line) { return line.starts_with("function_set "); });
+    const auto count = [&](std::string_view call) {
+      return std::count_if(calls.begin(), calls.end(), [&](const std::string& line) { return line.starts_with(call); });
+    };
+    EXPECT_GT(count("launch "), 10);
+    EXPECT_GT(count("compile "), 1);
+    EXPECT_GT(count("capture_end "), 1);
+    EXPECT_GT(count("graph_launch "), 1);
+    if (first.empty()) first = calls;
+    ASSERT_EQ(calls.size(), first.size()) << vendor->platform;
+    for (std::size_t i = 0; i < calls.size(); ++i) ASSERT_EQ(calls[i], first[i]) << vendor->platform << ", call " << i;
+  }
+}
+
+TEST(Vendors, ThreadsUploadSideBySide) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  const TemporaryFolder cache;
+  fake.order("");
+  EXPECT_EQ(error_of(fake,
+                     [&] {
+                       const auto platform = open_platform("cuda", fake.options(cache.path()));
+                       std::vector<std::thread> threads;
+                       for (int t = 0; t < 4; ++t)
+                         threads.emplace_back([&, t] {
+                           const auto stream = platform->make_stream();
+                           for (std::size_t round = 0; round < 8; ++round) {
+                             const std::size_t size = (std::size_t{1} << 20) * (round + 1) + static_cast<std::size_t>(t);
+                             std::vector<std::byte> bytes(size, static_cast<std::byte>(t * 8 + static_cast<int>(round))),
+                                 back(size);
+                             const auto buffer = platform->allocate(size, "bytes");
+                             platform->upload(*stream, bytes.data(), {buffer.get(), 0}, size);
+                             platform->download(*stream, {buffer.get(), 0}, back.data(), size);
+                             EXPECT_EQ(bytes, back);
+                           }
+                         });
+                       for (std::thread& thread : threads) thread.join();
+                     }),
+            "");
+}
+
+TEST(Vendors, ASecondRunTakesItsProgramsFromTheCache) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    const TemporaryFolder cache;
+    fake.order("");
+    EXPECT_EQ(error_of(fake, [&] { use(fake, cache.path()); }), "");
+    fake.order("");
+    EXPECT_EQ(error_of(fake, [&] { use(fake, cache.path()); }), "");
+    EXPECT_EQ(std::string(fake.log()).find("compile "), std::string::npos) << vendor->platform;
+    // One that the driver does not load is built again.
+    fake.order("stale 1");
+    std::vector<std::string> notices;
+    set_log_sink([&](LogLevel level, std::string_view text) {
+      if (level == LogLevel::notice) notices.emplace_back(text);
+    });
+    EXPECT_EQ(error_of(fake, [&] { use(fake, cache.path()); }), "");
+    set_log_sink({});
+    EXPECT_NE(std::string(fake.log()).find("compile "), std::string::npos) << vendor->platform;
+    EXPECT_TRUE(std::any_of(notices.begin(), notices.end(), [](const std::string& line) {
+      return line.find("does not load") != std::string::npos;
+    })) << vendor->platform;
+  }
+}
+
+TEST(Vendors, LibrariesAreListedWithVersionAndPath) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    fake.order("");
+    const auto reports = list_platforms({.cuda_path = fake.folder});
+    const auto report = std::find_if(reports.begin(), reports.end(), [&](const auto& r) { return r.name == vendor->platform; });
+    ASSERT_NE(report, reports.end());
+    EXPECT_TRUE(report->opens) << report->detail;
+    EXPECT_NE(report->detail.find("Fake Device 0"), std::string::npos) << report->detail;
+    ASSERT_GE(report->libraries.size(), 2u);
+    EXPECT_EQ(report->libraries[0].name, "driver");
+    EXPECT_EQ(report->libraries[0].version, "13.0");
+    EXPECT_EQ(report->libraries[1].name, vendor->compiler_name);
+    for (int i : {0, 1})
+      EXPECT_EQ(report->libraries[static_cast<std::size_t>(i)].detail.find(fake.folder.string()), 0u)
+          << report->libraries[static_cast<std::size_t>(i)].detail;
+  }
+}
+
+TEST(Vendors, SecondDevicesHaveNumbers) {
+  const FakeVendor& fake = fake_of(cuda::kMusa);
+  fake.order("devices 2");
+  EXPECT_EQ(error_of(fake, [&] { EXPECT_EQ(open_platform("musa:1", fake.options({}))->info().name, "Fake Device 1"); }), "");
+  const std::string message = error_of(fake, [&] { open_platform("musa:2", fake.options({})); });
+  EXPECT_EQ(message, "[musa] no device 2: got 2, expected 0 to 1.");
+  fake.order("devices 0");
+  EXPECT_NE(error_of(fake, [&] { open_platform("musa", fake.options({})); }).find("has no device"), std::string::npos);
+}
+
+// The tests above show that the fake finds nothing wrong; this, that it would.
+TEST(Vendors, TheFakeNoticesMistakes) {
+  const FakeVendor& fake = fake_of(cuda::kRocm);
+  fake.order("");
+  const cuda::DriverApi& api = cuda::load_driver(cuda::kRocm, fake.folder);
+  cuda::ContextHandle context = nullptr;
+  cuda::StreamHandle stream = nullptr;
+  cuda::Address memory = 0, more = 0;
+  api.init(0);
+  api.context_retain(&context, 0);
+  api.context_set_current(context);
+  api.stream_create(&stream, 0);
+  api.memory_allocate_async(&memory, 100, stream);
+  api.memory_allocate_async(&more, 100, stream);
+  ASSERT_EQ(std::string(fake.problems()), "");
+  std::vector<std::byte> bytes(200);
+  int not_a_handle = 0;
+  const auto expect_problem = [&](std::string_view text, const std::function<cuda::Status()>& call) {
+    const std::size_t before = std::strlen(fake.problems());
+    call();
+    EXPECT_NE(std::string(fake.problems()).substr(before).find(text), std::string::npos) << text;
+  };
+  expect_problem("in no allocation", [&] { return api.copy_to_device_async(memory, bytes.data(), 101, stream); });
+  expect_problem("in no allocation", [&] { return api.copy_to_host_async(bytes.data(), memory + 100, 1, stream); });
+  expect_problem("in no allocation", [&] { return api.set_bytes_async(memory - 1, 0, 1, stream); });
+  expect_problem("that is none", [&] {
+    return api.copy_to_device_async(memory, bytes.data(), 1, reinterpret_cast<cuda::StreamHandle>(&not_a_handle));
+  });
+  expect_problem("no function", [&] {
+    return api.launch(reinterpret_cast<cuda::FunctionHandle>(&not_a_handle), 1, 1, 1, 1, 1, 1, 0, stream, nullptr, nullptr);
+  });
+  expect_problem("no allocation", [&] { return api.memory_free_async(memory + 1, stream); });
+  api.memory_free_async(more, stream);
+  expect_problem("in no allocation", [&] { return api.copy_async(memory, more, 1, stream); });
+  expect_problem("of no allocation", [&] { return api.memory_free_async(more, stream); });
+  expect_problem("without a current context", [&] {
+    api.context_set_current(nullptr);
+    return api.set_bytes_async(memory, 0, 1, stream);
+  });
+  api.context_set_current(context);
+  *reinterpret_cast<std::byte*>(memory + 100) = std::byte{0};
+  expect_problem("written outside memory1", [&] { return api.memory_free_async(memory, stream); });
+  EXPECT_EQ(std::string(fake.alive()), "stream1\ncontext\n");
+  // A program with one kernel, launched in every wrong way.
+  const cuda::CompilerApi& compiler = cuda::load_compiler(cuda::kRocm, fake.folder);
+  cuda::ProgramHandle program = nullptr;
+  compiler.create(&program, "__global__ void kernel(float* x, int n) {}", "a.cu", 0, nullptr, nullptr);
+  const char* const options[] = {"-ffp-contract=off", "--fmad=false"};
+  EXPECT_EQ(compiler.compile(program, 1, options), cuda::kSuccess);
+  expect_problem("unknown option --fmad", [&] { return compiler.compile(program, 2, options); });
+  compiler.compile(program, 1, options);
+  std::size_t size = 0;
+  compiler.binary_size(program, &size);
+  std::string binary(size, '\0');
+  compiler.binary(program, binary.data());
+  compiler.destroy(&program);
+  cuda::ModuleHandle module = nullptr;
+  cuda::FunctionHandle kernel = nullptr;
+  EXPECT_NE(api.module_load(&module, "something else"), cuda::kSuccess);
+  ASSERT_EQ(api.module_load(&module, binary.data()), cuda::kSuccess);
+  EXPECT_NE(api.module_function(&kernel, module, "colonel"), cuda::kSuccess);
+  ASSERT_EQ(api.module_function(&kernel, module, "kernel"), cuda::kSuccess);
+  cuda::Address nowhere = 12345;
+  int n = 1;
+  void* arguments[] = {&nowhere, &n};
+  const auto launch = [&](unsigned grid_x, unsigned grid_y, unsigned block, unsigned shared) {
+    return api.launch(kernel, grid_x, grid_y, 1, block, 1, 1, shared, stream, arguments, nullptr);
+  };
+  expect_problem("in no allocation", [&] { return launch(1, 1, 1, 0); });
+  nowhere = 0;
+  EXPECT_EQ(launch(1, 1, 1, 0), cuda::kSuccess);
+  expect_problem("a bad grid", [&] { return launch(0, 1, 1, 0); });
+  expect_problem("a bad grid", [&] { return launch(1, 65536, 1, 0); });
+  expect_problem("a bad block", [&] { return launch(1, 1, 1025, 0); });
+  expect_problem("too much shared memory", [&] { return launch(1, 1, 1, 100 << 10); });
+  api.module_unload(module);
+  api.stream_destroy(stream);
+  api.context_release(0);
+  EXPECT_EQ(std::string(fake.alive()), "");
+}
+
+// ---- errors
+
+TEST(VendorErrors, WhateverCallFailsTheAnswerIsOneLine) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    const TemporaryFolder warm;              // half of the runs find their programs in it,
+    const fs::path cold = "/proc/no cache";  // the others build them
+    set_log_sink([](LogLevel, std::string_view) {});
+    fake.order("");
+    use(fake, warm.path(), {DType::bf16});
+    const std::size_t calls = lines_of(fake.log()).size(), step = vendor == kVendors[0] ? 3 : 29;
+    std::size_t told = 0, tried = 0;
+    for (std::size_t nth = 1; nth <= calls; nth += step) {
+      for (const cuda::Status status : {1, 719}) {
+        fake.order(fmt::format("fail any {} {}", nth, status).c_str());
+        const std::string message = error_of(fake, [&] { use(fake, nth % 2 ? warm.path() : cold, {DType::bf16}); });
+        ++tried;
+        // Silent are frees, for which nothing can be done, and what has another way: programs that do not load, locked pages.
+        if (message.empty()) continue;
+        ++told;
+        const std::vector<std::string> log = lines_of(fake.log());
+        const std::string failed = nth <= log.size() ? log[nth - 1] : "";
+        EXPECT_EQ(message.find(fmt::format("[{}", vendor->platform)), 0u) << failed << ": " << message;
+        EXPECT_EQ(message.find('\n'), std::string::npos) << failed << ": " << message;
+        EXPECT_LT(message.size(), 1000u) << failed << ": " << message;
+        EXPECT_TRUE(message.ends_with('.')) << failed << ": " << message;
+      }
+    }
+    set_log_sink({});
+    EXPECT_GT(told, tried / 2) << vendor->platform;
+  }
+}
+
+TEST(VendorErrors, MissingLibrariesAreNamedWithThePlacesLookedAt) {
+  // The fake driver alone, and something else under its name.
+  const TemporaryFolder alone, old;
+  const FakeVendor& fake = fake_of(cuda::kMusa);
+  fs::create_symlink(fake.folder / "libmusa.so.1", alone.path() / "libmusa.so.1");
+  fs::create_symlink(fs::path(ZOE_FAKES) / "nothing.so", old.path() / "libmusa.so.1");
+  fake.order("");
+  const auto message_of = [&](const fs::path& folder) {
+    return error_of(fake, [&] { open_platform("musa", {.cuda_path = folder}); });
+  };
+  EXPECT_EQ(
+      message_of("/none").find("[musa] the driver of Moore Threads is missing: looked for libmusa.so.1 in /none, the system's "
+                               "folders"),
+      0u)
+      << message_of("/none");
+  EXPECT_EQ(
+      message_of(alone.path()).find("[musa] MTRTC of Moore Threads is missing: looked for libmtrtc.so in " + alone.path().string()),
+      0u)
+      << message_of(alone.path());
+  const std::string too_old = message_of(old.path());
+  EXPECT_NE(too_old.find("is too old: it has no muInit. "), std::string::npos) << too_old;
+  const TemporaryFolder broken;
+  std::ofstream(broken.path() / "libmusa.so.1") << "no library";
+  EXPECT_NE(message_of(broken.path()).find("libmusa.so.1: file too short"), std::string::npos) << message_of(broken.path());
+}
+
+TEST(VendorErrors, ADriverThatDoesNotStartRunsNothingHere) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  fake.order("fail init 1 100");
+  const std::string message = error_of(fake, [&] { open_platform("cuda", fake.options({})); });
+  EXPECT_NE(message.find("libcuda.so.1 does not start: FAKE_ERROR (100, as ordered)"), std::string::npos) << message;
+}
+
+TEST(VendorErrors, NoMemoryNamesWhatItWasFor) {
+  const FakeVendor& fake = fake_of(cuda::kRocm);
+  fake.order("memory 1073741824");
+  EXPECT_EQ(error_of(fake,
+                     [&] {
+                       const auto platform = open_platform("rocm", fake.options({}));
+                       EXPECT_LE(platform->info().free_bytes, std::uint64_t{1} << 30);
+                       EXPECT_GT(platform->info().free_bytes, std::uint64_t{1023} << 20);
+                       const auto half = platform->allocate(std::size_t{1} << 29, "half");
+                       EXPECT_LE(platform->info().free_bytes, std::uint64_t{1} << 29);
+                       platform->allocate(std::size_t{1} << 30, "dit.weights");
+                     }),
+            "[rocm] cannot allocate 1.00 GiB for \"dit.weights\": 0.50 GiB free of 1.00. Ask for a smaller size or fewer frames.");
+}
+
+TEST(VendorErrors, ALimitOfMemoryHolds) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  fake.order("");
+  EXPECT_EQ(error_of(fake,
+                     [&] {
+                       PlatformOptions options = fake.options({});
+                       options.memory_limit_bytes = std::uint64_t{1} << 30;
+                       const auto platform = open_platform("cuda", options);
+                       EXPECT_EQ(platform->info().free_bytes, std::uint64_t{1} << 30);
+                       auto half = platform->allocate(std::size_t{1} << 29, "half");
+                       EXPECT_EQ(platform->info().free_bytes, std::uint64_t{1} << 29);
+                       half.reset();
+                       half = platform->allocate(std::size_t{3} << 28, "three quarters");
+                       platform->allocate((std::size_t{1} << 28) + 1, "rest");
+                     }),
+            "[cuda] cannot allocate 0.25 GiB for \"rest\": 0.25 GiB free of 8.00 and the limit of 1.00 (--memory-limit). Ask for a "
+            "smaller size or fewer frames.");
+}
+
+TEST(VendorErrors, AKernelThatDoesNotBuildKeepsItsSourceAndLog) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    const TemporaryFolder cache;
+    fake.order("reject __global__");
+    const std::string message = error_of(fake, [&] { use(fake, cache.path()); });
+    EXPECT_NE(message.find("failed to build for Fake Device 0 (status 6). The log ends: "), std::string::npos) << message;
+    EXPECT_NE(message.find("is not for this compiler"), std::string::npos) << message;
+    const std::string kept = "Source and log: ";
+    const std::size_t at = message.find(kept);
+    ASSERT_NE(at, std::string::npos) << message;
+    const fs::path folder = message.substr(at + kept.size(), message.size() - at - kept.size() - 1);
+    EXPECT_TRUE(fs::exists(folder / "log.txt")) << folder;
+    EXPECT_GE(std::distance(fs::directory_iterator(folder), fs::directory_iterator()), 2) << folder;
+  }
+}
+
+// ---- the command
+
+class VendorCommand : public ::testing::Test {
+ protected:
+  CommandResult zoe(std::vector<std::string> arguments, const std::string& orders) {
+    arguments.insert(arguments.begin(), ZOE_COMMAND);
+    for (const std::string& more : {std::string("--cuda-path"), (fs::path(ZOE_FAKES) / "cuda").string()}) arguments.push_back(more);
+    return run_command(arguments, {.folder = folder_.path(),
+                                   .environment = {{"ZOE_FAKE_ORDERS", orders},
+                                                   {"ZOE_FAKE_REPORT", (folder_.path() / "report").string()},
+                                                   {"XDG_CACHE_HOME", (folder_.path() / "cache").string()}}});
+  }
+  CommandResult generate(const std::string& orders, std::vector<std::string> more = {}) {
+    std::vector<std::string> arguments = {
+        "generate", "--platform", "cuda",         "--prompt", "a red circle",          "--height", "64",
+        "--width",  "64",         "--num-frames", "5",        "--num-inference-steps", "2",        "-o",
+        "frames"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return zoe(arguments, orders);
+  }
+  std::string report() {
+    std::ifstream file(folder_.path() / "report");
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  // Nothing but the cache of kernels and the fake's report.
+  void expect_nothing_left() {
+    for (const auto& entry : fs::directory_iterator(folder_.path())) {
+      const std::string name = entry.path().filename().string();
+      EXPECT_TRUE(name == "cache" || name == "report") << name;
+    }
+  }
+  const TemporaryFolder folder_;
+};
+
+TEST_F(VendorCommand, RunsThePipelineAndFreesAll) {
+  const CommandResult result = generate("");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(fs::exists(folder_.path() / "frames" / "0005.png"));
+  EXPECT_EQ(report(), "");
+}
+
+TEST_F(VendorCommand, ListsTheLibraries) {
+  const CommandResult result = zoe({"platforms"}, "");
+  EXPECT_EQ(result.code, 0);
+  for (const char* text : {"Fake Device 0", "driver", "NVRTC", "cuBLASLt", "13.0", "libcuda.so.1"})
+    EXPECT_NE(result.out.find(text), std::string::npos) << text << " in " << result.out;
+}
+
+TEST_F(VendorCommand, ALostDeviceIsOneLineAndLeavesNothing) {
+  for (const char* orders : {"fail launch 40 719", "fail stream_synchronize 12 719", "fail copy_to_host_async 2 700"}) {
+    const CommandResult result = generate(orders);
+    EXPECT_EQ(result.code, 1) << orders << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_EQ(result.err.find("zoe: [cuda] "), 0u) << result.err;
+    EXPECT_NE(result.err.find("the device is lost"), std::string::npos) << result.err;
+    EXPECT_EQ(report(), "") << orders;
+    expect_nothing_left();
+  }
+}
+
+TEST_F(VendorCommand, ADeviceTooSmallForThePlanSaysSo) {
+  for (const auto& [orders, more] :
+       {std::pair<const char*, std::vector<std::string>>{"memory 20000000", {}}, {"", {"--memory-limit", "0.02"}}}) {
+    const CommandResult result = generate(orders, more);
+    EXPECT_EQ(result.code, 3) << result.err;
+    EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+    EXPECT_EQ(report(), "");
+    expect_nothing_left();
+  }
+}
+
+TEST_F(VendorCommand, AKernelThatDoesNotBuildIsOneLineOfLog) {
+  const CommandResult result = generate("reject __global__");
+  EXPECT_EQ(result.code, 1) << result.err;
+  EXPECT_EQ(result.err.find("zoe: [cuda] kernel "), 0u) << result.err;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_EQ(report(), "");
+  expect_nothing_left();
+}
+
+TEST_F(VendorCommand, AutoTakesTheDeviceThatOpens) {
+  const CommandResult result = zoe({"generate", "--prompt", "x", "--height", "64", "--width", "64", "--num-frames", "1",
+                                    "--num-inference-steps", "1", "-o", "a.png"},
+                                   "");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("on cuda (Fake Device 0)"), std::string::npos) << result.out;
+}
+
+}  // namespace
+}  // namespace zoe::testing
