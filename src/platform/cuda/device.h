@@ -148,7 +148,7 @@ class DeviceStream : public Stream {
   bool can_record() const override { return true; }
   void record_begin() override;
   std::unique_ptr<Recording> record_end(std::string* why) override;
-  void replay(const Recording& recording) override;
+  void replay(const Recording& kept) override;
   StreamHandle handle() const { return handle_; }
   const Device& device() const { return *device_; }
 

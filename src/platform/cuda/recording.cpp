@@ -66,8 +66,10 @@ void DeviceStream::record_begin() {
   device_->make_current();
   fault_before_ = device_->fault_possible.exchange(false);
   // Of this thread only: other threads may allocate meanwhile.
-  device_->check_status(device_->api.capture_begin(handle_, kCaptureThreadLocal), "recording a stream");
   recording = true;
+  const Status status = device_->api.capture_begin(handle_, kCaptureThreadLocal);
+  recording = status == kSuccess;
+  device_->check_status(status, "recording a stream");
 }
 
 std::unique_ptr<Recording> DeviceStream::record_end(std::string* why) {
@@ -87,8 +89,8 @@ std::unique_ptr<Recording> DeviceStream::record_end(std::string* why) {
   return nullptr;
 }
 
-void DeviceStream::replay(const Recording& made) {
-  const auto& graph = static_cast<const GraphRecording&>(made);
+void DeviceStream::replay(const Recording& kept) {
+  const auto& graph = static_cast<const GraphRecording&>(kept);
   if (graph.fault_possible) device_->fault_possible = true;
   device_->make_current();
   device_->check_status(device_->api.graph_launch(graph.exec, handle_), "replaying a recording");
