@@ -29,8 +29,8 @@ constexpr std::int64_t kTileElements = 4096;
 constexpr std::int64_t kFewColumns = 1024, kManyColumns = 8192;
 // A row of one column is a number.
 constexpr std::int64_t kMostRows = 64, kMostNumbers = 2048;
-// Narrower rows are followed by the processor itself.
-constexpr std::int64_t kPrefetchedRow = 512;
+// Bytes between what the first pass reads and what it asks for: with less, memory is late; with more, the first cache is full.
+constexpr std::int64_t kAhead = 4096;
 
 constexpr std::size_t kAlignment = 64;
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -407,7 +407,8 @@ class RowBlocks : public Kernel {
     ProgramBuilder builder(chain_, home_of, [&] { return new_slot(); });
     std::vector<PlacedOp> ops = builder.build(targets, false);
     if (overwrites_early(ops)) ops = builder.build(targets, true);
-    if (by_row && pass > 0 && pass == chain_.passes - 1 && columns_ >= kPrefetchedRow) prefetch_next_tile(ops);
+    if (by_row && pass == 0) prefetch(ops, [](const Home&) { return kAhead; });
+    else if (by_row && pass == chain_.passes - 1) prefetch(ops, [&](const Home& home) { return tile_rows_ * home.row_step; });
     append(program, ops);
   }
 
@@ -419,16 +420,26 @@ class RowBlocks : public Kernel {
     }
   }
 
-  // While the last pass computes, memory would be idle: it asks for what the first pass over the next tile reads.
-  void prefetch_next_tile(std::vector<PlacedOp>& ops) {
+  // Asks for operands before the first pass comes to them: what lies `ahead(home)` bytes on. In that pass itself it is near; the
+  // last pass, during which memory would be idle, asks for the next tile's.
+  template <class Ahead>
+  void prefetch(std::vector<PlacedOp>& ops, const Ahead& ahead) {
     std::vector<PlacedOp> asks;
+    std::vector<const View*> asked;
     for (int i = 0; i < value_count(); ++i) {
       const InstructionValue& v = value(i);
-      if (!v.needed || !v.by_row || v.is_number || instruction(i).opcode != Opcode::input || v.home.runs >= 0) continue;
+      if (!v.needed || !v.by_row || v.is_number || instruction(i).opcode != Opcode::input || v.home.access == Access::runs)
+        continue;
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
-      next.ahead = tile_rows_ * v.home.row_step;
+      // The same elements with their pairs swapped are there already.
+      const View& view = instruction(i).view;
+      if (std::any_of(asks.begin(), asks.end(), [&](const PlacedOp& ask) { return memory_of(ask).number == next.number; }) &&
+          std::any_of(asked.begin(), asked.end(), [&](const View* other) { return other->strides == view.strides; }))
+        continue;
+      next.ahead = ahead(v.home);
       asks.push_back({block_prefetch(v.home.dtype), add_memory(next), v.home.row_step});
+      asked.push_back(&view);
     }
     ops.insert(ops.begin(), asks.begin(), asks.end());
   }
