@@ -60,9 +60,15 @@ struct Copy {
   bool is_number, by_row;
 };
 
+struct Runs {
+  std::vector<std::int64_t> places = {};  // see Access::runs
+  bool by_eight = true;                   // they have whole blocks of eight vectors
+};
+
 struct Program {
   int first = -1;          // of `ops_`; -1: nothing to do
   std::vector<int> moves;  // operations whose memory is another one for each row
+  bool by_eight = true;
 };
 
 struct Sum {
@@ -298,7 +304,7 @@ class RowBlocks : public Kernel {
   }
 
   static bool is_in_runs(const Walk& columns) {
-    return columns.step() == 1 && !columns.is_swapped() && columns.extent() % std::max(kPartials, block_elements()) == 0;
+    return columns.step() == 1 && !columns.is_swapped() && columns.extent() % std::max(kPartials, block_elements(4)) == 0;
   }
 
   // Where operations can reach a view's columns in the operand or result itself, if they can.
@@ -312,8 +318,9 @@ class RowBlocks : public Kernel {
       home.access = Access::runs;
       home.runs = static_cast<int>(runs_.size());
       runs_.emplace_back();
+      runs_.back().by_eight = columns.extent() % block_elements(8) == 0;
       for (std::int64_t column = 0; column < columns_; column += kPartials)
-        runs_.back().push_back((columns.at(column) - columns.at(0) - column) * size);
+        runs_.back().places.push_back((columns.at(column) - columns.at(0) - column) * size);
     }
     home.memory =
         add_memory({.kind = kind, .number = number, .rows = add_walk(Walk(chain_, view, 0, row_axes_)), .element_bytes = size});
@@ -365,7 +372,7 @@ class RowBlocks : public Kernel {
     return {Target::Use::result, stored(store), rows};
   }
 
-  int new_slot() { return add_scratch(block_elements() * static_cast<std::int64_t>(sizeof(float))); }
+  int new_slot() { return add_scratch(block_elements(8) * static_cast<std::int64_t>(sizeof(float))); }
 
   // To a program over columns a number is the same for all of them; one over numbers has those of a tile side by side.
   Home home_of_number(int i, bool for_columns) const {
@@ -415,6 +422,7 @@ class RowBlocks : public Kernel {
   void append(Program& program, const std::vector<PlacedOp>& ops) {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
+      if (op.runs >= 0) program.by_eight = program.by_eight && runs_[static_cast<std::size_t>(op.runs)].by_eight;
       if (op.row_step != 0) program.moves.push_back(static_cast<int>(ops_.size()));
       ops_.push_back(op);
     }
@@ -490,7 +498,8 @@ class RowBlocks : public Kernel {
   void run_rows(const Part& part, std::int64_t begin, std::int64_t end) const {
     BlockOp* ops = ops_of(part);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-      ops[i] = {ops_[i].functions, nullptr, ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].data()};
+      ops[i] = {ops_[i].functions, nullptr,
+                ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].places.data()};
       if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(part, ops_[i].memory);
     }
     for (const Number& number : numbers_) *scratch_of<float>(part, number.memory) = number.value;
@@ -520,7 +529,7 @@ class RowBlocks : public Kernel {
       else collect<std::uint16_t>(part, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n);
+      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n, true);
       if (pass.columns.first < 0) continue;
       for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
       run_columns(part, pass.columns, n);
@@ -542,7 +551,7 @@ class RowBlocks : public Kernel {
   void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
     BlockOp* ops = ops_of(part);
     for (std::int64_t r = 0; r < rows; ++r) {
-      run_(ops + program.first, part.begin, part.end);
+      run_(ops + program.first, part.begin, part.end, program.by_eight);
       for (const int op : program.moves) ops[op].at += ops_[static_cast<std::size_t>(op)].row_step;
     }
     // Rows of the scratch are a tile's; operands and results go on to the next one.
@@ -588,7 +597,7 @@ class RowBlocks : public Kernel {
   std::vector<InstructionValue> values_;
   std::vector<Memory> memories_;
   std::vector<Walk> walks_;
-  std::vector<std::vector<std::int64_t>> runs_;  // see Access::runs
+  std::vector<Runs> runs_;
   std::vector<Number> numbers_;
   std::vector<PlacedOp> ops_;        // of all programs
   std::vector<std::size_t> moving_;  // those in operands and results
