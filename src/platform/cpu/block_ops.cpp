@@ -260,10 +260,10 @@ void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors.
   go_on(op, column, count, x...);
 }
 
-template <class T, class... Vectors>
+template <class T, Access kAccess, class... Vectors>
 void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   constexpr auto kLine = 64 / static_cast<std::int64_t>(sizeof(T));
-  const T* at = Elements<T, Access::dense>::of_block(op, column);
+  const T* at = Elements<T, kAccess>::of_block(op, column);
   for (std::int64_t i = 0; i < kElements<Vectors...>; i += kLine) hwy::Prefetch(at + i);
   go_on(op, column, count, x...);
 }
@@ -376,11 +376,13 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 
 BlockFunctions select_round() { return of_map<Round>(); }
 BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
-BlockFunctions select_prefetch(DType dtype) {
-  return dtype == DType::f32
-             ? all(prefetch_op<float, V, V, V, V, V, V, V, V>, prefetch_op<float, V, V, V, V>, prefetch_op<float, V>)
-             : all(prefetch_op<std::uint16_t, V, V, V, V, V, V, V, V>, prefetch_op<std::uint16_t, V, V, V, V>,
-                   prefetch_op<std::uint16_t, V>);
+template <class T, Access kAccess>
+BlockFunctions of_prefetch() {
+  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
+}
+BlockFunctions select_prefetch(DType dtype, Access access) {
+  if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
+  return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
 }
 BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
 BlockRun select_run() { return run; }
@@ -425,7 +427,7 @@ BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
 BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
-BlockFunctions block_prefetch(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype); }
+BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }
 BlockTotals block_totals() { return HWY_DYNAMIC_DISPATCH(select_totals)(); }

@@ -433,21 +433,21 @@ class RowBlocks : public Kernel {
   template <class Ahead>
   void prefetch(std::vector<PlacedOp>& ops, const Ahead& ahead) {
     std::vector<PlacedOp> asks;
-    std::vector<const View*> asked;
+    std::vector<const Instruction*> asked;
     for (int i = 0; i < value_count(); ++i) {
       const InstructionValue& v = value(i);
-      if (!v.needed || !v.by_row || v.is_number || instruction(i).opcode != Opcode::input || v.home.access == Access::runs)
-        continue;
+      const Instruction& load = instruction(i);
+      if (!v.needed || !v.by_row || v.is_number || load.opcode != Opcode::input) continue;
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
-      // The same elements with their pairs swapped are there already.
-      const View& view = instruction(i).view;
-      if (std::any_of(asks.begin(), asks.end(), [&](const PlacedOp& ask) { return memory_of(ask).number == next.number; }) &&
-          std::any_of(asked.begin(), asked.end(), [&](const View* other) { return other->strides == view.strides; }))
+      // The same elements in another order are there already.
+      if (std::any_of(asked.begin(), asked.end(), [&](const Instruction* other) {
+            return other->operand == load.operand && std::abs(other->view.offset - load.view.offset) < columns_;
+          }))
         continue;
       next.ahead = ahead(v.home);
-      asks.push_back({block_prefetch(v.home.dtype), add_memory(next), v.home.row_step});
-      asked.push_back(&view);
+      asks.push_back({block_prefetch(v.home.dtype, v.home.access), add_memory(next), v.home.row_step, v.home.runs});
+      asked.push_back(&load);
     }
     ops.insert(ops.begin(), asks.begin(), asks.end());
   }
