@@ -27,11 +27,11 @@ using V = hn::Vec<D>;
 constexpr std::int64_t kLanes = HWY_MAX_BYTES / static_cast<std::int64_t>(sizeof(float));
 static_assert(kPartials % kLanes == 0);
 
-// Every operation is called with its place in the program, the block's first column, how many of the block's elements
-// there are, and the block's vectors: as many as there are registers for in a call.
-using Wide = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V);
-using Narrow = void (*)(const BlockOp*, std::int64_t, std::int64_t, V);
-constexpr std::int64_t kVectors = 4;
+// Every operation is called with its place in the program, the block's first column, how many of the block's elements there are,
+// and the block's vectors: up to eight, as many as a call takes in registers.
+using Eight = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V, V, V, V, V);
+using Four = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V);
+using One = void (*)(const BlockOp*, std::int64_t, std::int64_t, V);
 
 template <class... Vectors>
 constexpr std::int64_t kElements = static_cast<std::int64_t>(sizeof...(Vectors)) * kLanes;
@@ -39,9 +39,16 @@ constexpr std::int64_t kElements = static_cast<std::int64_t>(sizeof...(Vectors))
 // A call in the last place: the compiler makes a jump of it.
 template <class... Vectors>
 HWY_INLINE void go_on(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  const BlockFunctions next = op[1].functions;
-  if constexpr (sizeof...(Vectors) == 1) reinterpret_cast<Narrow>(next.narrow)(op + 1, column, count, x...);
-  else reinterpret_cast<Wide>(next.wide)(op + 1, column, count, x...);
+  const BlockFunctions& next = op[1].functions;
+  if constexpr (sizeof...(Vectors) == 8) reinterpret_cast<Eight>(next.eight)(op + 1, column, count, x...);
+  else if constexpr (sizeof...(Vectors) == 4) reinterpret_cast<Four>(next.four)(op + 1, column, count, x...);
+  else reinterpret_cast<One>(next.one)(op + 1, column, count, x...);
+}
+
+// Blocks of eight are whole; the others may be parts.
+template <class... Vectors>
+HWY_INLINE bool is_whole(std::int64_t count) {
+  return sizeof...(Vectors) == 8 || HWY_LIKELY(count == kElements<Vectors...>);
 }
 
 // What operations have in memory. Functions that take a whole block know its size; others take `count` of its elements.
@@ -73,7 +80,7 @@ struct Elements {
   }
 
   // Zeros in the other lanes.
-  static HWY_INLINE V first_lanes(const T* src, std::int64_t count) {
+  static HWY_NOINLINE V first_lanes(const T* src, std::int64_t count) {
     const D d;
     if (count >= kLanes) return load(d, src);
     if (count <= 0) return hn::Zero(d);
@@ -133,8 +140,8 @@ HWY_NOINLINE void map_part(const BlockOp* op, std::int64_t column, std::int64_t 
 // Makes a new vector of each.
 template <class Map, class... Vectors>
 void map_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (Map::kReads && HWY_UNLIKELY(count != kElements<Vectors...>)) return map_part<Map>(op, column, count, x...);
-  map<Map, true>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  if (!Map::kReads || is_whole<Vectors...>(count)) map<Map, true>(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  else map_part<Map>(op, column, count, x...);
 }
 
 enum class How : std::uint8_t { plain, rounds, streams, rounds_and_streams };
@@ -211,7 +218,7 @@ HWY_NOINLINE void store_part(const BlockOp* op, std::int64_t column, std::int64_
 
 template <class Store, class... Vectors>
 void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (HWY_UNLIKELY(count != kElements<Vectors...>)) return store_part<Store>(op, column, count, x...);
+  if (!is_whole<Vectors...>(count)) return store_part<Store>(op, column, count, x...);
   Store::whole(op, column, x...);
   go_on(op, column, count, x...);
 }
@@ -248,15 +255,15 @@ HWY_NOINLINE void sum_part(const BlockOp* op, std::int64_t column, std::int64_t 
 
 template <class... Vectors>
 void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (HWY_UNLIKELY(count != kElements<Vectors...>)) return sum_part(op, column, count, x...);
+  if (!is_whole<Vectors...>(count)) return sum_part(op, column, count, x...);
   add_to_partials(op, column, x...);
   go_on(op, column, count, x...);
 }
 
-template <class T, class... Vectors>
+template <class T, Access kAccess, class... Vectors>
 void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   constexpr auto kLine = 64 / static_cast<std::int64_t>(sizeof(T));
-  const T* at = Elements<T, Access::dense>::of_block(op, column);
+  const T* at = Elements<T, kAccess>::of_block(op, column);
   for (std::int64_t i = 0; i < kElements<Vectors...>; i += kLine) hwy::Prefetch(at + i);
   go_on(op, column, count, x...);
 }
@@ -264,16 +271,18 @@ void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vec
 template <class... Vectors>
 void end_op(const BlockOp*, std::int64_t, std::int64_t, Vectors...) {}
 
-void run(const BlockOp* program, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t kBlock = kVectors * kLanes;
-  const auto wide = reinterpret_cast<Wide>(program->functions.wide);
-  const auto narrow = reinterpret_cast<Narrow>(program->functions.narrow);
-  const V zero = hn::Zero(D());
+void run(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
+  const auto eight = reinterpret_cast<Eight>(program->functions.eight);
+  const auto four = reinterpret_cast<Four>(program->functions.four);
+  const auto one = reinterpret_cast<One>(program->functions.one);
+  const V x = hn::Zero(D());
   std::int64_t column = begin;
-  for (; column + kBlock <= end; column += kBlock) wide(program, column, kBlock, zero, zero, zero, zero);
+  if (by_eight)
+    for (; column + 8 * kLanes <= end; column += 8 * kLanes) eight(program, column, 8 * kLanes, x, x, x, x, x, x, x, x);
+  for (; column + 4 * kLanes <= end; column += 4 * kLanes) four(program, column, 4 * kLanes, x, x, x, x);
   // The rest as a part of a block or vector by vector, whichever is less work.
-  if (end - column > kBlock / 2) return wide(program, column, end - column, zero, zero, zero, zero);
-  for (; column < end; column += kLanes) narrow(program, column, std::min(kLanes, end - column), zero);
+  if (end - column > 2 * kLanes) return four(program, column, end - column, x, x, x, x);
+  for (; column < end; column += kLanes) one(program, column, std::min(kLanes, end - column), x);
 }
 
 void totals(const float* partials, float* sums, std::int64_t rows) {
@@ -285,10 +294,12 @@ void totals(const float* partials, float* sums, std::int64_t rows) {
   }
 }
 
-BlockFunctions both(Wide wide, Narrow narrow) { return {reinterpret_cast<void (*)()>(wide), reinterpret_cast<void (*)()>(narrow)}; }
+BlockFunctions all(Eight eight, Four four, One one) {
+  return {reinterpret_cast<void (*)()>(eight), reinterpret_cast<void (*)()>(four), reinterpret_cast<void (*)()>(one)};
+}
 template <class Map>
 BlockFunctions of_map() {
-  return both(map_op<Map, V, V, V, V>, map_op<Map, V>);
+  return all(map_op<Map, V, V, V, V, V, V, V, V>, map_op<Map, V, V, V, V>, map_op<Map, V>);
 }
 
 // make<memory>()
@@ -346,7 +357,7 @@ BlockFunctions select_binary(Opcode opcode, DType dtype, Access access, bool rev
 template <class T, Access kAccess, How kHow>
 BlockFunctions of_store() {
   using To = Store<T, kAccess, kHow>;
-  return both(store_op<To, V, V, V, V>, store_op<To, V>);
+  return all(store_op<To, V, V, V, V, V, V, V, V>, store_op<To, V, V, V, V>, store_op<To, V>);
 }
 
 template <Access kAccess>
@@ -364,15 +375,19 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 }
 
 BlockFunctions select_round() { return of_map<Round>(); }
-BlockFunctions select_sum() { return both(sum_op<V, V, V, V>, sum_op<V>); }
-BlockFunctions select_prefetch(DType dtype) {
-  return dtype == DType::f32 ? both(prefetch_op<float, V, V, V, V>, prefetch_op<float, V>)
-                             : both(prefetch_op<std::uint16_t, V, V, V, V>, prefetch_op<std::uint16_t, V>);
+BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
+template <class T, Access kAccess>
+BlockFunctions of_prefetch() {
+  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
 }
-BlockFunctions select_end() { return both(end_op<V, V, V, V>, end_op<V>); }
+BlockFunctions select_prefetch(DType dtype, Access access) {
+  if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
+  return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
+}
+BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
 BlockRun select_run() { return run; }
 BlockTotals select_totals() { return totals; }
-std::int64_t block_size() { return kVectors * kLanes; }
+std::int64_t vector_size() { return kLanes; }
 
 }  // namespace
 }  // namespace zoe::cpu::HWY_NAMESPACE
@@ -392,7 +407,7 @@ HWY_EXPORT(select_prefetch);
 HWY_EXPORT(select_end);
 HWY_EXPORT(select_run);
 HWY_EXPORT(select_totals);
-HWY_EXPORT(block_size);
+HWY_EXPORT(vector_size);
 
 }  // namespace
 
@@ -412,11 +427,11 @@ BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
 BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
-BlockFunctions block_prefetch(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype); }
+BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }
 BlockTotals block_totals() { return HWY_DYNAMIC_DISPATCH(select_totals)(); }
-std::int64_t block_elements() { return HWY_DYNAMIC_DISPATCH(block_size)(); }
+std::int64_t block_elements(int vectors) { return HWY_DYNAMIC_DISPATCH(vector_size)() * vectors; }
 
 }  // namespace zoe::cpu
 #endif

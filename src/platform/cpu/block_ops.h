@@ -13,10 +13,11 @@
 
 namespace zoe::cpu {
 
-// For a block of several vectors, and for one of a single vector. What they take depends on the instruction set.
+// For blocks of eight, four and one vectors. What they take depends on the instruction set.
 struct BlockFunctions {
-  void (*wide)() = nullptr;
-  void (*narrow)() = nullptr;
+  void (*eight)() = nullptr;
+  void (*four)() = nullptr;
+  void (*one)() = nullptr;
 };
 
 struct BlockOp {
@@ -40,13 +41,14 @@ BlockFunctions block_round();                                                   
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
 BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
 BlockFunctions block_sum();                                            // adds to the row's kPartials partial sums
-BlockFunctions block_prefetch(DType dtype);                            // asks for a block of a dense row
+BlockFunctions block_prefetch(DType dtype, Access access);             // asks for a block of a row
 BlockFunctions block_end();
 
-// Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials.
-using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end);
+// Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials. `by_eight`: in blocks of eight vectors
+// while there are so many, else of four.
+using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight);
 BlockRun block_run();
-std::int64_t block_elements();  // of a wide block
+std::int64_t block_elements(int vectors);
 
 // Each row's sum from its partial sums.
 constexpr std::int64_t kPartials = 32;

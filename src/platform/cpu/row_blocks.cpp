@@ -29,8 +29,8 @@ constexpr std::int64_t kTileElements = 4096;
 constexpr std::int64_t kFewColumns = 1024, kManyColumns = 8192;
 // A row of one column is a number.
 constexpr std::int64_t kMostRows = 64, kMostNumbers = 2048;
-// Narrower rows are followed by the processor itself.
-constexpr std::int64_t kPrefetchedRow = 512;
+// Bytes between what the first pass reads and what it asks for: with less, memory is late; with more, the first cache is full.
+constexpr std::int64_t kAhead = 4096;
 
 constexpr std::size_t kAlignment = 64;
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -60,9 +60,15 @@ struct Copy {
   bool is_number, by_row;
 };
 
+struct Runs {
+  std::vector<std::int64_t> places = {};  // see Access::runs
+  bool by_eight = true;                   // they have whole blocks of eight vectors
+};
+
 struct Program {
   int first = -1;          // of `ops_`; -1: nothing to do
   std::vector<int> moves;  // operations whose memory is another one for each row
+  bool by_eight = true;
 };
 
 struct Sum {
@@ -298,7 +304,7 @@ class RowBlocks : public Kernel {
   }
 
   static bool is_in_runs(const Walk& columns) {
-    return columns.step() == 1 && !columns.is_swapped() && columns.extent() % std::max(kPartials, block_elements()) == 0;
+    return columns.step() == 1 && !columns.is_swapped() && columns.extent() % std::max(kPartials, block_elements(4)) == 0;
   }
 
   // Where operations can reach a view's columns in the operand or result itself, if they can.
@@ -312,8 +318,9 @@ class RowBlocks : public Kernel {
       home.access = Access::runs;
       home.runs = static_cast<int>(runs_.size());
       runs_.emplace_back();
+      runs_.back().by_eight = columns.extent() % block_elements(8) == 0;
       for (std::int64_t column = 0; column < columns_; column += kPartials)
-        runs_.back().push_back((columns.at(column) - columns.at(0) - column) * size);
+        runs_.back().places.push_back((columns.at(column) - columns.at(0) - column) * size);
     }
     home.memory =
         add_memory({.kind = kind, .number = number, .rows = add_walk(Walk(chain_, view, 0, row_axes_)), .element_bytes = size});
@@ -365,7 +372,7 @@ class RowBlocks : public Kernel {
     return {Target::Use::result, stored(store), rows};
   }
 
-  int new_slot() { return add_scratch(block_elements() * static_cast<std::int64_t>(sizeof(float))); }
+  int new_slot() { return add_scratch(block_elements(8) * static_cast<std::int64_t>(sizeof(float))); }
 
   // To a program over columns a number is the same for all of them; one over numbers has those of a tile side by side.
   Home home_of_number(int i, bool for_columns) const {
@@ -407,28 +414,40 @@ class RowBlocks : public Kernel {
     ProgramBuilder builder(chain_, home_of, [&] { return new_slot(); });
     std::vector<PlacedOp> ops = builder.build(targets, false);
     if (overwrites_early(ops)) ops = builder.build(targets, true);
-    if (by_row && pass > 0 && pass == chain_.passes - 1 && columns_ >= kPrefetchedRow) prefetch_next_tile(ops);
+    if (by_row && pass == 0) prefetch(ops, [](const Home&) { return kAhead; });
+    else if (by_row && pass == chain_.passes - 1) prefetch(ops, [&](const Home& home) { return tile_rows_ * home.row_step; });
     append(program, ops);
   }
 
   void append(Program& program, const std::vector<PlacedOp>& ops) {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
+      if (op.runs >= 0) program.by_eight = program.by_eight && runs_[static_cast<std::size_t>(op.runs)].by_eight;
       if (op.row_step != 0) program.moves.push_back(static_cast<int>(ops_.size()));
       ops_.push_back(op);
     }
   }
 
-  // While the last pass computes, memory would be idle: it asks for what the first pass over the next tile reads.
-  void prefetch_next_tile(std::vector<PlacedOp>& ops) {
+  // Asks for operands before the first pass comes to them: what lies `ahead(home)` bytes on. In that pass itself it is near; the
+  // last pass, during which memory would be idle, asks for the next tile's.
+  template <class Ahead>
+  void prefetch(std::vector<PlacedOp>& ops, const Ahead& ahead) {
     std::vector<PlacedOp> asks;
+    std::vector<const Instruction*> asked;
     for (int i = 0; i < value_count(); ++i) {
       const InstructionValue& v = value(i);
-      if (!v.needed || !v.by_row || v.is_number || instruction(i).opcode != Opcode::input || v.home.runs >= 0) continue;
+      const Instruction& load = instruction(i);
+      if (!v.needed || !v.by_row || v.is_number || load.opcode != Opcode::input) continue;
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
-      next.ahead = tile_rows_ * v.home.row_step;
-      asks.push_back({block_prefetch(v.home.dtype), add_memory(next), v.home.row_step});
+      // The same elements in another order are there already.
+      if (std::any_of(asked.begin(), asked.end(), [&](const Instruction* other) {
+            return other->operand == load.operand && std::abs(other->view.offset - load.view.offset) < columns_;
+          }))
+        continue;
+      next.ahead = ahead(v.home);
+      asks.push_back({block_prefetch(v.home.dtype, v.home.access), add_memory(next), v.home.row_step, v.home.runs});
+      asked.push_back(&load);
     }
     ops.insert(ops.begin(), asks.begin(), asks.end());
   }
@@ -479,7 +498,8 @@ class RowBlocks : public Kernel {
   void run_rows(const Part& part, std::int64_t begin, std::int64_t end) const {
     BlockOp* ops = ops_of(part);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
-      ops[i] = {ops_[i].functions, nullptr, ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].data()};
+      ops[i] = {ops_[i].functions, nullptr,
+                ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].places.data()};
       if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(part, ops_[i].memory);
     }
     for (const Number& number : numbers_) *scratch_of<float>(part, number.memory) = number.value;
@@ -509,7 +529,7 @@ class RowBlocks : public Kernel {
       else collect<std::uint16_t>(part, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n);
+      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n, true);
       if (pass.columns.first < 0) continue;
       for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
       run_columns(part, pass.columns, n);
@@ -531,7 +551,7 @@ class RowBlocks : public Kernel {
   void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
     BlockOp* ops = ops_of(part);
     for (std::int64_t r = 0; r < rows; ++r) {
-      run_(ops + program.first, part.begin, part.end);
+      run_(ops + program.first, part.begin, part.end, program.by_eight);
       for (const int op : program.moves) ops[op].at += ops_[static_cast<std::size_t>(op)].row_step;
     }
     // Rows of the scratch are a tile's; operands and results go on to the next one.
@@ -577,7 +597,7 @@ class RowBlocks : public Kernel {
   std::vector<InstructionValue> values_;
   std::vector<Memory> memories_;
   std::vector<Walk> walks_;
-  std::vector<std::vector<std::int64_t>> runs_;  // see Access::runs
+  std::vector<Runs> runs_;
   std::vector<Number> numbers_;
   std::vector<PlacedOp> ops_;        // of all programs
   std::vector<std::size_t> moving_;  // those in operands and results
