@@ -14,6 +14,8 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "compiler/compile.h"
+#include "ir/trace.h"
 #include "kernels.h"
 #include "platform/cpu/compiler.h"
 #include "platform/kernel_cache.h"
@@ -474,26 +476,40 @@ class FakeCompiler {
   const fs::path path;
 };
 
+// What a CppCompiler of it says after it was to build something.
+std::string why_useless(const FakeCompiler& fake, double timeout_s = 120) {
+  KernelCache none({.enabled = false});
+  CppCompiler compiler(none, {.compiler = fake.path.string(), .threads = 2, .timeout_s = timeout_s});
+  EXPECT_EQ(compiler.reason(), "");
+  EXPECT_TRUE(compiler.build(kKernelPrelude, make_kernels(3)).empty());
+  return compiler.reason();
+}
+
 TEST_F(KernelCacheTest, ACompilerThatHangs) {
   const FakeCompiler fake(temporary_.path(), "sleep 100 & wait");
   const auto start = std::chrono::steady_clock::now();
-  try {
-    build(make_kernels(3), {.compiler = fake.path.string(), .timeout_s = 0.3});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("no result after 0.3 s"), std::string::npos) << error.what();
-  }
+  EXPECT_NE(why_useless(fake, 0.3).find("compiles nothing, not even an empty function: no result after 0.3 s"), std::string::npos);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
 }
 
 TEST_F(KernelCacheTest, ACompilerThatIsKilled) {
   const FakeCompiler fake(temporary_.path(), "kill -9 $$");
-  try {
-    build(make_kernels(2), {.compiler = fake.path.string()});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("killed by signal 9"), std::string::npos) << error.what();
+  EXPECT_NE(why_useless(fake).find("killed by signal 9"), std::string::npos);
+}
+
+// Then fused nodes are interpreted, with one warning.
+TEST_F(KernelCacheTest, ACompilerThatOnlyAnswers) {
+  const FakeCompiler fake(temporary_.path(), "echo 'cannot execute as' >&2\nexit 1");
+  EXPECT_NE(why_useless(fake).find("compiles nothing, not even an empty function: cannot execute as"), std::string::npos);
+  const auto platform = open_platform("cpu", {.threads = 1, .cache_dir = folder().string(), .compiler = fake.path.string()});
+  take_messages();
+  for (const std::int64_t width : {64, 96}) {
+    const Value x = input("x", DType::f32, {3, width});
+    const Plan plan = compile(make_graph("g", {x}, {silu(x * 2.0) + 1.0}), *platform);
+    ASSERT_EQ(plan.steps.size(), 1u);
+    EXPECT_TRUE(plan.steps[0].kernel->implementation().starts_with("row blocks")) << plan.steps[0].kernel->implementation();
   }
+  EXPECT_EQ(lines_with(take_messages(), "fused kernels are interpreted, a tile of rows at a time: "), 1) << messages_;
 }
 
 // Killed with much to do (as the kernel does when memory runs out), it gets the kernels one by one.

@@ -181,6 +181,35 @@ struct Fixture {
   }
 };
 
+// What is given, what another result is already, and what passes find to be one of these, is copied into a result's own memory.
+TEST(Run, AResultMayBeAnInputAWeightANumberOrAnotherResult) {
+  Fixture fixture;
+  const Value x = input("x", DType::f32, {8, 8}), w = parameter("w1", DType::f32, {8, 8}), number = constant(2.5, DType::f32);
+  const Value y = x + w, same = x + w;
+  const std::vector<Value> results{x, x, y, same, y, w, number, x * 1.0, reshape(x, {64})};
+  for (const bool compiled : {true, false}) {
+    const Plan plan = compile(make_graph("results", {x}, results), *fixture.platform, {.compile = compiled});
+    fixture.store.load(plan);
+    std::vector<float> values(64);
+    std::iota(values.begin(), values.end(), 1.0f);
+    const Tensor given = make_tensor(*fixture.platform, x.type(), "in");
+    upload(*fixture.platform, *fixture.stream, values, given);
+    std::vector<Tensor> outputs;
+    for (const Value& result : results) outputs.push_back(make_tensor(*fixture.platform, result.type(), "out"));
+    const Plan* const only = &plan;
+    run(plan, *fixture.stream, fixture.store, std::span(&given, 1), outputs, make_workspace(*fixture.platform, {&only, 1}));
+    const auto at_5 = [&](std::size_t i) {
+      std::vector<float> result(static_cast<std::size_t>(outputs[i].type.shape.count()));
+      download(*fixture.platform, *fixture.stream, outputs[i], result);
+      return result[result.size() == 1 ? 0 : 5];
+    };
+    for (const std::size_t i : {0, 1, 7, 8}) EXPECT_EQ(at_5(i), 6.0f) << i;
+    for (const std::size_t i : {2, 3, 4}) EXPECT_EQ(at_5(i), 6.0f + 0.2f) << i;
+    EXPECT_EQ(at_5(5), 0.2f);
+    EXPECT_EQ(at_5(6), 2.5f);
+  }
+}
+
 TEST(Run, StreamedWeightsGiveTheSameAndAreGoneAfterwards) {
   Fixture fixture;
   const Plan plan = fixture.chain();

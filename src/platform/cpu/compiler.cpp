@@ -326,6 +326,7 @@ std::vector<void*> CppCompiler::build(std::string_view prelude, std::span<const 
   }
   if (!jobs.empty()) compile(prelude, jobs);
   else log(LogLevel::detail, fmt::format("kernel cache: {0} of {0} found", kernels.size()));
+  if (!reason_.empty()) return {};
   std::vector<void*> functions;
   for (const std::string& key : keys) functions.push_back(loaded_.at(key));
   return functions;
@@ -384,7 +385,18 @@ void CppCompiler::compile_units(std::string_view prelude, std::vector<Unit>& uni
   }
 }
 
-// Compiles all jobs and puts their functions into loaded_.
+std::string CppCompiler::why_useless(const fs::path& folder) {
+  const CppKernel nothing{.name = "nothing", .source = "extern \"C\" void nothing() {}"};
+  Job job{.kernel = &nothing, .recipe = {}, .key = {}, .symbol = "zoe_nothing"};
+  std::vector<Unit> units{{{&job}}};
+  compile_units("", units, folder, "nothing");
+  if (job.function) return {};
+  std::string why = last_lines(job.log, 2);  // what the compiler says, and how it ended
+  std::replace(why.begin(), why.end(), '\n', ';');
+  return why;
+}
+
+// Compiles all jobs and puts their functions into loaded_, or finds a reason_.
 void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
   const auto start = Clock::now();
   const auto threads = static_cast<std::size_t>(std::max(options_.threads, 1));
@@ -432,6 +444,12 @@ void CppCompiler::compile(std::string_view prelude, std::vector<Job>& jobs) {
     };
     compile_units(prelude, units, work.path, "unit");
     if (failures() > 0 && place_is_full()) continue;
+    if (static_cast<std::size_t>(failures()) == jobs.size()) {
+      if (const std::string useless = why_useless(work.path); !useless.empty()) {
+        reason_ = fmt::format("{} compiles nothing, not even an empty function: {}", name_, useless);
+        return;
+      }
+    }
     // Where a unit failed, its kernels alone: the good ones are saved, and the message is about the bad one.
     std::vector<Unit> alone;
     for (const Unit& unit : units)

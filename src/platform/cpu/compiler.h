@@ -48,7 +48,9 @@ class CppCompiler {
 
   // The functions, in the order of `kernels`; they stay valid for the life of the process. Those in memory or in the cache are
   // taken from there, the others compiled in one go: as many units as threads, each with the prelude and its share of kernels.
-  // If kernels do not compile, all others are cached and the error (compile) names the first. May be called from any thread.
+  // If kernels do not compile, all others are cached and the error (compile) names the first. If it turns out that the compiler
+  // compiles nothing at all (its assembler is missing, say), reason() says so and there are no functions. May be called from any
+  // thread.
   std::vector<void*> build(std::string_view prelude, std::span<const CppKernel> kernels);
 
  private:
@@ -58,6 +60,8 @@ class CppCompiler {
   // At most `threads` at a time, in `folder`. The kernels of a unit get their functions, or its log.
   void compile_units(std::string_view prelude, std::vector<Unit>& units, const std::filesystem::path& folder,
                      std::string_view prefix);
+  // Why a function that does nothing does not compile in `folder`; "" if it does.
+  std::string why_useless(const std::filesystem::path& folder);
 
   KernelCache& cache_;
   CppBuildOptions options_;

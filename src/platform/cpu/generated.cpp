@@ -103,6 +103,7 @@ std::vector<std::unique_ptr<Kernel>> make_generated(std::span<const Node* const>
   }
   const std::vector<void*> functions = compiler.build(prelude(kCppDialect), kernels);
   std::vector<std::unique_ptr<Kernel>> made;
+  if (functions.empty()) return made;
   for (std::size_t i = 0; i < nodes.size(); ++i)
     made.push_back(std::make_unique<GeneratedKernel>(*nodes[i], std::move(chains[i]), std::move(sources[i]),
                                                      reinterpret_cast<Function>(functions[number_of[i]]), device.threads));

@@ -155,7 +155,8 @@ class CpuPlatform : public Platform {
       cache_ = std::make_unique<KernelCache>(KernelCache::Options{.folder = cache_folder_});
       compiler_ = std::make_unique<CppCompiler>(*cache_, CppBuildOptions{.compiler = compiler_name_, .threads = info_.threads});
     }
-    if (compiler_->reason().empty()) return make_generated(nodes, info_, *compiler_);
+    if (compiler_->reason().empty())
+      if (auto kernels = make_generated(nodes, info_, *compiler_); compiler_->reason().empty()) return kernels;
     if (!warned_)
       log(LogLevel::notice, fmt::format("fused kernels are interpreted, a tile of rows at a time: {}", compiler_->reason()));
     warned_ = true;
