@@ -1,5 +1,5 @@
-// Generated kernels: a chain becomes CUDA C++ (codegen/c_printer.h), and all chains that are asked for at once one program. Equal
-// texts are one function, whatever their row counts.
+// Generated kernels: a chain becomes CUDA C++ (codegen/c_printer.h), each a program of its own, so that
+// the cache holds what many plans share. All that are asked for at once are compiled at once.
 
 #include <fmt/format.h>
 
@@ -45,34 +45,40 @@ class ChainKernel : public Kernel {
   const Function function_, unaligned_;
 };
 
+// What profilers show: the ops that a chain comes from.
+std::string function_name(const Node& node) {
+  std::string text = "zoe_";
+  for (const char c : node.name.empty() ? std::string(name(node.opcode)) : node.name) {
+    if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_') text += c;
+    else if (text.back() != '_') text += '_';
+  }
+  return text;
+}
+
 }  // namespace
 
 std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device) {
-  constexpr std::string_view kPlaceholder = "zoe_chain";  // equal texts are found before they get a name
   struct Entry {
     Chain chain;
     GeneratedSource source;
-    std::string function;
+    Device::Program program;
   };
   std::vector<Entry> entries;
-  std::map<std::string, std::string> functions;  // text with the placeholder, name
-  std::string source = prelude(kCudaDialect);
+  std::vector<Device::Program> programs;
+  const std::string start = prelude(kCudaDialect);
   for (const Node* node : nodes) {
     Chain chain = chain_of(*node);
-    GeneratedSource printed = print_source(chain, kCudaDialect, {.name = std::string(kPlaceholder)});
-    const auto [found, is_new] = functions.try_emplace(printed.text, fmt::format("chain_{}", functions.size()));
-    if (is_new) source += print_source(chain, kCudaDialect, {.name = found->second}).text + "\n";
-    entries.push_back({std::move(chain), std::move(printed), found->second});
+    const std::string name = function_name(*node);
+    GeneratedSource printed = print_source(chain, kCudaDialect, {.name = name});
+    programs.push_back({start + printed.text, name, name});
+    entries.push_back({std::move(chain), std::move(printed), programs.back()});
   }
-  std::map<std::string, std::pair<Function, Function>> built;
+  device->build(programs);
   std::vector<std::unique_ptr<Kernel>> kernels;
   for (Entry& entry : entries) {
-    auto& [function, unaligned] = built[entry.function];
-    if (!function.handle) {
-      const std::string what = fmt::format("{} of {}", entry.function, functions.size());
-      function = device->function(source, entry.function, what);
-      unaligned = entry.source.alignment > 1 ? device->function(source, entry.function + "_unaligned", what) : function;
-    }
+    const Function function = device->function(entry.program, entry.program.name);
+    const Function unaligned =
+        entry.source.alignment > 1 ? device->function(entry.program, entry.program.name + "_unaligned") : function;
     kernels.push_back(std::make_unique<ChainKernel>(std::move(entry.chain), std::move(entry.source), function, unaligned));
   }
   return kernels;

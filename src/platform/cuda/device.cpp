@@ -1,13 +1,17 @@
 #include "platform/cuda/device.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 
 namespace zoe::cuda {
 namespace {
@@ -149,77 +153,61 @@ Device::~Device() {
 
 void Device::make_current() const { check_status(api.context_set_current(context_), "making a context current"); }
 
-std::string Device::compile(const KernelRecipe& recipe, std::string_view what) {
+struct Device::Build {
+  KernelRecipe recipe;
+  std::string what, binary;
+  std::string error = {}, log = {};  // why it was not compiled
+};
+
+// Touches nothing of the device but its compiler: from any thread.
+void Device::compile(Build& build) const {
+  const auto begin = std::chrono::steady_clock::now();
   ProgramHandle program = nullptr;
-  const std::string file = recipe.name + ".cu";
-  Status status = compiler.create(&program, recipe.source.c_str(), file.c_str(), 0, nullptr, nullptr);
-  check(status == kSuccess, ErrorKind::compile, vendor.platform, "the run-time compiler refuses {} with status {}.", what, status);
+  const std::string file = build.recipe.name + ".cu";
+  Status status = compiler.create(&program, build.recipe.source.c_str(), file.c_str(), 0, nullptr, nullptr);
+  if (status != kSuccess) {
+    build.error = fmt::format("the run-time compiler refuses {} with status {}.", build.what, status);
+    return;
+  }
   struct Guard {
     const CompilerApi& api;
     ProgramHandle& program;
     ~Guard() { api.destroy(&program); }
   } guard{compiler, program};
   std::vector<std::string> words;
-  for (std::size_t begin = 0; begin < recipe.flags.size();) {
-    const std::size_t end = std::min(recipe.flags.find(' ', begin), recipe.flags.size());
-    words.push_back(recipe.flags.substr(begin, end - begin));
-    begin = end + 1;
+  for (std::size_t at = 0; at < build.recipe.flags.size();) {
+    const std::size_t end = std::min(build.recipe.flags.find(' ', at), build.recipe.flags.size());
+    words.push_back(build.recipe.flags.substr(at, end - at));
+    at = end + 1;
   }
   std::vector<const char*> flags;
   for (const std::string& word : words) flags.push_back(word.c_str());
   status = compiler.compile(program, static_cast<int>(flags.size()), flags.data());
-  if (status != kSuccess) {
-    std::size_t size = 0;
-    compiler.log_size(program, &size);
-    std::string log(size, '\0');
-    if (size) compiler.log(program, log.data());
-    while (!log.empty() && (log.back() == '\0' || log.back() == '\n')) log.pop_back();
-    const std::filesystem::path kept = cache_.keep_failed(recipe, log);
-    fail(ErrorKind::compile, vendor.platform, "kernel {} failed to build for {} (status {}). The log ends: {}{}", what,
-         description.name, status, last_lines(log, 20), kept.empty() ? "" : fmt::format(" Source and log: {}.", kept.string()));
-  }
   std::size_t size = 0;
-  check(compiler.binary_size(program, &size) == kSuccess && size > 0, ErrorKind::compile, vendor.platform,
-        "the run-time compiler made no binary of {}.", what);
-  std::string binary(size, '\0');
-  check(compiler.binary(program, binary.data()) == kSuccess, ErrorKind::compile, vendor.platform,
-        "the run-time compiler does not hand out the binary of {}.", what);
-  return binary;
+  if (status != kSuccess) {
+    compiler.log_size(program, &size);
+    build.log.assign(size, '\0');
+    if (size) compiler.log(program, build.log.data());
+    while (!build.log.empty() && (build.log.back() == '\0' || build.log.back() == '\n')) build.log.pop_back();
+    build.error = fmt::format("kernel {} failed to build for {} (status {}). The log ends: {}", build.what, description.name,
+                              status, last_lines(build.log, 20));
+    return;
+  }
+  if (compiler.binary_size(program, &size) == kSuccess && size > 0) {
+    build.binary.assign(size, '\0');
+    if (compiler.binary(program, build.binary.data()) == kSuccess) {
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+      zoe::log(LogLevel::detail, fmt::format("compiled {} in {:.2f} s", build.what, seconds.count()));
+      return;
+    }
+  }
+  build.error = fmt::format("the run-time compiler made no binary of {}.", build.what);
 }
 
-ModuleHandle Device::load(const KernelRecipe& recipe, std::string_view what) {
-  ModuleHandle module = nullptr;
-  make_current();
-  if (const auto cached = cache_.find(recipe)) {
-    const std::string binary = read_file(cached->binary, vendor.platform, kMostBinaryBytes);
-    const Status status = api.module_load(&module, binary.data());
-    if (status == kSuccess) return module;
-    cache_.reject(recipe, fmt::format("the driver does not load it (status {})", status));
-  }
-  const std::string binary = compile(recipe, what);
-  check_status(api.module_load(&module, binary.data()), "loading a program", what);
-  if (const std::string why = cache_.why_not_writable(); !why.empty()) {
-    cache_.notice_not_cached(why);
-    return module;
-  }
-  const WorkFolder folder(cache_.work_parent());
-  const std::filesystem::path path = folder.path / (recipe.name + ".cubin");
-  std::ofstream file(path, std::ios::binary);
-  file.write(binary.data(), static_cast<std::streamsize>(binary.size()));
-  file.close();
-  if (folder.path.empty() || !file) {
-    cache_.notice_not_cached(folder.path.empty() ? folder.error : fmt::format("cannot write {}", path.string()));
-    return module;
-  }
-  const KernelCache::NewKernel entry{&recipe, path, recipe.name};
-  cache_.store({&entry, 1});
-  return module;
-}
-
-Function Device::function(const std::string& source, const std::string& name, std::string_view what, bool exact) {
-  KernelRecipe recipe{.name = name, .dialect = "cuda", .source = std::string(vendor.prelude) + source};
+KernelRecipe Device::recipe(const Program& program) const {
+  KernelRecipe recipe{.name = program.name, .dialect = "cuda", .source = std::string(vendor.prelude) + program.source};
   recipe.compiler = fmt::format("{} {}.{}", vendor.compiler_name, compiler_major_, compiler_minor_);
-  recipe.flags = exact ? vendor.exact : vendor.loose;
+  recipe.flags = program.exact ? vendor.exact : vendor.loose;
   if (!vendor.architecture.empty()) {
     // Compute capability 9.0 has instructions of its own, which only its exact architecture may use; so do later ones.
     const bool specific = &vendor == &kCuda && description.major >= 9;
@@ -228,17 +216,86 @@ Function Device::function(const std::string& source, const std::string& name, st
   }
   recipe.target = fmt::format("{} {}.{}", vendor.platform, description.major, description.minor);
   if (vendor.architecture.empty()) recipe.target += " " + description.name;
-  const std::lock_guard lock(mutex_);
-  const std::string key = recipe.key();
-  auto found = modules_.find(key);
-  if (found == modules_.end()) {
-    loaded_.reserve(loaded_.size() + 1);
-    found = modules_.emplace(key, load(recipe, what)).first;
-    loaded_.push_back(found->second);
+  return recipe;
+}
+
+Status Device::load(const std::string& key, const std::string& binary) {
+  loaded_.reserve(loaded_.size() + 1);
+  const auto place = modules_.emplace(key, nullptr).first;
+  make_current();
+  const Status status = api.module_load(&place->second, binary.data());
+  if (status == kSuccess) loaded_.push_back(place->second);
+  else modules_.erase(place);
+  return status;
+}
+
+// Adds new binaries to the kernel cache.
+void Device::store(std::span<Build> builds) {
+  if (const std::string why = cache_.why_not_writable(); !why.empty()) return cache_.notice_not_cached(why);
+  const WorkFolder folder(cache_.work_parent());
+  if (folder.path.empty()) return cache_.notice_not_cached(folder.error);
+  std::vector<KernelCache::NewKernel> entries;
+  for (Build& build : builds) {
+    const std::filesystem::path path = folder.path / fmt::format("{}_{}.cubin", build.recipe.name, entries.size());
+    std::ofstream file(path, std::ios::binary);
+    file.write(build.binary.data(), static_cast<std::streamsize>(build.binary.size()));
+    file.close();
+    if (!file) return cache_.notice_not_cached(fmt::format("cannot write {}", path.string()));
+    entries.push_back({&build.recipe, path, build.recipe.name});
   }
+  cache_.store(entries);
+}
+
+void Device::build(std::span<const Program> programs) {
+  const std::lock_guard lock(mutex_);
+  std::map<std::string, Build> missing;  // by key
+  for (const Program& program : programs) {
+    KernelRecipe wanted = recipe(program);
+    std::string key = wanted.key();
+    if (!modules_.contains(key)) missing.try_emplace(std::move(key), Build{std::move(wanted), program.what, {}});
+  }
+  std::vector<std::pair<std::string, Build>> to_compile;
+  for (auto& [key, build] : missing) {
+    if (const auto cached = cache_.find(build.recipe)) {
+      build.binary = read_file(cached->binary, vendor.platform, kMostBinaryBytes);
+      const Status status = load(key, build.binary);
+      if (status == kSuccess) continue;
+      cache_.reject(build.recipe, fmt::format("the driver does not load it (status {})", status));
+      build.binary.clear();
+    }
+    to_compile.emplace_back(key, std::move(build));
+  }
+  if (to_compile.empty()) return;
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < to_compile.size(); i = next++) compile(to_compile[i].second);
+  };
+  const std::size_t workers = std::min<std::size_t>(to_compile.size(), std::max(1u, std::thread::hardware_concurrency()));
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t i = 1; i < workers; ++i) threads.emplace_back(work);
+    work();
+  }
+  for (const auto& [key, build] : to_compile)
+    if (!build.error.empty()) {
+      const std::filesystem::path kept = build.log.empty() ? "" : cache_.keep_failed(build.recipe, build.log);
+      fail(ErrorKind::compile, vendor.platform, "{}{}", build.error,
+           kept.empty() ? "" : fmt::format(" Source and log: {}.", kept.string()));
+    }
+  std::vector<Build> made;
+  for (auto& [key, build] : to_compile) {
+    check_status(load(key, build.binary), "loading a program", build.what);
+    made.push_back(std::move(build));
+  }
+  store(made);
+}
+
+Function Device::function(const Program& program, const std::string& name) {
+  build({&program, 1});
+  const std::lock_guard lock(mutex_);
   Function function{.name = name};
   make_current();
-  check_status(api.module_function(&function.handle, found->second, name.c_str()), "finding a function", name);
+  check_status(api.module_function(&function.handle, modules_.at(recipe(program).key()), name.c_str()), "finding a function", name);
   return function;
 }
 

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -95,10 +96,20 @@ class Device : public std::enable_shared_from_this<Device> {
       check_driver(api, vendor, status, call, what);
   }
 
-  // A function of the program with this text, compiled for exactly this device through the kernel cache; each distinct text and
-  // set of options is loaded once. `what` names it in errors. `exact`: no contraction of products and sums, as generated code and
-  // everything that promises bits needs.
-  Function function(const std::string& source, const std::string& name, std::string_view what, bool exact = true);
+  // A program to be compiled for exactly this device. `name` is that of a function in it, `what` names it in errors. `exact`: no
+  // contraction of products and sums, as generated code and everything that promises bits needs.
+  struct Program {
+    std::string source, name, what;
+    bool exact = true;
+  };
+  // Takes programs from the kernel cache, or compiles them, as many at a time as there are cores, and loads them. Each distinct
+  // text and set of options is loaded once.
+  void build(std::span<const Program> programs);
+  // A function of a program, which is built if it was not yet.
+  Function function(const Program& program, const std::string& name);
+  Function function(const std::string& source, const std::string& name, std::string_view what, bool exact = true) {
+    return function({source, name, std::string(what), exact}, name);
+  }
 
   // The stream of allocations, fills and frees.
   StreamHandle memory_stream() const { return memory_stream_; }
@@ -115,8 +126,11 @@ class Device : public std::enable_shared_from_this<Device> {
   friend struct DeviceBuffer;
   friend class DeviceStream;
   void free(Address address, std::size_t size_bytes);
-  ModuleHandle load(const KernelRecipe& recipe, std::string_view what);
-  std::string compile(const KernelRecipe& recipe, std::string_view what);
+  struct Build;
+  KernelRecipe recipe(const Program& program) const;
+  void compile(Build& build) const;
+  Status load(const std::string& key, const std::string& binary);
+  void store(std::span<Build> builds);
 
   ContextHandle context_ = nullptr;
   StreamHandle memory_stream_ = nullptr;  // of allocations, fills and frees

@@ -118,9 +118,14 @@ class CudaPlatform : public Platform {
     std::vector<const Node*> chains;
     for (const Node* node : nodes)
       if (is_chain(node->opcode)) chains.push_back(node);
-    std::vector<std::unique_ptr<Kernel>> generated = make_chains(chains, device_), kernels;
+    // Chains are compiled while libraries are asked for their fastest.
+    auto generated = std::async(std::launch::async, [&] { return make_chains(chains, device_); });
+    std::vector<std::unique_ptr<Kernel>> kernels;
+    for (const Node* node : nodes) kernels.push_back(is_chain(node->opcode) ? nullptr : make_kernel(*node));
+    std::vector<std::unique_ptr<Kernel>> made = generated.get();
     std::size_t next = 0;
-    for (const Node* node : nodes) kernels.push_back(is_chain(node->opcode) ? std::move(generated[next++]) : make_kernel(*node));
+    for (std::unique_ptr<Kernel>& kernel : kernels)
+      if (!kernel) kernel = std::move(made[next++]);
     return kernels;
   }
 
