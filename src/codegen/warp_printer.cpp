@@ -29,7 +29,9 @@ constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over 
 constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
 constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
 constexpr std::int64_t kInFlight = 24;          // accesses to memory that a thread begins before it waits for the first
-constexpr std::int64_t kAhead = 1;
+constexpr std::int64_t kInFlightOfSums = 16;    // the same where sums leave fewer registers
+constexpr std::int64_t kAhead = 4;              // accesses of a turn, at least, for the next turn's to begin meanwhile
+constexpr std::int64_t kBranch = 0;
 constexpr std::int64_t kWrittenOut = 5;  // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
@@ -213,12 +215,12 @@ class WarpPrinter : public Printer {
       if (size == 2 && rows_ > 1) pitch = (pitch + 63) / 128 * 128 + 64;
       staged.pitch = pitch / size;
       staged.offset = total;
-      total += pitch * unit_rows();
+      total += pitch * unit_rows_;
     }
     told_offset_ = total;
     std::int64_t row_values = 0;
     for (const Instruction& instruction : chain_.instructions) row_values += instruction.place == Place::row;
-    if (unit_warps_ > 1) total += (row_values * unit_rows() * 4 + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
+    if (unit_warps_ > 1) total += (row_values * unit_rows_ * 4 + kAccessBytes - 1) / kAccessBytes * kAccessBytes;
     return total;
   }
 
@@ -253,24 +255,26 @@ class WarpPrinter : public Printer {
     const auto most_bytes = static_cast<std::int64_t>(kMostSharedBytes);
     if (!has_sums() && staged_.empty()) {
       choose_lanes(4);
-      rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
+      rows_ = unit_rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
       block_warps_ = 4;
     } else {
       for (const std::int64_t warps : {4, 3, 2}) {
         if (same_bytes() <= row_bytes() || vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
-        unit_warps_ = warps;
+        unit_warps_ = unit_rows_ = warps;
         rows_ = 1;
-        while (unit_rows() < kBlockRows && rows_ * 2 <= vector_) rows_ *= 2;
-        while (rows_ > 1 && place_staged() > most_bytes) rows_ /= 2;
-        if (place_staged() <= most_bytes) break;
+        for (; unit_rows_ < kBlockRows && rows_ * 2 <= vector_; unit_rows_ *= 2) rows_ *= 2;
+        for (; rows_ > 1 && place_staged() > most_bytes; unit_rows_ /= 2) rows_ /= 2;
+        // Fewer rows than warps: the others wait while they are summed.
+        while (unit_rows_ % 2 == 0 && place_staged() > most_bytes) unit_rows_ /= 2;
+        if (unit_rows_ > 1 && place_staged() <= most_bytes) break;
         unit_warps_ = 1;
       }
       if (unit_warps_ > 1) {
         lanes_ = unit_threads();
         block_warps_ = unit_warps_;
       } else {
-        rows_ = std::min(vector_, kWarpRows);
-        while (rows_ > 1 && place_staged() > kWarpBytes) rows_ /= 2;
+        rows_ = unit_rows_ = std::min(vector_, kWarpRows);
+        for (; rows_ > 1 && place_staged() > kWarpBytes; unit_rows_ /= 2) rows_ /= 2;
         choose_lanes(kWarp / rows_);
         const std::int64_t bytes = place_staged();
         block_warps_ = bytes == 0 ? 4 : std::min<std::int64_t>(4, most_bytes / bytes);
@@ -281,10 +285,9 @@ class WarpPrinter : public Printer {
     turns_ = (vectors + lanes_ - 1) / lanes_;
   }
 
-  std::int64_t unit_rows() const { return rows_ * unit_warps_; }
   std::int64_t unit_threads() const { return kWarp * unit_warps_; }
   std::int64_t together() const { return unit_threads() / lanes_; }  // rows whose vectors are made at the same time
-  std::int64_t shares() const { return unit_rows() / together(); }
+  std::int64_t shares() const { return unit_rows_ / together(); }
   // The number of a thread in its unit, and in its row while vectors are made.
   std::string thread() const { return unit_warps_ > 1 ? "threadIdx.x" : "lane"; }
   std::string lane() const { return lanes_ == unit_threads() ? thread() : fmt::format("{} % {}", thread(), lanes_); }
@@ -293,7 +296,13 @@ class WarpPrinter : public Printer {
     const std::string own = lanes_ == 1 ? "lane" : fmt::format("lane / {}", lanes_);
     return shares() == 1 ? own : fmt::format("(i * {} + {})", together(), own);
   }
-  std::string own_row() const { return unit_rows() == 1 ? "0" : fmt::format("{} / {}", thread(), sum_lanes_); }
+  std::string own_row() const { return unit_rows_ == 1 ? "0" : fmt::format("{} / {}", thread(), sum_lanes_); }
+  // Of the threads that sum a row.
+  std::string is_first_of_row() const {
+    const std::string first = fmt::format("{} % {} == 0", thread(), sum_lanes_);
+    const std::int64_t summing = unit_rows_ * sum_lanes_;
+    return summing < unit_threads() ? fmt::format("{} && threadIdx.x < {}", first, summing) : first;
+  }
   std::string_view barrier() const { return unit_warps_ > 1 ? "__syncthreads();" : "__syncwarp();"; }
 
   void begin() override {
@@ -314,13 +323,13 @@ class WarpPrinter : public Printer {
     source_.grid.threads = static_cast<int>(block_warps_ * kWarp);
     if (flat_) return open_elements();
     const std::int64_t units = block_warps_ / unit_warps_;
-    source_.grid.per_block = units * unit_rows();
+    source_.grid.per_block = units * unit_rows_;
     source_.grid.shared_bytes = static_cast<std::size_t>(units * unit_bytes_);
     if (unit_warps_ > 1) {
-      line("const long first = (long)blockIdx.x * {0};  // of the block's {0} rows", unit_rows());
+      line("const long first = (long)blockIdx.x * {0};  // of the block's {0} rows", unit_rows_);
     } else {
       line("const int lane = threadIdx.x % 32;");
-      line("const long first = ((long)blockIdx.x * {0} + threadIdx.x / 32) * {1};  // of the warp's {1} rows", units, unit_rows());
+      line("const long first = ((long)blockIdx.x * {0} + threadIdx.x / 32) * {1};  // of the warp's {1} rows", units, unit_rows_);
       line("if (first >= count) return;");
     }
     if (unit_bytes_ > 0) line("extern __shared__ uint4 shared[];");
@@ -375,8 +384,7 @@ class WarpPrinter : public Printer {
   void close_rows() override { close_loop(); }
 
   void row_store(std::size_t s) override {
-    line("if ({} % {} == 0 && first + {} < count) store1(w{}, v{});", thread(), sum_lanes_, own_row(), s,
-         chain_.stores[s].instruction);
+    line("if ({} && first + {} < count) store1(w{}, v{});", is_first_of_row(), own_row(), s, chain_.stores[s].instruction);
   }
 
   void columns(int pass) override {
@@ -469,11 +477,11 @@ class WarpPrinter : public Printer {
 
     // So that memory never waits: either a turn's accesses begin while the one before it is worked on, which takes turns that
     // are written out, or those of several turns begin together.
-    const bool ahead =
-        kAhead != 0 && !staged_.empty() && !loads.empty() && turns_ > 1 && (turns_ <= kWrittenOut || turns_ % 2 == 0);
     std::int64_t in_turn = 0, batch = 1;
     for (const int i : loads) in_turn += (is_same(i) ? 1 : shares()) * accesses(i);
-    for (std::int64_t more = 2; !ahead && more <= turns_ && more * in_turn <= kInFlight; ++more)
+    const bool ahead = !staged_.empty() && in_turn >= kAhead && turns_ > 1 && (turns_ <= kWrittenOut || turns_ % 2 == 0);
+    const std::int64_t most = staged_.empty() ? kInFlight : kInFlightOfSums;
+    for (std::int64_t more = 2; !ahead && more <= turns_ && more * in_turn <= most; ++more)
       if (turns_ % more == 0) batch = more;
     std::string slot, turn;
     int inner_loops = 0;
@@ -581,7 +589,7 @@ class WarpPrinter : public Printer {
       if (staged.pass == pass) line("store(s{0} + {1} * {2} + c, y{0});", i, row_of_share(), staged.pitch);
     const std::vector<std::size_t> stores = stores_of(pass);
     // A thread that has all rows writes the last one several times instead: that costs no branch.
-    if (!stores.empty() && together() > 1) line("if (first + {} >= count) continue;", row_of_share());
+    if (!stores.empty() && (kBranch || together() > 1)) line("if (first + {} >= count) continue;", row_of_share());
     for (const std::size_t s : stores)
       line("store(w{}[i] + {}, y{});", s, offset_of(chain_.stores[s].view), chain_.stores[s].instruction);
     close_loop();
@@ -628,9 +636,9 @@ class WarpPrinter : public Printer {
       for (const int i : row_values)
         if (told_.try_emplace(i, told_.size()).second) untold.push_back(i);
       if (!untold.empty()) {
-        line("if (threadIdx.x % {} == 0) {{", sum_lanes_);
+        line("if ({}) {{", is_first_of_row());
         ++indent_;
-        for (const int i : untold) line("told[{} + {}] = v{};", told_.at(i) * unit_rows(), own_row(), i);
+        for (const int i : untold) line("told[{} + {}] = v{};", told_.at(i) * unit_rows_, own_row(), i);
         close_loop();
         line("__syncthreads();");
       }
@@ -638,7 +646,7 @@ class WarpPrinter : public Printer {
     for (const int i : row_values) line("float u{}[{}];", i, shares());
     open_loop("i", shares());
     for (const int i : row_values) {
-      if (unit_warps_ > 1) line("u{}[i] = told[{} + {}];", i, told_.at(i) * unit_rows(), row_of_share());
+      if (unit_warps_ > 1) line("u{}[i] = told[{} + {}];", i, told_.at(i) * unit_rows_, row_of_share());
       else line("u{0}[i] = __shfl_sync(0xffffffffu, v{0}, {1} * {2});", i, row_of_share(), sum_lanes_);
     }
     close_loop();
@@ -676,7 +684,11 @@ class WarpPrinter : public Printer {
     for (const int i : order)
       if (ready(i)) waiting.insert(place_of(i));
     for (const int sum : sums) line("float s{}[{}] = {{}};", sum, rows_);
-    const std::int64_t steps = (chain_.columns() + kPartialSums - 1) / kPartialSums;
+    const std::int64_t steps = (chain_.columns() + kPartialSums - 1) / kPartialSums, summing = unit_rows_ * sum_lanes_;
+    if (summing < unit_threads()) {
+      line("if (threadIdx.x < {}) {{", summing);
+      ++indent_;
+    }
     line("#pragma unroll {}", std::min<std::int64_t>(steps, 8));
     line("for (int t = 0; t < {}; ++t) {{", steps);
     ++indent_;
@@ -694,6 +706,7 @@ class WarpPrinter : public Printer {
     for (const int sum : sums) line("s{}[e] += v{};", sum, at(sum).arguments[0]);
     close_loop();
     close_loop();
+    if (summing < unit_threads()) close_loop();
     for (const int sum : sums) line("const float v{0} = row_sum(s{0});", sum);
   }
 
@@ -763,6 +776,7 @@ class WarpPrinter : public Printer {
   std::map<int, std::size_t> told_;  // values of rows that the unit's threads have told one another, and where
   std::int64_t unit_warps_ = 1;      // more than one: the unit is the block
   std::int64_t block_warps_ = 0;
+  std::int64_t unit_rows_ = 1;
   std::int64_t rows_ = 1;           // of a warp
   std::int64_t lanes_ = kWarp;      // threads of a row while vectors are made
   std::int64_t sum_lanes_ = kWarp;  // threads of a row while it is summed
