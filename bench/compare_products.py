@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Time single products on a GPU beside PyTorch's F.linear, in one run, in turns.
+
+    python bench/compare_products.py [--seconds 0.1] [--rounds 5] [--only TEXT] [--bench PROGRAM]
+
+Needs a Python with torch for CUDA. build/bench_linear times our side; both sides hold their operands, and each works for
+`seconds` before the other's turn, so both run at the clock that the device keeps up under such work. GELU and residual are calls
+of their own with PyTorch, as in Diffusers. Prints a Markdown table of medians; floor: all multiprocessors busy at the clock that was
+seen while both sides worked (4096 operations a cycle each in bf16 on compute capability 9.0).
+"""
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENS = 32760  # 832x480, 81 frames
+SHAPES = [  # rows, columns, inner, epilogue, what
+    (TOKENS, 1536, 1536, "bias", "1.3B q, k, v, out"),
+    (TOKENS, 1536, 1536, "bias residual", "1.3B cross out"),
+    (TOKENS, 8960, 1536, "bias gelu", "1.3B ffn in"),
+    (TOKENS, 1536, 8960, "bias", "1.3B ffn out"),
+    (TOKENS, 5120, 5120, "bias", "14B q, k, v, out"),
+    (TOKENS, 5120, 5120, "bias residual", "14B cross out"),
+    (TOKENS, 13824, 5120, "bias gelu", "14B ffn in"),
+    (TOKENS, 5120, 13824, "bias", "14B ffn out"),
+    (512, 10240, 4096, "gelu", "umT5 ffn gate"),
+    (512, 10240, 4096, "", "umT5 ffn in"),
+    (512, 4096, 10240, "residual", "umT5 ffn out"),
+    (512, 4096, 4096, "", "umT5 q, k, v"),
+    (1, 30720, 5120, "bias", "14B time"),
+]
+
+
+class Ours:
+    def __init__(self, program, seconds):
+        self.process = subprocess.Popen([program, "--seconds", str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def time(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit("bench_linear ended")
+        return json.loads(answer)
+
+
+class Torch:
+    def __init__(self, torch, rows, columns, inner, epilogue):
+        def normal(*shape, scale=0.25):
+            return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale
+        F = torch.nn.functional
+        x, weight = normal(rows, inner), normal(columns, inner)
+        bias = normal(columns) if "bias" in epilogue else None
+        residual = normal(rows, columns) if "residual" in epilogue else None
+
+        def run():
+            y = F.linear(x, weight, bias)
+            if "gelu" in epilogue:
+                y = F.gelu(y, approximate="tanh")
+            return y + residual if residual is not None else y
+        self.torch, self.run = torch, run
+        run()
+
+    def time(self, seconds):
+        def spent(times):
+            self.torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(times):
+                self.run()
+            self.torch.cuda.synchronize()
+            return (time.perf_counter() - start) / times
+        return spent(max(1, int(seconds / spent(3)))) * 1e3
+
+
+class Clock:
+    """The clock of the multiprocessors while something else runs: nvidia-smi looks some 50 ms after it was started."""
+
+    def __init__(self):
+        self.asked = subprocess.Popen(["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"], stdout=subprocess.PIPE, text=True)
+
+    def mhz(self):
+        return float(self.asked.communicate()[0].split()[0])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="of those whose name has this text")
+    parser.add_argument("--bench", default=str(ROOT / "build" / "bench_linear"))
+    options = parser.parse_args()
+    import torch
+    ours = Ours(options.bench, options.seconds)
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}\n")
+    print("| product | rows x columns x inner | PyTorch, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | of the floor | algorithm |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for rows, columns, inner, epilogue, what in SHAPES:
+        if options.only not in what:
+            continue
+        theirs = Torch(torch, rows, columns, inner, epilogue)
+        line = f"{rows} {columns} {inner} bf16 {epilogue}".strip()
+        ours.time(line)  # makes it ready
+        torch_ms, our_ms, clocks = [], [], []
+        for _ in range(options.rounds):
+            torch_ms.append(theirs.time(options.seconds))
+            clock = Clock()
+            answer = ours.time(line)
+            our_ms.append(answer["ms"])
+            clocks.append(clock.mhz())
+        their_median, our_median, clock = (statistics.median(values) for values in (torch_ms, our_ms, clocks))
+        flops = 2.0 * rows * columns * inner
+        rate = flops / our_median * 1e-9
+        floor = multiprocessors * 4096 * clock * 1e-6
+        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {their_median:.4f} | {our_median:.4f} | "
+              f"{their_median / our_median:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | {answer['implementation']} |", flush=True)
+        del theirs
+        torch.cuda.empty_cache()
+    ours.process.stdin.close()
+    ours.process.wait()
+
+
+if __name__ == "__main__":
+    main()
