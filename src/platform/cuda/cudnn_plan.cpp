@@ -289,8 +289,14 @@ CudnnPlan::CudnnPlan(std::shared_ptr<Cudnn> cudnn, const CudnnGraph& graph, Cudn
   const CudnnStatus status = cudnn_->api.descriptor_get(plan_, cudnn::kPlanWorkspace, cudnn::kInt64Type, 1, &count, &bytes);
   check(status == 0, ErrorKind::device, "cudnn", "{}.", last_error(cudnn_->api, status, "a plan's workspace"));
   workspace_ = static_cast<std::size_t>(bytes);
-  for (std::size_t i = 0; i < graph.tensors.size(); ++i)
-    if (graph.tensors[i].where != CudnnTensor::Where::nowhere) ids_.push_back(static_cast<std::int64_t>(i) + 1);
+  std::vector<bool> is_result(graph.tensors.size());
+  for (const CudnnOperation& operation : graph.operations) is_result[static_cast<std::size_t>(operation.output)] = true;
+  for (std::size_t i = 0; i < graph.tensors.size(); ++i) {
+    const CudnnTensor& tensor = graph.tensors[i];
+    if (tensor.where == CudnnTensor::Where::nowhere) continue;
+    ids_.push_back(static_cast<std::int64_t>(i) + 1);
+    operands_.push_back({tensor.where == CudnnTensor::Where::memory ? size_bytes(tensor) : 0, is_result[i]});
+  }
 }
 
 CudnnPlan::~CudnnPlan() { cudnn_->api.descriptor_destroy(plan_); }
@@ -307,9 +313,36 @@ std::string CudnnPlan::json() const {
 }
 
 void CudnnPlan::run(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
-  ZOE_INTERNAL_CHECK(operands.size() == ids_.size());
-  const CudnnApi& api = cudnn_->api;
+  ZOE_INTERNAL_CHECK(operands.size() == operands_.size());
   cudnn_->device->make_current();
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (operands_[i].size_bytes && reinterpret_cast<Address>(operands[i]) % kAlignment != 0)
+      return run_on_copies(stream, operands, workspace);
+  execute(stream, operands, workspace);
+}
+
+void CudnnPlan::run_on_copies(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
+  Device& device = *cudnn_->device;
+  const auto copy = [&](void* to, const void* from, std::size_t bytes) {
+    device.check_status(device.api.copy_async(reinterpret_cast<Address>(to), reinterpret_cast<Address>(from), bytes, stream),
+                        "a copy");
+  };
+  std::vector<std::shared_ptr<Buffer>> copies(operands.size());
+  std::vector<void*> places(operands.begin(), operands.end());
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    const std::size_t bytes = operands_[i].size_bytes;
+    if (reinterpret_cast<Address>(operands[i]) % kAlignment == 0 || bytes == 0) continue;
+    copies[i] = device.allocate(bytes, "operands at odd addresses");
+    places[i] = copies[i]->data;
+    if (!operands_[i].is_result) copy(places[i], operands[i], bytes);
+  }
+  execute(stream, places, workspace);
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (copies[i] && operands_[i].is_result) copy(operands[i], places[i], operands_[i].size_bytes);
+}
+
+void CudnnPlan::execute(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
+  const CudnnApi& api = cudnn_->api;
   try {
     Descriptor pack(api, cudnn::kVariantPack, "operands");
     pack.set(cudnn::kPackIds, ids_)
