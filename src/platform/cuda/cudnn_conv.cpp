@@ -314,6 +314,8 @@ class CudnnConvKernel : public Kernel {
 
 }  // namespace
 
+CudnnGraph conv_graph(const Node& conv) { return conv_graph(Geometry(conv)); }
+
 std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why) {
   if (node.types[0].dtype != DType::bf16) {
     why = "our own product is faster in f32";

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 
 namespace zoe::cuda {
 namespace {
@@ -251,6 +252,11 @@ class Timer {
 
 }  // namespace
 
+std::string CudnnOperation::text() const {
+  return fmt::format("operation {} mode {} of {} to {}, stride [{}], pads [{}] [{}]", kind, mode, fmt::join(inputs, ","), output,
+                     fmt::join(stride, ","), fmt::join(pad_begin, ","), fmt::join(pad_end, ","));
+}
+
 int CudnnGraph::tensor(CudnnTensor tensor) {
   tensors.push_back(std::move(tensor));
   return static_cast<int>(tensors.size()) - 1;
@@ -276,11 +282,15 @@ std::string CudnnGraph::text() const {
                     tensor.where == CudnnTensor::Where::memory    ? "memory"
                     : tensor.where == CudnnTensor::Where::nowhere ? "nowhere"
                                                                   : "value");
-  for (const CudnnOperation& operation : operations)
-    text += fmt::format("operation {} mode {} of {} to {}, stride [{}], pads [{}] [{}]\n", operation.kind, operation.mode,
-                        fmt::join(operation.inputs, ","), operation.output, fmt::join(operation.stride, ","),
-                        fmt::join(operation.pad_begin, ","), fmt::join(operation.pad_end, ","));
+  for (const CudnnOperation& operation : operations) text += operation.text() + "\n";
   return text;
+}
+
+std::string CudnnGraph::headline() const {
+  std::string shapes;
+  for (const int input : operations.front().inputs)
+    shapes += fmt::format("[{}] ", fmt::join(tensors[static_cast<std::size_t>(input)].dims, ","));
+  return fmt::format("operation {} of {}and {} more", operations.front().kind, shapes, operations.size() - 1);
 }
 
 CudnnPlan::CudnnPlan(std::shared_ptr<Cudnn> cudnn, const CudnnGraph& graph, CudnnDescriptor plan, std::string engine)
@@ -485,7 +495,7 @@ std::size_t Cudnn::fastest(const CudnnGraph& graph, std::span<const std::shared_
   std::size_t most = 1, best = 0;
   for (const auto& plan : plans) most = std::max(most, plan->workspace_bytes());
   const auto workspace = reinterpret_cast<Address>(room(most));
-  float least = 0;
+  float first = 0, least = 0;
   for (std::size_t i = 0; i < plans.size(); ++i) {
     Timer timer(*device, stream);
     plans[i]->run(stream, operands, workspace);
@@ -493,11 +503,14 @@ std::size_t Cudnn::fastest(const CudnnGraph& graph, std::span<const std::shared_
     for (int run = 0; run < kMeasuredRuns; ++run) plans[i]->run(stream, operands, workspace);
     timer.mark(1);
     const float elapsed = timer.milliseconds();
+    if (i == 0) first = elapsed;
     if (i == 0 || elapsed < least) {
       best = i;
       least = elapsed;
     }
   }
+  log(LogLevel::detail, fmt::format("cuDNN: plan {} of {} is the fastest, {:.3f} ms against the first's {:.3f}, of {}", best + 1,
+                                    plans.size(), least / kMeasuredRuns, first / kMeasuredRuns, graph.headline()));
   return best;
 }
 

@@ -30,6 +30,7 @@ struct CudnnOperation {
   std::vector<int> inputs = {};           // numbers of tensors
   int output = 0;
   std::vector<std::int64_t> stride = {}, pad_begin = {}, pad_end = {};  // of a convolution, an element an axis
+  std::string text() const;
 };
 
 // Arithmetic is in f32 throughout; what is stored is rounded to its tensor's type.
@@ -40,7 +41,8 @@ struct CudnnGraph {
   int tensor(CudnnTensor tensor);
   int pointwise(int mode, std::vector<int> inputs, CudnnTensor output);
   int reduction(int mode, int input, CudnnTensor output);
-  std::string text() const;  // equal text, equal graph
+  std::string text() const;      // equal text, equal graph
+  std::string headline() const;  // the first operation, for people
 };
 
 class Cudnn;
