@@ -91,6 +91,10 @@ std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared
     why = fmt::format("cuDNN's attention takes heads of up to {} elements, a multiple of 8: got {}", kWidestHead, q.dim(3));
     return nullptr;
   }
+  if (node.as<AttentionAttributes>().has_bias && node.inputs[3].dim(2) != 1) {
+    why = "a bias of its own for every query may mask all keys of one, which is zero here and no number in cuDNN";
+    return nullptr;
+  }
   auto plan = cudnn->plan(attention_graph(node, cudnn->api.version()), why);
   if (!plan) return nullptr;
   std::string implementation = fmt::format("cudnn {} attention, {}", cudnn->version, plan->engine());

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 
 namespace zoe::cuda {
 namespace {
@@ -251,6 +252,11 @@ class Timer {
 
 }  // namespace
 
+std::string CudnnOperation::text() const {
+  return fmt::format("operation {} mode {} of {} to {}, stride [{}], pads [{}] [{}]", kind, mode, fmt::join(inputs, ","), output,
+                     fmt::join(stride, ","), fmt::join(pad_begin, ","), fmt::join(pad_end, ","));
+}
+
 int CudnnGraph::tensor(CudnnTensor tensor) {
   tensors.push_back(std::move(tensor));
   return static_cast<int>(tensors.size()) - 1;
@@ -276,11 +282,15 @@ std::string CudnnGraph::text() const {
                     tensor.where == CudnnTensor::Where::memory    ? "memory"
                     : tensor.where == CudnnTensor::Where::nowhere ? "nowhere"
                                                                   : "value");
-  for (const CudnnOperation& operation : operations)
-    text += fmt::format("operation {} mode {} of {} to {}, stride [{}], pads [{}] [{}]\n", operation.kind, operation.mode,
-                        fmt::join(operation.inputs, ","), operation.output, fmt::join(operation.stride, ","),
-                        fmt::join(operation.pad_begin, ","), fmt::join(operation.pad_end, ","));
+  for (const CudnnOperation& operation : operations) text += operation.text() + "\n";
   return text;
+}
+
+std::string CudnnGraph::headline() const {
+  std::string shapes;
+  for (const int input : operations.front().inputs)
+    shapes += fmt::format("[{}] ", fmt::join(tensors[static_cast<std::size_t>(input)].dims, ","));
+  return fmt::format("operation {} of {}and {} more", operations.front().kind, shapes, operations.size() - 1);
 }
 
 CudnnPlan::CudnnPlan(std::shared_ptr<Cudnn> cudnn, const CudnnGraph& graph, CudnnDescriptor plan, std::string engine)
@@ -289,8 +299,14 @@ CudnnPlan::CudnnPlan(std::shared_ptr<Cudnn> cudnn, const CudnnGraph& graph, Cudn
   const CudnnStatus status = cudnn_->api.descriptor_get(plan_, cudnn::kPlanWorkspace, cudnn::kInt64Type, 1, &count, &bytes);
   check(status == 0, ErrorKind::device, "cudnn", "{}.", last_error(cudnn_->api, status, "a plan's workspace"));
   workspace_ = static_cast<std::size_t>(bytes);
-  for (std::size_t i = 0; i < graph.tensors.size(); ++i)
-    if (graph.tensors[i].where != CudnnTensor::Where::nowhere) ids_.push_back(static_cast<std::int64_t>(i) + 1);
+  std::vector<bool> is_result(graph.tensors.size());
+  for (const CudnnOperation& operation : graph.operations) is_result[static_cast<std::size_t>(operation.output)] = true;
+  for (std::size_t i = 0; i < graph.tensors.size(); ++i) {
+    const CudnnTensor& tensor = graph.tensors[i];
+    if (tensor.where == CudnnTensor::Where::nowhere) continue;
+    ids_.push_back(static_cast<std::int64_t>(i) + 1);
+    operands_.push_back({tensor.where == CudnnTensor::Where::memory ? size_bytes(tensor) : 0, is_result[i]});
+  }
 }
 
 CudnnPlan::~CudnnPlan() { cudnn_->api.descriptor_destroy(plan_); }
@@ -307,9 +323,36 @@ std::string CudnnPlan::json() const {
 }
 
 void CudnnPlan::run(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
-  ZOE_INTERNAL_CHECK(operands.size() == ids_.size());
-  const CudnnApi& api = cudnn_->api;
+  ZOE_INTERNAL_CHECK(operands.size() == operands_.size());
   cudnn_->device->make_current();
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (operands_[i].size_bytes && reinterpret_cast<Address>(operands[i]) % kAlignment != 0)
+      return run_on_copies(stream, operands, workspace);
+  execute(stream, operands, workspace);
+}
+
+void CudnnPlan::run_on_copies(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
+  Device& device = *cudnn_->device;
+  const auto copy = [&](void* to, const void* from, std::size_t bytes) {
+    device.check_status(device.api.copy_async(reinterpret_cast<Address>(to), reinterpret_cast<Address>(from), bytes, stream),
+                        "a copy");
+  };
+  std::vector<std::shared_ptr<Buffer>> copies(operands.size());
+  std::vector<void*> places(operands.begin(), operands.end());
+  for (std::size_t i = 0; i < operands.size(); ++i) {
+    const std::size_t bytes = operands_[i].size_bytes;
+    if (reinterpret_cast<Address>(operands[i]) % kAlignment == 0 || bytes == 0) continue;
+    copies[i] = device.allocate(bytes, "operands at odd addresses");
+    places[i] = copies[i]->data;
+    if (!operands_[i].is_result) copy(places[i], operands[i], bytes);
+  }
+  execute(stream, places, workspace);
+  for (std::size_t i = 0; i < operands.size(); ++i)
+    if (copies[i] && operands_[i].is_result) copy(operands[i], places[i], operands_[i].size_bytes);
+}
+
+void CudnnPlan::execute(StreamHandle stream, std::span<void* const> operands, Address workspace) const {
+  const CudnnApi& api = cudnn_->api;
   try {
     Descriptor pack(api, cudnn::kVariantPack, "operands");
     pack.set(cudnn::kPackIds, ids_)
@@ -452,7 +495,7 @@ std::size_t Cudnn::fastest(const CudnnGraph& graph, std::span<const std::shared_
   std::size_t most = 1, best = 0;
   for (const auto& plan : plans) most = std::max(most, plan->workspace_bytes());
   const auto workspace = reinterpret_cast<Address>(room(most));
-  float least = 0;
+  float first = 0, least = 0;
   for (std::size_t i = 0; i < plans.size(); ++i) {
     Timer timer(*device, stream);
     plans[i]->run(stream, operands, workspace);
@@ -460,11 +503,14 @@ std::size_t Cudnn::fastest(const CudnnGraph& graph, std::span<const std::shared_
     for (int run = 0; run < kMeasuredRuns; ++run) plans[i]->run(stream, operands, workspace);
     timer.mark(1);
     const float elapsed = timer.milliseconds();
+    if (i == 0) first = elapsed;
     if (i == 0 || elapsed < least) {
       best = i;
       least = elapsed;
     }
   }
+  log(LogLevel::detail, fmt::format("cuDNN: plan {} of {} is the fastest, {:.3f} ms against the first's {:.3f}, of {}", best + 1,
+                                    plans.size(), least / kMeasuredRuns, first / kMeasuredRuns, graph.headline()));
   return best;
 }
 

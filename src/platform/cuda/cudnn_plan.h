@@ -30,6 +30,7 @@ struct CudnnOperation {
   std::vector<int> inputs = {};           // numbers of tensors
   int output = 0;
   std::vector<std::int64_t> stride = {}, pad_begin = {}, pad_end = {};  // of a convolution, an element an axis
+  std::string text() const;
 };
 
 // Arithmetic is in f32 throughout; what is stored is rounded to its tensor's type.
@@ -40,7 +41,8 @@ struct CudnnGraph {
   int tensor(CudnnTensor tensor);
   int pointwise(int mode, std::vector<int> inputs, CudnnTensor output);
   int reduction(int mode, int input, CudnnTensor output);
-  std::string text() const;  // equal text, equal graph
+  std::string text() const;      // equal text, equal graph
+  std::string headline() const;  // the first operation, for people
 };
 
 class Cudnn;
@@ -57,7 +59,8 @@ class CudnnPlan {
   std::size_t workspace_bytes() const { return workspace_; }
   const std::string& engine() const { return engine_; }  // cuDNN's number of it
   std::string json() const;                              // all of it, with generated code
-  // Addresses of the graph's tensors in memory and pointers to its values, in the order of the tensors.
+  // Addresses of the graph's tensors in memory and pointers to its values, in the order of the tensors. Engines count on addresses
+  // that are multiples of 16; tensors elsewhere are copied, which no plan of the compiler's needs and no recording can hold.
   void run(StreamHandle stream, std::span<void* const> operands, Address workspace) const;
 
  private:
@@ -65,7 +68,15 @@ class CudnnPlan {
   const CudnnDescriptor plan_;
   const std::string engine_;
   std::size_t workspace_ = 0;
-  std::vector<std::int64_t> ids_;
+  struct Operand {
+    std::size_t size_bytes;  // in device memory; 0 for a value
+    bool is_result;
+  };
+  void execute(StreamHandle stream, std::span<void* const> operands, Address workspace) const;
+  void run_on_copies(StreamHandle stream, std::span<void* const> operands, Address workspace) const;
+
+  std::vector<std::int64_t> ids_;  // of the operands
+  std::vector<Operand> operands_;
 };
 
 // cuDNN on one device.

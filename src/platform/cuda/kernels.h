@@ -36,6 +36,11 @@ std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
 std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device);
 
+// What cuDNN is asked for: by its version, and for a conv that make_cudnn_conv takes.
+struct CudnnGraph;  // cudnn_plan.h
+CudnnGraph attention_graph(const Node& attention, std::size_t version);
+CudnnGraph conv_graph(const Node& conv);
+
 // By cuDNN. Null if it does not take the node; `why` then says why.
 class Cudnn;
 std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why);

@@ -1,4 +1,12 @@
-// What is left around a convolution that a library does. T is an element or, for whole_pixels, sixteen bytes of them.
+// What is left around a convolution that a library does. T is a bf16 element or, for interleave_phases, sixteen bytes of them.
+
+__device__ float widen(unsigned short value) { return __uint_as_float((unsigned)value << 16); }
+
+__device__ unsigned short narrow(float value) {
+  const unsigned bits = __float_as_uint(value);
+  if (value != value) return 0x7fc0;
+  return (unsigned short)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
 
 // The first channels of every pixel, with zeros behind if the result has more.
 extern "C" __global__ void copy_channels(const T* source, T* result, int source_channels, int result_channels, long count) {
@@ -23,12 +31,40 @@ extern "C" __global__ void interleave_phases(const T* phases, T* result, int hei
   result[i] = phases[(((frame * (height + 1) + row) * (width + 1) + column) * 4 + phase) * channels + channel];
 }
 
-// result + bias + residual in place, either may be absent; f32 only.
-extern "C" __global__ void add_epilogue(float* result, const float* bias, const float* residual, int channels, long count) {
+// What a kernel of taps_h x taps_w sees at every position of the result, as channels of it: source [T,H,W,channels] to
+// [T,H',W',wide], where channel (r * taps_w + c) * channels + i is channel i of tap (r, c), and zeros fill up to wide.
+extern "C" __global__ void spread_taps(const T* source, T* result, int height, int width, int channels, int result_height,
+                                       int result_width, int wide, int taps_h, int taps_w, int stride_h, int stride_w, int pad_h,
+                                       int pad_w, long count) {
   const long i = (long)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  float value = result[i];
-  if (bias) value += bias[i % channels];
-  if (residual) value += residual[i];
-  result[i] = value;
+  const int place = (int)(i % wide), channel = place % channels, tap = place / channels;
+  long pixel = i / wide;
+  const int x = (int)(pixel % result_width) * stride_w + tap % taps_w - pad_w;
+  pixel /= result_width;
+  const int y = (int)(pixel % result_height) * stride_h + tap / taps_w - pad_h;
+  const long frame = pixel / result_height;
+  const bool there = tap < taps_h * taps_w && y >= 0 && y < height && x >= 0 && x < width;
+  result[i] = there ? source[((frame * height + y) * width + x) * channels + channel] : T{};
+}
+
+// The other way round: products [T,H,W,wide] in f32, whose channel (r * taps_w + c) * channels + o is what the pixel adds to
+// output o by tap (r, c), are gathered and rounded once: [T,H',W',channels].
+extern "C" __global__ void gather_taps(const float* products, const unsigned short* bias, unsigned short* result, int height, int width, int wide,
+                                       int result_height, int result_width, int channels, int taps_h, int taps_w, int pad_h, int pad_w,
+                                       long count) {
+  const long i = (long)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  const int channel = (int)(i % channels);
+  long pixel = i / channels;
+  const int x = (int)(pixel % result_width) - pad_w;
+  pixel /= result_width;
+  const int y = (int)(pixel % result_height) - pad_h;
+  const long frame = pixel / result_height;
+  float total = 0;
+  for (int r = 0; r < taps_h; ++r)
+    for (int c = 0; c < taps_w; ++c)
+      if (y + r >= 0 && y + r < height && x + c >= 0 && x + c < width)
+        total += products[((frame * height + y + r) * width + x + c) * wide + (r * taps_w + c) * channels + channel];
+  result[i] = narrow(bias ? total + widen(bias[channel]) : total);
 }
