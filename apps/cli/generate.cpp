@@ -168,10 +168,11 @@ int generate(GenerateOptions& options) {
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
   reporter.line(fmt::format(
-      "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f})",
+      "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f}), "
+      "first step after {:.2f} s",
       total, prepare, timings.load, timings.encode, timings.denoise,
       timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - write_seconds,
-      write_seconds));
+      write_seconds, prepare + timings.first_step));
   if (profile_file) {
     profile.write(profile_file->path());
     profile_file->commit();

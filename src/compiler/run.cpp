@@ -10,6 +10,7 @@ namespace zoe {
 
 namespace {
 
+constexpr int kEmptyMarks = 8;
 constexpr std::size_t kSegmentsAhead = 4;  // enough that the device never waits for the host, few enough to stop soon
 
 void check_types(const Plan& plan, std::string_view what, std::span<const Tensor> given, const std::vector<Value>& wanted) {
@@ -52,6 +53,7 @@ class PlanRun {
     std::vector<Recordings::Segment>* const recorded = recorded_segments(bounds.size() - 1);
     if (options_.time) {
       stream_.synchronize();
+      for (int i = 0; i < kEmptyMarks; ++i) empty_.push_back(stream_.mark());
       marks_.push_back(stream_.mark());
       start_ = StepClock::now();
     }
@@ -161,11 +163,18 @@ class PlanRun {
   }
 
   void tell_times() {
-    const auto at = [&](std::size_t mark) {
-      return start_ + std::chrono::duration_cast<StepClock::duration>(
-                          std::chrono::duration<double>(marks_[mark]->seconds_since(*marks_[0])));
+    // The device spends time on a mark itself: the least of several with nothing between them is no part of a step.
+    double own = empty_[1]->seconds_since(*empty_[0]);
+    for (std::size_t i = 2; i < empty_.size(); ++i) own = std::min(own, empty_[i]->seconds_since(*empty_[i - 1]));
+    const auto after_start = [&](double seconds) {
+      return start_ + std::chrono::duration_cast<StepClock::duration>(std::chrono::duration<double>(seconds));
     };
-    for (std::size_t i = 0; i < plan_.steps.size(); ++i) (*options_.time)({plan_, i, at(i), at(i + 1)});
+    double begin = 0;
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      const double end = marks_[i + 1]->seconds_since(*marks_[0]);
+      (*options_.time)({plan_, i, after_start(std::min(begin + own, end)), after_start(end)});
+      begin = end;
+    }
   }
 
   const Plan& plan_;
@@ -177,6 +186,7 @@ class PlanRun {
   bool recording_ = false;
   int loaded_ = -1;                           // segments up to this one have been loaded
   std::vector<Slot> operands_, results_;      // of the step at hand
+  std::vector<std::unique_ptr<Mark>> empty_;  // with nothing between them
   std::vector<std::unique_ptr<Mark>> marks_;  // before the first step, and behind each
   StepClock::time_point start_;               // when the first was reached
 };

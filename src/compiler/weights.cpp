@@ -20,6 +20,12 @@ std::size_t source_bytes(const HostTensor& tensor) {
   return static_cast<std::size_t>(tensor.shape.count()) * size_of(tensor.dtype);
 }
 
+// Of any store: a new one in the place of an old one shares none of its numbers.
+std::uint64_t next_generation() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
 // Bytes that the platform takes as they are stored.
 bool is_packed(const PlanWeight& weight, const HostTensor& source) {
   return weight.layout == fmt::format("dense {}", name(source.dtype)) && weight.size_bytes == source_bytes(source);
@@ -41,7 +47,7 @@ void WeightStore::load(std::vector<const PlanWeight*> wanted) {
   if (missing.empty()) return;
   std::stable_sort(missing.begin(), missing.end(),
                    [](const Missing& a, const Missing& b) { return std::less<>()(a.source.data, b.source.data); });
-  ++generation_;
+  generation_ = next_generation();
   for (Missing& each : missing) each.buffer = platform_.allocate(each.weight->size_bytes, each.weight->name);
   if (platform_.host_addressable()) pack_in_place(missing);
   else pack_and_upload(missing);
@@ -111,7 +117,7 @@ void WeightStore::load(const Plan& plan, int segment) {
 void WeightStore::release(const Plan& plan, int segment) {
   for (const PlanWeight& weight : plan.weights)
     if (weight.segment == segment && packed_.erase({weight.name, weight.layout})) size_bytes_ -= weight.size_bytes;
-  ++generation_;
+  generation_ = next_generation();
 }
 
 const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}); }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <deque>
 
 #include "base/error.h"
 #include "compiler/profile.h"
@@ -128,7 +129,7 @@ class Run {
   // the prompt are the same row, so they are one key with log(count) on its logit.
   struct Context {
     std::vector<Tensor> keys_values;
-    std::vector<float> bias;
+    Tensor bias;
   };
 
   Context make_context(const std::vector<float>& states, WeightStore& store, const Tensor& workspace) {
@@ -138,13 +139,29 @@ class Run {
     std::copy(states.begin(), states.end(), rows.begin());
     const std::vector<Tensor> inputs = make_tensors(platform_, graph.inputs, "text rows");
     upload(platform_, *stream_, rows, inputs[0]);
-    Context context{make_tensors(platform_, graph.outputs, "text keys and values"), {}};
+    Context context{make_tensors(platform_, graph.outputs, "text keys and values"),
+                    make_tensor(platform_, plans_.step.graph.inputs[4].type(), "text bias")};
     plans_.run(plans_.context, *stream_, store, inputs, context.keys_values, workspace, options());
-    context.bias.assign(static_cast<std::size_t>(plans_.text_rows), -INFINITY);
-    std::fill_n(context.bias.begin(), count, 0.0f);
+    std::vector<float> bias(static_cast<std::size_t>(plans_.text_rows), -INFINITY);
+    std::fill_n(bias.begin(), count, 0.0f);
     if (count < static_cast<std::size_t>(kMaxTokens))
-      context.bias[count] = static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count)));
+      bias[count] = static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count)));
+    upload(platform_, *stream_, bias, context.bias);
     return context;
+  }
+
+  // A table with a row a step, so that nothing is uploaded between steps. Row i is part(table, i).
+  Tensor make_table(const std::vector<std::vector<float>>& rows, std::string_view what) {
+    const auto width = static_cast<std::int64_t>(rows[0].size());
+    const Tensor table = make_tensor(platform_, {DType::f32, {static_cast<std::int64_t>(rows.size()), width}}, what);
+    std::vector<float> values;
+    for (const std::vector<float>& row : rows) values.insert(values.end(), row.begin(), row.end());
+    upload(platform_, *stream_, values, table);
+    return table;
+  }
+
+  static Tensor part(const Tensor& table, int row, const Type& type) {
+    return {type, table.buffer, table.offset + static_cast<std::size_t>(row) * type.size_bytes()};
   }
 
   // The final latents of one prompt, [C,T,h,w].
@@ -159,51 +176,87 @@ class Run {
     phase("load transformer", start);
 
     start = std::chrono::steady_clock::now();
-    const Plan* const both[] = {&plans_.context, &plans_.step};
-    const Tensor workspace = make_workspace(platform_, both);
+    const Plan* const all[] = {&plans_.context, &plans_.step, &plans_.update};
+    const Tensor workspace = make_workspace(platform_, all);
     const bool guided = plans_.tokens.size() > job_.prompt_count;
     std::vector<Context> contexts;
     contexts.push_back(make_context(text_states_[prompt], transformer_->store, workspace));
     if (guided) contexts.push_back(make_context(text_states_.back(), transformer_->store, workspace));
-
     phase("text keys and values", start);
 
-    // Arguments of a step: latents, timestep, cos, sin, text bias, then keys and values.
+    // All that steps read is on the device before the first of them. Arguments: latents, timestep, cos, sin, text bias, then keys
+    // and values. Latents and timestep stay in one place, so that all steps run the same recordings.
     const VideoShape& shape = job_.shape;
     const Graph& graph = plans_.step.graph;
-    std::vector<Tensor> inputs = make_tensors(platform_, {graph.inputs.begin(), graph.inputs.begin() + 5}, "step");
+    const std::vector<Tensor> common = make_tensors(platform_, {graph.inputs.begin(), graph.inputs.begin() + 4}, "step");
     const RotaryTables rotary = rotary_tables(model_.transformer, shape.latent_frames, shape.latent_height, shape.latent_width);
-    upload(platform_, *stream_, rotary.cos_full, inputs[2]);
-    upload(platform_, *stream_, rotary.sin_signed, inputs[3]);
-    const std::vector<Tensor> outputs = make_tensors(platform_, graph.outputs, "noise prediction");
+    upload(platform_, *stream_, rotary.cos_full, common[2]);
+    upload(platform_, *stream_, rotary.sin_signed, common[3]);
     std::vector<float> latents(static_cast<std::size_t>(graph.inputs[0].shape().count()));
-    std::vector<float> prediction(latents.size()), unconditional(guided ? latents.size() : 0);
     standard_normal(job_.seed, latents);
+    upload(platform_, *stream_, latents, common[0]);
+
     const auto scheduler = make_scheduler(job_.scheduler, job_.num_inference_steps);
-    const auto guidance = static_cast<float>(job_.guidance_scale);
-    const auto predict = [&](const Context& context, std::span<float> out) {
-      upload(platform_, *stream_, context.bias, inputs[4]);
-      inputs.resize(5);
-      inputs.insert(inputs.end(), context.keys_values.begin(), context.keys_values.end());
-      plans_.run(plans_.step, *stream_, transformer_->store, inputs, outputs, workspace, options());
-      download(platform_, *stream_, outputs[0], out);
+    std::vector<std::vector<float>> timesteps, coefficients;
+    for (int i = 0; i < scheduler->steps(); ++i) {
+      timesteps.push_back(timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]));
+      coefficients.push_back(scheduler->coefficients(i));
+      coefficients.back().push_back(static_cast<float>(job_.guidance_scale));
+      coefficients.back().resize(static_cast<std::size_t>(Job::Plans::update_row(*scheduler)));
+    }
+    const Tensor timestep_table = make_table(timesteps, "timesteps"), coefficient_table = make_table(coefficients, "coefficients");
+    const Type latent_type = common[0].type;
+    const Tensor next = make_tensor(platform_, latent_type, "latents");
+    std::vector<std::vector<Tensor>> predictions;  // of each context
+    for (std::size_t i = 0; i < contexts.size(); ++i)
+      predictions.push_back(make_tensors(platform_, graph.outputs, "noise prediction"));
+    std::vector<Tensor> kept;
+    for (int i = 0; i < scheduler->kept_count(); ++i) kept.push_back(make_tensor(platform_, latent_type, "scheduler"));
+
+    RunOptions queued = options();
+    queued.recordings = &recordings_;
+    queued.wait = false;
+    const auto update = [&](int i) {
+      std::vector<Tensor> inputs{common[0]}, outputs{next};
+      for (const std::vector<Tensor>& prediction : predictions) inputs.push_back(prediction[0]);
+      inputs.push_back(part(coefficient_table, i, plans_.update.graph.inputs[inputs.size()].type()));
+      for (const int read : scheduler->reads(i)) inputs.push_back(kept[static_cast<std::size_t>(read)]);
+      for (const int write : scheduler->writes(i)) outputs.push_back(kept[static_cast<std::size_t>(write)]);
+      RunOptions plain = queued;
+      plain.recordings = nullptr;  // its arguments change from step to step, and it is one or two kernels
+      plans_.run(plans_.update, *stream_, transformer_->store, inputs, outputs, workspace, plain);
+      platform_.copy(*stream_, next.slot(), common[0].slot(), latent_type.size_bytes());
     };
-    report(Phase::denoise, prompt, 0, static_cast<std::size_t>(scheduler->steps()));
+
+    // The host queues a step while the device is at the one before, and reports what the device has passed.
+    constexpr std::size_t kStepsAhead = 1;
+    std::deque<std::unique_ptr<Mark>> ahead;
+    std::size_t done = 0;
+    const auto total = static_cast<std::size_t>(scheduler->steps());
+    const auto report_done = [&](std::size_t most_ahead) {
+      for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front()->reached()); ahead.pop_front()) {
+        ahead.front()->wait();
+        if (++done == 1 && prompt == 0) timings_.first_step = seconds_since(run_start_);
+        report(Phase::denoise, prompt, done, total);
+      }
+    };
+    report(Phase::denoise, prompt, 0, total);
     for (int i = 0; i < scheduler->steps(); ++i) {
       const auto step_start = StepClock::now();
-      upload(platform_, *stream_, latents, inputs[0]);
-      upload(platform_, *stream_, timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]),
-             inputs[1]);
-      predict(contexts[0], prediction);
-      if (guided) {
-        predict(contexts[1], unconditional);
-        for (std::size_t j = 0; j < prediction.size(); ++j)
-          prediction[j] = unconditional[j] + guidance * (prediction[j] - unconditional[j]);
+      platform_.copy(*stream_, part(timestep_table, i, common[1].type).slot(), common[1].slot(), common[1].size_bytes());
+      for (std::size_t c = 0; c < contexts.size(); ++c) {
+        std::vector<Tensor> inputs = common;
+        inputs.push_back(contexts[c].bias);
+        inputs.insert(inputs.end(), contexts[c].keys_values.begin(), contexts[c].keys_values.end());
+        plans_.run(plans_.step, *stream_, transformer_->store, inputs, predictions[c], workspace, queued);
       }
-      scheduler->step(i, latents, prediction);
+      update(i);
+      ahead.push_back(stream_->mark());
+      report_done(kStepsAhead);
       phase(fmt::format("step {}", i + 1), step_start);
-      report(Phase::denoise, prompt, static_cast<std::size_t>(i) + 1, static_cast<std::size_t>(scheduler->steps()));
     }
+    report_done(0);
+    download(platform_, *stream_, common[0], latents);
     timings_.denoise += seconds_since(start);
     return latents;
   }
@@ -295,6 +348,8 @@ class Run {
   MemoryWatch* watch_;
   std::unique_ptr<Stream> stream_;
   StepTimer timer_;
+  Recordings recordings_;
+  const StepClock::time_point run_start_ = StepClock::now();
   Timings timings_;
   std::vector<std::vector<float>> text_states_;  // [tokens, d_model] of each prompt, then of the negative prompt
   std::unique_ptr<Part> transformer_, vae_;

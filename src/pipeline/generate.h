@@ -65,6 +65,7 @@ struct Callbacks {
 
 struct Timings {  // seconds
   double load = 0, encode = 0, denoise = 0, decode = 0;
+  double first_step = 0;  // from the start of the run until the first denoising step is done
 };
 
 // Everything about a run that is known before it.

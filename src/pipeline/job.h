@@ -9,6 +9,7 @@
 #include "compiler/run.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/generate.h"
+#include "schedulers/scheduler.h"
 
 namespace zoe {
 
@@ -23,6 +24,10 @@ struct Job::Plans {
   std::vector<std::vector<std::int32_t>> tokens;  // of each prompt, then of the negative prompt where guidance needs it
   std::int64_t text_rows = 0;                     // keys of the cross-attention
   Plan text, context, step;
+  // Guidance and the scheduler's step. Latents, prediction, unconditional prediction where guided, coefficients f32[update_row],
+  // what is kept of earlier steps -> latents, what is kept of this one.
+  Plan update;
+  static std::int64_t update_row(const Scheduler& scheduler);
   WanVaeGraph first_graph, group_graph;
   Plan decode_first, decode_group;  // the latter empty for one latent frame
   std::int64_t group_frames = 0;    // latent frames a group

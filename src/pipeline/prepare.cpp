@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "ir/trace.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
@@ -98,6 +99,27 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
       shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
 }
 
+// What follows the transformer in a step: classifier-free guidance, u + g (c - u), where there is any, and the scheduler.
+Graph trace_update(const Scheduler& scheduler, const Type& latents, bool guided) {
+  const Value sample = input("latents", latents.dtype, latents.shape),
+              predicted = input("prediction", latents.dtype, latents.shape);
+  std::vector<Value> inputs{sample, predicted};
+  const auto own = static_cast<std::int64_t>(scheduler.coefficient_count());
+  const Value coefficients = input("coefficients", DType::f32, {Job::Plans::update_row(scheduler)});
+  Value prediction = predicted;
+  if (guided) {
+    const Value unconditional = input("unconditional", latents.dtype, latents.shape);
+    inputs.push_back(unconditional);
+    prediction = unconditional + slice(coefficients, 0, own, own + 1) * (predicted - unconditional);
+  }
+  inputs.push_back(coefficients);
+  std::vector<Value> kept;
+  for (std::size_t i = 0; i < scheduler.reads(0).size(); ++i)
+    kept.push_back(input(fmt::format("kept_{}", i), latents.dtype, latents.shape));
+  inputs.insert(inputs.end(), kept.begin(), kept.end());
+  return make_graph("update", std::move(inputs), scheduler.trace_step(sample, prediction, coefficients, kept));
+}
+
 // The transformer numbers its tokens along each axis up to rope_max_seq_len.
 void check_positions(const VideoShape& shape, const ModelConfig& model) {
   const auto& patch = model.transformer.patch_size;
@@ -118,6 +140,11 @@ void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
 }
 
 }  // namespace
+
+// The scheduler's coefficients, then the guidance scale; whole rows of a cache line, so that each step's row is aligned.
+std::int64_t Job::Plans::update_row(const Scheduler& scheduler) {
+  return round_up(static_cast<std::int64_t>(scheduler.coefficient_count()) + 1, 16);
+}
 
 std::size_t MemoryStatement::peak() const { return always + std::max({encode, denoise, decode}); }
 
@@ -140,7 +167,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   job.scheduler.flow_shift = chosen(settings.flow_shift, job.scheduler.flow_shift, "--flow-shift", 1e-3, 1000);
   job.seed = settings.seed;
   job.prompt_count = settings.prompts.size();
-  make_scheduler(job.scheduler, job.num_inference_steps);  // throws what it would throw later
+  const auto scheduler = make_scheduler(job.scheduler, job.num_inference_steps);
   check_fits_at_all(job.shape, model_, platform_.info(), dtype_);
   check_positions(job.shape, model_);
   const std::size_t sink = sink_bytes ? sink_bytes(job.shape) : 0;
@@ -178,6 +205,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
       trace_umt5(model_.text_encoder, dtype_, text_tokens), trace_wan_context(model_.transformer, dtype_, plans.text_rows),
       trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
       plans.first_graph.graph};
+  graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
     plans.group_frames = 1;
     plans.group_graph =
@@ -189,12 +217,13 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.context = std::move(compiled[1]);
   plans.step = std::move(compiled[2]);
   plans.decode_first = std::move(compiled[3]);
+  plans.update = std::move(compiled[4]);
   if (plans.group_frames) {
-    plans.decode_group = std::move(compiled[4]);
+    plans.decode_group = std::move(compiled[5]);
     check_in_place(plans.group_graph, plans.decode_group);
   }
   check_in_place(plans.first_graph, plans.decode_first);
-  for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.decode_first, &plans.decode_group})
+  for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.update, &plans.decode_first, &plans.decode_group})
     if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));
 
   // Memory.
@@ -206,9 +235,11 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   const std::size_t frames = plans.group_frames ? argument_bytes({plans.decode_group.graph.outputs[0]})
                                                 : argument_bytes({plans.decode_first.graph.outputs[0]});
   const std::size_t text_values = plans.tokens.size() * plans.text.graph.outputs[0].type().size_bytes();
-  const std::size_t transformer = weight_bytes({&plans.context, &plans.step}) + contexts + latent_bytes * 6 +
-                                  argument_bytes(plans.step.graph.inputs) +
-                                  std::max(plans.context.workspace_bytes, plans.step.workspace_bytes);
+  // Tensors of the update: predictions, next latents and what the scheduler keeps; one more while the results are copied out.
+  const std::size_t update = latent_bytes * (3 + (guided ? 1 : 0) + static_cast<std::size_t>(scheduler->kept_count()));
+  const std::size_t transformer =
+      weight_bytes({&plans.context, &plans.step}) + contexts + update + argument_bytes(plans.step.graph.inputs) +
+      std::max({plans.context.workspace_bytes, plans.step.workspace_bytes, plans.update.workspace_bytes});
   const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
   const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 +
                           std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);

@@ -95,8 +95,8 @@ class SideBySide {
   SideBySide(Platform& platform, const Job& compiled, const Job& uncompiled, std::vector<ChainDifference>& chains)
       : platform_(platform), chains_(chains) {
     const Job::Plans &a = *compiled.plans, &b = *uncompiled.plans;
-    for (const auto plan :
-         {&Job::Plans::text, &Job::Plans::context, &Job::Plans::step, &Job::Plans::decode_first, &Job::Plans::decode_group})
+    for (const auto plan : {&Job::Plans::text, &Job::Plans::context, &Job::Plans::step, &Job::Plans::update,
+                            &Job::Plans::decode_first, &Job::Plans::decode_group})
       twins_[&(a.*plan)] = &(b.*plan);
   }
 

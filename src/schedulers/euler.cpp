@@ -3,6 +3,7 @@
 #include <cstddef>
 
 #include "base/error.h"
+#include "ir/trace.h"
 
 namespace zoe {
 
@@ -28,6 +29,16 @@ void EulerScheduler::step(int i, std::span<float> sample, std::span<const float>
   const auto s = static_cast<std::size_t>(i);
   const float dt = sigmas_[s + 1] - sigmas_[s];
   for (std::size_t e = 0; e < sample.size(); ++e) sample[e] += dt * model_output[e];
+}
+
+std::vector<float> EulerScheduler::coefficients(int i) const {
+  const auto s = static_cast<std::size_t>(i);
+  return {sigmas_[s + 1] - sigmas_[s]};
+}
+
+std::vector<Value> EulerScheduler::trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
+                                              std::span<const Value>) const {
+  return {sample + slice(coefficients, 0, 0, 1) * model_output};
 }
 
 }  // namespace zoe

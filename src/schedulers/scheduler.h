@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "ir/value.h"
+
 namespace zoe {
 
 enum class SchedulerKind : std::uint8_t { unipc, euler };
@@ -52,6 +54,17 @@ class Scheduler {
   // Turns the latents of step `i` into those of step `i + 1`, in place. Both spans have one size, the same for all steps.
   // Steps are taken in order; step 0 starts a new run.
   virtual void step(int i, std::span<float> sample, std::span<const float> model_output) = 0;
+
+  // The same step as a graph, for where the latents live on a device; the same bits. One graph serves all steps: what differs is
+  // in `coefficients` f32[coefficient_count()], the row coefficients(i), and in which of the kept_count() tensors of the sample's
+  // type a step reads and writes. They are zeros before step 0. Results: the next sample, then what is written to writes(i).
+  virtual std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
+                                        std::span<const Value> kept) const = 0;
+  virtual std::vector<float> coefficients(int i) const = 0;
+  std::size_t coefficient_count() const { return coefficients(0).size(); }
+  virtual int kept_count() const { return 0; }
+  virtual std::vector<int> reads(int /*i*/) const { return {}; }   // operands `kept` of step i
+  virtual std::vector<int> writes(int /*i*/) const { return {}; }  // none of those that are read
 
  protected:
   Scheduler() = default;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "ir/trace.h"
 
 namespace zoe {
 namespace {
@@ -145,6 +146,29 @@ void UniPCScheduler::step(int i, std::span<float> sample, std::span<const float>
     newest[e] = x0;
   }
   next_step_ = i + 1;
+}
+
+std::vector<float> UniPCScheduler::coefficients(int i) const {
+  const Step& k = table_[static_cast<std::size_t>(i)];
+  return {k.sigma,        k.corrected.sample, k.corrected.last, k.corrected.past[0], k.corrected.past[1], k.corrected.past[2],
+          k.corrected.x0, k.next.corrected,   k.next.x0,        k.next.past[0],      k.next.past[1]};
+}
+
+std::vector<int> UniPCScheduler::reads(int i) const {
+  const int order = static_cast<int>(history_.size());
+  std::vector<int> kept{i % 2};
+  // Beyond the order the coefficient is 0 and any entry will do.
+  for (int back = 0; back < kMaxOrder; ++back) kept.push_back(2 + (i + ring() - back % order - 1) % ring());
+  return kept;
+}
+
+std::vector<Value> UniPCScheduler::trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
+                                              std::span<const Value> kept) const {
+  const auto k = [&](std::int64_t number) { return slice(coefficients, 0, number, number + 1); };
+  const Value &last = kept[0], &p1 = kept[1], &p2 = kept[2], &p3 = kept[3];
+  const Value x0 = sample - k(0) * model_output;
+  const Value corrected = k(1) * sample + k(2) * last + k(3) * p1 + k(4) * p2 + k(5) * p3 + k(6) * x0;
+  return {k(7) * corrected + k(8) * x0 + k(9) * p1 + k(10) * p2, corrected, x0};
 }
 
 }  // namespace zoe

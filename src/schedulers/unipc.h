@@ -13,8 +13,16 @@ class UniPCScheduler final : public Scheduler {
   // The configuration has been checked by make_scheduler.
   UniPCScheduler(const SchedulerConfig& config, int steps);
   void step(int i, std::span<float> sample, std::span<const float> model_output) override;
+  std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
+                                std::span<const Value> kept) const override;
+  std::vector<float> coefficients(int i) const override;
+  // Two for the corrected sample, by turns, then a ring of x0: one more than the order, as the newest is written beside those read.
+  int kept_count() const override { return 2 + ring(); }
+  std::vector<int> reads(int i) const override;
+  std::vector<int> writes(int i) const override { return {(i + 1) % 2, 2 + i % ring()}; }
 
  private:
+  int ring() const { return static_cast<int>(history_.size()) + 1; }
   static constexpr int kMaxOrder = 3;
 
   // One step, in terms of x0 = sample - sigma * output, the x0 of the three steps before (most recent first), and the

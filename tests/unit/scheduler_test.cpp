@@ -7,10 +7,13 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "compiler/run.h"
+#include "ir/trace.h"
 
 namespace zoe {
 namespace {
@@ -102,6 +105,57 @@ TEST(Scheduler, OneStepGoesToThePredictedSample) {
       EXPECT_NEAR(sample[0], 0.75f, 1e-5);
       EXPECT_NEAR(sample[1], -3.0f, 1e-5);
       EXPECT_NEAR(sample[2], 3.5f, 1e-5);
+    }
+  }
+}
+
+// What runs where the latents live must be what step() does, bit for bit, whatever the order and the number of steps.
+TEST(Scheduler, TheTracedStepIsTheStep) {
+  const auto platform = open_platform("cpu", {.threads = 1});
+  const auto stream = platform->make_stream();
+  WeightStore no_weights(*platform, [](const std::string&) { return HostTensor{}; });
+  std::vector<SchedulerConfig> configs{{.kind = SchedulerKind::euler}};
+  for (const int order : {1, 2, 3})
+    configs.push_back({.solver_order = order, .lower_order_final = order != 1, .disable_corrector = {order == 2 ? 3 : 100}});
+  for (const SchedulerConfig& config : configs) {
+    constexpr int kSteps = 9;
+    const Type type{DType::f32, {3, 7, 5}};
+    const auto scheduler = make_scheduler(config, kSteps);
+    const auto count = static_cast<std::int64_t>(scheduler->coefficient_count());
+    const Value sample = input("sample", type.dtype, type.shape), output = input("output", type.dtype, type.shape);
+    const Value coefficients = input("coefficients", DType::f32, {count});
+    std::vector<Value> inputs{sample, output, coefficients}, reads;
+    for (std::size_t i = 0; i < scheduler->reads(0).size(); ++i) reads.push_back(input("kept", type.dtype, type.shape));
+    inputs.insert(inputs.end(), reads.begin(), reads.end());
+    const Plan plan = compile(make_graph("step", inputs, scheduler->trace_step(sample, output, coefficients, reads)), *platform);
+    const Plan* const only = &plan;
+    const Tensor workspace = make_workspace(*platform, {&only, 1});
+
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    std::vector<float> expected(105), predicted(105), got(105);
+    for (float& value : expected) value = normal(random);
+    const Tensor predicted_there = make_tensor(*platform, type, "output"),
+                 row = make_tensor(*platform, {DType::f32, {count}}, "coefficients");
+    Tensor here = make_tensor(*platform, type, "sample"), next = make_tensor(*platform, type, "next");
+    std::vector<Tensor> kept;
+    for (int i = 0; i < scheduler->kept_count(); ++i) kept.push_back(make_tensor(*platform, type, "kept"));
+    upload(*platform, *stream, expected, here);
+    for (int i = 0; i < kSteps; ++i) {
+      for (float& value : predicted) value = normal(random);
+      scheduler->step(i, expected, predicted);
+      upload(*platform, *stream, predicted, predicted_there);
+      upload(*platform, *stream, scheduler->coefficients(i), row);
+      std::vector<Tensor> given{here, predicted_there, row}, made{next};
+      for (const int read : scheduler->reads(i)) given.push_back(kept[static_cast<std::size_t>(read)]);
+      for (const int write : scheduler->writes(i)) {
+        for (const int read : scheduler->reads(i)) ASSERT_NE(read, write);
+        made.push_back(kept[static_cast<std::size_t>(write)]);
+      }
+      run(plan, *stream, no_weights, given, made, workspace);
+      std::swap(here, next);
+      download(*platform, *stream, here, got);
+      ASSERT_EQ(got, expected) << name(config.kind) << " of order " << config.solver_order << ", step " << i;
     }
   }
 }
