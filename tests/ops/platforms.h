@@ -27,17 +27,19 @@ inline Platform* opencl(bool local_tiles = false) {
 #define ZOE_SKIP_WITHOUT_OPENCL() \
   if (!::zoe::testing::opencl()) GTEST_SKIP() << "no OpenCL device"
 
-// NVIDIA's GPU, opened once; null if there is none. The names of tests that need it end in OnCuda, which labels them `gpu`.
-inline Platform* cuda() {
-  static const std::unique_ptr<Platform> platform = []() -> std::unique_ptr<Platform> {
+// NVIDIA's GPU, opened once, with the vendor's products or with our own; null if there is none. The names of tests that need it end
+// in OnCuda, which labels them `gpu`.
+inline Platform* cuda(bool vendor_products = true) {
+  static const auto open = [](bool vendors) -> std::unique_ptr<Platform> {
     try {
-      return open_platform("cuda");
+      return open_platform("cuda", {.vendor_products = vendors});
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::unsupported) throw;
       return nullptr;
     }
-  }();
-  return platform.get();
+  };
+  static const std::unique_ptr<Platform> vendors = open(true), own = open(false);
+  return vendor_products ? vendors.get() : own.get();
 }
 
 #define ZOE_SKIP_WITHOUT_CUDA() \
