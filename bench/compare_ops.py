@@ -14,6 +14,8 @@ Prints a Markdown table and writes the figures as JSON lines. Exit code 1 if a t
     element instead: no slower than that loop;
   - never slower than torch.compile (a tenth for noise);
   - the row-blocked interpreter (no compiler on the machine) at most twice the compiled kernel's time.
+
+`--without-torch` needs no PyTorch: ours beside the copies, and the targets that are about those.
 """
 import argparse
 import ctypes
@@ -290,15 +292,15 @@ class Ours:
 def missed(figures):
     """The targets that a case misses, in words."""
     out = []
-    compiled, peer = figures["compiled_ms"], figures["torch_compile_ms"]
+    compiled, peer = figures["compiled_ms"], figures.get("torch_compile_ms")
     if figures["op"] in TANH:
-        if compiled > figures["libm_loop_ms"] * NOISE:
+        if "libm_loop_ms" in figures and compiled > figures["libm_loop_ms"] * NOISE:
             out.append(f"behind the libm loop ({figures['libm_loop_ms']:.2f} ms)")
     elif figures["dtype"] == "f32" and figures["bytes"] >= LARGE_BYTES:
         target = 0.7 if "norm" in figures["op"] or figures["op"] == "block_boundary" else 0.8
         if figures["of_copy"] < target:
             out.append(f"{figures['of_copy']:.0%} of copy, not {target:.0%}")
-    if compiled > peer * NOISE:
+    if peer is not None and compiled > peer * NOISE:
         out.append("behind torch.compile")
     if figures["bytes"] >= LARGE_BYTES and figures["row_blocks_ms"] > 2 * NOISE * compiled:
         out.append(f"row blocks {figures['row_blocks_ms'] / compiled:.1f} times slower")
@@ -316,9 +318,16 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.15, help="of each side, case and round (default 0.15)")
     parser.add_argument("--least", action="store_true", help="compare the least times, not the medians: for a machine at work")
     parser.add_argument("--quick", action="store_true", help="one width, two row counts, one round")
+    parser.add_argument("--without-torch", action="store_true", help="ours and the copies alone")
+    parser.add_argument("--processor-time", action="store_true",
+                        help="of one thread, not the time that passes: for a machine at work; with --without-torch")
     parser.add_argument("--json", type=Path, help="where the figures go, a line a case (default build/compare_ops.json)")
     parser.add_argument("--bench-ops", type=Path, default=ROOT / "build/bench_ops")
     args = parser.parse_args()
+    if args.processor_time and not args.without_torch:
+        parser.error("--processor-time is of our side only: give --without-torch as well")
+    if args.processor_time:
+        args.threads = 1
     restart_with_the_allocator_tuned()
     begin = time.perf_counter()
     if args.quick:
@@ -336,14 +345,15 @@ def main():
             sys.exit(f"bench_ops has an op that the peer lacks: {op}")
         if (not args.op or op in args.op) and dtype in args.dtype and (not args.width or case[1] in args.width) and (not args.rows or case[2] in args.rows):
             cases.append(case)
-    common = ["--threads", str(args.threads), "--seconds", str(args.seconds)]
+    common = ["--threads", str(args.threads), "--seconds", str(args.seconds), *(["--processor-time"] if args.processor_time else [])]
     ours = Ours([str(args.bench_ops), "--serve", *common])
-    peer, libm = Peer(args.threads, args.seconds), LibmLoop()
+    peer, libm = (None, None) if args.without_torch else (Peer(args.threads, args.seconds), LibmLoop())
     pick = min if args.least else statistics.median
     model = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "cpu")
-    print(f"{model}, {args.threads} threads, PyTorch {peer.torch.__version__}; {'least' if args.least else 'median'} times in ms\n")
-    print("| op | width | rows | dtype | MB | copy, GB/s | compiled (min to max) | GB/s | of copy | torch.compile | eager | row blocks | uncompiled | missed |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    beside = f"PyTorch {peer.torch.__version__}" if peer else "without PyTorch"
+    print(f"{model}, {args.threads} threads, {beside}; {'least' if args.least else 'median'} times in ms\n")
+    print("| op | width | rows | dtype | MB | copy, GB/s | compiled (min to max) | GB/s | of copy | torch.compile | eager | row blocks | of compiled | uncompiled | missed |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     misses, skipped = 0, []
     with open(args.json or ROOT / "build/compare_ops.json", "w") as out:
         for case in cases:
@@ -353,6 +363,8 @@ def main():
                 lines.append(ours.measure(case))
                 if "skipped" in lines[0]:
                     break
+                if not peer:
+                    continue
                 for name, times in peer.times(op, width, rows, dtype, lines[0]["sets"]).items():
                     theirs[name] += times
                 if op in TANH:
@@ -369,9 +381,10 @@ def main():
                        "bytes": lines[0]["bytes"], "kernels": lines[0]["kernels"], "copy_gbs": copy,
                        **{f"{way}_gbs": lines[0]["copy_bytes"] / ms / 1e6 for way, ms in copies.items()}, "compiled_ms": compiled,
                        "compiled_min_ms": min(times["compiled"]), "compiled_max_ms": max(times["compiled"]), "gbs": gbs, "of_copy": gbs / copy,
-                       "row_blocks_ms": pick(times["row_blocks"]), "uncompiled_ms": pick(times["uncompiled"]),
-                       "torch_compile_ms": pick(theirs["compiled"]) * 1e3, "torch_compile_min_ms": min(theirs["compiled"]) * 1e3,
-                       "torch_compile_max_ms": max(theirs["compiled"]) * 1e3, "torch_eager_ms": pick(theirs["eager"]) * 1e3}
+                       "row_blocks_ms": pick(times["row_blocks"]), "uncompiled_ms": pick(times["uncompiled"])}
+            if peer:
+                figures.update({"torch_compile_ms": pick(theirs["compiled"]) * 1e3, "torch_compile_min_ms": min(theirs["compiled"]) * 1e3,
+                                "torch_compile_max_ms": max(theirs["compiled"]) * 1e3, "torch_eager_ms": pick(theirs["eager"]) * 1e3})
             if bar:
                 figures["libm_loop_ms"] = pick(bar) * 1e3
             figures["missed"] = missed(figures)
@@ -379,9 +392,10 @@ def main():
             out.write(json.dumps(figures) + "\n")
             out.flush()
             f = figures
+            compile_ms, eager_ms = (f"{f[name]:.2f}" if name in f else "" for name in ("torch_compile_ms", "torch_eager_ms"))
             print(f"| {op} | {width} | {rows:,} | {dtype} | {f['bytes'] / 1e6:.0f} | {copy:.1f} | **{compiled:.2f}** ({f['compiled_min_ms']:.2f} to "
-                  f"{f['compiled_max_ms']:.2f}) | {gbs:.1f} | {gbs / copy:.0%} | {f['torch_compile_ms']:.2f} | {f['torch_eager_ms']:.2f} | "
-                  f"{f['row_blocks_ms']:.2f} | {f['uncompiled_ms']:.2f} | {'; '.join(f['missed'])} |", flush=True)
+                  f"{f['compiled_max_ms']:.2f}) | {gbs:.1f} | {gbs / copy:.0%} | {compile_ms} | {eager_ms} | "
+                  f"{f['row_blocks_ms']:.2f} | {f['row_blocks_ms'] / compiled:.2f} | {f['uncompiled_ms']:.2f} | {'; '.join(f['missed'])} |", flush=True)
     for line in skipped:
         print(f"\nSkipped: {line}")
     print(f"\n{len(cases) - len(skipped)} cases, {misses} of them miss a target; {time.perf_counter() - begin:.0f} s")

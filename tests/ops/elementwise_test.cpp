@@ -1,22 +1,22 @@
 // The CPU's element-wise kernels against the reference interpreter, and the promise that their results are the same bits on
 // every instruction set and number of threads.
 #include <gtest/gtest.h>
-#include <hwy/highway.h>
 
 #include <bit>
-#include <cctype>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <map>
 
 #include "base/error.h"
+#include "ops/instruction_sets.h"
 #include "ops/platforms.h"
 #include "ops/run_node.h"
 
 namespace zoe {
 namespace {
 
+using testing::for_each_instruction_set;
 using testing::interpret_node;
 using testing::random_tensor;
 using testing::rounded;
@@ -223,23 +223,6 @@ TEST(Elementwise, SumKeepsItsOrder) {
   }
 }
 
-// Runs `body` once for each instruction set of this machine that the kernels are compiled for; `body` gets the name its kernels
-// must have.
-void for_each_target(const std::function<void(const std::string& name)>& body) {
-  const std::int64_t supported = hwy::SupportedTargets();
-  for (const std::int64_t target :
-       {std::int64_t{HWY_AVX3}, std::int64_t{HWY_AVX2}, std::int64_t{HWY_SSE4}, std::int64_t{HWY_STATIC_TARGET}}) {
-    if (target != HWY_STATIC_TARGET && (supported & target) == 0) continue;
-    hwy::SetSupportedTargetsForTest(target);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    std::string name = "loop:";
-    for (const char* c = hwy::TargetName(target); *c; ++c) name += static_cast<char>(std::tolower(*c));
-    body(name);
-  }
-  hwy::SetSupportedTargetsForTest(0);
-  hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-}
-
 bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
@@ -281,7 +264,8 @@ TEST(Elementwise, EveryInstructionSetAndThreadCountGivesTheSameBits) {
     const bool is_polynomial = run.name == "exp" || run.name == "tanh" || run.name == "silu" || run.name == "gelu_tanh";
     const auto first = run_node(run.node, run.inputs, cpu(1));
     std::map<bool, std::vector<double>> expected{{!is_polynomial || fuses(first.implementation), first.values}};
-    for_each_target([&](const std::string& target) {
+    for_each_instruction_set([&](const std::string& name) {
+      const std::string target = "loop:" + name;
       for (const int threads : {1, 2, 3}) {
         const auto got = run_node(run.node, run.inputs, cpu(threads));
         const auto& known = expected.try_emplace(!is_polynomial || fuses(target), got.values).first->second;

@@ -3,18 +3,22 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstring>
 #include <functional>
+#include <limits>
 #include <random>
 
 #include "compiler/compile.h"
 #include "compiler/passes/inline_calls.h"
 #include "compiler/run.h"
 #include "ops/channel_norm.h"
+#include "ops/instruction_sets.h"
 #include "ops/mul_add.h"
 #include "ops/norm_scale_shift.h"
 #include "ops/rms_norm.h"
 #include "ops/rotary_interleaved.h"
+#include "ops/rotary_split.h"
 #include "ops/scale_residual_norm_scale_shift.h"
 #include "ops/scale_shift.h"
 #include "platform/cpu/kernels.h"
@@ -329,6 +333,105 @@ TEST(RowBlocks, RowsAndTables) {
     compare("gated residual", {{dtype, {2, 30, 64}}, {DType::f32, {2, 1, 64}}, {dtype, {2, 30, 64}}},
             [](const auto& x) { return std::vector<Value>{mul_add(x[0], x[1], x[2], 0)}; });
   }
+}
+
+// Around the blocks of eight, four and one vectors of any instruction set, with sums, kept values and results of both dtypes.
+TEST(RowBlocks, PartsOfBlocks) {
+  testing::for_each_instruction_set([](const std::string& set) {
+    for (const std::int64_t width :
+         {3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 47, 48, 49, 63, 65, 79, 127, 129, 160, 191, 193, 223, 321})
+      for (const DType dtype : kDTypes)
+        compare(fmt::format("{}, width {} {}", set, width, name(dtype)),
+                {{dtype, {11, width}}, {DType::f32, {width}}, {dtype, {11, 1}}}, [](const auto& x) {
+                  const Value wide = cast(x[0], DType::f32);
+                  const Value centred = wide - mean(wide);
+                  const Value twice = cast(centred * x[1], DType::bf16);
+                  const Value sums = sum(square(cast(twice, DType::f32)));
+                  return std::vector<Value>{cast(centred * rsqrt(sums + 1e-6) + cast(x[2], DType::f32), x[0].dtype()), twice,
+                                            silu(cast(twice, DType::f32)) - wide};
+                });
+  });
+}
+
+// Every binary opcode with its operands in every place: in registers on either side, numbers, rows, dense, swapped and in runs.
+TEST(RowBlocks, OperandsOfBinaryOpcodes) {
+  using Binary = Value (*)(const Value&, const Value&);
+  const Binary opcodes[] = {
+      [](const Value& a, const Value& b) { return a + b; },     [](const Value& a, const Value& b) { return a - b; },
+      [](const Value& a, const Value& b) { return a * b; },     [](const Value& a, const Value& b) { return a / b; },
+      [](const Value& a, const Value& b) { return max(a, b); }, [](const Value& a, const Value& b) { return min(a, b); }};
+  testing::for_each_instruction_set([&](const std::string& set) {
+    for (const DType dtype : kDTypes)
+      for (std::size_t opcode = 0; opcode < std::size(opcodes); ++opcode) {
+        const Binary op = opcodes[opcode];
+        compare(fmt::format("{}, opcode {} {}", set, opcode, name(dtype)),
+                {{dtype, {6, 3, 128}}, {dtype, {6, 1, 128}}, {dtype, {6, 3, 1}}, {dtype, {}}}, [&](const auto& x) {
+                  const Value computed = neg(x[0]), other = square(x[0]);
+                  std::vector<Value> results = {op(computed, other), op(other, other)};
+                  for (const Value& operand : {x[0], x[1], x[2], x[3], swap_pairs(x[0])}) {
+                    results.push_back(op(computed, operand));
+                    results.push_back(op(operand, computed));
+                  }
+                  return results;
+                });
+      }
+  });
+}
+
+// Heads whose halves are runs of whole blocks, and heads whose halves are not.
+TEST(RowBlocks, RunsOfColumns) {
+  testing::for_each_instruction_set([](const std::string& set) {
+    for (const std::int64_t width : {64, 96, 128, 192, 256, 24})
+      for (const DType dtype : kDTypes) {
+        const Type x{dtype, {2, 9, 5, width}}, table{DType::f32, {9, 1, width}};
+        const auto rotated = compare(fmt::format("{}, width {} {}", set, width, name(dtype)), {x, table, table},
+                                     [](const auto& v) { return std::vector<Value>{rotary_split(v[0], v[1], v[2])}; });
+        EXPECT_EQ(rotated.in_place, Pairs{});  // a half is read behind the other's result
+        compare(fmt::format("{}, by head, width {} {}", set, width, name(dtype)), {x, table, {dtype, {5, 1}}}, [](const auto& v) {
+          const Value scaled = cast(v[0] * v[2], DType::f32) * v[1];
+          return std::vector<Value>{permute(cast(scaled, v[0].dtype()), {0, 2, 1, 3})};
+        });
+        compare(fmt::format("{}, norms by head, width {} {}", set, width, name(dtype)), {x, table}, [](const auto& v) {
+          const Value wide = cast(v[0], DType::f32);
+          return std::vector<Value>{cast(wide * rsqrt(mean(square(wide)) + 1e-6) * v[1], v[0].dtype())};
+        });
+      }
+  });
+}
+
+// A result is rounded as it is stored, unless the rounded value is used once more; NaNs, infinities and subnormals too.
+TEST(RowBlocks, Rounding) {
+  const Type wide{DType::f32, {4, 70}};
+  std::vector<float> special = {std::numeric_limits<float>::quiet_NaN(),
+                                std::numeric_limits<float>::infinity(),
+                                -std::numeric_limits<float>::infinity(),
+                                std::numeric_limits<float>::denorm_min(),
+                                -std::numeric_limits<float>::min(),
+                                std::numeric_limits<float>::max(),
+                                0x1.008p0f,
+                                0x1.018p0f,
+                                0x1.00800002p0f,
+                                -0.0f};
+  testing::for_each_instruction_set([&](const std::string& set) {
+    compare(set, {wide}, [](const auto& x) {
+      const Value once = cast(neg(x[0]), DType::bf16), again = cast(x[0] * 3.0, DType::bf16);
+      return std::vector<Value>{once, again, cast(again, DType::f32), again * again};
+    });
+    const Value x = input("x", DType::f32, {static_cast<std::int64_t>(special.size())});
+    const Graph graph = make_graph("special", {x}, {cast(x, DType::bf16), cast(cast(x, DType::bf16), DType::f32)});
+    const Chain chain = *lower(graph).chain;
+    Bytes bytes(special.size() * sizeof(float));
+    std::memcpy(bytes.data(), special.data(), bytes.size());
+    const auto got = run_kernel(*cpu::make_row_blocks(chain, device(1)), chain, {bytes}, 1);
+    for (std::size_t i = 0; i < special.size(); ++i) {
+      std::uint16_t narrow = 0;
+      float widened = 0;
+      std::memcpy(&narrow, got[0].data() + i * sizeof narrow, sizeof narrow);
+      std::memcpy(&widened, got[1].data() + i * sizeof widened, sizeof widened);
+      EXPECT_EQ(narrow, f32_to_bf16(special[i])) << set << " " << special[i];
+      EXPECT_EQ(std::bit_cast<std::uint32_t>(widened), std::uint32_t{f32_to_bf16(special[i])} << 16) << set << " " << special[i];
+    }
+  });
 }
 
 // An operand is read again behind the step that makes the first result: that must not come into its place too early.

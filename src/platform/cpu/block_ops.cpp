@@ -24,7 +24,7 @@ namespace {
 
 using D = hn::ScalableTag<float>;
 using V = hn::Vec<D>;
-constexpr std::int64_t kLanes = HWY_MAX_BYTES / static_cast<std::int64_t>(sizeof(float));
+constexpr auto kLanes = static_cast<std::int64_t>(hn::MaxLanes(D()));
 static_assert(kPartials % kLanes == 0);
 
 // Every operation is called with its place in the program, the block's first column, how many of the block's elements there are,
@@ -148,7 +148,8 @@ enum class How : std::uint8_t { plain, rounds, streams, rounds_and_streams };
 
 template <How kHow, class To, class T>
 HWY_INLINE void store_vector(To d, hn::Vec<To> x, T* dst) {
-  constexpr bool kStreams = kHow == How::streams || kHow == How::rounds_and_streams;
+  // Streams are of 16 bytes at least.
+  constexpr bool kStreams = (kHow == How::streams || kHow == How::rounds_and_streams) && hn::MaxLanes(To()) * sizeof(T) >= 16;
   if (kStreams && HWY_LIKELY(reinterpret_cast<std::uintptr_t>(dst) % sizeof(x) == 0)) hn::Stream(x, d, dst);
   else hn::StoreU(x, d, dst);
 }
