@@ -10,6 +10,7 @@
 #include "apps/cli/commands.h"
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
@@ -27,7 +28,7 @@ struct BenchOptions {
   std::string part, size = "1.3b", profile;
   std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512;
   int repeat = 3;
-  bool per_op = false, floors = false, plan = false;
+  bool per_op = false, floors = false, plan = false, verbose = false;
 };
 
 double seconds_between(StepClock::time_point begin, StepClock::time_point end) {
@@ -257,6 +258,7 @@ void print_floors(const Case& measured, const StepTimes& times, double run_secon
 }
 
 int bench(const BenchOptions& options) {
+  if (options.verbose) set_log_sink([](LogLevel, std::string_view text) { fmt::print(stderr, "{}\n", text); });
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
@@ -392,6 +394,7 @@ Command add_bench(CLI::App& app) {
   app.add_flag("--floors", options->floors,
                "Also attention, products, the rest and launch gaps, each beside what this device's copies and products allow");
   app.add_flag("--plan", options->plan, "Also the plan: every step with its op and its implementation");
+  app.add_flag("-v,--verbose", options->verbose, "Also what is compiled, measured and found in the cache, on stderr");
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);
   app.add_option("--profile", options->profile, "A trace for Perfetto: the counted runs, then timed ones with every step")

@@ -78,7 +78,10 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
     return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
   for (const CLI::Option* option : command.get_options())
     for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
-  const std::vector<std::string> words = command.remaining();
+  // One before the command is left to the program itself, one behind it to the command.
+  std::vector<std::string> words = command.remaining();
+  if (words.empty()) words = app.remaining();
+  if (words.empty()) return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
   const auto first = std::find_if(words.begin(), words.end(), [](const std::string& word) { return word.starts_with('-'); });
   const std::string& word = first == words.end() ? words.front() : *first;
   return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))),

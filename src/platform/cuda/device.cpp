@@ -189,7 +189,7 @@ void Device::compile(Build& build) const {
     build.log.assign(size, '\0');
     if (size) compiler.log(program, build.log.data());
     while (!build.log.empty() && (build.log.back() == '\0' || build.log.back() == '\n')) build.log.pop_back();
-    build.error = fmt::format("kernel {} failed to build for {} (status {}). The log ends: {}", build.what, description.name,
+    build.error = fmt::format("kernel {} failed to build for {} (status {}). The log ends: {}.", build.what, description.name,
                               status, last_lines(build.log, 20));
     return;
   }
