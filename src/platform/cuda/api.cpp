@@ -147,7 +147,6 @@ const Vendor kRocm{
     .exact = "-ffp-contract=off",
     .loose = "-ffp-contract=fast",
     .prelude = R"(#define __shfl_xor_sync(mask, value, lanes) __shfl_xor(value, lanes, 32)
-#define __shfl_down_sync(mask, value, lanes) __shfl_down(value, lanes, 32)
 #define __shfl_sync(mask, value, lane) __shfl(value, lane, 32)
 #define __syncwarp() __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront"), __builtin_amdgcn_wave_barrier()
 )",
