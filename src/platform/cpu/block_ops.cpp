@@ -431,6 +431,7 @@ BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
 BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }
+void flush_streams() { hwy::FlushStream(); }
 BlockTotals block_totals() { return HWY_DYNAMIC_DISPATCH(select_totals)(); }
 std::int64_t block_elements(int vectors) { return HWY_DYNAMIC_DISPATCH(vector_size)() * vectors; }
 

@@ -2,7 +2,7 @@
 // stay in registers: each operation works on them, with an operand from memory if it takes one, and calls the next one with what
 // it made. So a program of them costs one load an operand and one store a result, as compiled code does.
 //
-// The arithmetic is that of loops.h: the same formulas, each rounded by itself, and the same row sums.
+// The arithmetic is that of single nodes (elementwise.cpp): the same formulas, each rounded by itself, and the same row sums.
 #pragma once
 
 #include <cstddef>
@@ -49,6 +49,8 @@ BlockFunctions block_end();
 using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight);
 BlockRun block_run();
 std::int64_t block_elements(int vectors);
+
+void flush_streams();  // ends a run of streams in the thread that made them
 
 // Each row's sum from its partial sums.
 constexpr std::int64_t kPartials = 32;

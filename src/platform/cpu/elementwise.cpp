@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "hwy/cache_control.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/loops.h"
 #include "platform/cpu/parallel.h"
@@ -155,20 +154,7 @@ void swap_loop(const std::byte* src, std::byte* dst, std::int64_t count) {
   }
 }
 
-void stream_loop(const std::byte* src, std::byte* dst, std::int64_t bytes) {
-  const hn::ScalableTag<std::uint8_t> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  // Up to the first place where a whole vector is aligned, and what no whole vector is left for.
-  const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(dst) % static_cast<std::uintptr_t>(lanes));
-  std::int64_t i = std::min(bytes, past == 0 ? 0 : lanes - past);
-  std::memcpy(dst, src, static_cast<std::size_t>(i));
-  for (; i + lanes <= bytes; i += lanes)
-    hn::Stream(hn::LoadU(d, reinterpret_cast<const std::uint8_t*>(src + i)), d, reinterpret_cast<std::uint8_t*>(dst + i));
-  std::memcpy(dst + i, src + i, static_cast<std::size_t>(bytes - i));
-}
-
 SumLoop select_sum() { return sum_loop; }
-StreamLoop select_stream() { return stream_loop; }
 UnaryLoop select_swap(DType dtype) { return size_of(dtype) == 4 ? swap_loop<std::uint64_t> : swap_loop<std::uint32_t>; }
 
 std::string_view target_name() { return hwy::TargetName(HWY_TARGET); }
@@ -184,7 +170,6 @@ namespace {
 HWY_EXPORT(select_unary);
 HWY_EXPORT(select_binary);
 HWY_EXPORT(select_sum);
-HWY_EXPORT(select_stream);
 HWY_EXPORT(select_swap);
 HWY_EXPORT(target_name);
 
@@ -194,8 +179,6 @@ UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst) { return HWY_DYNAMI
 BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b) {
   return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, stride_a, stride_b);
 }
-StreamLoop stream_loop_of_bytes() { return HWY_DYNAMIC_DISPATCH(select_stream)(); }
-void flush_streams() { hwy::FlushStream(); }
 SumLoop sum_loop_of_rows() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
 UnaryLoop swap_loop_of(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_swap)(dtype); }
 

@@ -16,10 +16,10 @@ namespace zoe::cpu {
 
 // Unary and binary opcodes, cast, sum. Results are the same bits on every instruction set and thread count.
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device);
-// The chain of a fused node, instruction by instruction over tiles of rows: where no compiler can be had. The same bits as
-// node by node.
 // Whether results go past the last cache: they would push everything else out of it, and not be found there anyway.
 bool outgrows_cache(const Chain& chain, const DeviceInfo& device);
+// The chain of a fused node as prebuilt operations on blocks of its rows: where no compiler can be had. The same bits as node by
+// node.
 std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& device);
 // reshape (a copy), slice, concat, permute, swap_pairs, gather.
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);

@@ -1,5 +1,4 @@
-// The prebuilt loops of the element-wise opcodes, cast and sum, for the instruction set of this machine. The kernels of single
-// nodes and the row blocks of whole chains run the very same ones, so their results are the same bits.
+// The prebuilt loops of the element-wise opcodes, cast and sum, for the instruction set of this machine: kernels of single nodes.
 #pragma once
 
 #include <cstddef>
@@ -31,11 +30,6 @@ BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b
 SumLoop sum_loop_of_rows();
 // Swaps the elements of each pair; `count` is even, and `dst` apart from `src`.
 UnaryLoop swap_loop_of(DType dtype);
-
-// Copies `bytes` past the caches. flush_streams() ends a run of such copies in the thread that made them.
-using StreamLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t bytes);
-StreamLoop stream_loop_of_bytes();
-void flush_streams();
 
 std::string instruction_set();  // "avx3_zen4"
 
