@@ -72,9 +72,12 @@ class ProductKernel : public Kernel {
     if (node.opcode == Opcode::linear) x_[2] = out_w_ = rows_;
     taps_ = kernel_[0] * kernel_[1] * kernel_[2];
     tile_ = tile_for(*device_, dtype_, rows_, columns_);
-    const std::string source = tiles_source(dtype_, tile_.tensor_cores, attributes_.activation) +
-                               fmt::format("#define {} {}\n", tile_.tensor_cores ? "COLUMNS" : "SIDE", tile_.columns) +
-                               kProductSource;
+    const bool flat = taps_ > 1 && channels_ < 8;
+    const std::string source =
+        tiles_source(dtype_, tile_.tensor_cores, attributes_.activation) +
+        (tile_.tensor_cores ? fmt::format("#define COLUMNS {}\n#define FLAT {}\n", tile_.columns, flat ? 1 : 0)
+                            : fmt::format("#define SIDE {}\n", tile_.columns)) +
+        kProductSource;
     function_ = device_->function(source, "product", name(node.opcode));
     allow_shared_bytes(*device_, function_, tile_.shared_bytes);
     if (is_packed() && weight_is_computed_) pack_ = device_->function(source, "pack", "pack");

@@ -37,6 +37,11 @@ ZOE_FN void wait_for_copies() {
 
 #if TENSOR_CORES
 
+ZOE_FN void store_chunk(unsigned to, const unsigned (&words)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
 // 8 elements to shared memory: `count` of them from `from`, then zeros. `wide`: they are all there or none, at a multiple of 16 bytes.
 ZOE_FN void copy_chunk(unsigned to, const T* from, int count, bool wide) {
   if (wide) {
@@ -49,8 +54,7 @@ ZOE_FN void copy_chunk(unsigned to, const T* from, int count, bool wide) {
       const unsigned low = 2 * i < count ? from[2 * i] : 0, high = 2 * i + 1 < count ? from[2 * i + 1] : 0;
       words[i] = low | high << 16;
     }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
+    store_chunk(to, words);
   }
 }
 
