@@ -22,14 +22,17 @@ struct Form {
 Form with_tensor_cores(std::int64_t channels, bool few_queries) {
   const std::int64_t most = (channels + 15) / 16 * 16;
   // Registers hold the results: of 32 queries a warp, which read k and v half as often, where heads are narrow.
-  const std::int64_t warps = most <= 128 ? 4 : 8, row_tiles = most <= 128 && !few_queries ? 2 : 1, keys = most <= 128 ? 64 : 32;
-  const std::int64_t queries = warps * row_tiles * 16, row_bytes = most * 2 + 16;
-  return {true,
-          most,
-          queries,
-          warps * 32,
-          static_cast<std::size_t>((queries + 2 * keys) * row_bytes),
-          fmt::format("#define WARPS {}\n#define ROW_TILES {}\n#define KEYS {}\n", warps, row_tiles, keys)};
+  const bool wide = most > 128;
+  const std::int64_t warps = wide ? 8 : 4, row_tiles = wide || few_queries ? 1 : 2, keys = wide ? 32 : 64;
+  const std::int64_t splits = wide && few_queries ? 2 : 1;
+  const std::int64_t queries = warps / splits * row_tiles * 16, row_bytes = most * 2 + 16;
+  return {
+      true,
+      most,
+      queries,
+      warps * 32,
+      static_cast<std::size_t>((queries + 2 * splits * keys) * row_bytes),
+      fmt::format("#define WARPS {}\n#define ROW_TILES {}\n#define KEYS {}\n#define SPLITS {}\n", warps, row_tiles, keys, splits)};
 }
 
 Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t most_shared_bytes) {

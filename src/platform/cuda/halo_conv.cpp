@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -24,24 +25,27 @@ struct Form {
   std::size_t shared_bytes;
 };
 
+std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
+
+// `tiles`: of 16 x 16 pixels.
 std::optional<Form> form_for(std::int64_t channels, std::int64_t columns, std::int64_t kernel_h, std::int64_t kernel_w,
-                             std::size_t most_shared_bytes) {
+                             std::int64_t tiles, const DeviceDescription& device) {
   std::optional<Form> best;
-  std::int64_t most_in_a_slot = 0;
   for (const std::int64_t depth : {96, 64, 32})
-    for (const std::int64_t block : {192, 96}) {
-      if (channels % depth != 0 || columns % block != 0) continue;
+    for (const std::int64_t block : {192, 96, 8}) {
+      if (channels % depth != 0 || (block == 8 ? columns > 8 : columns % block != 0)) continue;
       const std::int64_t positions = (kSide + kernel_h - 1) * (kSide + kernel_w - 1);
       const std::int64_t plane = (positions + (9 - positions % 8) % 8) * 16, x = depth / 8 * plane, w = depth * block * 2;
-      constexpr std::int64_t kStages = 2, kMostSlots = 8, kBarrierBytes = 8;
-      const std::int64_t room = static_cast<std::int64_t>(most_shared_bytes) - kStages * (x + 2 * kBarrierBytes);
+      constexpr std::int64_t kStages = 2, kLeastSlots = 3, kMostSlots = 8, kBarrierBytes = 8;
+      const std::int64_t room = static_cast<std::int64_t>(device.shared_bytes) - kStages * (x + 2 * kBarrierBytes);
       const std::int64_t slots = std::min(kMostSlots, room / (w + 2 * kBarrierBytes));
-      if (slots < 3) continue;
-      // Wide blocks read the least; then few and long stages wait the least.
-      if (block * depth <= most_in_a_slot) continue;
-      most_in_a_slot = block * depth;
-      best = {depth, block, kStages, slots,
-              static_cast<std::size_t>(kStages * (x + 2 * kBarrierBytes) + slots * (w + 2 * kBarrierBytes))};
+      if (slots < kLeastSlots) continue;
+      const Form form{depth, block, kStages, slots,
+                      static_cast<std::size_t>(kStages * (x + 2 * kBarrierBytes) + slots * (w + 2 * kBarrierBytes))};
+      // Wide blocks read the least, if they are enough for all multiprocessors; then few and long stages wait the least.
+      const auto busy = [&](const Form& f) { return tiles * blocks_of(columns, f.columns) >= device.multiprocessors; };
+      const auto rank = [&](const Form& f) { return std::tuple(busy(f), busy(f) ? f.columns : -f.columns, f.depth); };
+      if (!best || rank(form) > rank(*best)) best = form;
     }
   return best;
 }
@@ -74,16 +78,18 @@ class HaloConvKernel : public Kernel {
   std::string weight_layout(int input) const override { return input == 1 ? layout_ : "dense bf16"; }
   std::size_t packed_bytes(int input, const Type& type) const override {
     if (input != 1) return Kernel::packed_bytes(input, type);
-    return static_cast<std::size_t>(phases_ * weight_.dim(0) * weight_.dim(1) * kernel_[0] * kernel_[1] * kernel_[2]) *
+    return static_cast<std::size_t>(phases_ * blocks_of(weight_.dim(0), form_.columns) * form_.columns * weight_.dim(1) *
+                                    kernel_[0] * kernel_[1] * kernel_[2]) *
            sizeof(std::uint16_t);
   }
 
   // [columns, channels, taps] becomes [phases, column blocks, taps in time, stages, taps in space, depth / 8, columns, 8].
   void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
+    if (weight_.dim(0) % form_.columns != 0) std::memset(packed, 0, packed_bytes(input, type));
     const std::int64_t channels = weight_.dim(1), given_taps = weight_.count(2, 5), row = channels * given_taps;
     const std::int64_t plane_taps = kernel_[1] * kernel_[2], taps = kernel_[0] * plane_taps;
-    const std::int64_t stages = channels / form_.depth, blocks = weight_.dim(0) / form_.columns;
+    const std::int64_t stages = channels / form_.depth, blocks = blocks_of(weight_.dim(0), form_.columns);
 #pragma omp parallel for schedule(static) if (weight_.dim(0) * row > (1 << 16))
     for (std::int64_t column = 0; column < weight_.dim(0); ++column) {
       std::vector<std::byte> aligned(static_cast<std::size_t>(row) * size_of(source.dtype));
@@ -123,7 +129,7 @@ class HaloConvKernel : public Kernel {
       else launch.nowhere();
     }
     launch.place(outputs[0]).integer(weight_.dim(1)).integer(weight_.dim(0));
-    launch.integer(address_of(inputs[0]) % 16 == 0).integer(address_of(outputs[0]) % 4 == 0);
+    launch.integer(address_of(inputs[0]) % 16 == 0).integer(takes_wide_epilogue(inputs, outputs[0], DType::bf16, weight_.dim(0)));
     for (int axis = 0; axis < 3; ++axis) launch.integer(x_.dim(axis));
     const std::int64_t scale = phases_ == 4 ? 2 : 1, t = result_.dim(0), h = result_.dim(1) / scale, w = result_.dim(2) / scale;
     launch.integer(t).integer(h).integer(w).integer(kernel_[0]);
@@ -131,7 +137,7 @@ class HaloConvKernel : public Kernel {
     launch.integer(phases_);
     // Blocks stay, one a multiprocessor, and take one tile after another.
     const std::int64_t tiles =
-        phases_ * (weight_.dim(0) / form_.columns) * t * ((h + kSide - 1) / kSide) * ((w + kSide - 1) / kSide);
+        phases_ * blocks_of(weight_.dim(0), form_.columns) * t * ((h + kSide - 1) / kSide) * ((w + kSide - 1) / kSide);
     launch.run({std::min<std::int64_t>(tiles, device_->description.multiprocessors)}, {kThreads}, form_.shared_bytes);
   }
 
@@ -164,7 +170,11 @@ std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device
     phases = 4;
     kernel[1] = kernel[2] = 2;
   }
-  const auto form = form_for(weight.dim(1), weight.dim(0), kernel[1], kernel[2], device->description.shared_bytes);
+  const Shape& result = node.types[0].shape;
+  const std::int64_t scale = phases == 4 ? 2 : 1;
+  const std::int64_t tiles =
+      phases * result.dim(0) * blocks_of(result.dim(1) / scale, kSide) * blocks_of(result.dim(2) / scale, kSide);
+  const auto form = form_for(weight.dim(1), weight.dim(0), kernel[1], kernel[2], tiles, device->description);
   if (!form) return nullptr;
   return std::make_unique<HaloConvKernel>(node, device, *form, kernel, phases);
 }

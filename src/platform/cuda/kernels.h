@@ -15,6 +15,8 @@ namespace zoe::cuda {
 
 // True if bf16 products can go through mma.sync.
 bool has_tensor_cores(const Device& device);
+// True if the last lines of a product may move several elements as one.
+bool takes_wide_epilogue(std::span<const Slot> inputs, const Slot& output, DType dtype, std::int64_t columns);
 // What goes in front of the other kernels of our own.
 std::string tiles_source(DType dtype, bool tensor_cores, Activation activation = Activation::none);
 // Lets launches of the function ask for so many bytes of dynamic shared memory.

@@ -72,9 +72,12 @@ class ProductKernel : public Kernel {
     if (node.opcode == Opcode::linear) x_[2] = out_w_ = rows_;
     taps_ = kernel_[0] * kernel_[1] * kernel_[2];
     tile_ = tile_for(*device_, dtype_, rows_, columns_);
-    const std::string source = tiles_source(dtype_, tile_.tensor_cores, attributes_.activation) +
-                               fmt::format("#define {} {}\n", tile_.tensor_cores ? "COLUMNS" : "SIDE", tile_.columns) +
-                               kProductSource;
+    const bool flat = taps_ > 1 && channels_ < 8;
+    const std::string source =
+        tiles_source(dtype_, tile_.tensor_cores, attributes_.activation) +
+        (tile_.tensor_cores ? fmt::format("#define COLUMNS {}\n#define FLAT {}\n", tile_.columns, flat ? 1 : 0)
+                            : fmt::format("#define SIDE {}\n", tile_.columns)) +
+        kProductSource;
     function_ = device_->function(source, "product", name(node.opcode));
     allow_shared_bytes(*device_, function_, tile_.shared_bytes);
     if (is_packed() && weight_is_computed_) pack_ = device_->function(source, "pack", "pack");
@@ -144,10 +147,9 @@ class ProductKernel : public Kernel {
       else launch.nowhere();
     }
     launch.place(outputs[0]).integer(rows_).integer(channels_).integer(columns_);
-    // 16 bytes of x and the weight at a time; of the result, two bf16 or four f32.
+    // 16 bytes of x and the weight at a time.
     const bool wide_loads = channels_ % 8 == 0 && address_of(inputs[0]) % 16 == 0 && address_of(weight) % 16 == 0;
-    const bool wide_stores = dtype_ == DType::bf16 ? columns_ % 2 == 0 && address_of(outputs[0]) % 4 == 0
-                                                   : columns_ % 4 == 0 && address_of(outputs[0]) % 16 == 0;
+    const bool wide_stores = takes_wide_epilogue(inputs, outputs[0], dtype_, columns_);
     launch.integer(wide_loads).integer(wide_stores);
     for (const std::int64_t extent : x_) launch.integer(extent);
     launch.integer(out_h_).integer(out_w_);
@@ -180,6 +182,14 @@ class ProductKernel : public Kernel {
 }  // namespace
 
 bool has_tensor_cores(const Device& device) { return device.vendor.column == kCuda.column && device.description.major >= 8; }
+
+bool takes_wide_epilogue(std::span<const Slot> inputs, const Slot& output, DType dtype, std::int64_t columns) {
+  // Two bf16 of bias, residual and result at a time; of f32, four of the result.
+  if (dtype != DType::bf16) return columns % 4 == 0 && address_of(output) % 16 == 0;
+  bool wide = columns % 2 == 0 && address_of(output) % 4 == 0;
+  for (std::size_t i = 2; i < inputs.size(); ++i) wide = wide && address_of(inputs[i]) % 4 == 0;
+  return wide;
+}
 
 std::string tiles_source(DType dtype, bool tensor_cores, Activation activation) {
   constexpr std::array<std::string_view, 3> kFunctions = {"", "zoe_gelu_tanh", "zoe_silu"};

@@ -7,14 +7,16 @@
 // The text goes behind tiles.cu and definitions of
 //   CHANNELS  the widest head the program is for, a multiple of 64 without tensor cores, of 16 with them
 //   QUERIES, KEYS  without tensor cores: of a block and of a tile, 64 or 128
-//   WARPS, ROW_TILES, KEYS  with them: a warp makes 16 ROW_TILES queries, from KEYS keys at a time
+//   WARPS, ROW_TILES, KEYS, SPLITS  with them: a warp makes 16 ROW_TILES queries, from KEYS keys at a time; SPLITS warps share them,
+//             each with every SPLITS-th tile of keys, and put their results together at the end
 #define ATTENTION_ARGUMENTS                                                                                                   \
   const T *q, const T *k, const T *v, const float *bias, T *result, int queries, int keys, int heads, int channels, float scale, \
       long bias_batch, long bias_head, long bias_query
 
 #if TENSOR_CORES
 
-#define QUERIES (WARPS * ROW_TILES * 16)  // of a block
+#define QUERIES (WARPS / SPLITS * ROW_TILES * 16)  // of a block
+#define TILE_KEYS (SPLITS * KEYS)
 #define ROW_BYTES (CHANNELS * 2 + 16)     // an odd number of chunks of 16: the same chunk of 8 rows lies in different banks
 #define LOG2_E 1.44269504f
 
@@ -38,7 +40,7 @@ template <int Count> ZOE_FN void load_rows(unsigned to, const T* from, long step
 extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARGUMENTS, int wide) {
   extern __shared__ __align__(128) unsigned char shared[];
   const unsigned q_tile = (unsigned)__cvta_generic_to_shared(shared), k_tile = q_tile + QUERIES * ROW_BYTES,
-                 v_tile = k_tile + KEYS * ROW_BYTES;
+                 v_tile = k_tile + TILE_KEYS * ROW_BYTES;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * QUERIES;
   const long step = (long)heads * channels;  // from one token to the next
   q += ((long)batch * queries * heads + head) * channels;
@@ -48,7 +50,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
   if (bias) bias += batch * bias_batch + head * bias_head;
 
   load_rows<QUERIES>(q_tile, q + first * step, step, queries - first, channels, wide);
-  load_rows<KEYS>(k_tile, k, step, keys, channels, wide);
+  load_rows<TILE_KEYS>(k_tile, k, step, keys, channels, wide);
 
   // Of ROW_TILES tiles of 16 queries: results, and for the two queries of a tile that a thread has a part of, maximum and sum.
   float sums[ROW_TILES][CHANNELS / 8][4], maximum[ROW_TILES][2], weight_sum[ROW_TILES][2];
@@ -59,12 +61,12 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 #pragma unroll
     for (int i = 0; i < CHANNELS / 2; ++i) sums[m][i / 4][i % 4] = 0.0f;
   }
-  const int my_row = warp * ROW_TILES * 16;
+  const int my_row = warp % (WARPS / SPLITS) * ROW_TILES * 16, my_key = warp / (WARPS / SPLITS) * KEYS;
   const float scale2 = scale * LOG2_E;  // weights are powers of two
 
-  for (int begin = 0; begin < keys; begin += KEYS) {
+  for (int tile = 0; tile < keys; tile += TILE_KEYS) {
     wait_for_copies();
-    load_rows<KEYS>(v_tile, v + begin * step, step, keys - begin, channels, wide);
+    load_rows<TILE_KEYS>(v_tile, v + tile * step, step, keys - tile, channels, wide);
     float logits[ROW_TILES][KEYS / 8][4];
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m)
@@ -79,7 +81,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 #pragma unroll
       for (int n = 0; n < KEYS / 16; ++n) {
         unsigned b[4];
-        load_matrices(b, k_tile + (16 * n + lane / 16 * 8 + lane % 8) * ROW_BYTES + (2 * c + lane / 8 % 2) * 16);
+        load_matrices(b, k_tile + (my_key + 16 * n + lane / 16 * 8 + lane % 8) * ROW_BYTES + (2 * c + lane / 8 % 2) * 16);
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m) {
           multiply_add(logits[m][2 * n], a[m], b[0], b[1]);
@@ -88,6 +90,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
       }
     }
 
+    const int begin = tile + my_key;
     const bool whole = begin + KEYS <= keys;
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m)
@@ -135,7 +138,8 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
       }
 
     wait_for_copies();
-    if (begin + KEYS < keys) load_rows<KEYS>(k_tile, k + (begin + KEYS) * step, step, keys - begin - KEYS, channels, wide);
+    if (tile + TILE_KEYS < keys)
+      load_rows<TILE_KEYS>(k_tile, k + (tile + TILE_KEYS) * step, step, keys - tile - TILE_KEYS, channels, wide);
 #pragma unroll
     for (int c = 0; c < KEYS / 16; ++c) {
       unsigned a[ROW_TILES][4];  // the weights, rounded: their places in sums are those in the first factor
@@ -147,7 +151,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 #pragma unroll
       for (int n = 0; n < CHANNELS / 16; ++n) {
         unsigned b[4];
-        load_transposed(b, v_tile + (16 * c + lane % 16) * ROW_BYTES + (2 * n + lane / 16) * 16);
+        load_transposed(b, v_tile + (my_key + 16 * c + lane % 16) * ROW_BYTES + (2 * n + lane / 16) * 16);
 #pragma unroll
         for (int m = 0; m < ROW_TILES; ++m) {
           multiply_add(sums[m][2 * n], a[m], b[0], b[1]);
@@ -157,6 +161,42 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
     }
   }
 
+#if SPLITS == 2
+  // The second warp's results go through shared memory to the same thread of the first.
+  constexpr int kThreads = WARPS / SPLITS * 32;
+  float* const exchange = (float*)shared + threadIdx.x % kThreads;
+  __syncthreads();
+  if (my_key > 0) {
+#pragma unroll
+    for (int m = 0; m < ROW_TILES; ++m) {
+      float* const to = exchange + m * (CHANNELS / 2 + 4) * kThreads;
+#pragma unroll
+      for (int i = 0; i < CHANNELS / 2; ++i) to[i * kThreads] = sums[m][i / 4][i % 4];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        to[(CHANNELS / 2 + half) * kThreads] = maximum[m][half];
+        to[(CHANNELS / 2 + 2 + half) * kThreads] = weight_sum[m][half];
+      }
+    }
+  }
+  __syncthreads();
+  if (my_key > 0) return;
+#pragma unroll
+  for (int m = 0; m < ROW_TILES; ++m) {
+    const float* const from = exchange + m * (CHANNELS / 2 + 4) * kThreads;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float other = from[(CHANNELS / 2 + half) * kThreads], most = fmaxf(maximum[m][half], other);
+      const float shift = most == MINUS_INFINITY ? 0.0f : most;
+      const float mine = power_of_two(maximum[m][half] - shift), its = power_of_two(other - shift);
+      weight_sum[m][half] = weight_sum[m][half] * mine + from[(CHANNELS / 2 + 2 + half) * kThreads] * its;
+#pragma unroll
+      for (int n = 0; n < CHANNELS / 8; ++n)
+#pragma unroll
+        for (int i = 2 * half; i < 2 * half + 2; ++i) sums[m][n][i] = sums[m][n][i] * mine + from[(4 * n + i) * kThreads] * its;
+    }
+  }
+#endif
 #pragma unroll
   for (int m = 0; m < ROW_TILES; ++m)
 #pragma unroll

@@ -10,7 +10,7 @@
 //
 // The text goes behind tiles.cu and definitions of
 //   KERNEL_H, KERNEL_W  1 to 3
-//   DEPTH, COLUMNS      channels in a stage, 32, 64 or 96; columns of a block, 96 or 192
+//   DEPTH, COLUMNS      channels in a stage, 32, 64 or 96; columns of a block, 8, 96 or 192
 //   X_STAGES, W_SLOTS   how many stages of x, and taps of the weight, are in shared memory
 #define SIDE 16
 #define PITCH (SIDE + KERNEL_W - 1)
@@ -27,6 +27,10 @@ ZOE_FN void initialise(unsigned barrier, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 ZOE_FN void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+// Once all that this thread copies is there.
+ZOE_FN void arrive_behind_copies(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
 ZOE_FN void wait(unsigned barrier, int parity) {
   asm volatile(
       "{\n"
@@ -46,6 +50,11 @@ template <int Count> struct Turn {
 };
 
 // d [64 x N] += a [64 x 16] * b [16 x N]; a and b are descriptors of shared memory.
+static __device__ __forceinline__ void multiply_add(float (&d)[4], unsigned long long a, unsigned long long b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
+               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+               : "l"(a), "l"(b));
+}
 static __device__ __forceinline__ void multiply_add(float (&d)[48], unsigned long long a, unsigned long long b) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
@@ -100,7 +109,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   const unsigned x_stages = (unsigned)__cvta_generic_to_shared(shared), w_slots = x_stages + X_STAGES * X_BYTES,
                  x_full = w_slots + W_SLOTS * W_BYTES, x_free = x_full + 8 * X_STAGES, w_full = x_free + 8 * X_STAGES,
                  w_free = w_full + 8 * W_SLOTS;
-  const int thread = threadIdx.x, column_blocks = columns / COLUMNS, across = (out_w + SIDE - 1) / SIDE,
+  const int thread = threadIdx.x, column_blocks = (columns + COLUMNS - 1) / COLUMNS, across = (out_w + SIDE - 1) / SIDE,
             down = (out_h + SIDE - 1) / SIDE, tiles = column_blocks * across * down * out_t * phases;
   const int steps = kernel_t * (channels / DEPTH);  // stages of x a tile
   if (thread == 0) {
@@ -113,8 +122,10 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   Turn<W_SLOTS> w_turn;
 
   if (thread < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (thread < X_THREADS) {
+      constexpr int kAtOnce = X_THREADS / (DEPTH / 8);  // positions
+      const int chunk = thread % (DEPTH / 8), first_position = thread / (DEPTH / 8);
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int rest = tile / column_blocks;
         const int phase = rest / (across * down * out_t);
@@ -125,16 +136,19 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
           const int t = first_t + step / (channels / DEPTH), first_channel = step % (channels / DEPTH) * DEPTH;
           const unsigned to = x_stages + x_turn.place * X_BYTES;
           wait(x_free + 8 * x_turn.place, x_turn.parity ^ 1);
-          for (int i = thread; i < POSITIONS * (DEPTH / 8); i += X_THREADS) {
-            const int position = i / (DEPTH / 8), chunk = i % (DEPTH / 8);
-            const int h = first_h + position / PITCH, w = first_w + position % PITCH;
-            const bool there = t >= 0 && t < t_ && h >= 0 && h < h_ && w >= 0 && w < w_;
-            copy_chunk(to + chunk * PLANE_BYTES + position * 16,
-                       there ? x + ((long)(t * h_ + h) * w_ + w) * channels + first_channel + chunk * 8 : x, there ? 8 : 0, wide_loads);
+          int h = first_h + first_position / PITCH, column = first_position % PITCH;
+          const bool frame = t >= 0 && t < t_;
+          const T* const from = x + (long)(t * h_) * w_ * channels + first_channel + chunk * 8;
+#pragma unroll 4
+          for (int position = first_position; position < POSITIONS; position += kAtOnce) {
+            const int w = first_w + column;
+            const bool there = frame && h >= 0 && h < h_ && w >= 0 && w < w_;
+            copy_chunk(to + chunk * PLANE_BYTES + position * 16, there ? from + (long)(h * w_ + w) * channels : x, there ? 8 : 0, wide_loads);
+            column += kAtOnce;
+            if (column >= PITCH) column -= PITCH, ++h;
+            if (kAtOnce > PITCH && column >= PITCH) column -= PITCH, ++h;
           }
-          asm volatile("cp.async.wait_all;" ::: "memory");
-          asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // tensor cores read what threads have written
-          arrive(x_full + 8 * x_turn.place);
+          arrive_behind_copies(x_full + 8 * x_turn.place);
         }
       }
     } else if (thread == X_THREADS) {
@@ -153,7 +167,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
       }
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int half = thread / 128 - 1, lane = thread % 32, warp = thread / 32 % 4;
     const unsigned long long x_descriptor = descriptor(PLANE_BYTES, PITCH * 16), w_descriptor = descriptor(COLUMNS * 16, 128);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
@@ -165,6 +179,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
       unsigned used_x = 0, used_w = 0;  // what to free once the products that are on their way are done
       for (int step = 0; step < steps; ++step) {
         wait(x_full + 8 * x_turn.place, x_turn.parity);
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // tensor cores read what threads have written
         const unsigned pixels = x_stages + x_turn.place * X_BYTES + half * 8 * PITCH * 16;
         for (int kh = 0; kh < KERNEL_H; ++kh)
 #pragma unroll

@@ -5,7 +5,7 @@
 // is a conv over one row of positions with one tap.
 //
 // The text goes behind tiles.cu and a definition of
-//   COLUMNS   of a block: 32, 64, 96 or 128, if it multiplies on tensor cores
+//   COLUMNS   of a block: 32, 64, 96 or 128, if it multiplies on tensor cores; and FLAT: 1 where x has fewer channels than a chunk
 //   SIDE      else the rows and columns of a block: 64 or 128
 
 // The places of the rows. `phases` 4: x is made twice as high and wide, and phase (row parity, column parity) has a 2 x 2 kernel
@@ -61,13 +61,14 @@ ZOE_FN bool advance(Step& s, const Window& g, int depth, int channels) {
   return true;
 }
 
-// The row of x under a tap, -1 if there is none.
-ZOE_FN int tap_row(const Window& g, const Step& s, int row, int rows) {
-  if (row >= rows) return -1;
-  const Position p = window_begin(g, row);
+// The row of x under a tap of the window that begins at p, -1 if there is none.
+ZOE_FN int row_at(const Window& g, const Position& p, const Step& s) {
   const int t = p.t + s.kt, h = p.h + s.kh, w = p.w + s.kw;
   const bool inside = t >= 0 && t < g.t && h >= 0 && h < g.h << g.shift && w >= 0 && w < g.w << g.shift;
   return inside ? (t * g.h + (h >> g.shift)) * g.w + (w >> g.shift) : -1;
+}
+ZOE_FN int tap_row(const Window& g, const Step& s, int row, int rows) {
+  return row < rows ? row_at(g, window_begin(g, row), s) : -1;
 }
 
 // Blocks that run at the same time share rows and columns: 8 blocks of rows go through all columns together.
@@ -103,15 +104,48 @@ extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
   int row_block, column_block;
   place_block((rows + ROWS - 1) / ROWS, (columns + COLUMNS - 1) / COLUMNS, row_block, column_block);
   const int first_row = row_block * ROWS, first_column = column_block * COLUMNS;
-  const int taps = g.kernel_t * g.kernel_h * g.kernel_w, steps = taps * ((channels + DEPTH - 1) / DEPTH);
+  const int taps = g.kernel_t * g.kernel_h * g.kernel_w;
   const unsigned shared = (unsigned)__cvta_generic_to_shared(tiles);
 
   // A thread loads chunk `thread % 4` of rows thread / 4 + 64 i.
   const int chunk = thread % 4, loaded = thread / 4;
-  Step next = {0, 0, 0, 0};
-  int tap = 0, x_row[2];
   weight += ((long)g.phase * columns + first_column + loaded) * taps * channels;
   const long weight_step = 64L * taps * channels;
+#if FLAT
+  // Steps go over taps * channels as if that were all one; an element finds its own tap.
+  const int depth = taps * channels, steps = (depth + DEPTH - 1) / DEPTH;
+  Position begin[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) begin[i] = window_begin(g, min(first_row + loaded + 64 * i, rows - 1));
+  int first = chunk * 8;
+  auto load = [&](int stage) {
+    const unsigned to = shared + stage * STAGE_BYTES;
+    unsigned words[2][4] = {};
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int tap = (first + e) / channels, channel = (first + e) % channels, in_frame = tap / g.kernel_w;
+      const Step step = {in_frame / g.kernel_h, in_frame % g.kernel_h, tap % g.kernel_w, 0};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = first + e < depth ? row_at(g, begin[i], step) : -1;
+        if (row >= 0) words[i][e / 2] |= (unsigned)x[(long)row * channels + channel] << e % 2 * 16;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) store_chunk(to + chunk_place(loaded + 64 * i, chunk), words[i]);
+#pragma unroll
+    for (int i = 0; i < (COLUMNS + 63) / 64; ++i) {
+      if (COLUMNS % 64 != 0 && loaded + 64 * i >= COLUMNS) break;
+      const bool there = first_column + loaded + 64 * i < columns && first < depth;
+      copy_chunk(to + ROWS * 64 + chunk_place(loaded + 64 * i, chunk), there ? weight + i * weight_step + first : x,
+                 there ? depth - first : 0, false);
+    }
+    first += DEPTH;
+  };
+#else
+  const int steps = taps * ((channels + DEPTH - 1) / DEPTH);
+  Step next = {0, 0, 0, 0};
+  int tap = 0, x_row[2];
   auto find_rows = [&]() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) x_row[i] = tap_row(g, next, first_row + loaded + 64 * i, rows);
@@ -138,6 +172,7 @@ extern "C" __global__ __launch_bounds__(256) void product(PRODUCT_ARGUMENTS) {
     }
   };
   find_rows();
+#endif
 #pragma unroll
   for (int stage = 0; stage < STAGES - 1; ++stage) {
     if (stage < steps) load(stage);

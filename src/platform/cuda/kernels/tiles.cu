@@ -37,6 +37,11 @@ ZOE_FN void wait_for_copies() {
 
 #if TENSOR_CORES
 
+ZOE_FN void store_chunk(unsigned to, const unsigned (&words)[4]) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
+               : "memory");
+}
+
 // 8 elements to shared memory: `count` of them from `from`, then zeros. `wide`: they are all there or none, at a multiple of 16 bytes.
 ZOE_FN void copy_chunk(unsigned to, const T* from, int count, bool wide) {
   if (wide) {
@@ -49,8 +54,7 @@ ZOE_FN void copy_chunk(unsigned to, const T* from, int count, bool wide) {
       const unsigned low = 2 * i < count ? from[2 * i] : 0, high = 2 * i + 1 < count ? from[2 * i + 1] : 0;
       words[i] = low | high << 16;
     }
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                 : "memory");
+    store_chunk(to, words);
   }
 }
 
@@ -92,24 +96,30 @@ template <int N>
 ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, bool wide, const T* bias, const T* residual,
                    T* result) {
   const long place = row * columns + column;
-  if (bias) {
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (column + i < columns) sums[i] += load1(bias + column + i);
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) sums[i] = ACTIVATION(sums[i]);
-  if (residual) {
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (column + i < columns) sums[i] += load1(residual + place + i);
-  }
 #if TENSOR_CORES
   if (wide && N == 2) {
-    if (column < columns) *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
+    if (column >= columns) return;
+    if (bias) {
+      const unsigned both = *(const unsigned*)(bias + column);
+      sums[0] += __int_as_float((int)(both << 16)), sums[1] += __int_as_float((int)(both & 0xffff0000u));
+    }
+    sums[0] = ACTIVATION(sums[0]), sums[1] = ACTIVATION(sums[1]);
+    if (residual) {
+      const unsigned both = *(const unsigned*)(residual + place);
+      sums[0] += __int_as_float((int)(both << 16)), sums[1] += __int_as_float((int)(both & 0xffff0000u));
+    }
+    *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
     return;
   }
-#elif !BF16
+#endif
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (column + i >= columns) continue;
+    if (bias) sums[i] += load1(bias + column + i);
+    sums[i] = ACTIVATION(sums[i]);
+    if (residual) sums[i] += load1(residual + place + i);
+  }
+#if !BF16
   if (wide && N == 4) {
     if (column < columns) *(float4*)(result + place) = make_float4(sums[0], sums[1], sums[2], sums[3]);
     return;
