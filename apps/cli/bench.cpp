@@ -26,7 +26,7 @@ struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
   std::string part, size = "1.3b", profile;
-  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512;
+  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, group_frames = 0;
   int repeat = 3;
   bool per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -79,7 +79,12 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   const ModelConfig model =
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
   Case made;
-  made.graphs = trace_part(model, options.part, dtype, {options.height, options.width, options.num_frames, options.text_tokens});
+  PartSize size{options.height, options.width, options.num_frames, options.text_tokens};
+  size.group_frames = options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform);
+  const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
+  check(later % size.group_frames == 0, ErrorKind::invalid_argument, "--group-frames", "got {}, expected a divisor of {}.",
+        size.group_frames, later);
+  made.graphs = trace_part(model, options.part, dtype, size);
   std::vector<Graph> graphs;
   for (const PartGraph& part : made.graphs) graphs.push_back(part.graph);
   made.plans = compile(graphs, platform, options.compile);
@@ -385,6 +390,7 @@ Command add_bench(CLI::App& app) {
   integer("--width", options->width, 16, 8192, "Pixels (default 480)");
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
+  integer("--group-frames", options->group_frames, 0, 64, "Latent frames the VAE takes at once (default 0: as suits the device)");
   app.add_option_function<std::string>(
          "--repeat",
          [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },

@@ -279,6 +279,7 @@ class Run {
     const std::int64_t total = job_.shape.latent_frames;
     std::int64_t frame_number = 0;
     Group first = make_group(plans_.decode_first), group;
+    std::vector<float> pixels;
     for (std::int64_t latent_frame = 0; latent_frame < total;) {
       const bool is_first = latent_frame == 0;
       if (latent_frame == 1) {
@@ -288,30 +289,32 @@ class Run {
       const std::int64_t count = is_first ? 1 : plans_.group_frames;
       const auto group_start = StepClock::now();
       const WanVaeGraph& graph = is_first ? plans_.first_graph : plans_.group_graph;
-      decode_group(graph, is_first ? plans_.decode_first : plans_.decode_group, is_first ? first : group, latents, latent_frame,
-                   count, states, workspace);
+      Group& current = is_first ? first : group;
+      queue_group(graph, is_first ? plans_.decode_first : plans_.decode_group, current, latents, latent_frame, count, states,
+                  workspace);
+      emit(prompt, pixels, &frame_number);  // of the group before, while the device decodes this one
+      pixels.resize(static_cast<std::size_t>(current.frames.type.shape.count()));
+      download(platform_, *stream_, current.frames, pixels);
       phase(fmt::format("decode {}", latent_frame + 1), group_start);
-      emit(prompt, is_first ? first : group, &frame_number);
       latent_frame += count;
       report(Phase::decode, prompt, static_cast<std::size_t>(latent_frame), static_cast<std::size_t>(total));
     }
+    emit(prompt, pixels, &frame_number);
     if (!plans_.keep_resident) vae_.reset();
     timings_.decode += seconds_since(start);
   }
 
   struct Group {  // buffers of one decoder plan
     Tensor latent, frames;
-    std::vector<float> pixels;
   };
 
   Group make_group(const Plan& plan) {
     return {make_tensor(platform_, plan.graph.inputs[0].type(), "latents"),
-            make_tensor(platform_, plan.graph.outputs[0].type(), "frames"),
-            std::vector<float>(static_cast<std::size_t>(plan.graph.outputs[0].shape().count()))};
+            make_tensor(platform_, plan.graph.outputs[0].type(), "frames")};
   }
 
-  void decode_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin,
-                    std::int64_t count, std::vector<Tensor>& states, const Tensor& workspace) {
+  void queue_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin,
+                   std::int64_t count, std::vector<Tensor>& states, const Tensor& workspace) {
     // [C,T,h,w] to [T,h,w,C], undoing the normalisation with the division Diffusers uses (by 1/std), for the same bits.
     const VideoShape& shape = job_.shape;
     const std::int64_t channels = model_.vae.z_dim, area = shape.latent_height * shape.latent_width;
@@ -327,15 +330,16 @@ class Run {
     std::vector<Tensor> inputs{group.latent}, outputs{group.frames};
     for (const std::size_t state : graph.reads) inputs.push_back(states[state]);
     for (const std::size_t state : graph.writes) outputs.push_back(states[state]);
-    plans_.run(plan, *stream_, vae_->store, inputs, outputs, workspace, options());
-    download(platform_, *stream_, group.frames, group.pixels);
+    RunOptions run_options = options();
+    run_options.wait = false;
+    plans_.run(plan, *stream_, vae_->store, inputs, outputs, workspace, run_options);
   }
 
-  void emit(std::size_t prompt, const Group& group, std::int64_t* frame_number) {
-    const std::size_t frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
+  void emit(std::size_t prompt, std::span<const float> pixels, std::int64_t* frame_number) {
+    const auto frame_size = static_cast<std::size_t>(job_.shape.height * job_.shape.width * 3);
     std::vector<std::uint8_t> rgb(frame_size);
-    for (std::size_t begin = 0; begin < group.pixels.size(); begin += frame_size) {
-      to_rgb8({group.pixels.data() + begin, frame_size}, rgb);
+    for (; !pixels.empty(); pixels = pixels.subspan(frame_size)) {
+      to_rgb8(pixels.first(frame_size), rgb);
       if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, rgb);
     }
   }

@@ -43,7 +43,7 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   check(size.height % height_step == 0 && size.width % width_step == 0, ErrorKind::invalid_argument, "--height, --width",
         "got {}x{} (width x height), expected multiples of {} and {}.", size.width, size.height, width_step, height_step);
   const std::int64_t frames = (size.num_frames - 1) / temporal + 1, height = size.height / spatial, width = size.width / spatial;
-  const int later = static_cast<int>(frames - 1);  // groups of the VAE behind the first
+  const int later = static_cast<int>((frames - 1) / size.group_frames);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
     graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens})});
@@ -53,10 +53,11 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
     graphs.push_back({trace_umt5(model.text_encoder, dtype, size.text_tokens)});
   } else if (part == "vae-decode") {
     graphs.push_back(vae_graph(trace_wan_vae_decode(model.vae, dtype, 1, height, width, true)));
-    if (later) graphs.push_back(vae_graph(trace_wan_vae_decode(model.vae, dtype, 1, height, width, false), later));
+    if (later) graphs.push_back(vae_graph(trace_wan_vae_decode(model.vae, dtype, size.group_frames, height, width, false), later));
   } else if (part == "vae-encode") {
     graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, 1, size.height, size.width, true)));
-    if (later) graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, temporal, size.height, size.width, false), later));
+    const std::int64_t group = temporal * size.group_frames;
+    if (later) graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, group, size.height, size.width, false), later));
   } else {
     const std::vector<std::string> known = part_names();
     const std::string near = nearest(part, known);
@@ -64,6 +65,18 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
          fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
   }
   return graphs;
+}
+
+std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform) {
+  const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
+  if (platform.host_addressable() || later % 2 != 0) return 1;
+  std::size_t states = 0;
+  for (const Type& type : trace_wan_vae_decode(model.vae, dtype, 1, size.height / model.vae.scale_factor_spatial,
+                                               size.width / model.vae.scale_factor_spatial, true)
+                              .states)
+    states += type.size_bytes();
+  // The states and, for two frames, one and a quarter times as much for the pictures between them.
+  return 4 * states <= platform.info().free_bytes ? 2 : 1;
 }
 
 std::vector<std::string> published_model_names() { return {"wan2.1-t2v-1.3b", "wan2.1-t2v-14b"}; }

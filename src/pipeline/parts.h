@@ -8,6 +8,7 @@
 
 #include "ir/graph.h"
 #include "pipeline/model_folder.h"
+#include "platform/platform.h"
 
 namespace zoe {
 
@@ -17,7 +18,12 @@ std::vector<std::string> part_names();
 struct PartSize {
   std::int64_t height, width, num_frames;  // of the video, in pixels
   std::int64_t text_tokens;
+  std::int64_t group_frames = 1;  // latent frames that the VAE takes at once behind the first; divides their number
 };
+
+// The group_frames that suit a device: two where the memory of kernels is not this process's and there is room for it, else one.
+// Each group copies the states, and pictures of one latent frame do not fill a GPU.
+std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform);
 
 struct PartGraph {
   Graph graph;

@@ -9,6 +9,7 @@
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
+#include "pipeline/parts.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -207,7 +208,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
       plans.first_graph.graph};
   graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
-    plans.group_frames = 1;
+    plans.group_frames = decode_group_frames(model_, dtype_, {shape.height, shape.width, shape.num_frames, text_tokens}, platform_);
     plans.group_graph =
         trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
     graphs.push_back(plans.group_graph.graph);
