@@ -228,7 +228,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Memory.
   const std::size_t free_bytes = platform_.info().free_bytes;
-  plans.stream_text = plans.text.weight_bytes() > free_bytes / 2;
+  // Memory of this process also holds what is read from the disk.
+  plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
   const std::size_t contexts = argument_bytes(plans.context.graph.outputs) * (guided ? 2 : 1);
   const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
@@ -241,7 +242,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
       weight_bytes({&plans.context, &plans.step}) + contexts + update + argument_bytes(plans.step.graph.inputs) +
       std::max({plans.context.workspace_bytes, plans.step.workspace_bytes, plans.update.workspace_bytes});
   const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
-  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 +
+  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 + latent_bytes +
                           std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
   job.memory.always = kOverheadBytes + text_values + latent_bytes;
   job.memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
