@@ -8,10 +8,10 @@
 #include "base/error.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
-#include "media/pixels.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
+#include "pipeline/rgb_words.h"
 #include "schedulers/noise.h"
 
 namespace zoe {
@@ -258,6 +258,7 @@ class Run {
     }
     report_done(0);
     download(platform_, *stream_, common[0], latents);
+    recordings_ = {};  // of these tensors
     timings_.denoise += seconds_since(start);
     return latents;
   }
@@ -322,6 +323,7 @@ class Run {
     }
     write_done(0);
     stream_->synchronize();
+    recordings_ = {};
     if (!plans_.keep_resident) vae_.reset();
     timings_.decode += seconds_since(start);
   }
@@ -363,12 +365,12 @@ class Run {
   }
 
   void emit(std::size_t prompt, const Decoded& group, std::int64_t* frame_number) {
-    std::vector<float> pixels(static_cast<std::size_t>(group.frames.type.shape.count()));
-    download(platform_, *downloads_, group.frames, pixels);
+    std::vector<float> words(static_cast<std::size_t>(group.frames.type.shape.count()));
+    download(platform_, *downloads_, group.frames, words);
     const std::size_t frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
-    std::vector<std::uint8_t> rgb(frame_size);
-    for (std::size_t begin = 0; begin < pixels.size(); begin += frame_size) {
-      to_rgb8({pixels.data() + begin, frame_size}, rgb);
+    std::vector<std::uint8_t> rgb(3 * frame_size);
+    for (std::size_t begin = 0; begin < words.size(); begin += frame_size) {
+      from_rgb_words({words.data() + begin, frame_size}, rgb);
       if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, rgb);
     }
   }

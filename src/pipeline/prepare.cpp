@@ -9,6 +9,7 @@
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
+#include "pipeline/rgb_words.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -132,6 +133,15 @@ void check_positions(const VideoShape& shape, const ModelConfig& model) {
         shape.height, shape.num_frames, width, height, frames);
 }
 
+// The decoder with 8-bit frames in place of its f32 ones.
+WanVaeGraph trace_decoder(const WanVaeConfig& config, DType dtype, std::int64_t frames, const VideoShape& shape, bool first) {
+  WanVaeGraph traced = trace_wan_vae_decode(config, dtype, frames, shape.latent_height, shape.latent_width, first);
+  std::vector<Value> outputs = traced.graph.outputs;
+  outputs[0] = to_rgb_words(outputs[0]);
+  traced.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(outputs));
+  return traced;
+}
+
 // New states are written over old ones, which takes half the memory of swapping two sets: every old one must have been read.
 void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
   for (std::size_t out = 0; out < graph.writes.size(); ++out)
@@ -200,7 +210,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Plans.
   const VideoShape& shape = job.shape;
-  plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
+  plans.first_graph = trace_decoder(model_.vae, dtype_, 1, shape, true);
   std::vector<Graph> graphs{
       trace_umt5(model_.text_encoder, dtype_, text_tokens), trace_wan_context(model_.transformer, dtype_, plans.text_rows),
       trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
@@ -208,8 +218,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
     plans.group_frames = 1;
-    plans.group_graph =
-        trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
+    plans.group_graph = trace_decoder(model_.vae, dtype_, plans.group_frames, shape, false);
     graphs.push_back(plans.group_graph.graph);
   }
   std::vector<Plan> compiled = compile(graphs, platform_, options_);
