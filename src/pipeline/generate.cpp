@@ -8,10 +8,10 @@
 #include "base/error.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
-#include "media/pixels.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
+#include "pipeline/rgb_words.h"
 #include "schedulers/noise.h"
 
 namespace zoe {
@@ -54,7 +54,8 @@ class Run {
         plans_(*job.plans),
         callbacks_(callbacks),
         watch_(watch),
-        stream_(platform.make_stream()) {
+        stream_(platform.make_stream()),
+        downloads_(platform.make_stream()) {
     if (callbacks.profile) timer_ = callbacks.profile->timer();
   }
 
@@ -257,6 +258,7 @@ class Run {
     }
     report_done(0);
     download(platform_, *stream_, common[0], latents);
+    recordings_ = {};  // of these tensors
     timings_.denoise += seconds_since(start);
     return latents;
   }
@@ -276,70 +278,99 @@ class Run {
     const Tensor workspace = make_workspace(platform_, both);
     std::vector<Tensor> states;
     for (const Type& type : plans_.first_graph.states) states.push_back(make_tensor(platform_, type, "decoder state"));
-    const std::int64_t total = job_.shape.latent_frames;
+    const auto total = static_cast<std::size_t>(job_.shape.latent_frames);
+    const Tensor all = upload_latents(latents);
+    // While the device decodes a group, the one before is copied out and written. Where work is done as it is queued, each group is
+    // written at once.
+    constexpr std::size_t kGroupsAhead = 1;
+    std::deque<Decoded> ahead;
+    std::vector<Tensor> free_frames;
     std::int64_t frame_number = 0;
-    Group first = make_group(plans_.decode_first), group;
-    std::vector<float> pixels;
-    for (std::int64_t latent_frame = 0; latent_frame < total;) {
-      const bool is_first = latent_frame == 0;
-      if (latent_frame == 1) {
-        first = {};
-        group = make_group(plans_.decode_group);
+    std::size_t done = 0;
+    const auto write_done = [&](std::size_t most_ahead) {
+      for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().mark->reached()); ahead.pop_front()) {
+        downloads_->wait_for(*ahead.front().mark);
+        emit(prompt, ahead.front(), &frame_number);
+        done += ahead.front().latent_frames;
+        report(Phase::decode, prompt, done, total);
+        free_frames.push_back(ahead.front().frames);
       }
-      const std::int64_t count = is_first ? 1 : plans_.group_frames;
+    };
+    const Tensor first_latent = make_tensor(platform_, plans_.decode_first.graph.inputs[0].type(), "latents");
+    Tensor group_latent;
+    if (plans_.group_frames) group_latent = make_tensor(platform_, plans_.decode_group.graph.inputs[0].type(), "latents");
+    for (std::size_t begin = 0; begin < total;) {
+      const bool is_first = begin == 0;
       const auto group_start = StepClock::now();
+      const Plan& plan = is_first ? plans_.decode_first : plans_.decode_group;
       const WanVaeGraph& graph = is_first ? plans_.first_graph : plans_.group_graph;
-      Group& current = is_first ? first : group;
-      queue_group(graph, is_first ? plans_.decode_first : plans_.decode_group, current, latents, latent_frame, count, states,
-                  workspace);
-      emit(prompt, pixels, &frame_number);  // of the group before, while the device decodes this one
-      pixels.resize(static_cast<std::size_t>(current.frames.type.shape.count()));
-      download(platform_, *stream_, current.frames, pixels);
-      phase(fmt::format("decode {}", latent_frame + 1), group_start);
-      latent_frame += count;
-      report(Phase::decode, prompt, static_cast<std::size_t>(latent_frame), static_cast<std::size_t>(total));
+      const Tensor& latent = is_first ? first_latent : group_latent;
+      const std::size_t offset = all.offset + begin * latent.size_bytes() / static_cast<std::size_t>(latent.type.shape.dim(0));
+      platform_.copy(*stream_, {all.buffer.get(), offset}, latent.slot(), latent.size_bytes());
+      const Tensor frames = take(free_frames, plan.graph.outputs[0].type());
+      std::vector<Tensor> inputs{latent}, outputs{frames};
+      for (const std::size_t state : graph.reads) inputs.push_back(states[state]);
+      for (const std::size_t state : graph.writes) outputs.push_back(states[state]);
+      RunOptions queued = options();
+      queued.recordings = &recordings_;
+      queued.wait = false;
+      plans_.run(plan, *stream_, vae_->store, inputs, outputs, workspace, queued);
+      const std::size_t count = is_first ? 1 : static_cast<std::size_t>(plans_.group_frames);
+      ahead.push_back({frames, stream_->mark(), count});
+      begin += count;
+      phase(fmt::format("decode {}", begin), group_start);
+      write_done(kGroupsAhead);
     }
-    emit(prompt, pixels, &frame_number);
+    write_done(0);
+    stream_->synchronize();
+    recordings_ = {};
     if (!plans_.keep_resident) vae_.reset();
     timings_.decode += seconds_since(start);
   }
 
-  struct Group {  // buffers of one decoder plan
-    Tensor latent, frames;
+  struct Decoded {  // a group of frames that the device has or will have made
+    Tensor frames;
+    std::unique_ptr<Mark> mark;
+    std::size_t latent_frames;
   };
 
-  Group make_group(const Plan& plan) {
-    return {make_tensor(platform_, plan.graph.inputs[0].type(), "latents"),
-            make_tensor(platform_, plan.graph.outputs[0].type(), "frames")};
+  // A tensor of that type, which nothing uses any more, or a new one.
+  Tensor take(std::vector<Tensor>& free, const Type& type) {
+    const auto found = std::find_if(free.begin(), free.end(), [&](const Tensor& tensor) { return tensor.type == type; });
+    if (found == free.end()) {
+      free.clear();  // those of the first frame
+      return make_tensor(platform_, type, "frames");
+    }
+    Tensor taken = *found;
+    free.erase(found);
+    return taken;
   }
 
-  void queue_group(const WanVaeGraph& graph, const Plan& plan, Group& group, const std::vector<float>& latents, std::int64_t begin,
-                   std::int64_t count, std::vector<Tensor>& states, const Tensor& workspace) {
-    // [C,T,h,w] to [T,h,w,C], undoing the normalisation with the division Diffusers uses (by 1/std), for the same bits.
+  // [C,T,h,w] to [T,h,w,C], undoing the normalisation with the division Diffusers uses (by 1/std), for the same bits.
+  Tensor upload_latents(const std::vector<float>& latents) {
     const VideoShape& shape = job_.shape;
     const std::int64_t channels = model_.vae.z_dim, area = shape.latent_height * shape.latent_width;
-    std::vector<float> values(static_cast<std::size_t>(count * area * channels));
+    std::vector<float> values(latents.size());
     for (std::int64_t c = 0; c < channels; ++c) {
       const auto mean = static_cast<float>(model_.vae.latents_mean[static_cast<std::size_t>(c)]);
       const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[static_cast<std::size_t>(c)]);
-      const float* src = latents.data() + (c * shape.latent_frames + begin) * area;
-      for (std::int64_t i = 0; i < count * area; ++i)
+      const float* src = latents.data() + c * shape.latent_frames * area;
+      for (std::int64_t i = 0; i < shape.latent_frames * area; ++i)
         values[static_cast<std::size_t>(i * channels + c)] = src[i] / inverse_std + mean;
     }
-    upload(platform_, *stream_, values, group.latent);
-    std::vector<Tensor> inputs{group.latent}, outputs{group.frames};
-    for (const std::size_t state : graph.reads) inputs.push_back(states[state]);
-    for (const std::size_t state : graph.writes) outputs.push_back(states[state]);
-    RunOptions run_options = options();
-    run_options.wait = false;
-    plans_.run(plan, *stream_, vae_->store, inputs, outputs, workspace, run_options);
+    const Tensor all =
+        make_tensor(platform_, {DType::f32, {shape.latent_frames, shape.latent_height, shape.latent_width, channels}}, "latents");
+    upload(platform_, *stream_, values, all);
+    return all;
   }
 
-  void emit(std::size_t prompt, std::span<const float> pixels, std::int64_t* frame_number) {
-    const auto frame_size = static_cast<std::size_t>(job_.shape.height * job_.shape.width * 3);
-    std::vector<std::uint8_t> rgb(frame_size);
-    for (; !pixels.empty(); pixels = pixels.subspan(frame_size)) {
-      to_rgb8(pixels.first(frame_size), rgb);
+  void emit(std::size_t prompt, const Decoded& group, std::int64_t* frame_number) {
+    std::vector<float> words(static_cast<std::size_t>(group.frames.type.shape.count()));
+    download(platform_, *downloads_, group.frames, words);
+    const std::size_t frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
+    std::vector<std::uint8_t> rgb(3 * frame_size);
+    for (std::size_t begin = 0; begin < words.size(); begin += frame_size) {
+      from_rgb_words({words.data() + begin, frame_size}, rgb);
       if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, rgb);
     }
   }
@@ -350,7 +381,7 @@ class Run {
   const Job::Plans& plans_;
   const Callbacks& callbacks_;
   MemoryWatch* watch_;
-  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Stream> stream_, downloads_;
   StepTimer timer_;
   Recordings recordings_;
   const StepClock::time_point run_start_ = StepClock::now();

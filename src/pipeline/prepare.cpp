@@ -10,6 +10,7 @@
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
 #include "pipeline/parts.h"
+#include "pipeline/rgb_words.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -133,6 +134,15 @@ void check_positions(const VideoShape& shape, const ModelConfig& model) {
         shape.height, shape.num_frames, width, height, frames);
 }
 
+// The decoder with 8-bit frames in place of its f32 ones.
+WanVaeGraph trace_decoder(const WanVaeConfig& config, DType dtype, std::int64_t frames, const VideoShape& shape, bool first) {
+  WanVaeGraph traced = trace_wan_vae_decode(config, dtype, frames, shape.latent_height, shape.latent_width, first);
+  std::vector<Value> outputs = traced.graph.outputs;
+  outputs[0] = to_rgb_words(outputs[0]);
+  traced.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(outputs));
+  return traced;
+}
+
 // New states are written over old ones, which takes half the memory of swapping two sets: every old one must have been read.
 void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
   for (std::size_t out = 0; out < graph.writes.size(); ++out)
@@ -201,7 +211,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Plans.
   const VideoShape& shape = job.shape;
-  plans.first_graph = trace_wan_vae_decode(model_.vae, dtype_, 1, shape.latent_height, shape.latent_width, true);
+  plans.first_graph = trace_decoder(model_.vae, dtype_, 1, shape, true);
   std::vector<Graph> graphs{
       trace_umt5(model_.text_encoder, dtype_, text_tokens), trace_wan_context(model_.transformer, dtype_, plans.text_rows),
       trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
@@ -209,8 +219,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
     plans.group_frames = decode_group_frames(model_, dtype_, {shape.height, shape.width, shape.num_frames, text_tokens}, platform_);
-    plans.group_graph =
-        trace_wan_vae_decode(model_.vae, dtype_, plans.group_frames, shape.latent_height, shape.latent_width, false);
+    plans.group_graph = trace_decoder(model_.vae, dtype_, plans.group_frames, shape, false);
     graphs.push_back(plans.group_graph.graph);
   }
   std::vector<Plan> compiled = compile(graphs, platform_, options_);
@@ -229,7 +238,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Memory.
   const std::size_t free_bytes = platform_.info().free_bytes;
-  plans.stream_text = plans.text.weight_bytes() > free_bytes / 2;
+  // Memory of this process also holds what is read from the disk.
+  plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
   const std::size_t contexts = argument_bytes(plans.context.graph.outputs) * (guided ? 2 : 1);
   const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
@@ -242,7 +252,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
       weight_bytes({&plans.context, &plans.step}) + contexts + update + argument_bytes(plans.step.graph.inputs) +
       std::max({plans.context.workspace_bytes, plans.step.workspace_bytes, plans.update.workspace_bytes});
   const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
-  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 +
+  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 + latent_bytes +
                           std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
   job.memory.always = kOverheadBytes + text_values + latent_bytes;
   job.memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
