@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <utility>
@@ -191,7 +192,7 @@ class RowBlocks : public Kernel {
   // Of an instruction, while programs are made.
   struct InstructionValue {
     int same;                // itself, or whose value it has: of a cast that changes no bit
-    bool needed = false;     //
+    bool needed = false;     // for a result
     bool by_row = false;     // varies inside a segment
     bool is_number = false;  // one a row, or one for all
     int kept_in = -1;        // the pass that puts a column value into rows of the scratch
