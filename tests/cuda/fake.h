@@ -28,6 +28,7 @@ class FakeVendor {
     find(log, "zoe_fake_log");
     find(problems, "zoe_fake_problems");
     find(alive, "zoe_fake_alive");
+    find(pass, "zoe_fake_pass");
   }
   PlatformOptions options(const std::filesystem::path& cache) const { return {.cache_dir = cache, .cuda_path = folder}; }
 
@@ -37,6 +38,7 @@ class FakeVendor {
   FakeLog log;
   FakeProblems problems;
   FakeAlive alive;
+  FakePass pass;
 };
 
 inline const FakeVendor& fake_of(const cuda::Vendor& vendor) {

@@ -67,7 +67,9 @@ struct Fake {
   std::map<std::string, int> made;  // objects of each kind so far
   std::map<Address, Allocation> device, host;
   std::map<const void*, std::unique_ptr<Object>> streams, events, graphs, execs;
-  std::set<const void*> capturing, recorded;
+  std::set<const void*> capturing;
+  std::map<const void*, double> recorded;  // events, and when
+  double now_ms = 0;
   std::map<const void*, std::unique_ptr<Program>> programs;
   std::map<const void*, std::unique_ptr<Module>> modules;
   std::map<const void*, std::pair<const Module*, std::string>> functions;
@@ -289,6 +291,7 @@ void zoe_fake_order(const char* orders) {
   fake().order(orders);
 }
 const char* zoe_fake_log() { return fake().log.c_str(); }
+void zoe_fake_pass(double milliseconds) { fake().now_ms += milliseconds; }
 const char* zoe_fake_problems() { return fake().problems.c_str(); }
 const char* zoe_fake_alive() {
   static std::string text;
@@ -572,7 +575,7 @@ Status fake_event_record(EventHandle event, StreamHandle stream) {
   const Object* const object = find(fake().events, event, "event_record");
   if (!object || !stream_of(stream, "event_record", call)) return kInvalidHandle;
   call << object->name;
-  fake().recorded.insert(event);
+  fake().recorded[event] = fake().now_ms;
   return kSuccess;
 }
 Status fake_event_query(EventHandle event) {
@@ -588,7 +591,8 @@ Status fake_event_elapsed(float* milliseconds, EventHandle begin, EventHandle en
   if (!call) return call.status;
   for (const EventHandle event : {begin, end})
     if (const Status status = recorded_event(event, "event_elapsed", call)) return status;
-  *milliseconds = 1;
+  const double passed = fake().recorded.at(end) - fake().recorded.at(begin);
+  *milliseconds = passed > 0 ? static_cast<float>(passed) : 1;
   return kSuccess;
 }
 

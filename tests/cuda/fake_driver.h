@@ -18,6 +18,8 @@ using FakeLog = const char* (*)();
 using FakeProblems = const char* (*)();
 // What was made and not freed, one a line.
 using FakeAlive = const char* (*)();
+// Lets time pass between events; between two of one moment 1 ms did.
+using FakePass = void (*)(double milliseconds);
 
 // In a process of its own: orders are read from the variable ZOE_FAKE_ORDERS, and problems and what is alive at the end are
 // written to the file that ZOE_FAKE_REPORT names.

@@ -335,6 +335,7 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
   constexpr double kWakingMs = 300, kHeavyMs = 0.1;
   std::vector<std::size_t> order(offered.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
+  std::vector<std::size_t> racing = order;
   std::vector<double> once;
   for (const LtCandidate& each : offered) {
     bench.time(1, problem, each);  // loads its program
@@ -350,7 +351,7 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
   std::vector<std::vector<double>> times(offered.size());
   medians = once;
   for (std::size_t round = 0; round < kRounds && now_ms() - start < kMostMsEach; ++round) {
-    for (const std::size_t i : order) {
+    for (const std::size_t i : racing) {
       times[i].push_back(bench.time(std::clamp(static_cast<int>(kShortMs / once[i]), 1, 32), problem, offered[i]));
       std::vector<double> sorted = times[i];
       std::sort(sorted.begin(), sorted.end());
@@ -358,7 +359,7 @@ std::vector<std::size_t> Cublaslt::by_time(const LtProblem& problem, const std::
     }
     if (round + 1 < kFirstRounds) continue;
     const double best = *std::min_element(medians.begin(), medians.end());
-    std::erase_if(order, [&](std::size_t i) { return medians[i] > kFarBehind * best; });
+    std::erase_if(racing, [&](std::size_t i) { return medians[i] > kFarBehind * best; });
   }
   const double equal = kEqual * *std::min_element(medians.begin(), medians.end());
   const auto rank = [&](std::size_t i) { return std::pair(medians[i] > equal ? medians[i] : 0.0, i); };
