@@ -233,7 +233,6 @@ class CudnnConvKernel : public Kernel {
   }
 
  private:
-  static Extent blocks_for(std::int64_t count) { return {(count + kThreads - 1) / kThreads}; }
   std::int64_t taps() const { return g_.kernel[0] * g_.kernel[1] * g_.kernel[2]; }
   bool is_packed_bias(int input) const { return input == 2 && g_.attributes.has_bias && g_.form != Form::gathered; }
 
@@ -256,54 +255,45 @@ class CudnnConvKernel : public Kernel {
     return static_cast<std::size_t>((row * taps() + middle) * g_.in_channels + last);
   }
 
+  // A row of pixels a block in x, its pieces in y.
+  static void run_rows(Launch& launch, std::int64_t rows, std::int64_t elements) {
+    launch.run({rows, (elements + kThreads - 1) / kThreads}, {kThreads});
+  }
+  static void run_flat(Launch& launch, std::int64_t count) {
+    launch.large(count).run({(count + kThreads - 1) / kThreads}, {kThreads});
+  }
+
   void prepare(Stream& stream, const Slot& x, const Slot& changed) const {
-    const std::int64_t count = g_.source_count();
     Launch launch(before_, stream);
     launch.place(x).place(changed);
-    if (g_.form == Form::spread)
-      launch.integer(g_.x.dim(1))
-          .integer(g_.x.dim(2))
-          .integer(g_.x.dim(3))
-          .integer(g_.source[1])
-          .integer(g_.source[2])
-          .integer(g_.in_channels)
-          .integer(g_.weight.dim(3))
-          .integer(g_.weight.dim(4))
-          .integer(g_.attributes.stride[1])
-          .integer(g_.attributes.stride[2])
-          .integer(g_.attributes.pad_begin[1])
-          .integer(g_.attributes.pad_begin[2]);
-    else launch.integer(g_.x.dim(3)).integer(g_.in_channels);
-    launch.large(count).run(blocks_for(count), {kThreads});
+    if (g_.form != Form::spread) return run_flat(launch.integer(g_.x.dim(3)).integer(g_.in_channels), g_.source_count());
+    launch.integer(g_.x.dim(1)).integer(g_.x.dim(2)).integer(g_.x.dim(3));
+    launch.integer(g_.source[1]).integer(g_.source[2]).integer(g_.in_channels);
+    launch.integer(g_.weight.dim(3)).integer(g_.weight.dim(4));
+    launch.integer(g_.attributes.stride[1]).integer(g_.attributes.stride[2]);
+    launch.integer(g_.attributes.pad_begin[1]).integer(g_.attributes.pad_begin[2]);
+    run_rows(launch, g_.source[0] * g_.source[1], g_.source[2] * g_.in_channels);
   }
 
   void finish(Stream& stream, const Slot& made, std::span<const Slot> inputs, const Slot& result) const {
-    std::int64_t count = g_.result.count();
-    const bool by_sixteen_bytes = g_.form == Form::phases && address_of(result) % 16 == 0;
-    Launch launch(by_sixteen_bytes ? whole_ : after_, stream);
-    launch.place(made);
-    if (g_.form == Form::gathered) {
-      if (g_.attributes.has_bias) launch.place(inputs[2]);
-      else launch.nowhere();
-      launch.place(result)
-          .integer(g_.target[1])
-          .integer(g_.target[2])
-          .integer(g_.out_channels)
-          .integer(g_.result.dim(1))
-          .integer(g_.result.dim(2))
-          .integer(g_.result.dim(3))
-          .integer(g_.weight.dim(3))
-          .integer(g_.weight.dim(4))
-          .integer(g_.attributes.pad_begin[1])
-          .integer(g_.attributes.pad_begin[2]);
-    } else if (g_.form == Form::phases) {
-      const std::int64_t together = by_sixteen_bytes ? kChannelsTogether : 1;
-      count /= together;
-      launch.place(result).integer(g_.x.dim(1)).integer(g_.x.dim(2)).integer(g_.out_channels / together);
-    } else {
-      launch.place(result).integer(g_.out_channels).integer(g_.weight.dim(0));
+    const std::int64_t rows = g_.result.count(0, 2), columns = g_.result.dim(2), channels = g_.result.dim(3);
+    if (g_.form == Form::phases) {
+      const std::int64_t together = address_of(result) % 16 == 0 ? kChannelsTogether : 1;
+      Launch launch(together > 1 ? whole_ : after_, stream);
+      launch.place(made).place(result).integer(g_.x.dim(1)).integer(g_.x.dim(2)).integer(channels / together);
+      return run_rows(launch, rows, columns * channels / together);
     }
-    launch.large(count).run(blocks_for(count), {kThreads});
+    Launch launch(after_, stream);
+    launch.place(made);
+    if (g_.form != Form::gathered)
+      return run_flat(launch.place(result).integer(g_.out_channels).integer(channels), g_.result.count());
+    if (g_.attributes.has_bias) launch.place(inputs[2]);
+    else launch.nowhere();
+    launch.place(result).integer(g_.target[1]).integer(g_.target[2]).integer(g_.out_channels);
+    launch.integer(g_.result.dim(1)).integer(columns).integer(channels);
+    launch.integer(g_.weight.dim(3)).integer(g_.weight.dim(4));
+    launch.integer(g_.attributes.pad_begin[1]).integer(g_.attributes.pad_begin[2]);
+    run_rows(launch, rows, columns * channels);
   }
 
   const Geometry g_;
