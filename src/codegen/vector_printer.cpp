@@ -316,30 +316,58 @@ class VectorPrinter : public Printer {
     return reads;
   }
 
-  // So that memory never waits: a pass asks for what the next one will be the first to read, and the later passes in turn for what
-  // the first one will read of the next row; they find much of their own row in the caches. A pass of much work has the time to
-  // ask, while it computes, for what it will read of the next row itself; the first one leaves that to the processor. Where a next
-  // row would push the present one out of the first cache, the first pass asks a little ahead of itself.
+  // The passes but the first, those with the fewest results to write before the others, the last ones before those.
+  std::vector<int> later_passes() const {
+    const auto results = [&](int pass) {
+      return std::count_if(chain_.stores.begin(), chain_.stores.end(), [&](const Store& store) {
+        return at(store.instruction).place == Place::column && at(store.instruction).pass == pass;
+      });
+    };
+    std::vector<int> passes;
+    for (int pass = chain_.passes - 1; pass > 0; --pass) passes.push_back(pass);
+    std::stable_sort(passes.begin(), passes.end(), [&](int a, int b) { return results(a) < results(b); });
+    return passes;
+  }
+
+  // So that memory never waits, what a pass is the first to read is asked for before it comes to it. What the first one will read
+  // of the next row: by the later ones, in turn; they find much of their own row in the caches. What a later one reads: by itself,
+  // a page ahead (the processor's own prefetching ends with the page), or, where rows are long or of bf16, by the pass before. A
+  // single pass asks a page ahead if its rows are longer than that. Where a next row would push the present one out of the first
+  // cache, the first pass asks a little ahead of itself. A pass of much work has the time to ask, while it computes, for what it
+  // will read of the next row itself. The sizes are measured.
   void prefetch(int pass) {
-    constexpr std::int64_t kNextRowBytes = 32768, kAhead = 512;
+    constexpr std::int64_t kNextRowBytes = 32768, kLongRowBytes = 16384, kShortRowBytes = 8192, kAhead = 512, kFarAhead = 1024;
+    const auto row_bytes = [&](int i) { return chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i)))); };
+    const auto asks_itself = [&](int i) { return row_bytes(i) <= kLongRowBytes && operand_type(at(i)) == DType::f32; };
+    const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
+    const auto ahead = [&](int i, std::int64_t elements) { line("prefetch(lanes, p{} + c + {});", i, elements); };
     const auto next_row = [&](int i) {
       line("prefetch(lanes, p{} + {}{} + c);", i, rows_ > 1 ? fmt::format("{} * ", rows_) : "",
            next_rows_[static_cast<std::size_t>(i)]);
     };
-    const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
+    const std::vector<int> own = first_reads(pass);
+    if (chain_.passes == 1) {
+      for (const int i : own)
+        if (row_bytes(i) >= kShortRowBytes) ahead(i, kFarAhead);
+      return;
+    }
     if (!is_much(0)) {
       std::int64_t bytes = 0;
-      const std::vector<int> reads = first_reads(0);
-      for (const int i : reads) bytes += chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i))));
+      const std::vector<int> reads = first_reads(0), idle = later_passes();
+      for (const int i : reads) bytes += row_bytes(i);
       for (std::size_t n = 0; n < reads.size(); ++n) {
-        if (bytes > kNextRowBytes && pass == 0) line("prefetch(lanes, p{} + c + {});", reads[n], kAhead);
-        if (bytes <= kNextRowBytes && 1 + static_cast<int>(n) % (chain_.passes - 1) == pass) next_row(reads[n]);
+        if (bytes > kNextRowBytes && pass == 0) ahead(reads[n], kAhead);
+        if (bytes <= kNextRowBytes && idle[n % idle.size()] == pass) next_row(reads[n]);
       }
     }
-    if (pass > 0 && is_much(pass))
-      for (const int i : first_reads(pass)) next_row(i);
+    if (pass > 0)
+      for (const int i : own) {
+        if (is_much(pass)) next_row(i);
+        else if (asks_itself(i)) ahead(i, kFarAhead);
+      }
     if (pass + 1 < chain_.passes && !is_much(pass + 1))
-      for (const int i : first_reads(pass + 1)) line("prefetch(lanes, p{} + c);", i);
+      for (const int i : first_reads(pass + 1))
+        if (!asks_itself(i)) line("prefetch(lanes, p{} + c);", i);
   }
 
   void columns(int pass) override {
@@ -355,7 +383,7 @@ class VectorPrinter : public Printer {
       value(i);
       if (at(i).kept && at(i).pass == pass) line("store(lanes, {1}, v{0});", i, kept(i));
     }
-    if (chain_.passes > 1) prefetch(pass);
+    if (!flat_) prefetch(pass);
     for (const int sum : sums) line("s{}.add(lanes, part, {});", sum, read(at(sum).arguments[0]));
     for (std::size_t s = 0; s < chain_.stores.size(); ++s) {
       const Instruction& stored = at(chain_.stores[s].instruction);
