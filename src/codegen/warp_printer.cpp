@@ -29,10 +29,8 @@ constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over 
 constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
 constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
 constexpr std::int64_t kInFlight = 24;          // accesses to memory that a thread begins before it waits for the first
-constexpr std::int64_t kInFlightOfSums = 16;    // the same where sums leave fewer registers
 constexpr std::int64_t kAhead = 4;              // accesses of a turn, at least, for the next turn's to begin meanwhile
-constexpr std::int64_t kBranch = 0;
-constexpr std::int64_t kWrittenOut = 5;  // turns of a loop, at most, that are written out
+constexpr std::int64_t kWrittenOut = 5;         // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
 
@@ -265,8 +263,8 @@ class WarpPrinter : public Printer {
         for (; unit_rows_ < kBlockRows && rows_ * 2 <= vector_; unit_rows_ *= 2) rows_ *= 2;
         for (; rows_ > 1 && place_staged() > most_bytes; unit_rows_ /= 2) rows_ /= 2;
         // Fewer rows than warps: the others wait while they are summed.
-        while (unit_rows_ % 2 == 0 && place_staged() > most_bytes) unit_rows_ /= 2;
-        if (unit_rows_ > 1 && place_staged() <= most_bytes) break;
+        while (unit_rows_ > 2 && place_staged() > most_bytes) --unit_rows_;
+        if (place_staged() <= most_bytes) break;
         unit_warps_ = 1;
       }
       if (unit_warps_ > 1) {
@@ -417,8 +415,6 @@ class WarpPrinter : public Printer {
     line("const float v{} = {};{}", i, expression(instruction), comment(instruction));
   }
 
-  std::string columns_of_vector(const View& view) const { return view.strides.back() == 1 ? "load" : "load1"; }
-
   // An access into the vector `name`.
   void load_vector(int i, const std::string& name, const std::string& pointer, bool fixed) {
     const std::string address = fmt::format("{} + {}", pointer, offset_of(at(i).view));
@@ -480,8 +476,7 @@ class WarpPrinter : public Printer {
     std::int64_t in_turn = 0, batch = 1;
     for (const int i : loads) in_turn += (is_same(i) ? 1 : shares()) * accesses(i);
     const bool ahead = !staged_.empty() && in_turn >= kAhead && turns_ > 1 && (turns_ <= kWrittenOut || turns_ % 2 == 0);
-    const std::int64_t most = staged_.empty() ? kInFlight : kInFlightOfSums;
-    for (std::int64_t more = 2; !ahead && more <= turns_ && more * in_turn <= most; ++more)
+    for (std::int64_t more = 2; !ahead && more <= turns_ && more * in_turn <= kInFlight; ++more)
       if (turns_ % more == 0) batch = more;
     std::string slot, turn;
     int inner_loops = 0;
@@ -589,7 +584,7 @@ class WarpPrinter : public Printer {
       if (staged.pass == pass) line("store(s{0} + {1} * {2} + c, y{0});", i, row_of_share(), staged.pitch);
     const std::vector<std::size_t> stores = stores_of(pass);
     // A thread that has all rows writes the last one several times instead: that costs no branch.
-    if (!stores.empty() && (kBranch || together() > 1)) line("if (first + {} >= count) continue;", row_of_share());
+    if (!stores.empty() && together() > 1) line("if (first + {} >= count) continue;", row_of_share());
     for (const std::size_t s : stores)
       line("store(w{}[i] + {}, y{});", s, offset_of(chain_.stores[s].view), chain_.stores[s].instruction);
     close_loop();
