@@ -44,13 +44,12 @@ Graph every_kernel(DType dtype) {
   const Value scale = input("scale", DType::f32, {1, 1, kWidth}), shift = input("shift", DType::f32, {1, 1, kWidth});
   const Value rows = reshape(gather(table, indices), {1, kTokens, kWidth});
   const Value normed = norm_scale_shift(rows, scale, shift);
-  const Value mixed = linear(normed, parameter("w", dtype, {kWidth, kWidth}),
-                             {.bias = parameter("b", dtype, {kWidth}, 1), .activation = Activation::gelu_tanh});
+  const Value mixed = linear(normed, parameter("w", dtype, {kWidth, kWidth}), {.activation = Activation::gelu_tanh});
   const Value heads = reshape(mixed, {1, kTokens, 2, kWidth / 2});
   const Value attended = reshape(attention(heads, heads, heads, 0.125), {1, kTokens, kWidth});
   const Value frames = reshape(concat({attended, rows}, 1), {2, 4, 6, kWidth});
   const Value convolved =
-      conv(frames, parameter("c", dtype, {8, kWidth, 1, 3, 3}, 2), {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}});
+      conv(frames, parameter("c", dtype, {8, kWidth, 1, 3, 3}, 1), {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}});
   return make_graph("every kernel", {table, indices, scale, shift}, {convolved});
 }
 
@@ -160,11 +159,24 @@ TEST(Vendors, TheSameCallsUnderEveryVendorsNames) {
     std::vector<std::string> calls = lines_of(fake.log());
     // HIP has no such call: its kernels may use all of a block's shared memory without asking.
     std::erase_if(calls, [](const std::string& line) { return line.starts_with("function_set "); });
+    // Programs are compiled and loaded by several threads: those calls are compared without numbers, in the order of their names,
+    // all others in the order in which they were made.
+    const auto of_programs = std::stable_partition(calls.begin(), calls.end(), [](const std::string& line) {
+      const std::string call = line.substr(0, line.find(' '));
+      constexpr std::string_view kOfPrograms[] = {"create",  "compile",     "binary_size",   "binary",
+                                                  "destroy", "module_load", "module_unload", "module_function"};
+      return std::find(std::begin(kOfPrograms), std::end(kOfPrograms), call) == std::end(kOfPrograms);
+    });
+    for (auto line = of_programs; line != calls.end(); ++line)
+      for (const char* numbered : {" program", " module"})
+        if (const std::size_t at = line->find(numbered); at != std::string::npos) line->erase(at);
+    std::sort(of_programs, calls.end());
     const auto count = [&](std::string_view call) {
       return std::count_if(calls.begin(), calls.end(), [&](const std::string& line) { return line.starts_with(call); });
     };
     EXPECT_GT(count("launch "), 10);
-    EXPECT_GT(count("compile "), 1);
+    EXPECT_GT(count("compile"), 4);
+    EXPECT_GT(count("module_function "), 4);
     EXPECT_GT(count("capture_end "), 1);
     EXPECT_GT(count("graph_launch "), 1);
     if (first.empty()) first = calls;
@@ -343,7 +355,7 @@ TEST(VendorErrors, WhateverCallFailsTheAnswerIsOneLine) {
     set_log_sink([](LogLevel, std::string_view) {});
     fake.order("");
     use(fake, warm.path(), {DType::bf16});
-    const std::size_t calls = lines_of(fake.log()).size(), step = vendor == kVendors[0] ? 3 : 29;
+    const std::size_t calls = lines_of(fake.log()).size(), step = vendor == kVendors[0] ? 5 : 41;
     std::size_t told = 0, tried = 0;
     for (std::size_t nth = 1; nth <= calls; nth += step) {
       for (const cuda::Status status : {1, 719}) {

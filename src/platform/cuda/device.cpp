@@ -189,8 +189,8 @@ void Device::compile(Build& build) const {
     build.log.assign(size, '\0');
     if (size) compiler.log(program, build.log.data());
     while (!build.log.empty() && (build.log.back() == '\0' || build.log.back() == '\n')) build.log.pop_back();
-    build.error = fmt::format("kernel {} failed to build for {} (status {}). The log ends: {}.", build.what, description.name,
-                              status, last_lines(build.log, 20));
+    build.error = fmt::format("kernel {} failed to build for {} (status {}). {}.", build.what, description.name, status,
+                              build.log.empty() ? "There is no log" : "The log ends: " + last_lines(build.log, 20));
     return;
   }
   if (compiler.binary_size(program, &size) == kSuccess && size > 0) {
@@ -248,11 +248,13 @@ void Device::store(std::span<Build> builds) {
 
 void Device::build(std::span<const Program> programs) {
   const std::lock_guard lock(mutex_);
-  std::map<std::string, Build> missing;  // by key
+  std::vector<std::pair<std::string, Build>> missing;  // by key, in the order they are asked for
   for (const Program& program : programs) {
     KernelRecipe wanted = recipe(program);
     std::string key = wanted.key();
-    if (!modules_.contains(key)) missing.try_emplace(std::move(key), Build{std::move(wanted), program.what, {}});
+    const auto same = std::find_if(missing.begin(), missing.end(), [&](const auto& other) { return other.first == key; });
+    if (!modules_.contains(key) && same == missing.end())
+      missing.emplace_back(std::move(key), Build{std::move(wanted), program.what, {}});
   }
   std::vector<std::pair<std::string, Build>> to_compile;
   for (auto& [key, build] : missing) {
@@ -387,7 +389,8 @@ void DeviceStream::release() {
   api.stream_destroy(handle_);
 }
 
-constexpr std::size_t kChunkBytes = std::size_t{8} << 20;
+// Small enough to stay in a core's cache between being filled and being read by the device.
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 
 // False if the system locks no more pages: copies then go straight from and to ordinary memory, slower.
 bool DeviceStream::has_chunks() {
