@@ -82,8 +82,11 @@ TEST(LinearOnCuda, AgreesWithReference) {
       const Case made = make(c, dtype);
       const std::vector<double> expected = run_reference(made);
       for (const bool vendor_products : {false, true})
-        EXPECT_LE(relative_rms(run_kernel(*cuda(vendor_products), made), expected), tolerance(dtype))
-            << name(dtype) << " " << signature(made.result.node()) << (vendor_products ? " by the vendor" : "");
+        for (const std::size_t shift : {0, 1}) {
+          if (vendor_products && shift == 1) continue;  // plans align what they place, and cuBLASLt counts on it
+          EXPECT_LE(relative_rms(run_kernel(*cuda(vendor_products), made, shift), expected), tolerance(dtype))
+              << name(dtype) << " " << signature(made.result.node()) << (vendor_products ? " by the vendor" : "");
+        }
     }
 }
 
@@ -127,7 +130,7 @@ TEST(LinearOnCuda, ComputedWeight) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Case c = computed_weight(dtype);
     for (const bool vendor_products : {false, true})
-      EXPECT_LE(relative_rms(run_kernel(*cuda(vendor_products), c), run_reference(c)), tolerance(dtype));
+      EXPECT_LE(relative_rms(run_kernel(*cuda(vendor_products), c, 0), run_reference(c)), tolerance(dtype));
   }
 }
 

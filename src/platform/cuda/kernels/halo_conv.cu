@@ -124,8 +124,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   if (thread < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (thread < X_THREADS) {
-      constexpr int kAtOnce = X_THREADS / (DEPTH / 8);  // positions
-      const int chunk = thread % (DEPTH / 8), first_position = thread / (DEPTH / 8);
+      const long row_step = (long)w_ * channels;
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         int rest = tile / column_blocks;
         const int phase = rest / (across * down * out_t);
@@ -136,17 +135,17 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
           const int t = first_t + step / (channels / DEPTH), first_channel = step % (channels / DEPTH) * DEPTH;
           const unsigned to = x_stages + x_turn.place * X_BYTES;
           wait(x_free + 8 * x_turn.place, x_turn.parity ^ 1);
-          int h = first_h + first_position / PITCH, column = first_position % PITCH;
-          const bool frame = t >= 0 && t < t_;
-          const T* const from = x + (long)(t * h_) * w_ * channels + first_channel + chunk * 8;
-#pragma unroll 4
-          for (int position = first_position; position < POSITIONS; position += kAtOnce) {
-            const int w = first_w + column;
-            const bool there = frame && h >= 0 && h < h_ && w >= 0 && w < w_;
-            copy_chunk(to + chunk * PLANE_BYTES + position * 16, there ? from + (long)(h * w_ + w) * channels : x, there ? 8 : 0, wide_loads);
-            column += kAtOnce;
-            if (column >= PITCH) column -= PITCH, ++h;
-            if (kAtOnce > PITCH && column >= PITCH) column -= PITCH, ++h;
+          // A thread takes 8 channels of a column of pixels from top to bottom.
+          for (int line = thread; line < PITCH * (DEPTH / 8); line += X_THREADS) {
+            const int chunk = line % (DEPTH / 8), w = first_w + line / (DEPTH / 8);
+            const bool inside = t >= 0 && t < t_ && w >= 0 && w < w_;
+            const T* from = x + ((long)(t * h_ + first_h) * w_ + w) * channels + first_channel + chunk * 8;
+            unsigned place = to + chunk * PLANE_BYTES + line / (DEPTH / 8) * 16;
+#pragma unroll 6
+            for (int row = 0; row < SIDE + KERNEL_H - 1; ++row, from += row_step, place += PITCH * 16) {
+              const bool there = inside && (unsigned)(first_h + row) < (unsigned)h_;
+              copy_chunk(place, there ? from : x, there ? 8 : 0, wide_loads);
+            }
           }
           arrive_behind_copies(x_full + 8 * x_turn.place);
         }
