@@ -5,8 +5,8 @@
 
 Needs a Python with torch for CUDA. build/bench_linear times our side; both sides hold their operands, and each works for
 `seconds` before the other's turn, so both run at the clock that the device keeps up under such work. GELU and residual are calls
-of their own with PyTorch, as in Diffusers. Prints a Markdown table of medians; floor: all multiprocessors busy at the clock that was
-seen while both sides worked (4096 operations a cycle each in bf16 on compute capability 9.0).
+of their own with PyTorch, as in Diffusers. Prints a Markdown table of medians; floor: all multiprocessors busy at the clock that
+was seen while our side worked (4096 operations a cycle each in bf16 on compute capability 9.0).
 """
 import argparse
 import json
@@ -36,7 +36,8 @@ SHAPES = [  # rows, columns, inner, epilogue, what
 
 class Ours:
     def __init__(self, program, seconds):
-        self.process = subprocess.Popen([program, "--seconds", str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([program, "--seconds", str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True)
 
     def time(self, line):
         self.process.stdin.write(line + "\n")
@@ -79,7 +80,8 @@ class Clock:
     """The clock of the multiprocessors while something else runs: nvidia-smi looks some 50 ms after it was started."""
 
     def __init__(self):
-        self.asked = subprocess.Popen(["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"], stdout=subprocess.PIPE, text=True)
+        self.asked = subprocess.Popen(["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"],
+                                      stdout=subprocess.PIPE, text=True)
 
     def mhz(self):
         return float(self.asked.communicate()[0].split()[0])
@@ -96,7 +98,8 @@ def main():
     ours = Ours(options.bench, options.seconds)
     multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}\n")
-    print("| product | rows x columns x inner | PyTorch, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | of the floor | algorithm |")
+    print("| product | rows x columns x inner | PyTorch, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | of the floor |"
+          " algorithm |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for rows, columns, inner, epilogue, what in SHAPES:
         if options.only not in what:
@@ -115,8 +118,9 @@ def main():
         flops = 2.0 * rows * columns * inner
         rate = flops / our_median * 1e-9
         floor = multiprocessors * 4096 * clock * 1e-6
-        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {their_median:.4f} | {our_median:.4f} | "
-              f"{their_median / our_median:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | {answer['implementation']} |", flush=True)
+        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {their_median:.4f} | "
+              f"{our_median:.4f} | {their_median / our_median:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | "
+              f"{answer['implementation']} |", flush=True)
         del theirs
         torch.cuda.empty_cache()
     ours.process.stdin.close()

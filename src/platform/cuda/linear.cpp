@@ -42,6 +42,7 @@ class LinearKernel : public Kernel {
   std::string weight_layout(int) const override { return layout_; }
   // Not even the residual may be overwritten: where it lies in the result's place the library adds the sums to it in memory, and
   // rounds them to bf16 before.
+  bool can_overwrite(int, int) const override { return false; }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     LtOperands operands{.x = address_of(inputs[0]), .weight = address_of(inputs[1])};
