@@ -144,10 +144,9 @@ def time_ours(what, args, cache, floors):
                "--text-tokens", "512"]
     command += ["--size", what] if what in SIZES else []
     command += ["--floors"] if floors else []
-    environment = dict(os.environ)
     if folder := folder_of_library("libcudnn"):
-        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, environment.get("LD_LIBRARY_PATH")]))
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        command += ["--cuda-path", folder]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
     lines = done.stdout.splitlines()

@@ -178,7 +178,11 @@ int generate(GenerateOptions& options) {
     profile_file->commit();
     reporter.line(fmt::format("wrote {}: open it with ui.perfetto.dev", options.profile));
   }
-  reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
+  if (platform->host_addressable())
+    reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
+  else
+    reporter.line(fmt::format("memory: {} planned on the device, {} at most in this process", mib(job.memory.peak()),
+                              mib(watch.peak_bytes())));
   return 0;
 }
 

@@ -267,7 +267,7 @@ TEST_F(Command, ProfilesARun) {
        {"prepare", "load transformer", "encode", "text keys and values", "step 1", "step 2", "decode 1", "decode 2"})
     EXPECT_EQ(phases[phase], 1) << phase;
   EXPECT_EQ(phases["write"], 6);       // five frames, and the end of the file
-  EXPECT_EQ(plans.size(), 5u);         // encoder, text keys, step, first frame, later frames
+  EXPECT_EQ(plans.size(), 6u);         // encoder, text keys, step, update, first frame, later frames
   EXPECT_EQ(plans["wan_dit"] % 4, 0);  // two steps, two branches of guidance
 
   const CommandResult bench = zoe({"bench", "transformer", "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
