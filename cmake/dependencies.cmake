@@ -1,6 +1,6 @@
 # Every library the project builds on, found once. docs/dependencies.md says why each is here.
 if(ZOE_PORTABLE)
-  # All that is linked but glibc is linked statically.
+  # All that is linked but glibc is linked statically; but sentencepiece, which Debian has as a shared library only.
   execute_process(COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=libgomp.a OUTPUT_VARIABLE OpenMP_gomp_LIBRARY OUTPUT_STRIP_TRAILING_WHITESPACE)
   set(OpenMP_gomp_LIBRARY ${OpenMP_gomp_LIBRARY} CACHE FILEPATH "")
   set(OPENSSL_USE_STATIC_LIBS ON)
@@ -15,12 +15,6 @@ find_package(nlohmann_json REQUIRED)
 find_package(OpenSSL REQUIRED COMPONENTS Crypto)
 find_package(CLI11 REQUIRED)
 if(ZOE_PORTABLE)
-  # Debian has sentencepiece as a shared library only; `./dev portable` builds this one from Debian's source.
-  find_path(SENTENCEPIECE_INCLUDE_DIR sentencepiece_processor.h REQUIRED)
-  find_library(SENTENCEPIECE_LIBRARY libsentencepiece.a REQUIRED)
-  add_library(PkgConfig::SENTENCEPIECE UNKNOWN IMPORTED)
-  set_target_properties(PkgConfig::SENTENCEPIECE PROPERTIES
-    IMPORTED_LOCATION "${SENTENCEPIECE_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${SENTENCEPIECE_INCLUDE_DIR}")
   find_library(ZLIB_LIBRARY libz.a REQUIRED)
 endif()
 find_package(ZLIB REQUIRED)
@@ -33,9 +27,9 @@ if(NOT ZOE_PORTABLE)
     set_target_properties(DNNL::dnnl PROPERTIES IMPORTED_LOCATION "${DNNL_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${DNNL_INCLUDE_DIR}")
   endif()
   pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
-  pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
   pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
 endif()
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 if(ZOE_TESTS)
   find_package(GTest REQUIRED)
 endif()

@@ -13,7 +13,8 @@ if(ZOE_SANITIZE)
   target_link_options(zoe_options INTERFACE $<BUILD_INTERFACE:-fsanitize=${ZOE_SANITIZE}>)
 endif()
 if(ZOE_PORTABLE)
-  target_link_options(zoe_options INTERFACE -static-libstdc++ -static-libgcc)
+  # An rpath that the libraries of libraries are looked for in, too (RUNPATH is not).
+  target_link_options(zoe_options INTERFACE -static-libstdc++ -static-libgcc -Wl,--disable-new-dtags,-rpath,$ORIGIN/lib)
 endif()
 
 # zoe_library(<folder> SOURCES a.cpp ... [PUBLIC targets...] [PRIVATE targets...])
