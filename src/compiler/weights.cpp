@@ -14,7 +14,8 @@ namespace zoe {
 
 namespace {
 
-constexpr std::size_t kMostThreads = 8;  // of reading, packing and uploading: enough for the bus, few enough for the staging memory
+// Of reading, packing and uploading: enough threads for the bus, few enough for the staging memory, and none that has little to do.
+constexpr std::size_t kMostThreads = 8, kBytesAThread = std::size_t{32} << 20;
 
 std::size_t source_bytes(const HostTensor& tensor) {
   return static_cast<std::size_t>(tensor.shape.count()) * size_of(tensor.dtype);
@@ -69,8 +70,10 @@ void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
   std::atomic<std::size_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_mutex;
-  const std::size_t threads =
-      std::min({missing.size(), kMostThreads, std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
+  std::size_t total = 0;
+  for (const Missing& each : missing) total += each.weight->size_bytes;
+  const std::size_t threads = std::min(
+      {missing.size(), kMostThreads, 1 + total / kBytesAThread, std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
   const auto work = [&] {
     try {
       const auto stream = platform_.make_stream();

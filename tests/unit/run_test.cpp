@@ -4,7 +4,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <map>
+#include <numeric>
+#include <thread>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -272,27 +273,27 @@ TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
 TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
   LogPlatform near, far;
   far.addressable = false;
-  constexpr int kCount = 100;
-  std::map<std::string, std::vector<float>> values;
-  const Value x = input("x", DType::bf16, {1, 16});
+  constexpr std::int64_t kCount = 70, kSide = 724;  // 1 MiB each: enough for several threads
+  std::vector<float> values(static_cast<std::size_t>(kSide * kSide + kCount));
+  std::iota(values.begin(), values.end(), -1e5f);
+  const Value x = input("x", DType::bf16, {1, kSide});
   Value y = x;
-  for (int i = 0; i < kCount; ++i) {
-    const std::string name = fmt::format("w{}", i);
-    y = linear(y, parameter(name, DType::bf16, {16, 16}, i % 2));
-    for (int e = 0; e < 256; ++e) values[name].push_back(static_cast<float>(i * 1000 + e));
-  }
+  for (std::int64_t i = 0; i < kCount; ++i)
+    y = linear(y, parameter(fmt::format("{}", i), DType::bf16, {kSide, kSide}, static_cast<int>(i % 2)));
   const Graph graph = make_graph("many", {x}, {y});
-  const WeightSource source = [&](const std::string& name) {
-    return HostTensor{DType::f32, {16, 16}, reinterpret_cast<const std::byte*>(values.at(name).data())};
+  const WeightSource source = [&](const std::string& name) {  // each begins an element later
+    return HostTensor{DType::f32, {kSide, kSide}, reinterpret_cast<const std::byte*>(values.data() + std::stoi(name))};
   };
   const Plan near_plan = compile(graph, near), far_plan = compile(graph, far);
   WeightStore near_store(near, source), far_store(far, source);
   near_store.load(near_plan);
   const std::size_t before = far.uploads;
+  const std::size_t streams = far.streams;
   const std::uint64_t generation = far_store.generation();
   far_store.load(far_plan);
   EXPECT_EQ(far.uploads - before, static_cast<std::size_t>(kCount));
   EXPECT_NE(far_store.generation(), generation);
+  EXPECT_EQ(far.streams - streams, std::min<std::size_t>(3, std::max(1u, std::thread::hardware_concurrency())));
   EXPECT_EQ(far_store.size_bytes(), near_store.size_bytes());
   for (std::size_t i = 0; i < near_plan.weights.size(); ++i) {
     const Buffer &a = near_store.at(near_plan.weights[i]), &b = far_store.at(far_plan.weights[i]);
