@@ -134,15 +134,17 @@ int generate(GenerateOptions& options) {
 
   std::signal(SIGINT, request_stop);
   std::signal(SIGTERM, request_stop);
-  double write_seconds = 0;
+  double write_seconds = 0, frame_seconds = 0;  // of that, what falls into decoding
   std::unique_ptr<VideoWriter> writer;
   Callbacks callbacks;
   callbacks.cancel = &stop_requested;
   callbacks.profile = profile_file ? &profile : nullptr;
   const auto wrote = [&](Clock::time_point begin) {
     const auto end = Clock::now();
-    write_seconds += std::chrono::duration<double>(end - begin).count();
+    const double seconds = std::chrono::duration<double>(end - begin).count();
+    write_seconds += seconds;
     if (profile_file) profile.phase("write", begin, end);
+    return seconds;
   };
   callbacks.progress = [&](const Progress& progress) { reporter.progress(progress); };
   callbacks.frame = [&](std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb) {
@@ -151,7 +153,7 @@ int generate(GenerateOptions& options) {
       writer =
           VideoWriter::open(outputs(prompt), video_settings(options, job, pipeline, *platform, options.settings.prompts[prompt]));
     writer->write(rgb);
-    wrote(begin);
+    frame_seconds += wrote(begin);
   };
   callbacks.finished = [&](std::size_t prompt) {
     const auto begin = Clock::now();
@@ -171,7 +173,7 @@ int generate(GenerateOptions& options) {
       "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f}), "
       "first step after {:.2f} s",
       total, prepare, timings.load, timings.encode, timings.denoise,
-      timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - write_seconds,
+      timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - frame_seconds,
       write_seconds, prepare + timings.first_step));
   if (profile_file) {
     profile.write(profile_file->path());

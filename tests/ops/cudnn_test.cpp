@@ -136,7 +136,7 @@ TEST(CudnnOnCuda, ConvolutionsAgreeWithReference) {
       for (const std::size_t shift : {0, 1}) {
         const Case c = make(shape, bias);
         const auto kernel = cuda()->make_kernel(c.result.node());
-        EXPECT_TRUE(is_cudnn(*kernel)) << kernel->implementation() << " for " << signature(c.result.node());
+        EXPECT_EQ(is_cudnn(*kernel), bias || !shape.residual) << kernel->implementation() << " for " << signature(c.result.node());
         // Sums of taps are rounded too: one rounding more on each weight.
         const double more = shape.window.upsample == 2 ? 1.5 : 1;
         EXPECT_LE(relative_rms(run_kernel(*cuda(), c, shift), run_reference(c)), more * tolerance(DType::bf16))
@@ -210,6 +210,9 @@ TEST(CudnnOnCuda, LeavesTheRest) {
   EXPECT_FALSE(taken(attend(DType::f32, 128, 1)));
   const Value x = input("x", DType::bf16, {3, 8, 8, 16}), computed = input("w", DType::bf16, {16, 16, 3, 3, 3});
   EXPECT_FALSE(taken(conv(x, computed, kSame)));
+  const Value weight = parameter("w", DType::bf16, {16, 16, 3, 3, 3});
+  EXPECT_TRUE(taken(conv(x, weight, kSame)));
+  EXPECT_FALSE(taken(conv(x, weight, kSame, {.activation = Activation::silu})));
 }
 
 // The second platform, as a second process would, finds what the first one measured.

@@ -142,7 +142,7 @@ enum AttributeType {
 };
 
 enum DataType { kFloat = 0, kBf16 = 9 };
-enum PointwiseMode { kAdd = 0, kMultiply = 1, kDivide = 6, kSubtract = 9, kExp = 13, kLog = 15, kSwish = 106, kGeluTanh = 107 };
+enum PointwiseMode { kAdd = 0, kMultiply = 1, kDivide = 6, kSubtract = 9, kExp = 13, kLog = 15 };
 enum ReductionMode { kSum = 0, kMax = 3 };
 enum Numbers { kCrossCorrelation = 1, kHeuristicsA = 3, kHeuristicsFallback = 2 };
 // What an engine does to numbers and when it is built.

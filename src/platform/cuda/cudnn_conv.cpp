@@ -54,7 +54,7 @@ struct Geometry {
     if (attributes.upsample == 2) form = Form::phases;
     else if (plane > 1 && inputs * plane <= kMostTapChannels) form = Form::spread;
     else if (plane > 1 && outputs * plane <= kMostTapChannels && !attributes.has_residual &&
-             attributes.activation == Activation::none && all(std::span(attributes.stride).subspan(1), 1))
+             all(std::span(attributes.stride).subspan(1), 1))
       form = Form::gathered;
     phases = form == Form::phases ? 4 : 1;
     in_channels = rounded_up(form == Form::spread ? inputs * plane : inputs);
@@ -133,28 +133,20 @@ CudnnGraph conv_graph(const Geometry& g) {
   between.where = CudnnTensor::Where::nowhere;
   if (g.form == Form::gathered) result.type = cudnn::kFloat;
   const bool has_bias = attributes.has_bias && g.form != Form::gathered, has_residual = attributes.has_residual;
-  const bool has_activation = attributes.activation != Activation::none;
   const std::vector<int> operands{graph.tensor(pictures(batch, g.in_channels, source)),
                                   graph.tensor(pictures(outputs, g.in_channels, kernel))};
   const int bias = has_bias ? graph.tensor(pictures(1, outputs, List(target.size(), 1))) : 0;
   const int residual = has_residual ? graph.tensor(result) : 0;
-  const int product = graph.tensor(has_bias || has_residual || has_activation ? between : result);
+  int last = graph.tensor(has_bias ? between : result);
   graph.operations.push_back({.kind = cudnn::kConvolutionForward,
                               .inputs = operands,
-                              .output = product,
+                              .output = last,
                               .stride = stride,
                               .pad_begin = begin,
                               .pad_end = end});
-  int last = product;
-  // Without an activation between them the order is free, and engines that are there already know this one.
-  const bool residual_first = has_residual && has_bias && !has_activation;
-  if (residual_first) last = graph.pointwise(cudnn::kAdd, {last, residual}, between);
-  if (has_bias)
-    last = graph.pointwise(cudnn::kAdd, {last, bias}, has_activation || (has_residual && !residual_first) ? between : result);
-  if (has_activation)
-    last = graph.pointwise(attributes.activation == Activation::silu ? cudnn::kSwish : cudnn::kGeluTanh, {last},
-                           has_residual ? between : result);
-  if (has_residual && !residual_first) graph.pointwise(cudnn::kAdd, {last, residual}, result);
+  // In this order engines that are there already know the pattern; the other has to be generated, which takes two seconds.
+  if (has_residual) last = graph.pointwise(cudnn::kAdd, {last, residual}, between);
+  if (has_bias) graph.pointwise(cudnn::kAdd, {last, bias}, result);
   return graph;
 }
 
@@ -312,6 +304,10 @@ std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<
     return nullptr;
   }
   const auto& attributes = node.as<ProductAttributes>();
+  if (attributes.activation != Activation::none || (attributes.has_residual && !attributes.has_bias)) {
+    why = "cuDNN would have to generate code for an activation, or a residual without a bias";
+    return nullptr;
+  }
   for (std::size_t i = 1; i < node.inputs.size() - (attributes.has_residual ? 1 : 0); ++i)
     if (node.inputs[i].node().opcode != Opcode::parameter) {
       why = "cuDNN's layout of a weight is made once, and this one is computed";
