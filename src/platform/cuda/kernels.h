@@ -32,6 +32,8 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, c
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
 // conv by wgmma on devices of compute capability 9.0; null where it does not apply.
 std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
+// True for convolutions that were measured to be faster by make_product than by cuDNN.
+bool comes_before_cudnn(const Node& conv, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);

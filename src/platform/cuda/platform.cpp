@@ -100,6 +100,7 @@ class CudaPlatform : public Platform {
           if (auto kernel = make_linear(node, device_, library)) return kernel;
         return make_product(node, device_);
       case Opcode::conv:
+        if (comes_before_cudnn(node, *device_)) return make_product(node, device_);
         if (auto kernel = by_cudnn(make_cudnn_conv, node)) return kernel;
         return make_product(node, device_);
       case Opcode::attention:
