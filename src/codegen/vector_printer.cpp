@@ -332,11 +332,12 @@ class VectorPrinter : public Printer {
   // So that memory never waits, what a pass is the first to read is asked for before it comes to it. What the first one will read
   // of the next row: by the later ones, in turn; they find much of their own row in the caches. What a later one reads: by itself,
   // a page ahead (the processor's own prefetching ends with the page), or, where rows are long or of bf16, by the pass before. A
-  // single pass asks a page ahead if its rows are longer than that. Where a next row would push the present one out of the first
+  // single pass over long rows asks a page ahead, of bf16 two. Where a next row would push the present one out of the first
   // cache, the first pass asks a little ahead of itself. A pass of much work has the time to ask, while it computes, for what it
   // will read of the next row itself. The sizes are measured.
   void prefetch(int pass) {
-    constexpr std::int64_t kNextRowBytes = 32768, kLongRowBytes = 16384, kShortRowBytes = 8192, kAhead = 512, kFarAhead = 1024;
+    constexpr std::int64_t kNextRowBytes = 32768, kLongRowBytes = 16384, kManyColumns = 2048, kAhead = 512, kFarAhead = 1024,
+                           kFarthestAhead = 4096;
     const auto row_bytes = [&](int i) { return chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i)))); };
     const auto asks_itself = [&](int i) { return row_bytes(i) <= kLongRowBytes && operand_type(at(i)) == DType::f32; };
     const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
@@ -348,7 +349,7 @@ class VectorPrinter : public Printer {
     const std::vector<int> own = first_reads(pass);
     if (chain_.passes == 1) {
       for (const int i : own)
-        if (row_bytes(i) >= kShortRowBytes) ahead(i, kFarAhead);
+        if (chain_.columns() >= kManyColumns) ahead(i, operand_type(at(i)) == DType::bf16 ? kFarthestAhead : kFarAhead);
       return;
     }
     if (!is_much(0)) {
