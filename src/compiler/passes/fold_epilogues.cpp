@@ -18,6 +18,19 @@ class EpilogueFolder {
     for (const Value& output : graph.outputs) ++readers_[{&output.node(), output.output()}];
   }
 
+  // The activation of a product that the platform does not take as it is, behind what is left of the product.
+  Value split(const Node& node, const std::vector<Value>& inputs) const {
+    if ((node.opcode != Opcode::linear && node.opcode != Opcode::conv) || node.types[0].dtype != DType::f32) return {};
+    ProductAttributes attributes = node.as<ProductAttributes>();
+    if (attributes.activation == Activation::none || attributes.has_residual) return {};
+    if (takes_(with_inputs(node, inputs, node.name).node())) return {};
+    const Opcode opcode = attributes.activation == Activation::silu ? Opcode::silu : Opcode::gelu_tanh;
+    attributes.activation = Activation::none;
+    const Node product{node.opcode, {}, attributes, node.types, {}, node.segment};
+    const Node activation{opcode, {}, {}, node.types, {}, node.segment};
+    return with_inputs(activation, {with_inputs(product, inputs, node.name)}, node.name);
+  }
+
   // The product that computes what `node` does, if there is one.
   Value folded(const Node& node, const std::vector<Value>& inputs) const {
     if (node.types[0].dtype != DType::f32) return {};
@@ -78,6 +91,7 @@ class EpilogueFolder {
 Graph fold_epilogues(const Graph& graph, const std::function<bool(const Node&)>& takes) {
   const EpilogueFolder folder(graph, takes);
   return rebuild(graph, [&](const Node& node, std::vector<Value> inputs) {
+    if (const Value activated = folder.split(node, inputs)) return std::vector<Value>{activated};
     const Value product = inputs.empty() ? Value{} : folder.folded(node, inputs);
     return product ? std::vector<Value>{product} : keep(node, std::move(inputs));
   });
