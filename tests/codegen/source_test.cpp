@@ -51,6 +51,31 @@ TEST_P(Source, IsTheSameForAnyNumberOfRows) {
 INSTANTIATE_TEST_SUITE_P(Ops, Source, ::testing::Range<std::size_t>(0, testing::op_chains().size()),
                          [](const auto& tested) { return chains()[tested.param].name; });
 
+TEST(CudaSource, SaysHowItIsLaunched) {
+  int with_wide_accesses = 0;
+  const auto expect_sound = [&](const std::string& name, const Chain& chain) {
+    const GeneratedSource source = print_source(chain, kCudaDialect, {.name = name});
+    const bool wide = source.alignment > 1;
+    with_wide_accesses += wide;
+    EXPECT_EQ(source.text.find(name + "_unaligned(") != std::string::npos, wide) << name;
+    for (const Grid& grid : {source.grid, wide ? source.grid_unaligned : source.grid}) {
+      EXPECT_GT(grid.per_block, 0) << name;
+      EXPECT_TRUE(grid.threads > 0 && grid.threads <= 256 && grid.threads % 32 == 0) << name << ": " << grid.threads;
+      EXPECT_LE(grid.shared_bytes, kMostSharedBytes) << name;
+    }
+  };
+  for (const testing::NamedChain& named : chains()) expect_sound(named.name, named.chain);
+  EXPECT_GT(with_wide_accesses, 24);  // all but an odd width and a transposition
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t width : {8, 40, 96, 1000, 3072, 5120, 13824, 30000}) {
+      const Value x = input("x", dtype, {1, 7, width}), gate = input("gate", DType::f32, {1, 1, width});
+      const testing::NamedChain named =
+          testing::fuse_whole(fmt::format("norm_{}_{}", name(dtype), width), {x, gate}, {norm_scale_shift(x, gate, gate)});
+      expect_sound(named.name, named.chain);
+    }
+  }
+}
+
 TEST(CudaSource, CompilesToACubin) {
   if (std::system("nvcc --version > /dev/null 2>&1") != 0) GTEST_SKIP() << "no nvcc on the PATH";
   testing::TemporaryFolder folder;
