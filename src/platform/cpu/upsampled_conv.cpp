@@ -1,9 +1,8 @@
 // A 3x3 convolution of a picture made twice as high and wide, without making that picture.
 //
-// Each pixel of the result sees nine taps, but only four different pixels of the original: for an even row they are the row
-// above (tap 0) and its own (taps 1 and 2 summed), for an odd one its own (taps 0 and 1 summed) and the row below (tap 2);
-// columns likewise. So the result is four convolutions with 2x2 kernels, one for each parity of row and column: 4/9 of the
-// operations. The sums of taps are made in f32 when the weight is packed, and rounded where the product is in bf16.
+// Each pixel of the result sees nine taps, but only four different pixels of the original, so the result is four convolutions with
+// 2x2 kernels (platform/upsampled_weight.h): 4/9 of the operations. The sums of taps are made in f32 when the weight is packed, and
+// rounded where the product is in bf16.
 
 #include <algorithm>
 #include <array>
@@ -15,6 +14,7 @@
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
 #include "platform/cpu/parallel.h"
+#include "platform/upsampled_weight.h"
 
 namespace zoe::cpu {
 
@@ -57,18 +57,8 @@ class UpsampledConvKernel : public Kernel {
     std::vector<std::byte> given(source.data, source.data + kernels * 9 * size_of(source.dtype));  // aligned
     std::vector<float> taps(kernels * 9), sums(kernels * 4);
     convert(given.data(), source.dtype, taps.data(), DType::f32, taps.size());
-    // Taps [first, last) that fall on pixel 0 and 1 for even and odd positions.
-    constexpr std::array<std::array<std::size_t, 3>, 2> kBounds{{{0, 1, 3}, {0, 2, 3}}};
     for (std::size_t phase = 0; phase < kPhases; ++phase) {
-      const auto &rows = kBounds[phase / 2], &columns = kBounds[phase % 2];
-      for (std::size_t k = 0; k < kernels; ++k)
-        for (std::size_t i = 0; i < 2; ++i)
-          for (std::size_t j = 0; j < 2; ++j) {
-            float total = 0;
-            for (std::size_t r = rows[i]; r < rows[i + 1]; ++r)
-              for (std::size_t c = columns[j]; c < columns[j + 1]; ++c) total += taps[k * 9 + r * 3 + c];
-            sums[k * 4 + i * 2 + j] = total;
-          }
+      sum_taps(taps, static_cast<int>(phase), sums);
       const HostTensor summed{DType::f32, phase_weight_.shape, reinterpret_cast<const std::byte*>(sums.data())};
       phases_[phase]->pack_weight(1, phase_weight_, summed, packed + weight_places_[phase]);
     }

@@ -1,7 +1,5 @@
-// linear and conv: weights in panels, one kernel of kernels/product.cl. A convolution that makes its picture twice as high and wide
-// becomes four with 2x2 kernels, in one launch: of a 3x3 kernel's nine taps only four fall on different pixels of the original.
-// For an even row they are the row above (tap 0) and its own (taps 1 and 2 summed), for an odd one its own (taps 0 and 1 summed)
-// and the row below (tap 2); columns likewise. Taps are summed in f32, and rounded where the weight is bf16.
+// linear and conv: weights in panels, one kernel of kernels/product.cl. A convolution that makes its picture twice
+// as high and wide becomes four with 2x2 kernels, in one launch (platform/upsampled_weight.h).
 
 #include <algorithm>
 #include <array>
