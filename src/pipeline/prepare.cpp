@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t kLengthStep = 8;  // plans are made for token counts rounded up to this
 constexpr std::int64_t kMaxExtent = 1 << 16, kMaxFrames = 1 << 16;
 // What a process holds beside weights, workspaces and frames: thread stacks, library state, generated code. Measured.
-constexpr std::size_t kOverheadBytes = 7 << 20;
+constexpr std::size_t kOverheadBytes = 8 << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
