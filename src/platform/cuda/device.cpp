@@ -389,8 +389,7 @@ void DeviceStream::release() {
   api.stream_destroy(handle_);
 }
 
-// Small enough to stay in a core's cache between being filled and being read by the device.
-constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+constexpr std::size_t kChunkBytes = std::size_t{8} << 20;
 
 // False if the system locks no more pages: copies then go straight from and to ordinary memory, slower.
 bool DeviceStream::has_chunks() {
