@@ -169,9 +169,6 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int half = thread / 128 - 1, lane = thread % 32, warp = thread / 32 % 4;
     const unsigned long long x_descriptor = descriptor(PLANE_BYTES, PITCH * 16), w_descriptor = descriptor(COLUMNS * 16, 128);
-    // The second warpgroup starts two taps behind the first, so that one multiplies while the other finishes its tile.
-    if (half == 1) asm volatile("bar.sync 1, 256;" ::: "memory");
-    int lead = half == 0 ? 2 : -1;
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       float sums[2][COLUMNS / 2];  // of the left and the right 8 pixels of 8 rows
 #pragma unroll
@@ -203,7 +200,6 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
             }
             used_w = w_free + 8 * w_turn.place;
             w_turn.next();
-            if (--lead == 0) asm volatile("bar.arrive 1, 256;" ::: "memory");
           }
         used_x = x_free + 8 * x_turn.place;
         x_turn.next();
