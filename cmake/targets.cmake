@@ -13,8 +13,10 @@ if(ZOE_SANITIZE)
   target_link_options(zoe_options INTERFACE $<BUILD_INTERFACE:-fsanitize=${ZOE_SANITIZE}>)
 endif()
 if(ZOE_PORTABLE)
-  # An rpath that the libraries of libraries are looked for in, too (RUNPATH is not).
-  target_link_options(zoe_options INTERFACE -static-libstdc++ -static-libgcc -Wl,--disable-new-dtags,-rpath,$ORIGIN/lib)
+  # The libraries of libraries are looked for in an RPATH, too; in a RUNPATH, the new tag, they are not.
+  target_link_options(zoe_options INTERFACE -static-libstdc++ -static-libgcc -Wl,--disable-new-dtags)
+  set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)  # else the linker pads the path, with names of the current folder
+  set(CMAKE_INSTALL_RPATH "$ORIGIN/lib")
 endif()
 
 # zoe_library(<folder> SOURCES a.cpp ... [PUBLIC targets...] [PRIVATE targets...])
