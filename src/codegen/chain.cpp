@@ -99,4 +99,15 @@ std::string print(const Chain& chain) {
   return text;
 }
 
+bool is_chain(Opcode opcode) {
+  switch (opcode) {
+    case Opcode::linear:
+    case Opcode::conv:
+    case Opcode::attention:
+    case Opcode::concat:
+    case Opcode::gather: return false;
+    default: return true;
+  }
+}
+
 }  // namespace zoe

@@ -76,6 +76,8 @@ struct Lowered {
 };
 // `body`: the graph of a fused node, of element-wise opcodes, cast, sum, constants, reshape, slice, permute, swap_pairs and flip.
 Lowered lower(const Graph& body);
+// Whether a node of this opcode is one: all but products, attention, concat and gather.
+bool is_chain(Opcode opcode);
 // The chain of a fused node, or of any single node that a chain may hold; unsupported if it is none.
 Chain chain_of(const Node& node);
 // Any single node of these opcodes as a graph of its own; its operands, numbers too, are the graph's inputs.

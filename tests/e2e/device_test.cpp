@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "testing/read_video.h"
+#include "testing/recorded_case.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
 
@@ -33,34 +34,7 @@ json recorded_case(const std::string& name) {
 std::vector<std::vector<std::uint8_t>> generate(const json& c, const std::string& platform, const std::string& dtype,
                                                 const fs::path& folder) {
   const testing::CommandResult result =
-      testing::run_command({ZOE_COMMAND,
-                            "generate",
-                            "--platform",
-                            platform,
-                            "--dtype",
-                            dtype,
-                            "--prompt",
-                            c.at("prompt"),
-                            "--negative-prompt",
-                            c.at("negative_prompt"),
-                            "--height",
-                            c.at("height").dump(),
-                            "--width",
-                            c.at("width").dump(),
-                            "--num-frames",
-                            c.at("num_frames").dump(),
-                            "--num-inference-steps",
-                            c.at("num_inference_steps").dump(),
-                            "--guidance-scale",
-                            c.at("guidance_scale").dump(),
-                            "--flow-shift",
-                            c.at("flow_shift").dump(),
-                            "--scheduler",
-                            c.at("scheduler"),
-                            "--seed",
-                            c.at("seed").dump(),
-                            "-o",
-                            folder.string()},
+      testing::run_command(testing::generate_command(c, folder.string(), {"--platform", platform, "--dtype", dtype}),
                            {.timeout_s = 280});  // building its programs is most of it where none are cached
   EXPECT_EQ(result.code, 0) << result.err << result.line;
   return testing::read_frames(folder);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "testing/read_video.h"
+#include "testing/recorded_case.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
 
@@ -28,34 +29,8 @@ TEST_P(Pipeline, GivesTheFramesOfDiffusers) {
   const json& c = GetParam();
   const testing::TemporaryFolder temporary;
   const fs::path folder = temporary.path() / "frames";
-  const testing::CommandResult result = testing::run_command({ZOE_COMMAND,
-                                                              "generate",
-                                                              "--dtype",
-                                                              "f32",
-                                                              "--threads",
-                                                              "1",
-                                                              "--prompt",
-                                                              c.at("prompt"),
-                                                              "--negative-prompt",
-                                                              c.at("negative_prompt"),
-                                                              "--height",
-                                                              c.at("height").dump(),
-                                                              "--width",
-                                                              c.at("width").dump(),
-                                                              "--num-frames",
-                                                              c.at("num_frames").dump(),
-                                                              "--num-inference-steps",
-                                                              c.at("num_inference_steps").dump(),
-                                                              "--guidance-scale",
-                                                              c.at("guidance_scale").dump(),
-                                                              "--flow-shift",
-                                                              c.at("flow_shift").dump(),
-                                                              "--scheduler",
-                                                              c.at("scheduler"),
-                                                              "--seed",
-                                                              c.at("seed").dump(),
-                                                              "-o",
-                                                              folder.string()});
+  const testing::CommandResult result =
+      testing::run_command(testing::generate_command(c, folder.string(), {"--dtype", "f32", "--threads", "1"}));
   ASSERT_EQ(result.code, 0) << result.err << result.line;
   const testing::ReadVideo expected = testing::read_video(kFolder / c.at("file").get<std::string>());
   // 60 dB: one value in fifteen off by one. Sums in another order change values that are near a half; measured: 80 to 90.

@@ -2,9 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <vector>
-
 #include "base/error.h"
+#include "platform/concat_layout.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 
@@ -23,50 +22,39 @@ Extent blocks_for(std::int64_t count) { return {(count + kThreads - 1) / kThread
 class ConcatKernel : public Kernel {
  public:
   ConcatKernel(const Node& node, const DevicePtr& device)
-      : device_(device), dtype_(node.types[0].dtype), copy_(device->function(movement_source(dtype_), "copy_runs", "concat")) {
-    const int axis = node.as<AxisAttributes>().axis;
-    const Shape& shape = node.types[0].shape;
-    const std::int64_t inner = shape.count(axis + 1, shape.rank());
-    step_ = shape.dim(axis) * inner;
-    runs_ = shape.count(0, axis);
-    std::int64_t offset = 0;
-    for (const Value& part : node.inputs) {
-      parts_.push_back({offset, part.dim(axis) * inner});
-      offset += part.dim(axis) * inner;
-    }
-  }
+      : device_(device),
+        dtype_(node.types[0].dtype),
+        layout_(node),
+        copy_(device->function(movement_source(dtype_), "copy_runs", "concat")) {}
   std::string_view implementation() const override { return "copies"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::size_t element = size_of(dtype_);
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(parts_[i].offset) * element};
+    for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
+      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.parts[i].offset) * element};
       if (address_of(inputs[i]) == address_of(place)) continue;  // it lies there already
-      if (runs_ == 1) {
+      if (layout_.runs == 1) {
         device_->make_current();
-        device_->check_status(device_->api.copy_async(address_of(place), address_of(inputs[i]),
-                                                      static_cast<std::size_t>(parts_[i].length) * element, handle_of(stream)),
-                              "a copy", "concat");
+        device_->check_status(
+            device_->api.copy_async(address_of(place), address_of(inputs[i]),
+                                    static_cast<std::size_t>(layout_.parts[i].length) * element, handle_of(stream)),
+            "a copy", "concat");
         continue;
       }
       Launch(copy_, stream)
           .place(inputs[i])
           .place(place)
-          .large(parts_[i].length)
-          .large(step_)
-          .large(runs_)
-          .run(blocks_for(parts_[i].length * runs_), {kThreads});
+          .large(layout_.parts[i].length)
+          .large(layout_.step)
+          .large(layout_.runs)
+          .run(blocks_for(layout_.parts[i].length * layout_.runs), {kThreads});
     }
   }
 
  private:
-  struct Part {
-    std::int64_t offset, length;  // elements
-  };
   const DevicePtr device_;
   const DType dtype_;
+  const ConcatLayout layout_;
   const Function copy_;
-  std::vector<Part> parts_;
-  std::int64_t step_ = 0, runs_ = 0;
 };
 
 class GatherKernel : public Kernel {

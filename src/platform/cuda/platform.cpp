@@ -7,23 +7,13 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "codegen/chain.h"
 #include "platform/cuda/cublaslt.h"
 #include "platform/cuda/cudnn_plan.h"
 #include "platform/cuda/kernels.h"
 
 namespace zoe::cuda {
 namespace {
-
-bool is_chain(Opcode opcode) {
-  switch (opcode) {
-    case Opcode::linear:
-    case Opcode::conv:
-    case Opcode::attention:
-    case Opcode::concat:
-    case Opcode::gather: return false;
-    default: return true;
-  }
-}
 
 std::shared_future<const CublasltLibrary&> start_loading(const Vendor& vendor, const PlatformOptions& options) {
   if (&vendor != &kCuda) return {};

@@ -1,8 +1,7 @@
 // concat and gather: kernels/movement.cl. The other movements are generated code.
 
-#include <vector>
-
 #include "base/error.h"
+#include "platform/concat_layout.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -19,25 +18,17 @@ constexpr std::size_t kGroup = 64;
 class ConcatKernel : public Kernel {
  public:
   ConcatKernel(const Node& node, const DevicePtr& device)
-      : device_(device), dtype_(node.types[0].dtype), copy_(device->function(movement_source(dtype_), "copy_runs", "concat")) {
-    const int axis = node.as<AxisAttributes>().axis;
-    const Shape& shape = node.types[0].shape;
-    const std::int64_t inner = shape.count(axis + 1, shape.rank());
-    step_ = shape.dim(axis) * inner;
-    runs_ = shape.count(0, axis);
-    std::int64_t offset = 0;
-    for (const Value& part : node.inputs) {
-      parts_.push_back({offset, part.dim(axis) * inner});
-      offset += part.dim(axis) * inner;
-    }
-  }
+      : device_(device),
+        dtype_(node.types[0].dtype),
+        layout_(node),
+        copy_(device->function(movement_source(dtype_), "copy_runs", "concat")) {}
   std::string_view implementation() const override { return "copies"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::size_t element = size_of(dtype_);
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(parts_[i].offset) * element};
+    for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
+      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.parts[i].offset) * element};
       if (inputs[i].buffer == place.buffer && inputs[i].offset == place.offset) continue;  // it lies there already
-      const auto length = static_cast<std::size_t>(parts_[i].length), runs = static_cast<std::size_t>(runs_);
+      const auto length = static_cast<std::size_t>(layout_.parts[i].length), runs = static_cast<std::size_t>(layout_.runs);
       if (runs == 1) {
         const Api& api = device_->api;
         check_cl(api.clEnqueueCopyBuffer(queue_of(stream), memory_of(inputs[i]), memory_of(place), inputs[i].offset, place.offset,
@@ -48,21 +39,17 @@ class ConcatKernel : public Kernel {
       Launch(*copy_, stream)
           .place(inputs[i], element)
           .place(place, element)
-          .large(parts_[i].length)
-          .large(step_)
+          .large(layout_.parts[i].length)
+          .large(layout_.step)
           .run({length, runs}, {length < kGroup ? 1 : kGroup, 1});
     }
   }
 
  private:
-  struct Part {
-    std::int64_t offset, length;  // elements
-  };
   const DevicePtr device_;
   const DType dtype_;
+  const ConcatLayout layout_;
   const std::shared_ptr<Function> copy_;
-  std::vector<Part> parts_;
-  std::int64_t step_ = 0, runs_ = 0;
 };
 
 class GatherKernel : public Kernel {

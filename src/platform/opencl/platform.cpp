@@ -7,6 +7,7 @@
 #include <charconv>
 
 #include "base/error.h"
+#include "codegen/chain.h"
 #include "platform/opencl/kernels.h"
 
 namespace zoe::opencl {
@@ -15,17 +16,6 @@ namespace {
 constexpr std::uint64_t kGroupNeeded = 64;  // work-items in a group of the kernels
 
 double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(std::uint64_t{1} << 30); }
-
-bool is_chain(Opcode opcode) {
-  switch (opcode) {
-    case Opcode::linear:
-    case Opcode::conv:
-    case Opcode::attention:
-    case Opcode::concat:
-    case Opcode::gather: return false;
-    default: return true;
-  }
-}
 
 class OpenClPlatform : public Platform {
  public:

@@ -1,0 +1,32 @@
+// Where the parts of a concat go, in elements: each part is `runs` runs, which lie `step` apart in the result.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "ir/value.h"
+
+namespace zoe {
+
+struct ConcatLayout {
+  explicit ConcatLayout(const Node& concat) {
+    const int axis = concat.as<AxisAttributes>().axis;
+    const Shape& shape = concat.types[0].shape;
+    const std::int64_t inner = shape.count(axis + 1, shape.rank());
+    step = shape.dim(axis) * inner;
+    runs = shape.count(0, axis);
+    std::int64_t offset = 0;
+    for (const Value& part : concat.inputs) {
+      parts.push_back({offset, part.dim(axis) * inner});
+      offset += part.dim(axis) * inner;
+    }
+  }
+
+  struct Part {
+    std::int64_t offset, length;  // of its first run, and of each
+  };
+  std::vector<Part> parts;
+  std::int64_t step = 0, runs = 0;
+};
+
+}  // namespace zoe
