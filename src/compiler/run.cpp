@@ -60,7 +60,7 @@ class PlanRun {
     std::deque<std::unique_ptr<Mark>> ahead;
     for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
       check_cancelled(bounds[s]);  // before weights are loaded for it
-      if (options_.stream_weights) load_weights(plan_.steps[bounds[s]].node->segment);
+      if (options_.stream_weights) load_weights(bounds[s]);
       if (recorded) replay(s, bounds[s], bounds[s + 1], (*recorded)[s]);
       else queue(bounds[s], bounds[s + 1]);
       if (!options_.cancel || s + 2 == bounds.size()) continue;
@@ -82,9 +82,14 @@ class PlanRun {
     fail(ErrorKind::cancelled, plan_.graph.name, "stopped at step {} of {}.", step, plan_.steps.size());
   }
 
-  void load_weights(int segment) {
+  // Of the segment that begins with step `begin`.
+  void load_weights(std::size_t begin) {
+    const int segment = plan_.steps[begin].node->segment;
     stream_.synchronize();
-    if (loaded_ > 0) weights_.release(plan_, loaded_);  // segment 0 holds what every segment reads
+    // Segment 0 holds what every segment reads; a step of the one before may still come, and then it stays to the end.
+    const bool is_done = std::none_of(plan_.steps.begin() + static_cast<std::ptrdiff_t>(begin), plan_.steps.end(),
+                                      [&](const Step& step) { return step.node->segment == loaded_; });
+    if (loaded_ > 0 && is_done) weights_.release(plan_, loaded_);
     for (; loaded_ < segment; ++loaded_) weights_.load(plan_, loaded_ + 1);
   }
 
