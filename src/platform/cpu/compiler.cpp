@@ -26,6 +26,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "platform/last_lines.h"
 
 namespace zoe::cpu {
 namespace {
@@ -135,13 +136,6 @@ class Child {
 };
 
 void pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
-
-std::string last_lines(std::string_view text, int count) {
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  std::size_t at = text.size();
-  while (count-- > 0 && at != std::string_view::npos) at = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1);
-  return std::string(at == std::string_view::npos ? text : text.substr(at + 1));
-}
 
 bool is_identifier(std::string_view name) {
   const auto is_word = [](char c) {

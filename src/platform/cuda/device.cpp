@@ -12,19 +12,12 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "platform/last_lines.h"
 
 namespace zoe::cuda {
 namespace {
 
 constexpr std::size_t kMostBinaryBytes = std::size_t{1} << 30;
-
-// The end of a compiler's log.
-std::string last_lines(std::string_view log, int lines) {
-  std::size_t begin = log.size();
-  while (begin > 0 && lines > 0)
-    if (log[--begin] == '\n') --lines;
-  return std::string(log.substr(begin));
-}
 
 // The driver, ready for use. One that does not start (no device, no kernel module, another version of it) means that nothing of
 // this vendor runs here, which is no failure of a device.

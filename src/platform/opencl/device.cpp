@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "base/error.h"
+#include "platform/last_lines.h"
 
 namespace zoe::opencl {
 namespace {
@@ -30,14 +31,6 @@ std::string text_of(Get&& get) {
 bool knows_1_2(const std::string& version) {
   int major = 0, minor = 0;
   return std::sscanf(version.c_str(), "OpenCL %d.%d", &major, &minor) == 2 && (major > 1 || minor >= 2);
-}
-
-std::string last_lines(const std::string& text, int count) {
-  std::size_t begin = text.find_last_not_of(" \n\t\0");
-  const std::size_t end = begin == std::string::npos ? 0 : begin + 1;
-  for (begin = end; begin > 0; --begin)
-    if (text[begin - 1] == '\n' && --count == 0) break;
-  return text.substr(begin, end - begin);
 }
 
 }  // namespace
