@@ -136,7 +136,10 @@ TEST(CudnnOnCuda, ConvolutionsAgreeWithReference) {
       for (const std::size_t shift : {0, 1}) {
         const Case c = make(shape, bias);
         const auto kernel = cuda()->make_kernel(c.result.node());
-        EXPECT_EQ(is_cudnn(*kernel), bias || !shape.residual) << kernel->implementation() << " for " << signature(c.result.node());
+        // Without a bias cuDNN adds no residual. The fewest channels are faster by a product of our own where that has wgmma.
+        if (shape.weight.dim(1) >= 8)
+          EXPECT_EQ(is_cudnn(*kernel), bias || !shape.residual)
+              << kernel->implementation() << " for " << signature(c.result.node());
         // Sums of taps are rounded too: one rounding more on each weight.
         const double more = shape.window.upsample == 2 ? 1.5 : 1;
         EXPECT_LE(relative_rms(run_kernel(*cuda(), c, shift), run_reference(c)), more * tolerance(DType::bf16))
@@ -147,7 +150,7 @@ TEST(CudnnOnCuda, ConvolutionsAgreeWithReference) {
 
 TEST(CudnnOnCuda, TheResultMayLieOnTheResidual) {
   ZOE_SKIP_WITHOUT_CUDNN();
-  const Case c = make({{6, 60, 52, 96}, {96, 96, 3, 3, 3}, kSame, true});
+  const Case c = make({{6, 60, 52, 64}, {64, 64, 3, 3, 3}, kSame, true});
   const auto kernel = cuda()->make_kernel(c.result.node());
   ASSERT_TRUE(is_cudnn(*kernel));
   EXPECT_TRUE(kernel->can_overwrite(3, 0));
@@ -180,9 +183,9 @@ TEST(CudnnOnCuda, TheResultMayLieOnTheResidual) {
 TEST(CudnnOnCuda, AttentionAgreesWithReference) {
   ZOE_SKIP_WITHOUT_CUDNN();
   for (const bool bias : {false, true})
-    for (const auto& [batch, queries, keys, heads, width] : {std::array<std::int64_t, 5>{1, 257, 257, 3, 128},
-                                                             {2, 100, 77, 2, 64},
-                                                             {1, 130, 512, 2, 128},
+    for (const auto& [batch, queries, keys, heads, width] : {std::array<std::int64_t, 5>{1, 257, 257, 3, 96},
+                                                             {2, 100, 77, 2, 32},
+                                                             {1, 130, 512, 2, 96},
                                                              {1, 64, 64, 1, 256},
                                                              {1, 33, 9, 2, 40}})
       for (const std::size_t shift : {0, 1}) {
@@ -204,10 +207,10 @@ TEST(CudnnOnCuda, LeavesTheRest) {
     const Value x = input("x", dtype, {1, 64, 1, width});
     return attention(x, x, x, 0.1, input("b", DType::f32, {1, 1, bias_rows, 64}));
   };
-  EXPECT_TRUE(taken(attend(DType::bf16, 128, 1)));
+  EXPECT_TRUE(taken(attend(DType::bf16, 96, 1)));
   EXPECT_FALSE(taken(attend(DType::bf16, 384, 1)));
-  EXPECT_FALSE(taken(attend(DType::bf16, 128, 64)));
-  EXPECT_FALSE(taken(attend(DType::f32, 128, 1)));
+  EXPECT_FALSE(taken(attend(DType::bf16, 96, 64)));
+  EXPECT_FALSE(taken(attend(DType::f32, 96, 1)));
   const Value x = input("x", DType::bf16, {3, 8, 8, 16}), computed = input("w", DType::bf16, {16, 16, 3, 3, 3});
   EXPECT_FALSE(taken(conv(x, computed, kSame)));
   const Value weight = parameter("w", DType::bf16, {16, 16, 3, 3, 3});

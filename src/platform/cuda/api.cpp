@@ -113,7 +113,7 @@ const Vendor kCuda{
     .architecture = "--gpu-architecture=sm_{}{}",
     .exact = "--fmad=false",
     .loose = "--fmad=true",
-    .prelude = "",
+    .prelude = "#pragma nv_diag_suppress 177\n",  // functions that a program does not call would hide errors in its log
     .advice =
         "Install NVIDIA's driver and the CUDA toolkit or its pip packages, or name a folder with --cuda-path; --platform cpu needs "
         "neither."};

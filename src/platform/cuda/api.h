@@ -33,6 +33,14 @@ inline constexpr int kCaptureThreadLocal = 1;
 inline constexpr int kPoolReleaseThreshold = 4, kPoolReserved = 5, kPoolUsed = 7;
 inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attribute
 
+// How a tensor lies in memory, for copies of boxes of it to shared memory; the driver fills it in, and it is passed by value.
+struct alignas(64) TensorMap {
+  std::uint64_t words[16];
+};
+// Of tensor_map_encode: elements, no interleaving, rows of 128 bytes swizzled, lines of 256 bytes to the L2 cache, zeros outside.
+inline constexpr int kTensorMapBf16 = 9, kTensorMapPlain = 0, kTensorMapSwizzle128 = 3, kTensorMapL2Lines256 = 3,
+                     kTensorMapZeros = 0;
+
 struct DriverApi {
   std::string path;  // of the library
 #define ZOE_DRIVER(member, arguments, cuda, musa, hip) Status(*member) arguments;

@@ -49,16 +49,21 @@ DeviceBuffer::DeviceBuffer(DevicePtr device_, Address address, std::size_t size)
 DeviceBuffer::~DeviceBuffer() { device->free(reinterpret_cast<Address>(data), size_bytes); }
 
 template <class T>
-Launch& Launch::argument(T value) {
-  static_assert(sizeof(T) <= sizeof(std::uint64_t));
-  ZOE_INTERNAL_CHECK(count_ < kMost);
-  std::memcpy(&values_[count_++], &value, sizeof value);
+Launch& Launch::argument(const T& value) {
+  constexpr std::size_t kWord = sizeof(std::uint64_t), kWords = (sizeof(T) + kWord - 1) / kWord;
+  constexpr std::size_t kStep = std::max(alignof(T) / kWord, std::size_t{1});
+  used_ = (used_ + kStep - 1) / kStep * kStep;
+  ZOE_INTERNAL_CHECK(used_ + kWords <= kMost);
+  std::memcpy(&values_[used_], &value, sizeof value);
+  arguments_[count_++] = &values_[used_];
+  used_ += kWords;
   return *this;
 }
 
 Launch& Launch::address(Address value) { return argument(value); }
 Launch& Launch::large(std::int64_t value) { return argument(value); }
 Launch& Launch::number(float value) { return argument(value); }
+Launch& Launch::tensor(const TensorMap& map) { return argument(map); }
 
 Launch& Launch::integer(std::int64_t value) {
   ZOE_INTERNAL_CHECK(value >= std::numeric_limits<int>::min() && value <= std::numeric_limits<int>::max());
@@ -66,8 +71,6 @@ Launch& Launch::integer(std::int64_t value) {
 }
 
 void Launch::run(Extent blocks, Extent threads, std::size_t shared_bytes) {
-  std::array<void*, kMost> arguments;
-  for (std::size_t i = 0; i < count_; ++i) arguments[i] = &values_[i];
   const Device& device = static_cast<DeviceStream&>(stream_).device();
   const auto narrow = [](std::int64_t extent) {
     ZOE_INTERNAL_CHECK(extent > 0 && extent <= std::numeric_limits<int>::max());
@@ -76,7 +79,7 @@ void Launch::run(Extent blocks, Extent threads, std::size_t shared_bytes) {
   device.make_current();
   device.check_status(device.api.launch(function_.handle, narrow(blocks.x), narrow(blocks.y), narrow(blocks.z), narrow(threads.x),
                                         narrow(threads.y), narrow(threads.z), static_cast<unsigned>(shared_bytes),
-                                        handle_of(stream_), arguments.data(), nullptr),
+                                        handle_of(stream_), arguments_.data(), nullptr),
                       "a launch", function_.name);
 }
 

@@ -57,22 +57,26 @@ struct Extent {
 class Launch {
  public:
   Launch(const Function& function, Stream& stream) : function_(function), stream_(stream) {}
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
   Launch& place(const Slot& slot) { return address(reinterpret_cast<Address>(slot.data())); }
   Launch& nowhere() { return address(0); }  // for an operand that is absent
   Launch& address(Address value);
   Launch& integer(std::int64_t value);  // an int; internal error if it does not fit
   Launch& large(std::int64_t value);    // a long
   Launch& number(float value);
+  Launch& tensor(const TensorMap& map);
   void run(Extent blocks, Extent threads, std::size_t shared_bytes = 0);
 
  private:
   template <class T>
-  Launch& argument(T value);
+  Launch& argument(const T& value);
   static constexpr std::size_t kMost = 512;
   const Function& function_;
   Stream& stream_;
-  std::array<std::uint64_t, kMost> values_;
-  std::size_t count_ = 0;
+  alignas(TensorMap) std::array<std::uint64_t, kMost> values_;
+  std::array<void*, kMost> arguments_;  // where in them each argument is
+  std::size_t used_ = 0, count_ = 0;
 };
 
 class Device : public std::enable_shared_from_this<Device> {

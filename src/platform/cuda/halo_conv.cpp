@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "platform/cuda/hopper.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 #include "platform/upsampled_weight.h"
@@ -61,7 +62,8 @@ class HaloConvKernel : public Kernel {
         weight_(node.inputs[1].shape()),
         kernel_(kernel),
         phases_(phases) {
-    const std::string source = tiles_source(DType::bf16, true, attributes_.activation) +
+    const std::string source = tiles_source(DType::bf16, true, attributes_.activation) + kHopperSource +
+                               wgmma_source("multiply_pixels", form_.columns, Factor::shared, false) +
                                fmt::format(
                                    "#define KERNEL_H {}\n#define KERNEL_W {}\n#define DEPTH {}\n#define COLUMNS {}\n"
                                    "#define X_STAGES {}\n#define W_SLOTS {}\n",
@@ -157,9 +159,7 @@ class HaloConvKernel : public Kernel {
 std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device) {
   const auto& attributes = node.as<ProductAttributes>();
   const Shape& weight = node.inputs[1].shape();
-  if (node.opcode != Opcode::conv || node.types[0].dtype != DType::bf16 || !has_tensor_cores(*device) ||
-      device->description.major != 9)
-    return nullptr;
+  if (node.opcode != Opcode::conv || node.types[0].dtype != DType::bf16 || !is_hopper(*device)) return nullptr;
   if (node.inputs[1].node().opcode != Opcode::parameter || attributes.stride != std::array{1, 1, 1}) return nullptr;
   std::array<std::int64_t, 3> kernel = {weight.dim(2), weight.dim(3), weight.dim(4)};
   const auto pads_one = [](const std::array<int, 3>& pad) { return pad[1] == 1 && pad[2] == 1; };

@@ -35,6 +35,9 @@ std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device
 // True for convolutions that were measured to be faster by make_product than by cuDNN.
 bool comes_before_cudnn(const Node& conv, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
+// attention by wgmma on devices of compute capability 9.0; null where it does not apply.
+std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device);
+std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys, bool has_bias, bool stays);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.

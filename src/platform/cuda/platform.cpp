@@ -94,6 +94,7 @@ class CudaPlatform : public Platform {
         if (auto kernel = by_cudnn(make_cudnn_conv, node)) return kernel;
         return make_product(node, device_);
       case Opcode::attention:
+        if (auto kernel = make_flash_attention(node, device_)) return kernel;
         if (auto kernel = by_cudnn(make_cudnn_attention, node)) return kernel;
         return make_attention(node, device_);
       case Opcode::concat: return make_concat(node, device_);

@@ -6,8 +6,10 @@ namespace zoe::cuda {
 extern const char* const kMovementSource;
 extern const char* const kTilesSource;  // in front of those that follow
 extern const char* const kProductSource;
+extern const char* const kHopperSource;  // behind them, in front of the next and of flash attention
 extern const char* const kHaloConvSource;
 extern const char* const kAttentionSource;
+extern const char* const kFlashAttentionSource;
 extern const char* const kConvLayoutSource;
 
 }  // namespace zoe::cuda

@@ -8,7 +8,7 @@
 // In shared memory, x and the weight are planes of 8 channels, 16 bytes a pixel or column: 8 neighbours are the 128 bytes that a
 // tensor core reads at once, so a shift by a pixel is a shift of the address by 16 bytes.
 //
-// The text goes behind tiles.cu and definitions of
+// The text goes behind tiles.cu, hopper.cu, multiply_pixels(sums, x, weight, accumulates) of 64 x COLUMNS x 16 and definitions of
 //   KERNEL_H, KERNEL_W  1 to 3
 //   DEPTH, COLUMNS      channels in a stage, 32, 64 or 96; columns of a block, 8, 96 or 192
 //   X_STAGES, W_SLOTS   how many stages of x, and taps of the weight, are in shared memory
@@ -21,85 +21,7 @@
 #define TAPS (KERNEL_H * KERNEL_W)
 #define X_THREADS 96        // of the first warpgroup load x, one more the weight
 #define CONSUMER_WARPS 8    // two warpgroups, of the upper and the lower 8 rows of pixels
-
-// Barriers in shared memory: of each stage and slot one that it is full, and one that it is free again.
-ZOE_FN void initialise(unsigned barrier, int count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-ZOE_FN void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory"); }
-// Once all that this thread copies is there.
-ZOE_FN void arrive_behind_copies(unsigned barrier) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-}
-ZOE_FN void wait(unsigned barrier, int parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(barrier), "r"(parity)
-      : "memory");
-}
-
-// A stage or slot and the parity of its turn.
-template <int Count> struct Turn {
-  int place = 0, parity = 0;
-  __device__ void next() {
-    if (++place == Count) place = 0, parity ^= 1;
-  }
-};
-
-// d [64 x N] += a [64 x 16] * b [16 x N]; a and b are descriptors of shared memory.
-static __device__ __forceinline__ void multiply_add(float (&d)[4], unsigned long long a, unsigned long long b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "l"(a), "l"(b));
-}
-static __device__ __forceinline__ void multiply_add(float (&d)[48], unsigned long long a, unsigned long long b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-      "%48, %49, 1, 1, 1, 0, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47])
-      : "l"(a), "l"(b));
-}
-static __device__ __forceinline__ void multiply_add(float (&d)[96], unsigned long long a, unsigned long long b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
-      "%96, %97, 1, 1, 1, 0, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-        "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-        "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-        "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-        "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-        "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63]),
-        "+f"(d[64]), "+f"(d[65]), "+f"(d[66]), "+f"(d[67]), "+f"(d[68]), "+f"(d[69]), "+f"(d[70]), "+f"(d[71]),
-        "+f"(d[72]), "+f"(d[73]), "+f"(d[74]), "+f"(d[75]), "+f"(d[76]), "+f"(d[77]), "+f"(d[78]), "+f"(d[79]),
-        "+f"(d[80]), "+f"(d[81]), "+f"(d[82]), "+f"(d[83]), "+f"(d[84]), "+f"(d[85]), "+f"(d[86]), "+f"(d[87]),
-        "+f"(d[88]), "+f"(d[89]), "+f"(d[90]), "+f"(d[91]), "+f"(d[92]), "+f"(d[93]), "+f"(d[94]), "+f"(d[95])
-      : "l"(a), "l"(b));
-}
-
-// What a tensor core has to know: where a matrix begins, and how far it is to the next 8 channels and to the next 8 rows.
-ZOE_FN unsigned long long descriptor(unsigned channel_step, unsigned row_step) {
-  return (unsigned long long)(channel_step >> 4) << 16 | (unsigned long long)(row_step >> 4) << 32;
-}
-ZOE_FN unsigned long long at(unsigned long long descriptor, unsigned address) { return descriptor | (address & 0x3ffff) >> 4; }
+// A stage of x and a slot of the weight have two barriers each: that it is full, and that it is free again.
 
 extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const T* weight, const T* bias, const T* residual, T* result,
                                                               int channels, int columns, int wide_loads, int wide_stores, int t_, int h_,
@@ -115,7 +37,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   if (thread == 0) {
     for (int i = 0; i < X_STAGES; ++i) initialise(x_full + 8 * i, X_THREADS), initialise(x_free + 8 * i, CONSUMER_WARPS);
     for (int i = 0; i < W_SLOTS; ++i) initialise(w_full + 8 * i, 1), initialise(w_free + 8 * i, CONSUMER_WARPS);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    publish_barriers();
   }
   __syncthreads();
   Turn<X_STAGES> x_turn;
@@ -157,7 +79,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
         for (int i = 0; i < steps * TAPS; ++i, w_turn.next(), from += W_BYTES / 2) {
           const unsigned full = w_full + 8 * w_turn.place;
           wait(w_free + 8 * w_turn.place, w_turn.parity ^ 1);
-          asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(full), "r"(W_BYTES) : "memory");
+          arrive_expecting(full, W_BYTES);
           asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                            w_slots + w_turn.place * W_BYTES),
                        "l"(from), "r"(W_BYTES), "r"(full)
@@ -168,6 +90,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     const int half = thread / 128 - 1, lane = thread % 32, warp = thread / 32 % 4;
+    // Distances to the next 8 channels and to the next 8 rows.
     const unsigned long long x_descriptor = descriptor(PLANE_BYTES, PITCH * 16), w_descriptor = descriptor(COLUMNS * 16, 128);
     for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
       float sums[2][COLUMNS / 2];  // of the left and the right 8 pixels of 8 rows
@@ -185,15 +108,15 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
           for (int kw = 0; kw < KERNEL_W; ++kw) {
             wait(w_full + 8 * w_turn.place, w_turn.parity);
             const unsigned columns_at = w_slots + w_turn.place * W_BYTES;
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+            begin_products();
 #pragma unroll
             for (int c = 0; c < DEPTH / 16; ++c)
 #pragma unroll
               for (int i = 0; i < 2; ++i)
-                multiply_add(sums[i], at(x_descriptor, pixels + 2 * c * PLANE_BYTES + (kh * PITCH + kw + 8 * i) * 16),
-                             at(w_descriptor, columns_at + 2 * c * COLUMNS * 16));
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-            asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+                multiply_pixels(sums[i], at(x_descriptor, pixels + 2 * c * PLANE_BYTES + (kh * PITCH + kw + 8 * i) * 16),
+                                at(w_descriptor, columns_at + 2 * c * COLUMNS * 16), true);
+            end_products();
+            wait_for_products<1>();
             if (lane == 0) {
               if (used_w) arrive(used_w);
               if (used_x && kh == 0 && kw == 0) arrive(used_x);
@@ -204,7 +127,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
         used_x = x_free + 8 * x_turn.place;
         x_turn.next();
       }
-      asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+      wait_for_products<0>();
       if (lane == 0) {
         arrive(used_w);
         arrive(used_x);

@@ -1,0 +1,130 @@
+// attention by kernels/flash_attention.cu: bf16 on devices of compute capability 9.0, heads of 64 or 128 channels.
+
+#include <algorithm>
+#include <array>
+#include <limits>
+
+#include "base/error.h"
+#include "platform/cuda/hopper.h"
+#include "platform/cuda/kernels.h"
+#include "platform/cuda/sources.h"
+
+namespace zoe::cuda {
+namespace {
+
+constexpr std::int64_t kQueries = 128, kThreads = 384, kStages = 2, kBlockColumns = 64;
+constexpr std::int64_t kMostTilesToStay = 16;
+constexpr std::int64_t kWarps = 8;       // that make results
+constexpr std::int64_t kMostKeys = 144;  // of a tile, as registers hold the scores of so many
+
+// Keys of a tile: all if they are few, else so many that tiles, and what each costs beside its products, are the least work.
+std::int64_t tile_keys(std::int64_t keys) {
+  if (keys <= kMostKeys) return (keys + 15) / 16 * 16;
+  constexpr std::int64_t kCostOfTile = 4;
+  std::int64_t best = 0, least = std::numeric_limits<std::int64_t>::max();
+  for (const std::int64_t tile : {std::int64_t{112}, std::int64_t{128}, kMostKeys}) {
+    const std::int64_t work = (keys + tile - 1) / tile * (tile + kCostOfTile);
+    if (work <= least) best = tile, least = work;
+  }
+  return best;
+}
+
+class FlashAttentionKernel : public Kernel {
+ public:
+  FlashAttentionKernel(const Node& node, DevicePtr device, std::int64_t tile, std::size_t shared_bytes)
+      : device_(std::move(device)),
+        q_(node.inputs[0].shape()),
+        k_(node.inputs[1].shape()),
+        tile_(tile),
+        stays_(k_.dim(1) <= kMostTilesToStay * tile),
+        shared_bytes_(shared_bytes),
+        // Exponentials are powers of two here.
+        factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)),
+        has_bias_(node.as<AttentionAttributes>().has_bias) {
+    if (has_bias_) {
+      const Shape& bias = node.inputs[3].shape();
+      bias_head_ = bias.dim(1) == 1 ? 0 : bias.dim(3);
+      bias_batch_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(3);
+    }
+    const std::string source = flash_attention_source(q_.dim(3), tile_, has_bias_, stays_);
+    function_ = device_->function(source, "flash_attention", "attention");
+    again_ = device_->function({source, "flash_attention", "attention"}, "flash_attention_again");
+    for (Function* function : {&function_, &again_}) allow_shared_bytes(*device_, *function, shared_bytes_);
+    implementation_ = fmt::format("flash attention, wgmma, {} queries and {} keys at a time", kQueries, tile_);
+  }
+
+  std::string_view implementation() const override { return implementation_; }
+  std::size_t scratch_bytes() const override { return static_cast<std::size_t>(items() * kWarps); }
+
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
+    const TensorMap q = map(inputs[0], q_, kQueries), k = map(inputs[1], k_, tile_), v = map(inputs[2], k_, tile_);
+    const auto launch = [&](const Function& function, std::int64_t blocks) {
+      Launch call(function, stream);
+      call.tensor(q).tensor(k).tensor(v);
+      if (has_bias_) call.place(inputs[3]);
+      else call.nowhere();
+      call.place(outputs[0]).place(scratch).integer(q_.dim(1)).integer(k_.dim(1)).integer(q_.dim(2)).integer(q_.dim(0));
+      call.number(factor_).large(bias_batch_).large(bias_head_);
+      call.run({blocks}, {kThreads}, shared_bytes_);
+    };
+    const std::int64_t at_once = std::min<std::int64_t>(items(), device_->description.multiprocessors);
+    launch(function_, stays_ ? at_once : items());
+    launch(again_, at_once);
+  }
+
+ private:
+  std::int64_t items() const { return (q_.dim(1) + kQueries - 1) / kQueries * q_.dim(2) * q_.dim(0); }
+
+  // Boxes of `rows` tokens of a head, 64 channels each.
+  TensorMap map(const Slot& slot, const Shape& shape, std::int64_t rows) const {
+    constexpr std::uint64_t kBytes = 2;
+    const auto extent = [&](int axis) { return static_cast<std::uint64_t>(shape.dim(axis)); };
+    const std::array extents{extent(3), extent(2), extent(1), extent(0)};
+    const std::array strides{extents[0] * kBytes, extents[0] * extents[1] * kBytes, extents[0] * extents[1] * extents[2] * kBytes};
+    const std::array box{static_cast<unsigned>(kBlockColumns), 1u, static_cast<unsigned>(rows), 1u};
+    const std::array steps{1u, 1u, 1u, 1u};
+    TensorMap result;
+    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(address_of(slot)),
+                                                         extents.data(), strides.data(), box.data(), steps.data(), kTensorMapPlain,
+                                                         kTensorMapSwizzle128, kTensorMapL2Lines256, kTensorMapZeros),
+                          "describing an operand of attention");
+    return result;
+  }
+
+  const DevicePtr device_;
+  const Shape q_, k_;
+  const std::int64_t tile_;
+  const bool stays_;  // blocks take one item after another
+  const std::size_t shared_bytes_;
+  const float factor_;
+  const bool has_bias_;
+  std::int64_t bias_batch_ = 0, bias_head_ = 0;  // elements from one batch or head to the next
+  Function function_, again_;
+  std::string implementation_;
+};
+
+}  // namespace
+
+std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys, bool has_bias, bool stays) {
+  return tiles_source(DType::bf16, true) + kHopperSource + wgmma_source("multiply_keys", tile_keys, Factor::registers, false) +
+         wgmma_source("multiply_values", channels, Factor::registers, true) +
+         fmt::format("#define CHANNELS {}\n#define KEYS {}\n#define HAS_BIAS {}\n#define STAYS {}\n", channels, tile_keys,
+                     has_bias ? 1 : 0, stays ? 1 : 0) +
+         kFlashAttentionSource;
+}
+
+std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device) {
+  const Shape &q = node.inputs[0].shape(), &k = node.inputs[1].shape();
+  if (node.inputs[0].dtype() != DType::bf16 || !is_hopper(*device) || (q.dim(3) != 64 && q.dim(3) != 128)) return nullptr;
+  const std::int64_t tile = tile_keys(k.dim(1));
+  constexpr std::int64_t kAlignment = 1024, kBarriers = 2 + 4 * kStages;
+  std::int64_t bytes = kAlignment + (kQueries + 2 * kStages * tile) * q.dim(3) * 2 + kBarriers * 8;
+  if (node.as<AttentionAttributes>().has_bias) {
+    if (node.inputs[3].dim(2) != 1) return nullptr;
+    bytes += 2 * ((k.dim(1) + tile - 1) / tile) * tile * 4;  // both warpgroups hold a row of it
+  }
+  if (bytes > static_cast<std::int64_t>(device->description.shared_bytes)) return nullptr;
+  return std::make_unique<FlashAttentionKernel>(node, device, tile, static_cast<std::size_t>(bytes));
+}
+
+}  // namespace zoe::cuda

@@ -1,0 +1,42 @@
+#include "platform/cuda/hopper.h"
+
+#include <fmt/format.h>
+
+#include "base/error.h"
+#include "platform/cuda/kernels.h"
+
+namespace zoe::cuda {
+
+bool is_hopper(const Device& device) {
+  return has_tensor_cores(device) && device.description.major == 9 && device.api.tensor_map_encode != nullptr;
+}
+
+std::string wgmma_source(std::string_view name, std::int64_t columns, Factor a, bool transposed) {
+  ZOE_INTERNAL_CHECK(columns % 8 == 0 && columns >= 8 && columns <= 256);
+  const std::int64_t sums = columns / 2;  // of a thread
+  std::string places, operands;
+  for (std::int64_t i = 0; i < sums; ++i) {
+    places += fmt::format("{}%{}", i == 0 ? "" : ", ", i);
+    operands += fmt::format("{}\"+f\"(sums[{}])", i == 0 ? "" : ", ", i);
+  }
+  const bool registers = a == Factor::registers;
+  const std::int64_t after_a = sums + (registers ? 4 : 1);
+  const std::string first =
+      registers ? fmt::format("{{%{}, %{}, %{}, %{}}}", sums, sums + 1, sums + 2, sums + 3) : fmt::format("%{}", sums);
+  return fmt::format(
+      "static __device__ __forceinline__ void {}(float (&sums)[{}], {}, unsigned long long b, bool accumulates) {{\n"
+      "  asm volatile(\n"
+      "      \"{{\\n\"\n"
+      "      \".reg .pred adds;\\n\"\n"
+      "      \"setp.ne.b32 adds, %{}, 0;\\n\"\n"
+      "      \"wgmma.mma_async.sync.aligned.m64n{}k16.f32.bf16.bf16 {{{}}}, {}, %{}, adds, 1, 1{}, {};\\n\"\n"
+      "      \"}}\"\n"
+      "      : {}\n"
+      "      : {}, \"l\"(b), \"r\"((int)accumulates));\n"
+      "}}\n",
+      name, sums, registers ? "const unsigned (&a)[4]" : "unsigned long long a", after_a + 1, columns, places, first, after_a,
+      registers ? "" : ", 0", transposed ? 1 : 0, operands,
+      registers ? "\"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3])" : "\"l\"(a)");
+}
+
+}  // namespace zoe::cuda

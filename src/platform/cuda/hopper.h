@@ -1,0 +1,22 @@
+// Kernels for devices of compute capability 9.0 (kernels/hopper.cu): what their texts begin with.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace zoe::cuda {
+
+class Device;
+
+// True if the device has wgmma and copies of tensors' boxes, and the driver describes them.
+bool is_hopper(const Device& device);
+
+// Where the first factor of a product lies; the second is in shared memory.
+enum class Factor { registers, shared };
+
+// void name(float (&sums)[columns / 2], a, unsigned long long b, bool accumulates): starts sums (+)= a [64 x 16] * b [16 x columns]
+// in bf16 (PTX: wgmma.mma_async). `a` is a descriptor or, in registers, unsigned (&a)[4]; `transposed`: b lies as 16 rows.
+std::string wgmma_source(std::string_view name, std::int64_t columns, Factor a, bool transposed);
+
+}  // namespace zoe::cuda

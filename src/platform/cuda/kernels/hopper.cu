@@ -1,0 +1,49 @@
+// What halo_conv.cu and flash_attention.cu are written in, on devices of compute capability 9.0: barriers in shared memory, and
+// products of a warpgroup (128 threads) whose second factor lies there. It goes behind tiles.cu; functions that start products of
+// given sizes come behind it (wgmma_source).
+
+// A barrier counts arrivals and bytes that copies bring; whoever waits names the parity of the turn that must have ended.
+ZOE_FN void initialise(unsigned barrier, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+// Once, before __syncthreads, so that copies see what was initialised.
+ZOE_FN void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+ZOE_FN void arrive(unsigned barrier) { asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(barrier) : "memory"); }
+ZOE_FN void arrive_expecting(unsigned barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+// Once all that this thread copies is there.
+ZOE_FN void arrive_behind_copies(unsigned barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+ZOE_FN void wait(unsigned barrier, int parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(barrier), "r"(parity)
+      : "memory");
+}
+
+// A stage or slot and the parity of its turn.
+template <int Count> struct Turn {
+  int place = 0, parity = 0;
+  __device__ void next() {
+    if (++place == Count) place = 0, parity ^= 1;
+  }
+};
+
+// Products run by themselves between these; what they read or write is not to be touched.
+ZOE_FN void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+ZOE_FN void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Until all but the last `Pending` groups of products are done.
+template <int Pending> ZOE_FN void wait_for_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory"); }
+
+// What a tensor core has to know of a matrix in shared memory: where it begins, two distances between its parts (their meaning
+// depends on the layout), and how it is swizzled.
+ZOE_FN unsigned long long descriptor(unsigned lead_step, unsigned step) {
+  return (unsigned long long)(lead_step >> 4) << 16 | (unsigned long long)(step >> 4) << 32;
+}
+#define SWIZZLED_128 (1ull << 62)  // rows of 128 bytes, the chunks of 16 of row i in the places c ^ i % 8
+ZOE_FN unsigned long long at(unsigned long long descriptor, unsigned address) { return descriptor | (address & 0x3ffff) >> 4; }
