@@ -106,13 +106,15 @@ TEST(CudaSource, CompilesToACubin) {
 // Scores, sums and queries of flash attention are all in registers, of which there is not one left to spill.
 TEST(CudaSource, OfFlashAttentionFitsTheRegisters) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
-  for (const std::int64_t channels : {64, 128})
-    for (const std::int64_t tile : {16, 112, 144})
-      for (const bool has_bias : {false, true}) {
-        const std::string said = compile(cuda::flash_attention_source(channels, tile, has_bias, has_bias));
-        EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
-            << channels << " channels, " << tile << " keys: " << said;
-      }
+  struct Form {
+    std::int64_t channels, tile;
+    bool has_bias, stays;
+  };
+  for (const Form& form : {Form{128, 144, false, false}, {128, 144, true, true}, {64, 16, true, false}}) {
+    const std::string said = compile(cuda::flash_attention_source(form.channels, form.tile, form.has_bias, form.stays));
+    EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
+        << form.channels << " channels, " << form.tile << " keys: " << said;
+  }
 }
 
 }  // namespace

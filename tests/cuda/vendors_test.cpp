@@ -550,5 +550,44 @@ TEST_F(VendorCommand, AutoTakesTheDeviceThatOpens) {
   EXPECT_NE(result.out.find("on cuda (Fake Device 0)"), std::string::npos) << result.out;
 }
 
+// Attention on Hopper: its operands are described to the driver, and what overflows is looked for behind it.
+TEST(FlashAttention, DescribesItsOperandsAndLooksForWhatOverflows) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  const TemporaryFolder cache;
+  const auto attend = [&](const std::string& orders) {
+    fake.order(("capability 9 0;" + orders).c_str());
+    const auto platform = open_platform("cuda", fake.options(cache.path()));
+    const Value q = input("q", DType::bf16, {2, 300, 3, 128}), k = input("k", DType::bf16, {2, 16, 3, 128});
+    const Value bias = input("bias", DType::f32, {2, 1, 1, 16});
+    const auto kernel = platform->make_kernel(attention(q, k, k, 0.1, bias).node());
+    EXPECT_EQ(kernel->implementation(), "flash attention, wgmma, 128 queries and 16 keys at a time");
+    EXPECT_EQ(kernel->scratch_bytes(), 3u * 3 * 2 * 8);  // a flag for each of 8 warps of every 128 queries
+    std::vector<std::shared_ptr<Buffer>> buffers;
+    std::vector<Slot> slots;
+    for (const Type& type : {q.type(), k.type(), k.type(), bias.type(), q.type(), Type{DType::f32, {36}}}) {
+      buffers.push_back(platform->allocate(type.size_bytes(), "operand"));
+      slots.push_back({buffers.back().get(), 0});
+    }
+    const auto stream = platform->make_stream();
+    kernel->run(*stream, {slots.data(), 4}, {&slots[4], 1}, slots[5]);
+  };
+  attend("");
+  std::vector<std::string> calls;
+  for (const std::string& line : lines_of(fake.log()))
+    if (line.starts_with("tensor_map_encode") || line.starts_with("launch")) calls.push_back(line);
+  ASSERT_EQ(calls.size(), 5u) << fake.log();
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(calls[i].starts_with("tensor_map_encode")) << calls[i];
+  EXPECT_NE(calls[3].find("flash_attention 16 1 1 384 1 1"), std::string::npos) << calls[3];
+  EXPECT_NE(calls[4].find("flash_attention_again 16 1 1 384 1 1"), std::string::npos) << calls[4];
+  EXPECT_STREQ(fake.problems(), "");
+  try {
+    attend("fail tensor_map_encode 2 1");
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("describing an operand of attention failed"), std::string::npos) << error.what();
+  }
+  fake.order("");
+}
+
 }  // namespace
 }  // namespace zoe::testing

@@ -137,9 +137,10 @@ TEST(CudnnOnCuda, ConvolutionsAgreeWithReference) {
         const Case c = make(shape, bias);
         const auto kernel = cuda()->make_kernel(c.result.node());
         // Without a bias cuDNN adds no residual. The fewest channels are faster by a product of our own where that has wgmma.
-        if (shape.weight.dim(1) >= 8)
+        if (shape.weight.dim(1) >= 8) {
           EXPECT_EQ(is_cudnn(*kernel), bias || !shape.residual)
               << kernel->implementation() << " for " << signature(c.result.node());
+        }
         // Sums of taps are rounded too: one rounding more on each weight.
         const double more = shape.window.upsample == 2 ? 1.5 : 1;
         EXPECT_LE(relative_rms(run_kernel(*cuda(), c, shift), run_reference(c)), more * tolerance(DType::bf16))

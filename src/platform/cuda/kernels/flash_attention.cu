@@ -325,24 +325,23 @@ static __device__ __forceinline__ void make_items(const TensorMap& q, const Tens
   }
 }
 
-#define ARGUMENTS                                                                                                               \
-  const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const float *bias, \
-      T *result, unsigned char *overflown, int queries, int keys, int heads, int batches, float factor, long bias_batch,          \
-      long bias_head
-#define WORK                                                                                                             \
-  const int blocks = (queries + QUERIES - 1) / QUERIES;                                                                  \
-  const Work work {                                                                                                      \
-    bias, result, overflown, queries, keys, heads, blocks, blocks *heads *batches, factor, bias_batch, bias_head         \
-  }
+static __device__ Work work_of(const float* bias, T* result, unsigned char* overflown, int queries, int keys, int heads, int batches,
+                               float factor, long bias_batch, long bias_head) {
+  const int blocks = (queries + QUERIES - 1) / QUERIES;
+  return {bias, result, overflown, queries, keys, heads, blocks, blocks * heads * batches, factor, bias_batch, bias_head};
+}
 
-extern "C" __global__ __launch_bounds__(THREADS, 1) void flash_attention(ARGUMENTS) {
-  WORK;
-  make_items<false>(q, k, v, work);
+extern "C" __global__ __launch_bounds__(THREADS, 1) void flash_attention(
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const float* bias,
+    T* result, unsigned char* overflown, int queries, int keys, int heads, int batches, float factor, long bias_batch, long bias_head) {
+  make_items<false>(q, k, v, work_of(bias, result, overflown, queries, keys, heads, batches, factor, bias_batch, bias_head));
 }
 
 // Blocks stay, and most often all of them are over at once.
-extern "C" __global__ __launch_bounds__(THREADS, 1) void flash_attention_again(ARGUMENTS) {
-  WORK;
+extern "C" __global__ __launch_bounds__(THREADS, 1) void flash_attention_again(
+    const __grid_constant__ TensorMap q, const __grid_constant__ TensorMap k, const __grid_constant__ TensorMap v, const float* bias,
+    T* result, unsigned char* overflown, int queries, int keys, int heads, int batches, float factor, long bias_batch, long bias_head) {
+  const Work work = work_of(bias, result, overflown, queries, keys, heads, batches, factor, bias_batch, bias_head);
   bool any = false;
   for (int item = blockIdx.x + threadIdx.x * gridDim.x; item < work.items; item += THREADS * gridDim.x) any |= work.has_overflown(item);
   if (__syncthreads_or(any)) make_items<true>(q, k, v, work);
