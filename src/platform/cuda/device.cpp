@@ -243,7 +243,7 @@ void Device::store(std::span<Build> builds) {
 }
 
 void Device::build(std::span<const Program> programs) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   std::vector<std::pair<std::string, Build>> missing;  // by key, in the order they are asked for
   for (const Program& program : programs) {
     KernelRecipe wanted = recipe(program);
@@ -264,6 +264,7 @@ void Device::build(std::span<const Program> programs) {
     to_compile.emplace_back(key, std::move(build));
   }
   if (to_compile.empty()) return;
+  lock.unlock();  // others build meanwhile; what two of them want is compiled twice, and loaded once
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < to_compile.size(); i = next++) compile(to_compile[i].second);
@@ -280,8 +281,10 @@ void Device::build(std::span<const Program> programs) {
       fail(ErrorKind::compile, vendor.platform, "{}{}", build.error,
            kept.empty() ? "" : fmt::format(" Source and log: {}.", kept.string()));
     }
+  lock.lock();
   std::vector<Build> made;
   for (auto& [key, build] : to_compile) {
+    if (modules_.contains(key)) continue;
     check_status(load(key, build.binary), "loading a program", build.what);
     made.push_back(std::move(build));
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "platform/cuda/hopper.h"
@@ -29,46 +31,70 @@ std::int64_t tile_keys(std::int64_t keys) {
   return best;
 }
 
+// How a program goes about a node.
+struct Form {
+  std::int64_t channels, tile;
+  bool has_bias;
+  bool stays;  // blocks take one item after another
+  std::size_t shared_bytes;
+
+  Device::Program program() const {
+    return {flash_attention_source(channels, tile, has_bias, stays), "flash_attention", "attention"};
+  }
+};
+
+std::optional<Form> form_for(const Node& node, const Device& device) {
+  const std::int64_t channels = node.inputs[0].dim(3), keys = node.inputs[1].dim(1);
+  if (node.inputs[0].dtype() != DType::bf16 || !is_hopper(device) || (channels != 64 && channels != 128)) return std::nullopt;
+  const std::int64_t tile = tile_keys(keys);
+  constexpr std::int64_t kAlignment = 1024, kBarriers = 2 + 4 * kStages;
+  std::int64_t bytes = kAlignment + (kQueries + 2 * kStages * tile) * channels * 2 + kBarriers * 8;
+  const bool has_bias = node.as<AttentionAttributes>().has_bias;
+  if (has_bias) {
+    if (node.inputs[3].dim(2) != 1) return std::nullopt;
+    bytes += 2 * ((keys + tile - 1) / tile) * tile * 4;  // both warpgroups hold a row of it
+  }
+  if (bytes > static_cast<std::int64_t>(device.description.shared_bytes)) return std::nullopt;
+  return Form{channels, tile, has_bias, keys <= kMostTilesToStay * tile, static_cast<std::size_t>(bytes)};
+}
+
 class FlashAttentionKernel : public Kernel {
  public:
-  FlashAttentionKernel(const Node& node, DevicePtr device, std::int64_t tile, std::size_t shared_bytes)
+  FlashAttentionKernel(const Node& node, DevicePtr device, const Form& form)
       : device_(std::move(device)),
+        form_(form),
         q_(node.inputs[0].shape()),
         k_(node.inputs[1].shape()),
-        tile_(tile),
-        stays_(k_.dim(1) <= kMostTilesToStay * tile),
-        shared_bytes_(shared_bytes),
         // Exponentials are powers of two here.
-        factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)),
-        has_bias_(node.as<AttentionAttributes>().has_bias) {
-    if (has_bias_) {
+        factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)) {
+    if (form_.has_bias) {
       const Shape& bias = node.inputs[3].shape();
       bias_head_ = bias.dim(1) == 1 ? 0 : bias.dim(3);
       bias_batch_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(3);
     }
-    const std::string source = flash_attention_source(q_.dim(3), tile_, has_bias_, stays_);
-    function_ = device_->function(source, "flash_attention", "attention");
-    again_ = device_->function({source, "flash_attention", "attention"}, "flash_attention_again");
-    for (Function* function : {&function_, &again_}) allow_shared_bytes(*device_, *function, shared_bytes_);
-    implementation_ = fmt::format("flash attention, wgmma, {} queries and {} keys at a time", kQueries, tile_);
+    const Device::Program program = form_.program();
+    function_ = device_->function(program, "flash_attention");
+    again_ = device_->function(program, "flash_attention_again");
+    for (Function* function : {&function_, &again_}) allow_shared_bytes(*device_, *function, form_.shared_bytes);
+    implementation_ = fmt::format("flash attention, wgmma, {} queries and {} keys at a time", kQueries, form_.tile);
   }
 
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return static_cast<std::size_t>(items() * kWarps); }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const TensorMap q = map(inputs[0], q_, kQueries), k = map(inputs[1], k_, tile_), v = map(inputs[2], k_, tile_);
+    const TensorMap q = map(inputs[0], q_, kQueries), k = map(inputs[1], k_, form_.tile), v = map(inputs[2], k_, form_.tile);
     const auto launch = [&](const Function& function, std::int64_t blocks) {
       Launch call(function, stream);
       call.tensor(q).tensor(k).tensor(v);
-      if (has_bias_) call.place(inputs[3]);
+      if (form_.has_bias) call.place(inputs[3]);
       else call.nowhere();
       call.place(outputs[0]).place(scratch).integer(q_.dim(1)).integer(k_.dim(1)).integer(q_.dim(2)).integer(q_.dim(0));
       call.number(factor_).large(bias_batch_).large(bias_head_);
-      call.run({blocks}, {kThreads}, shared_bytes_);
+      call.run({blocks}, {kThreads}, form_.shared_bytes);
     };
     const std::int64_t at_once = std::min<std::int64_t>(items(), device_->description.multiprocessors);
-    launch(function_, stays_ ? at_once : items());
+    launch(function_, form_.stays ? at_once : items());
     launch(again_, at_once);
   }
 
@@ -92,12 +118,9 @@ class FlashAttentionKernel : public Kernel {
   }
 
   const DevicePtr device_;
+  const Form form_;
   const Shape q_, k_;
-  const std::int64_t tile_;
-  const bool stays_;  // blocks take one item after another
-  const std::size_t shared_bytes_;
   const float factor_;
-  const bool has_bias_;
   std::int64_t bias_batch_ = 0, bias_head_ = 0;  // elements from one batch or head to the next
   Function function_, again_;
   std::string implementation_;
@@ -113,18 +136,17 @@ std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys
          kFlashAttentionSource;
 }
 
+std::vector<Device::Program> flash_attention_programs(std::span<const Node* const> nodes, const Device& device) {
+  std::vector<Device::Program> programs;
+  for (const Node* node : nodes)
+    if (node->opcode == Opcode::attention)
+      if (const auto form = form_for(*node, device)) programs.push_back(form->program());
+  return programs;
+}
+
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device) {
-  const Shape &q = node.inputs[0].shape(), &k = node.inputs[1].shape();
-  if (node.inputs[0].dtype() != DType::bf16 || !is_hopper(*device) || (q.dim(3) != 64 && q.dim(3) != 128)) return nullptr;
-  const std::int64_t tile = tile_keys(k.dim(1));
-  constexpr std::int64_t kAlignment = 1024, kBarriers = 2 + 4 * kStages;
-  std::int64_t bytes = kAlignment + (kQueries + 2 * kStages * tile) * q.dim(3) * 2 + kBarriers * 8;
-  if (node.as<AttentionAttributes>().has_bias) {
-    if (node.inputs[3].dim(2) != 1) return nullptr;
-    bytes += 2 * ((k.dim(1) + tile - 1) / tile) * tile * 4;  // both warpgroups hold a row of it
-  }
-  if (bytes > static_cast<std::int64_t>(device->description.shared_bytes)) return nullptr;
-  return std::make_unique<FlashAttentionKernel>(node, device, tile, static_cast<std::size_t>(bytes));
+  const auto form = form_for(node, *device);
+  return form ? std::make_unique<FlashAttentionKernel>(node, device, *form) : nullptr;
 }
 
 }  // namespace zoe::cuda

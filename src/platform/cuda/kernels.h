@@ -37,6 +37,8 @@ bool comes_before_cudnn(const Node& conv, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0; null where it does not apply.
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device);
+// The programs that it builds for these nodes, so that they can be compiled together beforehand.
+std::vector<Device::Program> flash_attention_programs(std::span<const Node* const> nodes, const Device& device);
 std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys, bool has_bias, bool stays);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);

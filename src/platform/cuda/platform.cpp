@@ -110,14 +110,17 @@ class CudaPlatform : public Platform {
     std::vector<const Node*> chains;
     for (const Node* node : nodes)
       if (is_chain(node->opcode)) chains.push_back(node);
-    // Chains are compiled while libraries are asked for their fastest.
+    // Chains and attention are compiled while libraries are asked for their fastest.
     auto generated = std::async(std::launch::async, [&] { return make_chains(chains, device_); });
+    auto attention = std::async(std::launch::async, [&] { device_->build(flash_attention_programs(nodes, *device_)); });
+    const auto waits = [](const Node* node) { return is_chain(node->opcode) || node->opcode == Opcode::attention; };
     std::vector<std::unique_ptr<Kernel>> kernels;
-    for (const Node* node : nodes) kernels.push_back(is_chain(node->opcode) ? nullptr : make_kernel(*node));
+    for (const Node* node : nodes) kernels.push_back(waits(node) ? nullptr : make_kernel(*node));
+    attention.get();
     std::vector<std::unique_ptr<Kernel>> made = generated.get();
     std::size_t next = 0;
-    for (std::unique_ptr<Kernel>& kernel : kernels)
-      if (!kernel) kernel = std::move(made[next++]);
+    for (std::size_t i = 0; i < nodes.size(); ++i)
+      if (!kernels[i]) kernels[i] = is_chain(nodes[i]->opcode) ? std::move(made[next++]) : make_kernel(*nodes[i]);
     return kernels;
   }
 
