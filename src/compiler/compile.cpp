@@ -174,9 +174,9 @@ void place(Plan& plan, Platform& platform) {
         if (is_new)
           plan.weights.push_back({source.name, layout, source.types[0], step.kernel->packed_bytes(input, source.types[0]),
                                   step.kernel, input, step.node->segment});
-        // A weight that two segments read stays with the first and is not released before the last.
-        ZOE_INTERNAL_CHECK(plan.weights[static_cast<std::size_t>(found->second)].segment == step.node->segment ||
-                           source.segment == 0);
+        // Segment 0 stays while the others come and go: it has the weights that several of them read.
+        int& segment = plan.weights[static_cast<std::size_t>(found->second)].segment;
+        if (segment != step.node->segment) segment = 0;
         step.inputs.push_back({Place::Kind::weight, found->second, 0});
       } else {
         step.inputs.push_back(memory.place(step.node->inputs[operand]));

@@ -21,7 +21,7 @@ struct PlanWeight {
   std::size_t size_bytes;
   std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`
   int input;
-  int segment;
+  int segment;  // of the steps that read it; 0 if they are of several
 };
 
 struct Step {

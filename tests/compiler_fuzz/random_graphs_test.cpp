@@ -63,6 +63,40 @@ return %4
 %1 = reshape %0 : f32[3,1,2]
 return %1
 )",
+      // An op hands a weight on: a product reads it, and it is a result. The two want it in layouts of different names.
+      R"(graph fuzz_18310
+%0 = parameter : bf16[8,96]  # s18310.w2
+%1 = call %0 op="op0" : bf16[8,96]  # op0
+  graph op0
+  %0 = input : bf16[8,96]  # a0
+  return %0
+%2 = parameter : bf16[1,96]  # s18310.w3
+%3 = linear %1 %2 : bf16[8,1]
+return %3 %1
+)",
+      // A concat on OpenCL and a chain do, too.
+      R"(graph fuzz_19400
+%0 = parameter : f32[1]  # s19400.w5
+%1 = concat %0 %0 axis=0 : f32[2]
+%2 = tanh %0 : f32[1]
+%3 = min %2 %1 : f32[2]
+return %3
+)",
+      // A weight that an op hands on to a later segment, read in both.
+      R"(graph fuzz_1
+%0 = input : f32[2,32]  # x0
+%1 = parameter segment=1 : f32[2,32]  # s1.w0
+%2 = call %0 %1 op="op0" : f32[2,32] f32[2,32]  # op0
+  graph op0
+  %0 = input : f32[2,32]  # a0
+  %1 = input : f32[2,32]  # a1
+  %2 = mul %0 %1 : f32[2,32]
+  return %2 %1
+%3 = parameter segment=2 : f32[32,32]  # s1.w1
+%4 = linear %2.0 %3 : f32[2,32]
+%5 = add %4 %2.1 : f32[2,32]
+return %5
+)",
   };
   std::vector<Graph> graphs;
   for (const char* text : kGraphs) graphs.push_back(parse(text));

@@ -224,6 +224,26 @@ TEST(Run, StreamedWeightsGiveTheSameAndAreGoneAfterwards) {
   EXPECT_EQ(fixture.store.size_bytes(), 0u);
 }
 
+TEST(Run, AWeightThatSeveralSegmentsReadStaysWhileTheyComeAndGo) {
+  Fixture fixture;
+  const auto weight = [](const char* name, int segment) { return parameter(name, DType::f32, {8, 8}, segment); };
+  // One of segment 0, where nothing reads it, and one of segment 1.
+  const Value x = input("x", DType::f32, {8, 8}), shared = weight("w8", 0), first = weight("w9", 1);
+  const Value y = linear(x * first, shared) * weight("w1", 1);
+  const Value z = linear(y * weight("w2", 2), shared) * first;
+  for (const bool compiled : {true, false}) {
+    const Plan plan = compile(make_graph("shared", {x}, {z}), *fixture.platform, {.compile = compiled});
+    for (const PlanWeight& each : plan.weights)
+      EXPECT_EQ(each.segment, each.name == "w1" ? 1 : each.name == "w2" ? 2 : 0) << each.name;
+    EXPECT_EQ(plan.streamed_weight_bytes(), plan.weight_bytes() - 256);
+    const std::vector<float> streamed = fixture.run_plan(plan, {.stream_weights = true});
+    EXPECT_EQ(fixture.store.size_bytes(), 0u);
+    fixture.store.load(plan);
+    EXPECT_EQ(streamed, fixture.run_plan(plan, {}));
+    for (int segment = 0; segment < plan.segment_count; ++segment) fixture.store.release(plan, segment);
+  }
+}
+
 TEST(Run, CancelStopsBeforeTheNextStep) {
   Fixture fixture;
   const Plan plan = fixture.chain();
