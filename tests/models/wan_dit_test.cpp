@@ -139,7 +139,8 @@ INSTANTIATE_TEST_SUITE_P(OnCuda, WanDit,
                                            Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::f32, kF32},
                                            Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::bf16, kBf16}));
 
-// The tolerance is how far products of twice the rows may be from those of one text's: 0 is the same bits.
+// Products of twice the rows may add in another order: oneDNN's f32 products on cores with AVX2 alone do, on AVX-512 the bits are
+// the same. The interpreter's do not depend on it: 0 is the same bits.
 class WanDitBatch : public ::testing::TestWithParam<Case> {};
 
 TEST_P(WanDitBatch, OfTwoTextsIsTwoForwards) {
@@ -165,23 +166,25 @@ TEST_P(WanDitBatch, OfTwoTextsIsTwoForwards) {
                   fmt::format("block {} of text {}", block, text));
     }
   }
-  EXPECT_NE(alone[0][0].values, alone[1][0].values);
+  // The texts matter more than the tolerance.
+  EXPECT_FALSE(relative_rms_within(alone[1][0].values, alone[0][0].values, alone[0][0].shape, 2 * c.tolerance));
 }
 
+constexpr double kSum = 2e-6;
 INSTANTIATE_TEST_SUITE_P(Models, WanDitBatch,
                          ::testing::Values(Case{"interpreter", "wan_dit_small", "650", DType::bf16, 0},
                                            Case{"interpreter", "wan_dit_plain", "650", DType::f32, 0},
-                                           Case{"cpu", "wan_dit_toy", "500", DType::f32, 0},
-                                           Case{"cpu", "wan_dit_toy", "500", DType::bf16, 0},
-                                           Case{"cpu", "wan_dit_small", "650", DType::f32, 0},
-                                           Case{"cpu", "wan_dit_plain", "650", DType::bf16, 0},
-                                           Case{"cpu_uncompiled", "wan_dit_toy", "500", DType::f32, 0},
-                                           Case{"opencl", "wan_dit_small", "650", DType::f32, 1e-6},
-                                           Case{"opencl", "wan_dit_small", "650", DType::bf16, kBf16}));
+                                           Case{"cpu", "wan_dit_toy", "500", DType::f32, kSum},
+                                           Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
+                                           Case{"cpu", "wan_dit_small", "650", DType::f32, kSum},
+                                           Case{"cpu", "wan_dit_plain", "650", DType::f32, kSum},
+                                           Case{"cpu_uncompiled", "wan_dit_toy", "500", DType::f32, kSum},
+                                           Case{"opencl", "wan_dit_small", "650", DType::f32, kSum},
+                                           Case{"opencl", "wan_dit_toy", "500", DType::bf16, kBf16}));
 INSTANTIATE_TEST_SUITE_P(OnCuda, WanDitBatch,
-                         ::testing::Values(Case{"cuda", "wan_dit_toy", "500", DType::f32, 1e-6},
+                         ::testing::Values(Case{"cuda", "wan_dit_toy", "500", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_toy", "500", DType::bf16, kBf16},
-                                           Case{"cuda", "wan_dit_plain", "650", DType::bf16, kBf16},
+                                           Case{"cuda", "wan_dit_plain", "650", DType::f32, kF32},
                                            Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::bf16, kBf16}));
 
 TEST(WanDitTables, RotaryAnglesAreTheReferencesBitForBit) {
