@@ -49,8 +49,8 @@ void add_guidance_batch(CLI::App& app, GenerateSettings& settings) {
   app.add_option_function<std::string>(
          "--guidance-batch",
          [&settings](const std::string& text) { settings.guidance_batch = parse_guidance_batch(text, "--guidance-batch"); },
-         "Guidance takes prompt and negative prompt through the transformer together (on), in two forwards (off), or as is faster "
-         "and fits (default auto)")
+         "Guidance takes prompt and negative prompt through the transformer together (on: faster, more memory) or in two forwards "
+         "(off); auto is on where that fits (default auto)")
       ->type_name("auto|on|off");
 }
 

@@ -37,7 +37,7 @@ struct GenerateSettings {
   std::optional<int> num_inference_steps;
   std::optional<double> fps, guidance_scale, flow_shift;
   std::optional<SchedulerKind> scheduler;
-  GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: where it is faster and fits
+  GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   std::uint64_t seed = 0;
 };
 

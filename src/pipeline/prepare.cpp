@@ -102,11 +102,6 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
       shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
 }
 
-// Whether one forward of a batch of two takes less time than two forwards.
-Support pair_is_faster(const VideoShape& /*shape*/, const WanDitConfig& /*config*/, const DeviceInfo& /*device*/) {
-  return Support::yes();
-}
-
 // What follows the transformer in a step: classifier-free guidance, u + g (c - u), where there is any, and the scheduler.
 Graph trace_update(const Scheduler& scheduler, const Type& latents, bool guided) {
   const Value sample = input("latents", latents.dtype, latents.shape),
@@ -256,11 +251,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
                        trace_wan_dit(model_.transformer, dtype_,
                                      {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows, job.batch})};
   };
-  if (guided && settings.guidance_batch != GuidanceBatch::off) {
-    const Support faster = pair_is_faster(shape, model_.transformer, platform_.info());
-    if (settings.guidance_batch == GuidanceBatch::on || faster) job.batch = 2;
-    else log(LogLevel::detail, "guidance in two forwards: " + faster.reason());
-  }
+  // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
+  job.batch = guided && settings.guidance_batch != GuidanceBatch::off ? 2 : 1;
   plans.first_graph = trace_decoder(model_.vae, dtype_, 1, shape, true);
   std::vector<Graph> graphs = trace_transformer();
   graphs.insert(graphs.begin(), trace_umt5(model_.text_encoder, dtype_, text_tokens));
@@ -289,9 +281,10 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
   job.memory = state_memory(job, sink, scheduler->kept_count());
-  if (job.batch == 2 && settings.guidance_batch == GuidanceBatch::automatic && job.memory.peak() > free_bytes) {
-    log(LogLevel::detail, fmt::format("guidance in two forwards: as a batch of two it needs {:.1f} GiB, {:.1f} GiB are free",
-                                      gib(job.memory.peak()), gib(free_bytes)));
+  const std::size_t denoise = job.memory.always + job.memory.denoise;
+  if (job.batch == 2 && settings.guidance_batch == GuidanceBatch::automatic && denoise > free_bytes) {
+    log(LogLevel::notice, fmt::format("guidance takes two forwards: a batch of two needs {:.1f} GiB, {:.1f} are free", gib(denoise),
+                                      gib(free_bytes)));
     job.batch = 1;
     compiled = compile(trace_transformer(), platform_, options_);
     plans.context = std::move(compiled[0]);
