@@ -282,7 +282,8 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   plans.keep_resident = job.prompt_count > 1;
   job.memory = state_memory(job, sink, scheduler->kept_count());
   const std::size_t denoise = job.memory.always + job.memory.denoise;
-  if (job.batch == 2 && settings.guidance_batch == GuidanceBatch::automatic && denoise > free_bytes) {
+  const bool batch_is_too_large = job.batch == 2 && denoise > free_bytes;
+  if (batch_is_too_large && settings.guidance_batch == GuidanceBatch::automatic) {
     log(LogLevel::notice, fmt::format("guidance takes two forwards: a batch of two needs {:.1f} GiB, {:.1f} are free", gib(denoise),
                                       gib(free_bytes)));
     job.batch = 1;
@@ -299,7 +300,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
         "--height or --num-frames{}{}.",
         shape.width, shape.height, shape.num_frames, name(dtype_), gib(job.memory.peak()), gib(job.memory.encode),
         gib(job.memory.denoise), gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-        job.batch == 2 ? ", or try --guidance-batch off" : "");
+        batch_is_too_large && job.batch == 2 ? ", or try --guidance-batch off" : "");
   return job;
 }
 

@@ -29,10 +29,12 @@ struct WanDitSizes {
 // Inputs:  latent f32 [in_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
 //          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
-// `dtype`. L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first
-// cross-attention is computed once. text_bias is added to the cross-attention's scores: the logarithm of how often a text row
-// counts. The rows of padding are all the same, so that they are one row with a count; -inf leaves a row out. Errors:
-// invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
+//          `dtype`.
+// L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
+// is computed once. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of
+// padding are all the same, so that they are one row with a count; -inf leaves a row out.
+//
+// Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);
 
 // [cos(t w_i)..., sin(t w_i)...] with w_i = 10000^(-i / (freq_dim/2)). Frequencies and angles are rounded to f32 as the reference
