@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
@@ -26,9 +27,9 @@ struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
   std::string part, size = "1.3b", profile;
-  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, group_frames = 0;
+  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0;
   int repeat = 3;
-  bool per_op = false, floors = false, plan = false, verbose = false;
+  bool guidance = false, per_op = false, floors = false, plan = false, verbose = false;
 };
 
 double seconds_between(StepClock::time_point begin, StepClock::time_point end) {
@@ -79,7 +80,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   const ModelConfig model =
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
   Case made;
-  PartSize size{options.height, options.width, options.num_frames, options.text_tokens};
+  PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
   size.group_frames = options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform);
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
   check(later % size.group_frames == 0, ErrorKind::invalid_argument, "--group-frames", "got {}, expected a divisor of {}.",
@@ -262,7 +263,60 @@ void print_floors(const Case& measured, const StepTimes& times, double run_secon
              (run_seconds - total.floor) * 1e3);
 }
 
+std::string video_of(const BenchOptions& options) {
+  return fmt::format("{}x{}x{}", options.width, options.height, options.num_frames);
+}
+
+// A step of guidance both ways, in turns: two forwards of one text each, and one of a batch of both.
+void print_guidance(const BenchOptions& options, Platform& platform, DType dtype, const Case& forward, Stream& stream,
+                    WeightStore& store, bool streamed) {
+  BenchOptions of_both = options;
+  of_both.batch = 2;
+  const Case pair = make_case(of_both, platform, dtype);
+  if (!streamed) store.load(pair.plans[0]);
+  const Plan* const plans[] = {&forward.plans[0], &pair.plans[0]};
+  const Tensor workspace = make_workspace(platform, plans);
+  const Arguments prompt(forward, platform, stream), negative(forward, platform, stream), both(pair, platform, stream);
+  Recordings recordings;
+  const auto seconds_of = [&](const Plan& plan, std::initializer_list<const Arguments*> each) {
+    const auto begin = stream.mark();
+    for (const Arguments* arguments : each)
+      run(plan, stream, store, arguments->inputs[0], arguments->outputs[0], workspace,
+          {.stream_weights = streamed, .recordings = &recordings, .wait = false});
+    const auto end = stream.mark();
+    end->wait();
+    return end->seconds_since(*begin);
+  };
+  const int warm_ups = stream.can_record() && !streamed ? 2 : 1;  // as in bench(): of all three arguments
+  std::vector<double> apart, together;
+  for (int number = 0; number < warm_ups + options.repeat; ++number) {
+    const double two = seconds_of(*plans[0], {&prompt, &negative}), one = seconds_of(*plans[1], {&both});
+    if (number < warm_ups) continue;
+    apart.push_back(two);
+    together.push_back(one);
+  }
+  const auto least = [](const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); };
+  const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
+  const nlohmann::ordered_json line = {{"what", "guidance"},
+                                       {"size", options.size},
+                                       {"video", video_of(options)},
+                                       {"platform", platform.info().platform},
+                                       {"dtype", name(dtype)},
+                                       {"two_forwards_s", median(apart)},
+                                       {"batch_of_two_s", median(together)},
+                                       {"two_forwards_min_s", least(apart)},
+                                       {"batch_of_two_min_s", least(together)},
+                                       {"batch_is_faster_by", median(apart) / median(together)},
+                                       {"one_workspace_mib", mib(plans[0]->workspace_bytes)},
+                                       {"batch_workspace_mib", mib(plans[1]->workspace_bytes)}};
+  fmt::print("{}\n", line.dump());
+}
+
 int bench(const BenchOptions& options) {
+  check(
+      !options.guidance || (options.part == "transformer" && options.batch == 1), ErrorKind::invalid_argument, "--guidance",
+      "times the transformer's forwards, of one text and of two: got part {} and --batch {}, expected transformer and no --batch.",
+      in_quotes(options.part), options.batch);
   if (options.verbose) set_log_sink([](LogLevel, std::string_view text) { fmt::print(stderr, "{}\n", text); });
   Profile profile;
   std::optional<PendingOutput> profile_file;
@@ -338,7 +392,8 @@ int bench(const BenchOptions& options) {
   nlohmann::ordered_json line = {
       {"what", options.part},
       {"size", options.part == "transformer" || options.size == "toy" ? options.size : "published"},
-      {"video", fmt::format("{}x{}x{}", options.width, options.height, options.num_frames)},
+      {"video", video_of(options)},
+      {"batch", options.batch},
       {"platform", platform->info().platform},
       {"device", platform->info().name},
       {"dtype", name(dtype)},
@@ -368,6 +423,7 @@ int bench(const BenchOptions& options) {
     profile.write(profile_file->path());
     profile_file->commit();
   }
+  if (options.guidance) print_guidance(options, *platform, dtype, measured, *stream, store, streamed);
   if (options.floors) print_floors(measured, times, middle, measure_ceilings(*platform, *stream, dtype, options.compile));
   if (options.per_op) print_per_op(measured, times);
   return 0;
@@ -390,12 +446,15 @@ Command add_bench(CLI::App& app) {
   integer("--width", options->width, 16, 8192, "Pixels (default 480)");
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
+  integer("--batch", options->batch, 1, 8, "Texts that the transformer takes at once (default 1)");
   integer("--group-frames", options->group_frames, 0, 64, "Latent frames the VAE takes at once (default 0: as suits the device)");
   app.add_option_function<std::string>(
          "--repeat",
          [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
          "Counted runs after the first, and after the second where it is recorded (default 3)")
       ->type_name("N");
+  app.add_flag("--guidance", options->guidance,
+               "Also a step of guidance both ways, in turns: two forwards, and one of a batch of two");
   app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");
   app.add_flag("--floors", options->floors,
                "Also attention, products, the rest and launch gaps, each beside what this device's copies and products allow");

@@ -6,6 +6,7 @@
 
 #include "base/dtype.h"
 #include "compiler/options.h"
+#include "pipeline/generate.h"
 #include "platform/platform.h"
 
 namespace CLI {
@@ -37,6 +38,9 @@ PlatformOptions platform_options(const DeviceOptions& options);
 std::unique_ptr<Platform> open(const DeviceOptions& options);
 // "auto" is bf16 where its products are faster; a notice says if the device only emulates bf16.
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform);
+
+// --guidance-batch.
+void add_guidance_batch(CLI::App& app, GenerateSettings& settings);
 
 // --compile, --override and --compile-exclude.
 void add_compile_options(CLI::App& app, CompileOptions& options);

@@ -23,7 +23,7 @@ struct ExplainOptions {
   CompileOptions compile;
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
-  std::int64_t text_tokens = 512;
+  std::int64_t text_tokens = 512, batch = 1;
   bool source = false;
 };
 
@@ -189,7 +189,7 @@ int explain(const ExplainOptions& options) {
   const DType dtype = chosen_dtype(options.device, *platform);
   const DeviceInfo& device = platform->info();
   const PartSize size{options.height.value_or(model.defaults.height), options.width.value_or(model.defaults.width),
-                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens};
+                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch};
   CompileOptions off = options.compile;
   off.compile = false;
   fmt::print("{}: {} at {}x{}, {} frames, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
@@ -233,6 +233,10 @@ Command add_explain(CLI::App& app) {
   integer("--height", options->height, 16, 8192, "Pixels (default: the model's)");
   integer("--width", options->width, 16, 8192, "Pixels (default: the model's)");
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default: the model's)");
+  app.add_option_function<std::string>(
+         "--batch", [o = options.get()](const std::string& value) { o->batch = parse_integer("--batch", value, 1, 8); },
+         "Texts that the transformer takes at once: guidance may have it take 2 (default 1)")
+      ->type_name("N");
   app.add_option_function<std::string>(
          "--text-tokens",
          [o = options.get()](const std::string& value) { o->text_tokens = parse_integer("--text-tokens", value, 1, 512); },

@@ -125,10 +125,10 @@ int generate(GenerateOptions& options) {
     for (std::size_t i = 0; i < options.settings.prompts.size(); ++i) check_output(outputs(i), video);
     return encoder_bytes(format, video);
   });
-  reporter.line(fmt::format("{}: {}x{}, {} frames, {} steps of {}, guidance {}, seed {}, {} on {} ({})", pipeline.model().name,
+  reporter.line(fmt::format("{}: {}x{}, {} frames, {} steps of {}, guidance {}{}, seed {}, {} on {} ({})", pipeline.model().name,
                             job.shape.width, job.shape.height, job.shape.num_frames, job.num_inference_steps,
-                            name(job.scheduler.kind), job.guidance_scale, job.seed, name(dtype), platform->info().platform,
-                            platform->info().name));
+                            name(job.scheduler.kind), job.guidance_scale, job.batch == 2 ? " (a batch of two)" : "", job.seed,
+                            name(dtype), platform->info().platform, platform->info().name));
   reporter.line(fmt::format("memory: {} planned (encode {}, denoise {}, decode {})", mib(job.memory.peak()), mib(job.memory.encode),
                             mib(job.memory.denoise), mib(job.memory.decode)));
 
@@ -224,6 +224,7 @@ Command add_generate(CLI::App& app) {
   integer("--num-inference-steps", settings.num_inference_steps, 1, 1000, "Denoising steps (default: the model's)");
   number("--guidance-scale", settings.guidance_scale, 0, 1000,
          "Classifier-free guidance; up to 1 switches it off (default: the model's)");
+  add_guidance_batch(app, settings);
   number("--flow-shift", settings.flow_shift, 1e-3, 1000, "Shift of the noise levels (default: the model's)");
   app.add_option_function<std::string>(
          "--scheduler", [&settings](const std::string& text) { settings.scheduler = parse_scheduler_kind(text, "--scheduler"); },

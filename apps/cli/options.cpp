@@ -45,6 +45,15 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
       ->type_name("GIB");
 }
 
+void add_guidance_batch(CLI::App& app, GenerateSettings& settings) {
+  app.add_option_function<std::string>(
+         "--guidance-batch",
+         [&settings](const std::string& text) { settings.guidance_batch = parse_guidance_batch(text, "--guidance-batch"); },
+         "Guidance takes prompt and negative prompt through the transformer together (on: faster, more memory) or in two forwards "
+         "(off); auto is on where that fits (default auto)")
+      ->type_name("auto|on|off");
+}
+
 void add_compile_options(CLI::App& app, CompileOptions& options) {
   app.add_option_function<std::string>(
          "--compile",

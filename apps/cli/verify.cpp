@@ -11,6 +11,7 @@ namespace {
 struct VerifyOptions {
   DeviceOptions device;
   CompileOptions compile;
+  GenerateSettings settings;
   std::string model, prompt = "a big red circle moving right on a white background";
   std::int64_t height = 64, width = 64, num_frames = 5, steps = 2;
 };
@@ -20,7 +21,7 @@ int verify(const VerifyOptions& options) {
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
   const ModelConfig model = read_model_config(options.model.empty() ? embedded_model_path() : std::filesystem::path(options.model));
-  GenerateSettings settings;
+  GenerateSettings settings = options.settings;
   settings.prompts = {options.prompt};
   settings.height = options.height;
   settings.width = options.width;
@@ -73,6 +74,7 @@ Command add_verify(CLI::App& app) {
   integer("--width", options->width, 16, 8192, "Pixels (default 64)");
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 5)");
   integer("--num-inference-steps", options->steps, 1, 1000, "Denoising steps (default 2)");
+  add_guidance_batch(app, options->settings);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);
   return [options] { return verify(*options); };

@@ -126,27 +126,35 @@ class Run {
     phase("encode", start);
   }
 
-  // Keys and values of one prompt for every block, and the logarithm of how often each key row counts: all padding rows of
-  // the prompt are the same row, so they are one key with log(count) on its logit.
+  // What one forward knows of its texts, one or two: their keys and values for every block, and the logarithm of how often each
+  // key row counts: all padding rows of a text are the same row, so they are one key with log(count) on its logit.
   struct Context {
     std::vector<Tensor> keys_values;
     Tensor bias;
+    std::vector<Tensor> predictions;  // of each text
   };
 
-  Context make_context(const std::vector<float>& states, WeightStore& store, const Tensor& workspace) {
+  Context make_context(std::span<const std::vector<float>* const> texts, WeightStore& store, const Tensor& workspace) {
     const Graph& graph = plans_.context.graph;
-    const std::size_t count = states.size() / static_cast<std::size_t>(model_.text_encoder.d_model);
-    std::vector<float> rows(static_cast<std::size_t>(graph.inputs[0].shape().count()));
-    std::copy(states.begin(), states.end(), rows.begin());
+    const Shape& padded = graph.inputs[0].shape();  // [B,R,text_dim]
+    std::vector<float> states, bias;
+    std::size_t done = 0;
+    for (const std::vector<float>* text : texts) {
+      states.insert(states.end(), text->begin(), text->end());
+      const std::size_t count = text->size() / static_cast<std::size_t>(padded.dim(2));
+      bias.insert(bias.end(), count, 0.0f);
+      if (count < static_cast<std::size_t>(kMaxTokens))
+        bias.push_back(static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count))));
+      ++done;
+      states.resize(done * static_cast<std::size_t>(padded.count(1, 3)));
+      bias.resize(done * static_cast<std::size_t>(padded.dim(1)), -INFINITY);
+    }
     const std::vector<Tensor> inputs = make_tensors(platform_, graph.inputs, "text rows");
-    upload(platform_, *stream_, rows, inputs[0]);
+    upload(platform_, *stream_, states, inputs[0]);
     Context context{make_tensors(platform_, graph.outputs, "text keys and values"),
-                    make_tensor(platform_, plans_.step.graph.inputs[4].type(), "text bias")};
+                    make_tensor(platform_, plans_.step.graph.inputs[4].type(), "text bias"),
+                    make_tensors(platform_, plans_.step.graph.outputs, "noise prediction")};
     plans_.run(plans_.context, *stream_, store, inputs, context.keys_values, workspace, options());
-    std::vector<float> bias(static_cast<std::size_t>(plans_.text_rows), -INFINITY);
-    std::fill_n(bias.begin(), count, 0.0f);
-    if (count < static_cast<std::size_t>(kMaxTokens))
-      bias[count] = static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count)));
     upload(platform_, *stream_, bias, context.bias);
     return context;
   }
@@ -179,10 +187,12 @@ class Run {
     start = std::chrono::steady_clock::now();
     const Plan* const all[] = {&plans_.context, &plans_.step, &plans_.update};
     const Tensor workspace = make_workspace(platform_, all);
-    const bool guided = plans_.tokens.size() > job_.prompt_count;
-    std::vector<Context> contexts;
-    contexts.push_back(make_context(text_states_[prompt], transformer_->store, workspace));
-    if (guided) contexts.push_back(make_context(text_states_.back(), transformer_->store, workspace));
+    std::vector<const std::vector<float>*> texts{&text_states_[prompt]};
+    if (plans_.tokens.size() > job_.prompt_count) texts.push_back(&text_states_.back());  // the negative prompt
+    const auto batch = static_cast<std::size_t>(job_.batch);
+    std::vector<Context> contexts;  // a forward each
+    for (std::size_t first = 0; first < texts.size(); first += batch)
+      contexts.push_back(make_context(std::span(texts).subspan(first, batch), transformer_->store, workspace));
     phase("text keys and values", start);
 
     // All that steps read is on the device before the first of them. Arguments: latents, timestep, cos, sin, text bias, then keys
@@ -208,9 +218,6 @@ class Run {
     const Tensor timestep_table = make_table(timesteps, "timesteps"), coefficient_table = make_table(coefficients, "coefficients");
     const Type latent_type = common[0].type;
     const Tensor next = make_tensor(platform_, latent_type, "latents");
-    std::vector<std::vector<Tensor>> predictions;  // of each context
-    for (std::size_t i = 0; i < contexts.size(); ++i)
-      predictions.push_back(make_tensors(platform_, graph.outputs, "noise prediction"));
     std::vector<Tensor> kept;
     for (int i = 0; i < scheduler->kept_count(); ++i) kept.push_back(make_tensor(platform_, latent_type, "scheduler"));
 
@@ -219,7 +226,7 @@ class Run {
     queued.wait = false;
     const auto update = [&](int i) {
       std::vector<Tensor> inputs{common[0]}, outputs{next};
-      for (const std::vector<Tensor>& prediction : predictions) inputs.push_back(prediction[0]);
+      for (const Context& context : contexts) inputs.insert(inputs.end(), context.predictions.begin(), context.predictions.end());
       inputs.push_back(part(coefficient_table, i, plans_.update.graph.inputs[inputs.size()].type()));
       for (const int read : scheduler->reads(i)) inputs.push_back(kept[static_cast<std::size_t>(read)]);
       for (const int write : scheduler->writes(i)) outputs.push_back(kept[static_cast<std::size_t>(write)]);
@@ -245,11 +252,11 @@ class Run {
     for (int i = 0; i < scheduler->steps(); ++i) {
       const auto step_start = StepClock::now();
       platform_.copy(*stream_, part(timestep_table, i, common[1].type).slot(), common[1].slot(), common[1].size_bytes());
-      for (std::size_t c = 0; c < contexts.size(); ++c) {
+      for (const Context& context : contexts) {
         std::vector<Tensor> inputs = common;
-        inputs.push_back(contexts[c].bias);
-        inputs.insert(inputs.end(), contexts[c].keys_values.begin(), contexts[c].keys_values.end());
-        plans_.run(plans_.step, *stream_, transformer_->store, inputs, predictions[c], workspace, queued);
+        inputs.push_back(context.bias);
+        inputs.insert(inputs.end(), context.keys_values.begin(), context.keys_values.end());
+        plans_.run(plans_.step, *stream_, transformer_->store, inputs, context.predictions, workspace, queued);
       }
       update(i);
       ahead.push_back(stream_->mark());

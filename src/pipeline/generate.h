@@ -25,6 +25,11 @@ namespace zoe {
 
 class Profile;
 
+// With guidance each step asks the transformer about prompt and negative prompt: in one forward of a batch of two, or in two.
+enum class GuidanceBatch : std::uint8_t { automatic, on, off };
+// "auto", "on" or "off"; anything else is an invalid_argument error.
+GuidanceBatch parse_guidance_batch(std::string_view text, std::string_view where);
+
 struct GenerateSettings {
   std::vector<std::string> prompts;
   std::string negative_prompt;
@@ -32,6 +37,7 @@ struct GenerateSettings {
   std::optional<int> num_inference_steps;
   std::optional<double> fps, guidance_scale, flow_shift;
   std::optional<SchedulerKind> scheduler;
+  GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   std::uint64_t seed = 0;
 };
 
@@ -79,6 +85,7 @@ struct Job {
   SchedulerConfig scheduler;
   std::uint64_t seed;
   std::size_t prompt_count;
+  std::int64_t batch = 1;  // texts that one forward of the transformer takes
   MemoryStatement memory;
   struct Plans;
   std::unique_ptr<Plans> plans;

@@ -46,9 +46,9 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   const int later = static_cast<int>((frames - 1) / size.group_frames);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
-    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens})});
+    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch})});
   } else if (part == "text-keys") {
-    graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens)});
+    graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens, size.batch)});
   } else if (part == "text-encoder") {
     graphs.push_back({trace_umt5(model.text_encoder, dtype, size.text_tokens)});
   } else if (part == "vae-decode") {

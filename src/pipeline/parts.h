@@ -18,6 +18,7 @@ std::vector<std::string> part_names();
 struct PartSize {
   std::int64_t height, width, num_frames;  // of the video, in pixels
   std::int64_t text_tokens;
+  std::int64_t batch = 1;         // texts that a forward of the transformer takes
   std::int64_t group_frames = 1;  // latent frames that the VAE takes at once behind the first; divides their number
 };
 

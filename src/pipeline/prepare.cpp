@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "ir/trace.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
@@ -150,7 +151,41 @@ void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
       if (graph.reads[in] == graph.writes[out]) ZOE_INTERNAL_CHECK(plan.can_update_in_place(in + 1, out + graph.results));
 }
 
+// `sink`: bytes that the caller needs while frames are decoded; `kept`: tensors of the scheduler.
+MemoryStatement state_memory(const Job& job, std::size_t sink, int kept) {
+  const Job::Plans& plans = *job.plans;
+  const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
+  const std::size_t predictions = plans.tokens.size() > job.prompt_count ? 2 : 1, batch = plans.step.graph.outputs.size();
+  // A batch of two has the keys and values of both texts; two forwards have a set each.
+  const std::size_t contexts = argument_bytes(plans.context.graph.outputs) * predictions / batch;
+  const std::size_t frames = plans.group_frames ? argument_bytes({plans.decode_group.graph.outputs[0]})
+                                                : argument_bytes({plans.decode_first.graph.outputs[0]});
+  const std::size_t text_values = plans.tokens.size() * plans.text.graph.outputs[0].type().size_bytes();
+  // Tensors of the update: predictions, next latents and what the scheduler keeps; one more while the results are copied out.
+  const std::size_t update = latent_bytes * (2 + predictions + static_cast<std::size_t>(kept));
+  const std::size_t transformer =
+      weight_bytes({&plans.context, &plans.step}) + contexts + update + argument_bytes(plans.step.graph.inputs) +
+      std::max({plans.context.workspace_bytes, plans.step.workspace_bytes, plans.update.workspace_bytes});
+  const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
+  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 + latent_bytes +
+                          std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
+  MemoryStatement memory{};
+  memory.always = kOverheadBytes + text_values + latent_bytes;
+  memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
+                  plans.text.workspace_bytes + argument_bytes(plans.text.graph.inputs);
+  memory.denoise = transformer + (plans.keep_resident ? vae_weights : 0);
+  memory.decode = vae + sink + (plans.keep_resident ? weight_bytes({&plans.context, &plans.step}) : 0);
+  return memory;
+}
+
 }  // namespace
+
+GuidanceBatch parse_guidance_batch(std::string_view text, std::string_view where) {
+  if (text == "auto") return GuidanceBatch::automatic;
+  if (text == "on") return GuidanceBatch::on;
+  if (text == "off") return GuidanceBatch::off;
+  fail(ErrorKind::invalid_argument, where, "got {}, expected auto, on or off.", in_quotes(text));
+}
 
 // The scheduler's coefficients, then the guidance scale; whole rows of a cache line, so that each step's row is aligned.
 std::int64_t Job::Plans::update_row(const Scheduler& scheduler) {
@@ -211,11 +246,17 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
 
   // Plans.
   const VideoShape& shape = job.shape;
+  const auto trace_transformer = [&] {
+    return std::vector{trace_wan_context(model_.transformer, dtype_, plans.text_rows, job.batch),
+                       trace_wan_dit(model_.transformer, dtype_,
+                                     {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows, job.batch})};
+  };
+  // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
+  job.batch = guided && settings.guidance_batch != GuidanceBatch::off ? 2 : 1;
   plans.first_graph = trace_decoder(model_.vae, dtype_, 1, shape, true);
-  std::vector<Graph> graphs{
-      trace_umt5(model_.text_encoder, dtype_, text_tokens), trace_wan_context(model_.transformer, dtype_, plans.text_rows),
-      trace_wan_dit(model_.transformer, dtype_, {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows}),
-      plans.first_graph.graph};
+  std::vector<Graph> graphs = trace_transformer();
+  graphs.insert(graphs.begin(), trace_umt5(model_.text_encoder, dtype_, text_tokens));
+  graphs.push_back(plans.first_graph.graph);
   graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
     plans.group_frames = decode_group_frames(model_, dtype_, {shape.height, shape.width, shape.num_frames, text_tokens}, platform_);
@@ -233,38 +274,33 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
     check_in_place(plans.group_graph, plans.decode_group);
   }
   check_in_place(plans.first_graph, plans.decode_first);
-  for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.update, &plans.decode_first, &plans.decode_group})
-    if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));
 
   // Memory.
   const std::size_t free_bytes = platform_.info().free_bytes;
   // Memory of this process also holds what is read from the disk.
   plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
-  const std::size_t contexts = argument_bytes(plans.context.graph.outputs) * (guided ? 2 : 1);
-  const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
-  const std::size_t frames = plans.group_frames ? argument_bytes({plans.decode_group.graph.outputs[0]})
-                                                : argument_bytes({plans.decode_first.graph.outputs[0]});
-  const std::size_t text_values = plans.tokens.size() * plans.text.graph.outputs[0].type().size_bytes();
-  // Tensors of the update: predictions, next latents and what the scheduler keeps; one more while the results are copied out.
-  const std::size_t update = latent_bytes * (3 + (guided ? 1 : 0) + static_cast<std::size_t>(scheduler->kept_count()));
-  const std::size_t transformer =
-      weight_bytes({&plans.context, &plans.step}) + contexts + update + argument_bytes(plans.step.graph.inputs) +
-      std::max({plans.context.workspace_bytes, plans.step.workspace_bytes, plans.update.workspace_bytes});
-  const std::size_t vae_weights = weight_bytes({&plans.decode_first, &plans.decode_group});
-  const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 + latent_bytes +
-                          std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
-  job.memory.always = kOverheadBytes + text_values + latent_bytes;
-  job.memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
-                      plans.text.workspace_bytes + argument_bytes(plans.text.graph.inputs);
-  job.memory.denoise = transformer + (plans.keep_resident ? vae_weights : 0);
-  job.memory.decode = vae + sink + (plans.keep_resident ? weight_bytes({&plans.context, &plans.step}) : 0);
+  job.memory = state_memory(job, sink, scheduler->kept_count());
+  const std::size_t denoise = job.memory.always + job.memory.denoise;
+  const bool batch_is_too_large = job.batch == 2 && denoise > free_bytes;
+  if (batch_is_too_large && settings.guidance_batch == GuidanceBatch::automatic) {
+    log(LogLevel::notice, fmt::format("guidance takes two forwards: a batch of two needs {:.1f} GiB, {:.1f} are free", gib(denoise),
+                                      gib(free_bytes)));
+    job.batch = 1;
+    compiled = compile(trace_transformer(), platform_, options_);
+    plans.context = std::move(compiled[0]);
+    plans.step = std::move(compiled[1]);
+    job.memory = state_memory(job, sink, scheduler->kept_count());
+  }
+  for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.update, &plans.decode_first, &plans.decode_group})
+    if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));
   check(job.memory.peak() <= free_bytes, ErrorKind::out_of_memory, "memory",
         "{}x{}x{} in {} does not fit: needs {:.1f} GiB ({:.1f} to encode, {:.1f} to denoise, {:.1f} to decode), {:.1f} GiB are "
         "free. Lower --width, "
-        "--height or --num-frames{}.",
+        "--height or --num-frames{}{}.",
         shape.width, shape.height, shape.num_frames, name(dtype_), gib(job.memory.peak()), gib(job.memory.encode),
-        gib(job.memory.denoise), gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "");
+        gib(job.memory.denoise), gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
+        batch_is_too_large && job.batch == 2 ? ", or try --guidance-batch off" : "");
   return job;
 }
 

@@ -226,7 +226,10 @@ VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, c
   CompileOptions each_alone = options;
   each_alone.compile = false;
   Pipeline compiled(model, platform, dtype, options), uncompiled(model, platform, dtype, each_alone);
-  Job compiled_job = compiled.prepare(settings), uncompiled_job = uncompiled.prepare(settings);
+  Job compiled_job = compiled.prepare(settings);
+  GenerateSettings same = settings;
+  same.guidance_batch = compiled_job.batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
+  Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;
   if (platform.info().platform == "opencl") report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
 

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -203,16 +204,16 @@ TEST_F(Command, ControlCWhileDecodingLeavesNothing) {
 TEST_F(Command, TakesTheMemoryItSaid) {
   const std::regex pattern(R"(peak memory: (\d+) MiB \((\d+) MiB planned\))");
   for (const std::string dtype : {"f32", "bf16"})
-    for (const bool small : {true, false}) {
-      const std::vector<std::string> large{"--width", "128", "--height", "128", "--num-frames", "33"};
-      std::vector<std::string> arguments{"-p", "a red circle", "--dtype", dtype, "-o", "a.mp4"};
-      if (!small) arguments.insert(arguments.end(), large.begin(), large.end());
-      const CommandResult result = generate(arguments);
+    // The decoder takes most of 128x128, the transformer most of a long 64x64.
+    for (const auto& [width, height, frames, batch] :
+         {std::array{"64", "64", "5", "off"}, {"128", "128", "33", "on"}, {"64", "64", "257", "off"}, {"64", "64", "257", "on"}}) {
+      const CommandResult result = generate({"-p", "a red circle", "--dtype", dtype, "--width", width, "--height", height,
+                                             "--num-frames", frames, "--guidance-batch", batch, "-o", "a.mp4"});
       std::smatch match;
       ASSERT_TRUE(std::regex_search(result.out, match, pattern)) << result.out;
       const double peak = std::stod(match[1]), planned = std::stod(match[2]);
-      std::printf("%s, %s: %.0f MiB, %.0f planned (%+.1f %%)\n", dtype.c_str(), small ? "64x64x5" : "128x128x33", peak, planned,
-                  100 * (peak / planned - 1));
+      std::printf("%s, %sx%sx%s, batch %s: %.0f MiB, %.0f planned (%+.1f %%)\n", dtype.c_str(), width, height, frames, batch, peak,
+                  planned, 100 * (peak / planned - 1));
       EXPECT_NEAR(peak, planned, std::max(0.1 * planned, 2.0)) << result.out;
     }
 }
@@ -243,7 +244,7 @@ TEST_F(Command, SaysItsVersionAndItsOptions) {
                              "--guidance-scale", "--flow-shift", "--fps",         "--scheduler",
                              "--seed",           "--output",     "--platform",    "--dtype",
                              "--threads",        "--compile",    "--override",    "--compile-exclude",
-                             "--profile",        "--quiet",      "--verbose"})
+                             "--profile",        "--quiet",      "--verbose",     "--guidance-batch"})
     EXPECT_NE(options.find(option), std::string::npos) << option;
 }
 
@@ -254,7 +255,7 @@ TEST_F(Command, NamesThePlatforms) {
 }
 
 TEST_F(Command, ProfilesARun) {
-  generate({"-p", "a red circle", "--profile", "trace.json", "-o", "a.mp4"});
+  generate({"-p", "a red circle", "--guidance-batch", "off", "--profile", "trace.json", "-o", "a.mp4"});
   EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"a.mp4", "trace.json"}));
   const json trace = json::parse(read_bytes(folder_ / "trace.json"));
   std::map<std::string, int> phases, plans;
@@ -268,7 +269,7 @@ TEST_F(Command, ProfilesARun) {
     EXPECT_EQ(phases[phase], 1) << phase;
   EXPECT_EQ(phases["write"], 6);       // five frames, and the end of the file
   EXPECT_EQ(plans.size(), 6u);         // encoder, text keys, step, update, first frame, later frames
-  EXPECT_EQ(plans["wan_dit"] % 4, 0);  // two steps, two branches of guidance
+  EXPECT_EQ(plans["wan_dit"] % 4, 0);  // two steps, two forwards of each
 
   const CommandResult bench = zoe({"bench", "transformer", "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
                                    "--repeat", "1", "--threads", "1", "--profile", "bench.json"});
@@ -306,6 +307,7 @@ TEST_F(Command, ExplainsAPlan) {
   EXPECT_NE(block.find("// norm_scale_shift ("), std::string::npos) << block;
   EXPECT_EQ(block.find("   0     0 "), std::string::npos) << block;
   for (const std::string part : {"text-keys", "text-encoder", "vae-decode"}) explain({"--part", part, "--platform", "null"});
+  EXPECT_NE(explain({"--batch", "2", "--platform", "null"}).find("attention scale=0.125 f32[2,32,"), std::string::npos);
   EXPECT_NE(explain({"wan2.1-t2v-1.3b", "--platform", "null", "--block", "30"}).find("f32[1,32,1536]"), std::string::npos);
 }
 
@@ -374,6 +376,13 @@ TEST_F(Command, TimesTheToyModel) {
     EXPECT_GT(line.at("median_s").get<double>(), 0);
     EXPECT_GT(line.at("gflop").get<double>(), 0);
   }
+  const CommandResult result = zoe({"bench", "transformer", "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
+                                    "--repeat", "2", "--threads", "1", "--guidance"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json line = json::parse(result.out.substr(result.out.find('\n')));
+  EXPECT_EQ(line.at("what"), "guidance");
+  for (const char* seconds : {"two_forwards_s", "batch_of_two_s"}) EXPECT_GT(line.at(seconds).get<double>(), 0);
+  EXPECT_GT(line.at("batch_workspace_mib").get<double>(), line.at("one_workspace_mib").get<double>());
 }
 
 }  // namespace

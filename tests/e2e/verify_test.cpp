@@ -68,8 +68,13 @@ GenerateSettings small() {
 
 void expect_the_same_bits(Platform& platform) {
   const ModelConfig model = read_model_config(ZOE_MODELS "/toy-wan");
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const VerifyReport report = verify(model, platform, dtype, small(), {});
+  for (const auto& [dtype, batch] : {std::pair{DType::f32, GuidanceBatch::on},
+                                     {DType::f32, GuidanceBatch::off},
+                                     {DType::bf16, GuidanceBatch::on},
+                                     {DType::bf16, GuidanceBatch::off}}) {
+    GenerateSettings settings = small();
+    settings.guidance_batch = batch;
+    const VerifyReport report = verify(model, platform, dtype, settings, {});
     EXPECT_TRUE(report.passed());
     EXPECT_EQ(report.allowed_ulps, 0);
     std::size_t fused = 0;

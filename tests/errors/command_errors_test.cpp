@@ -254,6 +254,7 @@ std::vector<Case> argument_cases() {
       option("GuidanceNegative", "--guidance-scale", "-1", {"got \"-1\"", "expected a number from 0"}),
       option("GuidanceBeyondDouble", "--guidance-scale", "1e999", {"got \"1e999\"", "expected a number"}),
       option("GuidanceWithComma", "--guidance-scale", "4,5", {"got \"4,5\"", "expected a number"}),
+      option("GuidanceBatchUnknown", "--guidance-batch", "both", {"got \"both\"", "expected auto, on or off"}),
       option("FlowShiftZero", "--flow-shift", "0", {"got \"0\"", "expected a number from 0.001 to 1000"}),
       option("FlowShiftNegative", "--flow-shift", "-3", {"got \"-3\"", "expected a number from 0.001"}),
       option("FlowShiftNan", "--flow-shift", "-nan", {"got \"-nan\"", "expected a number"}),
@@ -302,6 +303,15 @@ std::vector<Case> argument_cases() {
       {"BenchOfOddHeight",
        {"bench", "vae-decode", "--size", "toy", "--height", "100"},
        {"[--height, --width]", "480x100", "multiples of 16"}},
+      {"BenchGuidanceOfAnotherPart",
+       {"bench", "vae-decode", "--size", "toy", "--guidance"},
+       {"[--guidance]", "got part \"vae-decode\" and --batch 1", "expected transformer"}},
+      {"BenchGuidanceOfABatch",
+       {"bench", "transformer", "--size", "toy", "--guidance", "--batch", "2"},
+       {"[--guidance]", "--batch 2"}},
+      {"BenchBatchZero",
+       {"bench", "transformer", "--batch", "0"},
+       {"[--batch]", "got \"0\"", "expected a whole number from 1 to 8"}},
       {"BenchRepeatZero", {"bench", "transformer", "--repeat", "0"}, {"[--repeat]", "got \"0\"", "expected a whole number from 1"}},
   };
 }

@@ -34,10 +34,12 @@ std::array<std::int64_t, 3> token_grid(const WanDitConfig& config, std::int64_t 
   return grid;
 }
 
-void check_text_rows(std::int64_t text_rows) {
-  constexpr std::int64_t kMost = 1 << 16;
-  check(text_rows >= 1 && text_rows <= kMost, ErrorKind::invalid_argument, "wan_dit",
-        "bad number of text rows: got {}, expected 1 to {}.", text_rows, kMost);
+void check_texts(std::int64_t batch, std::int64_t text_rows) {
+  constexpr std::int64_t kMostTexts = 1 << 8, kMostRows = 1 << 16;
+  check(batch >= 1 && batch <= kMostTexts, ErrorKind::invalid_argument, "wan_dit", "bad number of texts: got {}, expected 1 to {}.",
+        batch, kMostTexts);
+  check(text_rows >= 1 && text_rows <= kMostRows, ErrorKind::invalid_argument, "wan_dit",
+        "bad number of text rows: got {}, expected 1 to {}.", text_rows, kMostRows);
 }
 
 // The weights under one prefix of names, and what is made with them.
@@ -58,8 +60,8 @@ struct Part {
     return linear(x, matrix, options);
   }
 
-  // [1,L,D] -> [1,L,N,Dh]
-  Value split_heads(const Value& x) const { return reshape(x, {1, x.dim(1), config.num_heads, config.head_dim}); }
+  // [B,L,D] -> [B,L,N,Dh]
+  Value split_heads(const Value& x) const { return reshape(x, {x.dim(0), x.dim(1), config.num_heads, config.head_dim}); }
   Value normed(std::string_view name, const Value& x) const {
     return split_heads(rms_norm(x, weight(fmt::format("{}.weight", name), dtype, {config.dim()}), config.eps));
   }
@@ -74,16 +76,19 @@ Value row(const Value& table, std::int64_t i) { return slice(table, 1, i, i + 1)
 
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
-  return reshape(attention(q, k, v, scale, bias), {1, q.dim(1), q.dim(2) * q.dim(3)});
+  return reshape(attention(q, k, v, scale, bias), {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
 }
+
+// [1,..] -> [B,..], each the same.
+Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
 struct Conditions {
   Value modulation;            // f32 [1,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
-  Value text_bias;             // [1,1,1,R]
+  Value text_bias;             // [B,1,1,R]
 };
 
-// x [1,L,D] -> [1,L,D]
+// x [1|B,L,D] -> [B,L,D]
 Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Value& text_keys,
                   const Value& text_values) {
   const std::int64_t dim = block.config.dim();
@@ -109,7 +114,12 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
   } else {
     stream.residual = stream.y = mul_add(self, gate, x);
   }
-  const Value cross_q = block.normed("attn2.norm_q", block.project("attn2.to_q", stream.y, dim));
+  Value cross_q = block.normed("attn2.norm_q", block.project("attn2.to_q", stream.y, dim));
+  // Here the first block meets the texts: the stream becomes one a text.
+  if (const std::int64_t batch = text_keys.dim(0); x.dim(0) != batch) {
+    cross_q = repeat(cross_q, batch);
+    stream.residual = repeat(stream.residual, batch);
+  }
   const Value crossed = attend(cross_q, text_keys, text_values, conditions.text_bias);
   // The ungated residual rides on the product: one rounding, and no pass of its own.
   const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
@@ -121,12 +131,11 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
 
 }  // namespace
 
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows) {
-  check_text_rows(text_rows);
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch) {
+  check_texts(batch, text_rows);
   const Part embedder{config, dtype, "condition_embedder.text_embedder.", 0};
-  const Value text = input("text", DType::f32, {text_rows, config.text_dim});
-  const Value wide = reshape(cast(text, dtype), {1, text_rows, config.text_dim});
-  const Value hidden = embedder.project("linear_1", wide, config.dim(), {.activation = Activation::gelu_tanh});
+  const Value text = input("text", DType::f32, {batch, text_rows, config.text_dim});
+  const Value hidden = embedder.project("linear_1", cast(text, dtype), config.dim(), {.activation = Activation::gelu_tanh});
   const Value embedded = embedder.project("linear_2", hidden, config.dim());
   std::vector<Value> outputs;
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
@@ -139,7 +148,7 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
 
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs) {
   const auto [f, h, w] = token_grid(config, sizes.frames, sizes.height, sizes.width);
-  check_text_rows(sizes.text_rows);
+  check_texts(sizes.batch, sizes.text_rows);
   const auto [pt, ph, pw] = config.patch_size;
   const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
 
@@ -147,11 +156,12 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value timestep = input("timestep", DType::f32, {1, config.freq_dim});
   const Value cos_full = input("cos_full", DType::f32, {tokens, 1, config.head_dim});
   const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
-  const Value text_bias = input("text_bias", DType::f32, {sizes.text_rows});
+  const Value text_bias = input("text_bias", DType::f32, {sizes.batch, sizes.text_rows});
   std::vector<Value> inputs{latent, timestep, cos_full, sin_signed, text_bias};
   for (std::int64_t i = 0; i < config.num_layers; ++i)
     for (const char* kind : {"k", "v"})
-      inputs.push_back(input(fmt::format("{}_{}", kind, i), dtype, {1, sizes.text_rows, config.num_heads, config.head_dim}));
+      inputs.push_back(
+          input(fmt::format("{}_{}", kind, i), dtype, {sizes.batch, sizes.text_rows, config.num_heads, config.head_dim}));
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
@@ -163,7 +173,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1,D]
   const Value modulation = cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32);
   const Conditions conditions{reshape(modulation, {1, 6, dim}), cos_full, sin_signed,
-                              reshape(text_bias, {1, 1, 1, sizes.text_rows})};
+                              reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
 
   std::vector<Value> blocks;
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
@@ -176,9 +186,12 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value table = head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(cast(time, DType::f32), {1, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
-  const Value unpatched = permute(reshape(patches, {f, h, w, pt, ph, pw, config.out_channels}), {6, 0, 3, 1, 4, 2, 5});
-  const Value noise = reshape(unpatched, {config.out_channels, sizes.frames, sizes.height, sizes.width});
-  std::vector<Value> outputs{cast(noise, DType::f32)};
+  std::vector<Value> outputs;
+  for (std::int64_t text = 0; text < sizes.batch; ++text) {
+    const Value own = reshape(slice(patches, 0, text, text + 1), {f, h, w, pt, ph, pw, config.out_channels});
+    const Value unpatched = permute(own, {6, 0, 3, 1, 4, 2, 5});
+    outputs.push_back(cast(reshape(unpatched, {config.out_channels, sizes.frames, sizes.height, sizes.width}), DType::f32));
+  }
   if (block_outputs) outputs.insert(outputs.end(), blocks.begin(), blocks.end());
   return make_graph("wan_dit", std::move(inputs), std::move(outputs));
 }

@@ -1,7 +1,7 @@
 // The Wan 2.1 diffusion transformer as two graphs (arXiv:2503.20314; Diffusers' WanTransformer3DModel).
 //
 // trace_wan_context turns text states into the keys and values of every block's cross-attention, once a request;
-// trace_wan_dit predicts the noise of one latent at one timestep.
+// trace_wan_dit predicts the noise of one latent at one timestep, for each of a batch of B texts: guidance has two.
 //
 // `dtype` is that of products, stream and attention. As in Diffusers, the time embedder, the modulation tables and the LayerNorm
 // weights are in f32; every norm and every modulation is computed in f32 (ops/).
@@ -16,20 +16,24 @@
 
 namespace zoe {
 
-// Inputs:  text f32 [R,text_dim].
-// Outputs: k_0, v_0, k_1, v_1, ... [1,R,N,Dh] in `dtype`; keys are RMS-normed across heads.
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows);
+// Inputs:  text f32 [B,R,text_dim].
+// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads.
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch = 1);
 
 struct WanDitSizes {
   std::int64_t frames, height, width;  // of the latent; multiples of the patch
   std::int64_t text_rows;              // R
+  std::int64_t batch = 1;              // B
 };
 
 // Inputs:  latent f32 [in_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
-//          (rotary_tables), text_bias f32 [R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
-// Outputs: noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [1,L,D] in `dtype`.
-// L = F/pt * H/ph * W/pw tokens. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts.
-// The rows of padding are all the same, so that they are one row with a count; -inf leaves a row out.
+//          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
+// Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
+//          `dtype`.
+// L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
+// is computed once. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of
+// padding are all the same, so that they are one row with a count; -inf leaves a row out.
+//
 // Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);
 

@@ -1,0 +1,69 @@
+// Which way a guided step goes, on a platform that makes plans and has as much room as a test says.
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "compiler_fuzz/wrapped_platform.h"
+#include "pipeline/generate.h"
+
+namespace zoe {
+namespace {
+
+class LimitedPlatform : public fuzz::WrappedPlatform {
+ public:
+  LimitedPlatform() : WrappedPlatform(open_platform("null")), info_(WrappedPlatform::info()) {}
+  const DeviceInfo& info() const override { return info_; }
+  DeviceInfo info_;
+};
+
+class GuidanceBatchTest : public ::testing::Test {
+ protected:
+  Job prepare(GuidanceBatch batch, double guidance_scale = 4) {
+    GenerateSettings settings;
+    settings.prompts = {"a red circle"};
+    settings.height = 64, settings.width = 64, settings.num_frames = 5, settings.num_inference_steps = 2;
+    settings.guidance_scale = guidance_scale;
+    settings.guidance_batch = batch;
+    return Pipeline(read_model_config(ZOE_MODELS "/toy-wan"), platform_, DType::f32).prepare(settings);
+  }
+  LimitedPlatform platform_;
+};
+
+TEST_F(GuidanceBatchTest, IsAsAsked) {
+  EXPECT_EQ(prepare(GuidanceBatch::on).batch, 2);
+  EXPECT_EQ(prepare(GuidanceBatch::off).batch, 1);
+}
+
+TEST_F(GuidanceBatchTest, IsOfOneWithoutGuidance) {
+  for (const GuidanceBatch batch : {GuidanceBatch::automatic, GuidanceBatch::on, GuidanceBatch::off})
+    EXPECT_EQ(prepare(batch, 1).batch, 1);
+}
+
+TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
+  const std::size_t of_two = prepare(GuidanceBatch::on).memory.peak(), of_one = prepare(GuidanceBatch::off).memory.peak();
+  EXPECT_LT(of_one, of_two);
+  platform_.info_.free_bytes = of_two;
+  EXPECT_EQ(prepare(GuidanceBatch::automatic).batch, 2);
+  platform_.info_.free_bytes = of_two - 1;
+  const Job smaller = prepare(GuidanceBatch::automatic);
+  EXPECT_EQ(smaller.batch, 1);
+  EXPECT_EQ(smaller.memory.peak(), of_one);
+  try {
+    prepare(GuidanceBatch::on);
+    ADD_FAILURE() << "does not fit";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+    EXPECT_NE(std::string(error.what()).find("or try --guidance-batch off"), std::string::npos) << error.what();
+  }
+  platform_.info_.free_bytes = of_one - 1;
+  EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
+}
+
+TEST(ParseGuidanceBatch, KnowsThreeWords) {
+  EXPECT_EQ(parse_guidance_batch("auto", "x"), GuidanceBatch::automatic);
+  EXPECT_EQ(parse_guidance_batch("on", "x"), GuidanceBatch::on);
+  EXPECT_EQ(parse_guidance_batch("off", "x"), GuidanceBatch::off);
+  EXPECT_THROW(parse_guidance_batch("ON", "x"), Error);
+}
+
+}  // namespace
+}  // namespace zoe
