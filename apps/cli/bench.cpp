@@ -357,15 +357,19 @@ int bench(const BenchOptions& options) {
   // The first run sets up libraries, the second is recorded where a stream can; the others count.
   const int warm_ups = stream->can_record() && !streamed ? 2 : 1;
   double first_seconds = 0, second_seconds = 0;
-  std::vector<double> seconds;
-  for (int number = 0; number < warm_ups + options.repeat; ++number) {
-    const auto host_begin = StepClock::now();
+  std::vector<double> seconds, seconds_beside;  // of runs whose steps are not timed, beside those whose steps are
+  const auto time_run = [&] {
     const auto begin = stream->mark();
     run_all({.recordings = &recordings, .wait = false});
     const auto end = stream->mark();
     end->wait();
+    return end->seconds_since(*begin);
+  };
+  for (int number = 0; number < warm_ups + options.repeat; ++number) {
+    const auto host_begin = StepClock::now();
+    const double run_seconds = time_run();
     watch.sample();
-    if (number >= warm_ups) seconds.push_back(end->seconds_since(*begin));
+    if (number >= warm_ups) seconds.push_back(run_seconds);
     else (number == 0 ? first_seconds : second_seconds) = seconds_since(host_begin);
     if (number >= warm_ups && profile_file)
       profile.phase(fmt::format("run {}", number - warm_ups + 1), host_begin, StepClock::now());
@@ -380,11 +384,14 @@ int bench(const BenchOptions& options) {
       if (profile_file) profile.step(time);
     };
     constexpr int kTimedRuns = 2;
+    // In turns with whole runs, as a device that gets warm gets slower.
     for (; times.runs < kTimedRuns; ++times.runs) {
+      if (options.floors) seconds_beside.push_back(time_run());
       const auto begin = StepClock::now();
       run_all({.time = &timer});
       if (profile_file) profile.phase(fmt::format("timed run {}", times.runs + 1), begin, StepClock::now());
     }
+    if (options.floors) seconds_beside.push_back(time_run());
   }
   std::sort(seconds.begin(), seconds.end());
   const double middle = median(seconds), operations = measured.operations();
@@ -424,7 +431,8 @@ int bench(const BenchOptions& options) {
     profile_file->commit();
   }
   if (options.guidance) print_guidance(options, *platform, dtype, measured, *stream, store, streamed);
-  if (options.floors) print_floors(measured, times, middle, measure_ceilings(*platform, *stream, dtype, options.compile));
+  if (options.floors)
+    print_floors(measured, times, median(seconds_beside), measure_ceilings(*platform, *stream, dtype, options.compile));
   if (options.per_op) print_per_op(measured, times);
   return 0;
 }
