@@ -29,7 +29,7 @@
 #else
 #define SCORE_FACTOR factor
 #endif
-#define HEADROOM 0.0f
+#define HEADROOM 64.0f
 #define STAGES 2
 #define GROUPS 2
 #define THREADS ((GROUPS + 1) * 128)
