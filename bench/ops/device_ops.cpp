@@ -24,6 +24,7 @@
 #include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
 #include "ir/trace.h"
+#include "ops/channel_norm.h"
 #include "ops/mul_add.h"
 #include "ops/norm_scale_shift.h"
 #include "ops/rms_norm.h"
@@ -74,6 +75,9 @@ Traced trace(const Case& c, std::int64_t rows) {
     const Value cos = add("cos", DType::f32, {rows, 1, kHeadWidth}), sin = add("sin", DType::f32, {rows, 1, kHeadWidth});
     const Value heads = reshape(rms_norm(x, weight, 1e-6), {1, rows, c.width / kHeadWidth, kHeadWidth});
     traced.outputs = {rotary_interleaved(heads, cos, sin)};
+  } else if (c.op == "channel_norm_silu") {
+    const Value x = tokens("x"), gamma = add("gamma", c.dtype, {c.width});
+    traced.outputs = {silu(channel_norm(x, gamma))};
   } else {
     const Value x = tokens("x");
     traced.outputs = {gelu_tanh(x)};
@@ -211,7 +215,7 @@ Measured measure(const Case& c, Platform& platform) {
 
 int main_of(int argc, char** argv) {
   const std::vector<std::string> known = {"norm_scale_shift", "scale_residual_norm_scale_shift", "mul_add", "rms_norm_rotary",
-                                          "gelu_tanh"};
+                                          "gelu_tanh", "channel_norm_silu"};
   std::vector<std::string> ops, dtypes;
   std::vector<std::int64_t> widths, rows;
   std::string platform_name = "cuda";

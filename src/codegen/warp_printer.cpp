@@ -114,8 +114,6 @@ class WarpPrinter : public Printer {
     const auto found = staged_.find(place_of(i));
     return found == staged_.end() ? nullptr : &found->second;
   }
-  // Whether a value's bits are those of a bf16.
-  bool is_bf16(int i) const { return at(i).dtype == DType::bf16 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0])); }
 
   void find_same() {
     same_.assign(chain_.instructions.size(), false);
@@ -410,9 +408,7 @@ class WarpPrinter : public Printer {
   }
 
   void value(int i, const std::set<int>& rounded_later = {}) {
-    Instruction instruction = at(i);
-    if (rounded_later.contains(i)) instruction.dtype = DType::f32;
-    line("const float v{} = {};{}", i, expression(instruction), comment(instruction));
+    line("const float v{} = {};{}", i, expression(at(i), !rounded_later.contains(i)), comment(at(i)));
   }
 
   // An access into the vector `name`.
