@@ -136,7 +136,9 @@ std::vector<float> result_of(Platform& platform, const Node& node, std::size_t r
   const auto stream = platform.make_stream();
   const Buffers buffers(platform, *stream, node);
   const Node* const one[] = {&node};
-  platform.make_kernels(one)[0]->run(*stream, buffers.operands, buffers.results, {});
+  const auto kernel = std::move(platform.make_kernels(one)[0]);
+  const auto scratch = platform.allocate(kernel->scratch_bytes(), "scratch");
+  kernel->run(*stream, buffers.operands, buffers.results, {scratch.get(), 0});
   std::vector<std::byte> bytes(node.types[result].size_bytes());
   platform.download(*stream, buffers.results[result], bytes.data(), bytes.size());
   stream->synchronize();
@@ -209,6 +211,7 @@ Measured measure(const Case& c, Platform& platform) {
   const NodePtr node = fused(c, c.rows);
   const Node* const one[] = {node.get()};
   const auto kernel = std::move(platform.make_kernels(one)[0]);
+  const auto scratch = platform.allocate(kernel->scratch_bytes(), "scratch");
   double bytes = 0;
   for (const Value& operand : node->inputs) bytes += static_cast<double>(operand.type().size_bytes());
   for (const Type& type : node->types) bytes += static_cast<double>(type.size_bytes());
@@ -221,7 +224,7 @@ Measured measure(const Case& c, Platform& platform) {
              to = platform.allocate(half * static_cast<std::size_t>(count), "copy");
   const auto run = [&](int i) {
     const Buffers& set = sets[static_cast<std::size_t>(i % count)];
-    kernel->run(*stream, set.operands, set.results, {});
+    kernel->run(*stream, set.operands, set.results, {scratch.get(), 0});
   };
   const auto copy = [&](int i) {
     const std::size_t offset = half * static_cast<std::size_t>(i % count);

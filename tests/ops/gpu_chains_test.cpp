@@ -52,7 +52,8 @@ struct ChainRun {
       platform.upload(*stream, unset.data(), {buffers.back().get(), 0}, unset.size());
       results.push_back({buffers.back().get(), 0});
     }
-    kernel.run(*stream, operands, results, {});
+    const auto scratch = platform.allocate(kernel.scratch_bytes(), "scratch");
+    kernel.run(*stream, operands, results, {scratch.get(), 0});
     stream->synchronize();
     std::vector<std::vector<float>> got;
     for (std::size_t r = 0; r < node.types.size(); ++r) {
