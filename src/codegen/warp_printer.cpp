@@ -23,14 +23,15 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kWarp = 32, kPartialSums = 32;
-constexpr std::int64_t kAccessBytes = 16;       // the widest access
-constexpr std::int64_t kWarpBytes = 20 * 1024;  // of shared memory a warp may fill in order to have more than one row
-constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over them
-constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
-constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
-constexpr std::int64_t kInFlight = 24;          // accesses to memory that a thread begins before it waits for the first
-constexpr std::int64_t kAhead = 4;              // accesses of a turn, at least, for the next turn's to begin meanwhile
-constexpr std::int64_t kWrittenOut = 5;         // turns of a loop, at most, that are written out
+constexpr std::int64_t kAccessBytes = 16;                // the widest access
+constexpr std::int64_t kWarpBytes = 20 * 1024;           // of shared memory a warp may fill in order to have more than one row
+constexpr std::int64_t kWarpRows = 8;                    // at most, where sums run over them
+constexpr std::int64_t kBlockRows = 4;                   // of a block that is a unit, at least, if they fit
+constexpr std::int64_t kBlockVectors = 128;              // of a row, at least, for a block to be a unit
+constexpr std::int64_t kBlockWarps[] = {8, 4, 6, 3, 2};  // of a block that is a unit: the first that divides a row's vectors
+constexpr std::int64_t kInFlight = 24;                   // accesses to memory that a thread begins before it waits for the first
+constexpr std::int64_t kAhead = 4;                       // accesses of a turn, at least, for the next turn's to begin meanwhile
+constexpr std::int64_t kWrittenOut = 5;                  // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
 
@@ -254,7 +255,7 @@ class WarpPrinter : public Printer {
       rows_ = unit_rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
       block_warps_ = 4;
     } else {
-      for (const std::int64_t warps : {4, 3, 2}) {
+      for (const std::int64_t warps : kBlockWarps) {
         if (same_bytes() <= row_bytes() || vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
         unit_warps_ = unit_rows_ = warps;
         rows_ = 1;
