@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Time the fused ops on a GPU beside PyTorch (eager and torch.compile) and beside copies of as many bytes, in one run.
+"""Time the fused ops on a GPU beside PyTorch (eager and torch.compile) and beside copies, in one run.
 
     python bench/compare_device_ops.py [OP...] [--width N ...] [--rows N ...] [--dtype bf16|f32] [--no-torch]
 
-Needs a Python with torch for CUDA (bench/README.md). build/bench_device_ops answers one case at a time, its copies included; then
-PyTorch runs the same formula, written as Diffusers writes it, with the shape baked into the compiled function.
+Needs a Python with torch for CUDA (bench/README.md). build/bench_device_ops times all cases, its copies included; then PyTorch runs
+the same formulas, written as Diffusers writes them, with the shape baked into the compiled function (2 s a case).
 
-Prints a Markdown table. Exit code 1 if a case is below 85% of the copy's rate, or slower than torch.compile by more than a tenth.
+Prints a Markdown table. Exit code 1 if a case has other bits than the CPU's, is below 85% of the rate of a copy of 1 GiB (`copy` in
+the table is one of as many bytes), or is slower than torch.compile by more than a tenth.
 """
 import argparse
 import json
@@ -94,7 +95,7 @@ def main():
     cases = [json.loads(line) for line in done.stdout.splitlines()]
     if done.returncode not in (0, 1) or not cases:
         sys.exit(f"[compare_device_ops] exit code {done.returncode} after {len(cases)} cases of {' '.join(command)}")
-    print("| op | rows x width | dtype | ours, us | copy, us | of the copy's rate | eager, us | torch.compile, us | ours is faster by |")
+    print("| op | rows x width | dtype | ours, us | copy, us | of 1 GiB's rate | eager, us | torch.compile, us | ours is faster by |")
     print("|---|---|---|---|---|---|---|---|---|")
     missed = []
     for case in cases:
@@ -104,7 +105,7 @@ def main():
         if not case["exact"]:
             missed.append(f"{name}: other bits than the CPU's")
         if case["percent"] < LEAST:
-            missed.append(f"{name}: {case['percent']}% of the copy's rate")
+            missed.append(f"{name}: {case['percent']}% of a copy's rate")
         if compiled and case["us"] > compiled * NOISE:
             missed.append(f"{name}: {case['us']} us, torch.compile {compiled:.1f}")
         beside = "| | | |" if options.no_torch else f"| {eager:.0f} | {compiled:.0f} | {compiled / case['us']:.2f}x |"

@@ -24,13 +24,15 @@ namespace {
 
 constexpr std::int64_t kWarp = 32, kPartialSums = 32;
 constexpr std::int64_t kAccessBytes = 16;                // the widest access
-constexpr std::int64_t kWarpBytes = 20 * 1024;           // of shared memory a warp may fill in order to have more than one row
+constexpr std::int64_t kWarpBytes = 2 * 1024;            // of shared memory a warp may fill in order to have more than one row,
+constexpr std::int64_t kSharingWarpBytes = 20 * 1024;    // and where rows share work
 constexpr std::int64_t kWarpRows = 8;                    // at most, where sums run over them
 constexpr std::int64_t kBlockRows = 4;                   // of a block that is a unit, at least, if they fit
 constexpr std::int64_t kBlockVectors = 128;              // of a row, at least, for a block to be a unit
 constexpr std::int64_t kBlockWarps[] = {8, 4, 6, 3, 2};  // of a block that is a unit: the first that divides a row's vectors
 constexpr std::int64_t kInFlight = 24;                   // accesses to memory that a thread begins before it waits for the first
 constexpr std::int64_t kAhead = 4;                       // accesses of a turn, at least, for the next turn's to begin meanwhile
+constexpr int kCheap = 8;                                // work on a column that is no more than it takes to read it again
 constexpr std::int64_t kWrittenOut = 5;                  // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
@@ -157,7 +159,6 @@ class WarpPrinter : public Printer {
     if (flat_) return;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
       if (chain_.instructions[i].kept) stage(static_cast<int>(i), chain_.instructions[i].pass);
-    constexpr int kCheap = 8;
     for (int pass = 0; pass < chain_.passes; ++pass) {
       for (const int sum : sums_after(pass)) {
         const int summed = at(sum).arguments[0];
@@ -238,6 +239,14 @@ class WarpPrinter : public Printer {
     return static_cast<std::int64_t>(bytes);
   }
 
+  // On each column, once for all rows of a unit.
+  int same_work() const {
+    int work = 0;
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
+      if (const int n = static_cast<int>(i); is_column(n) && is_same(n) && !is_load(n)) work += cost(at(n).opcode);
+    return work;
+  }
+
   void choose_sizes() {
     if (flat_) {
       block_warps_ = 8;
@@ -271,7 +280,8 @@ class WarpPrinter : public Printer {
         block_warps_ = unit_warps_;
       } else {
         rows_ = unit_rows_ = std::min(vector_, kWarpRows);
-        for (; rows_ > 1 && place_staged() > kWarpBytes; unit_rows_ /= 2) rows_ /= 2;
+        const std::int64_t most = same_work() > kCheap ? kSharingWarpBytes : kWarpBytes;
+        for (; rows_ > 1 && place_staged() > most; unit_rows_ /= 2) rows_ /= 2;
         choose_lanes(kWarp / rows_);
         const std::int64_t bytes = place_staged();
         block_warps_ = bytes == 0 ? 4 : std::min<std::int64_t>(4, most_bytes / bytes);
