@@ -122,12 +122,17 @@ void Printer::declare_result_pointer(std::size_t s) {
        memory(chain_.operands.size() + static_cast<std::size_t>(chain_.stores[s].output), dtype, false), store_bases_[s]);
 }
 
-std::string Printer::expression(const Instruction& instruction) const {
+std::string Printer::expression(const Instruction& instruction, bool rounded) const {
   std::vector<std::string> operands;
   const bool column = instruction.place == Place::column;
   for (const int argument : instruction.arguments) operands.push_back(column ? read(argument) : fmt::format("v{}", argument));
-  const std::string text = instruction.opcode == Opcode::cast ? operands[0] : spell(instruction.opcode, operands);
-  return instruction.dtype == DType::bf16 ? fmt::format("round_bf16({})", text) : text;
+  const Opcode opcode = instruction.opcode;
+  const bool of_bf16 = dialect_.bf16_functions && (opcode == Opcode::silu || opcode == Opcode::gelu_tanh) &&
+                       instruction.dtype == DType::bf16 && is_bf16(instruction.arguments[0]);
+  const std::string text = opcode == Opcode::cast ? operands[0]
+                           : of_bf16              ? fmt::format("zoe_{}_bf16({})", name(opcode), operands[0])
+                                                  : spell(opcode, operands);
+  return rounded && instruction.dtype == DType::bf16 ? fmt::format("round_bf16({})", text) : text;
 }
 
 // A value of the chain or of a row.

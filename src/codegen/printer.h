@@ -51,7 +51,10 @@ class Printer {
   void row_indices();  // r0, r1, ... of `row`
   void declare_pointer(std::size_t load);
   void declare_result_pointer(std::size_t store);
-  std::string expression(const Instruction& instruction) const;
+  // `rounded`: to the instruction's dtype; not where its readers do that.
+  std::string expression(const Instruction& instruction, bool rounded = true) const;
+  // Whether a value's bits are those of a bf16.
+  bool is_bf16(int i) const { return at(i).dtype == DType::bf16 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0])); }
   std::vector<int> sums_after(int pass) const;  // the sums that pass `pass` finishes
 
   // How a view walks through the columns.

@@ -23,14 +23,17 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kWarp = 32, kPartialSums = 32;
-constexpr std::int64_t kAccessBytes = 16;       // the widest access
-constexpr std::int64_t kWarpBytes = 20 * 1024;  // of shared memory a warp may fill in order to have more than one row
-constexpr std::int64_t kWarpRows = 8;           // at most, where sums run over them
-constexpr std::int64_t kBlockRows = 4;          // of a block that is a unit, at least, if they fit
-constexpr std::int64_t kBlockVectors = 128;     // of a row, at least, for a block to be a unit
-constexpr std::int64_t kInFlight = 24;          // accesses to memory that a thread begins before it waits for the first
-constexpr std::int64_t kAhead = 4;              // accesses of a turn, at least, for the next turn's to begin meanwhile
-constexpr std::int64_t kWrittenOut = 5;         // turns of a loop, at most, that are written out
+constexpr std::int64_t kAccessBytes = 16;                // the widest access
+constexpr std::int64_t kWarpBytes = 2 * 1024;            // of shared memory a warp may fill in order to have more than one row,
+constexpr std::int64_t kSharingWarpBytes = 20 * 1024;    // and where rows share work
+constexpr std::int64_t kWarpRows = 8;                    // at most, where sums run over them
+constexpr std::int64_t kBlockRows = 4;                   // of a block that is a unit, at least, if they fit
+constexpr std::int64_t kBlockVectors = 128;              // of a row, at least, for a block to be a unit
+constexpr std::int64_t kBlockWarps[] = {8, 4, 6, 3, 2};  // of a block that is a unit: the first that divides a row's vectors
+constexpr std::int64_t kInFlight = 24;                   // accesses to memory that a thread begins before it waits for the first
+constexpr std::int64_t kAhead = 4;                       // accesses of a turn, at least, for the next turn's to begin meanwhile
+constexpr int kCheap = 8;                                // work on a column that is no more than it takes to read it again
+constexpr std::int64_t kWrittenOut = 5;                  // turns of a loop, at most, that are written out
 
 bool is_zero(std::int64_t stride) { return stride == 0; }
 
@@ -114,8 +117,6 @@ class WarpPrinter : public Printer {
     const auto found = staged_.find(place_of(i));
     return found == staged_.end() ? nullptr : &found->second;
   }
-  // Whether a value's bits are those of a bf16.
-  bool is_bf16(int i) const { return at(i).dtype == DType::bf16 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0])); }
 
   void find_same() {
     same_.assign(chain_.instructions.size(), false);
@@ -158,7 +159,6 @@ class WarpPrinter : public Printer {
     if (flat_) return;
     for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
       if (chain_.instructions[i].kept) stage(static_cast<int>(i), chain_.instructions[i].pass);
-    constexpr int kCheap = 8;
     for (int pass = 0; pass < chain_.passes; ++pass) {
       for (const int sum : sums_after(pass)) {
         const int summed = at(sum).arguments[0];
@@ -239,6 +239,14 @@ class WarpPrinter : public Printer {
     return static_cast<std::int64_t>(bytes);
   }
 
+  // On each column, once for all rows of a unit.
+  int same_work() const {
+    int work = 0;
+    for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
+      if (const int n = static_cast<int>(i); is_column(n) && is_same(n) && !is_load(n)) work += cost(at(n).opcode);
+    return work;
+  }
+
   void choose_sizes() {
     if (flat_) {
       block_warps_ = 8;
@@ -256,7 +264,7 @@ class WarpPrinter : public Printer {
       rows_ = unit_rows_ = std::min<std::int64_t>(kWarp, kWarp / lanes_ * 4);
       block_warps_ = 4;
     } else {
-      for (const std::int64_t warps : {4, 3, 2}) {
+      for (const std::int64_t warps : kBlockWarps) {
         if (same_bytes() <= row_bytes() || vectors < kBlockVectors || vectors % (kWarp * warps) != 0) continue;
         unit_warps_ = unit_rows_ = warps;
         rows_ = 1;
@@ -272,7 +280,8 @@ class WarpPrinter : public Printer {
         block_warps_ = unit_warps_;
       } else {
         rows_ = unit_rows_ = std::min(vector_, kWarpRows);
-        for (; rows_ > 1 && place_staged() > kWarpBytes; unit_rows_ /= 2) rows_ /= 2;
+        const std::int64_t most = same_work() > kCheap ? kSharingWarpBytes : kWarpBytes;
+        for (; rows_ > 1 && place_staged() > most; unit_rows_ /= 2) rows_ /= 2;
         choose_lanes(kWarp / rows_);
         const std::int64_t bytes = place_staged();
         block_warps_ = bytes == 0 ? 4 : std::min<std::int64_t>(4, most_bytes / bytes);
@@ -410,9 +419,7 @@ class WarpPrinter : public Printer {
   }
 
   void value(int i, const std::set<int>& rounded_later = {}) {
-    Instruction instruction = at(i);
-    if (rounded_later.contains(i)) instruction.dtype = DType::f32;
-    line("const float v{} = {};{}", i, expression(instruction), comment(instruction));
+    line("const float v{} = {};{}", i, expression(at(i), !rounded_later.contains(i)), comment(at(i)));
   }
 
   // An access into the vector `name`.
