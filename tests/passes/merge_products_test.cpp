@@ -1,5 +1,7 @@
 #include "compiler/passes/merge_products.h"
 
+#include <random>
+
 #include "ir/interpreter.h"
 #include "passes/passes.h"
 #include "testing/random_graph.h"
@@ -156,6 +158,56 @@ const char* const kApart[] = {
 
 TEST(MergeProducts, WhatDiffersOrIsNotFreeStaysApart) {
   for (const std::string text : kApart) testing::expect_pass(merge_all, "graph g\n" + text, "graph g\n" + text);
+}
+
+// Linears of one or two operands, as different as they come, read by whatever may read them.
+Graph random_graph(unsigned seed) {
+  std::mt19937 random(seed);
+  const auto below = [&](unsigned count) { return static_cast<int>(random() % count); };
+  const Value xs[] = {input("x", DType::f32, {2, 3, 8}), input("y", DType::f32, {2, 3, 8})};
+  std::vector<Value> read, heads, results;
+  for (int i = 0; i < 6; ++i) {
+    const std::int64_t width = below(3) ? 8 : 4;
+    const int segment = below(6) ? 1 : 2;
+    ProductOptions options;
+    if (below(3)) options.bias = parameter("b" + std::to_string(i), DType::f32, {width}, segment);
+    if (!below(5)) options.activation = Activation::silu;
+    const Value y = linear(xs[below(8) == 0], parameter("w" + std::to_string(i), DType::f32, {width, 8}, segment), options);
+    const int reader = below(8);
+    if (reader == 0) results.push_back(y);
+    if (reader == 1) read.push_back(slice(neg(y), 2, 0, 3));
+    if (reader == 2) read.push_back(swap_pairs(y));
+    if (reader == 3) read.push_back(permute(y, {1, 2, 0}));
+    if (reader >= 3) heads.push_back(reshape(y, {2, 3, width / 2, 2}));
+    if (reader == 4) read.push_back(cast(heads.back(), DType::bf16));
+  }
+  for (std::size_t i = 0; i + 2 < heads.size(); ++i)
+    if (heads[i].type() == heads[i + 1].type() && heads[i].type() == heads[i + 2].type())
+      results.push_back(attention(heads[i], heads[i + 1], heads[i + 2], 0.5));
+  results.insert(results.end(), read.begin(), read.end());
+  if (results.empty()) results.push_back(xs[0] + xs[1]);
+  return make_graph("random", {xs[0], xs[1]}, results);
+}
+
+TEST(MergeProducts, RandomGraphsKeepTheirNumbers) {
+  std::size_t packed = 0, inside = 0;
+  for (unsigned seed = 0; seed < 500; ++seed) {
+    const Graph before = random_graph(seed), after = merge_all(before);
+    SCOPED_TRACE(print(before) + "becomes\n" + print(after));
+    verify(after);
+    ASSERT_EQ(print(parse(print(after))), print(after));
+    ASSERT_EQ(print(merge_all(after)), print(after)) << "applied again";
+    std::vector<ReferenceTensor> inputs(2, {{2, 3, 8}, {}});
+    for (ReferenceTensor& each : inputs)
+      for (std::size_t i = 0; i < 48; ++i) each.values.push_back(0.25 * static_cast<double>((i * 7 + seed) % 9) - 1);
+    const auto expected = interpret(before, inputs, testing::RandomGraph::parameter_values);
+    const auto got = interpret(after, inputs, testing::RandomGraph::parameter_values);
+    for (std::size_t i = 0; i < expected.size(); ++i) ASSERT_EQ(got[i].values, expected[i].values);
+    packed += print(after).find("parts=") != std::string::npos;
+    inside += print(after).find("heads=") != std::string::npos;
+  }
+  EXPECT_GT(packed, 100u);
+  EXPECT_GT(inside, 20u);
 }
 
 TEST(MergeProducts, ThePlatformIsAskedAndItsAnswerNoted) {
