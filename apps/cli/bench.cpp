@@ -98,10 +98,11 @@ class RandomWeights {
   explicit RandomWeights(const Case& measured) {
     std::map<DType, std::int64_t> largest;
     for (const Plan& plan : measured.plans)
-      for (const PlanWeight& weight : plan.weights) {
-        types_[weight.name] = weight.type;
-        largest[weight.type.dtype] = std::max(largest[weight.type.dtype], weight.type.shape.count());
-      }
+      for (const PlanWeight& weight : plan.weights)
+        for (const auto& [name, type] : weight.parts) {
+          types_[name] = type;
+          largest[type.dtype] = std::max(largest[type.dtype], type.shape.count());
+        }
     for (const auto& [dtype, count] : largest) values_.emplace(dtype, RandomValues(count, dtype, 0.02f));
   }
   WeightSource source() const {

@@ -96,6 +96,9 @@ std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& 
   };
   switch (kind_of_work(node)) {
     case WorkKind::product:
+      if (const NodePtr& weight = node.inputs[1].node_ptr(); parts_of(weight).size() > 1)
+        return fmt::format("what {} has for it; one product for {}", device.platform, weight->name);
+      [[fallthrough]];
     case WorkKind::attention: return fmt::format("what {} has for it", device.platform);
     case WorkKind::override: return decisions();
     case WorkKind::fused: {
@@ -206,9 +209,13 @@ int explain(const ExplainOptions& options) {
     fmt::print("{:.3f} Gop; without compiling {:.2f} times the traffic, {:.1f} times the steps\n", totals.operations / 1e9,
                totals_apart.bytes / std::max(totals.bytes, 1.0),
                static_cast<double>(totals_apart.steps) / std::max(totals.steps, 1));
-    std::map<std::string, int> notes;
-    for (const std::string& note : plan.fusion_notes) ++notes[note];
-    for (const auto& [note, times] : notes) fmt::print("chains end: {} ({} times)\n", note, times);
+    const auto print_notes = [](std::string_view about, const std::vector<std::string>& notes) {
+      std::map<std::string, int> counts;
+      for (const std::string& note : notes) ++counts[note];
+      for (const auto& [note, times] : counts) fmt::print("{}: {} ({} times)\n", about, note, times);
+    };
+    print_notes("products", plan.product_notes);
+    print_notes("chains end", plan.fusion_notes);
     if (options.source) print_sources(plan, options);
   }
   return 0;

@@ -11,6 +11,7 @@
 #include "compiler/passes/fold_epilogues.h"
 #include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
+#include "compiler/passes/merge_products.h"
 #include "compiler/passes/simplify.h"
 #include "compiler/policy.h"
 
@@ -119,6 +120,8 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
   pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
+  pass("merge_products", merge_products(
+                             plan.graph, [&](const Node& merged) { return platform.merges_products(merged); }, plan.product_notes));
   std::map<std::pair<const Node*, int>, std::pair<int, int>> origins;  // of the final graph's values
   const auto number_origins = [&](const Graph& before, const auto& now) {
     for (std::size_t i = 0; i < before.nodes.size(); ++i)
@@ -171,9 +174,13 @@ void place(Plan& plan, Platform& platform) {
         const int input = static_cast<int>(operand);
         const std::string layout = step.kernel->weight_layout(input);
         const auto [found, is_new] = weights.try_emplace({source.name, layout}, static_cast<int>(plan.weights.size()));
-        if (is_new)
-          plan.weights.push_back({source.name, layout, source.types[0], step.kernel->packed_bytes(input, source.types[0]),
-                                  step.kernel, input, step.node->segment});
+        if (is_new) {
+          std::vector<PlanWeight::Part> parts;
+          for (const Value& part : parts_of(step.node->inputs[operand].node_ptr()))
+            parts.push_back({part.node().name, part.type()});
+          plan.weights.push_back({source.name, std::move(parts), layout, source.types[0],
+                                  step.kernel->packed_bytes(input, source.types[0]), step.kernel, input, step.node->segment});
+        }
         // Segment 0 stays while the others come and go: it has the weights that several of them read.
         int& segment = plan.weights[static_cast<std::size_t>(found->second)].segment;
         if (segment != step.node->segment) segment = 0;

@@ -15,9 +15,14 @@ namespace zoe {
 
 // A weight in the layout one or more kernels want it in.
 struct PlanWeight {
-  std::string name;    // in the checkpoint
-  std::string layout;  // with the name, what two plans share packed bytes by
-  Type type;           // of the parameter node
+  struct Part {  // a tensor of the checkpoint
+    std::string name;
+    Type type;
+  };
+  std::string name;         // of the parameter node
+  std::vector<Part> parts;  // mostly one; else the rows of one come before those of the next
+  std::string layout;       // with the name, what two plans share packed bytes by
+  Type type;                // of the parameter node
   std::size_t size_bytes;
   std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`
   int input;
@@ -62,6 +67,7 @@ struct Plan {
   std::vector<int> input_last_read, output_written;  // see MemoryPlan
 
   std::vector<Decision> decisions;                          // one a call of an op, in the order they were met
+  std::vector<std::string> product_notes;                   // which products could be one, and why they are or are not
   std::vector<std::string> fusion_notes;                    // why chains end where they do, see fuse.h
   std::vector<std::pair<std::string, std::string>> passes;  // name and text of the graph after it, if CompileOptions::keep_passes
 };

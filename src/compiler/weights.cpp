@@ -27,9 +27,19 @@ std::uint64_t next_generation() {
   return ++last;
 }
 
-// Bytes that the platform takes as they are stored.
-bool is_packed(const PlanWeight& weight, const HostTensor& source) {
-  return weight.layout == fmt::format("dense {}", name(source.dtype)) && weight.size_bytes == source_bytes(source);
+std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
+
+// Rows of one tensor before those of the next, in the dtype they are computed with.
+HostTensor joined(const std::vector<HostTensor>& sources, const Type& type, std::vector<std::byte>& bytes) {
+  bytes.resize(type.size_bytes());
+  std::size_t end = 0;
+  for (const HostTensor& source : sources) {
+    const auto count = static_cast<std::size_t>(source.shape.count());
+    std::vector<std::byte> aligned(source.data, source.data + source_bytes(source));
+    convert(aligned.data(), source.dtype, bytes.data() + end, type.dtype, count);
+    end += count * size_of(type.dtype);
+  }
+  return {type.dtype, type.shape, bytes.data()};
 }
 
 }  // namespace
@@ -39,31 +49,67 @@ void WeightStore::load(std::vector<const PlanWeight*> wanted) {
   std::set<std::pair<std::string_view, std::string_view>> seen;
   for (const PlanWeight* weight : wanted) {
     if (packed_.count({weight->name, weight->layout}) || !seen.insert({weight->name, weight->layout}).second) continue;
-    const HostTensor source = source_(weight->name);
-    check(source.shape.count() == weight->type.shape.count(), ErrorKind::invalid_argument, "weights",
-          "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", weight->name,
-          source.shape.str(), weight->type.shape.str());
-    missing.push_back({weight, source, nullptr});
+    add_pieces(*weight, missing);
   }
   if (missing.empty()) return;
-  std::stable_sort(missing.begin(), missing.end(),
-                   [](const Missing& a, const Missing& b) { return std::less<>()(a.source.data, b.source.data); });
+  std::stable_sort(missing.begin(), missing.end(), [](const Missing& a, const Missing& b) {
+    return std::less<>()(a.sources.front().data, b.sources.front().data);
+  });
   generation_ = next_generation();
-  for (Missing& each : missing) each.buffer = platform_.allocate(each.weight->size_bytes, each.weight->name);
+  std::map<const PlanWeight*, std::shared_ptr<Buffer>> buffers;
+  for (Missing& each : missing) {
+    std::shared_ptr<Buffer>& buffer = buffers[each.weight];
+    if (!buffer) buffer = platform_.allocate(each.weight->size_bytes, each.weight->name);
+    each.buffer = buffer;
+  }
   if (platform_.host_addressable()) pack_in_place(missing);
   else pack_and_upload(missing);
-  for (Missing& each : missing) {
-    packed_[{each.weight->name, each.weight->layout}] = std::move(each.buffer);
-    size_bytes_ += each.weight->size_bytes;
+  for (const auto& [weight, buffer] : buffers) {
+    packed_[{weight->name, weight->layout}] = buffer;
+    size_bytes_ += weight->size_bytes;
   }
+}
+
+void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const {
+  std::vector<HostTensor> sources;
+  for (const PlanWeight::Part& part : weight.parts) {
+    sources.push_back(source_(part.name));
+    check(sources.back().shape.count() == part.type.shape.count(), ErrorKind::invalid_argument, "weights",
+          "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", part.name,
+          sources.back().shape.str(), part.type.shape.str());
+  }
+  if (weight.layout != dense(weight.type.dtype) || weight.size_bytes != weight.type.size_bytes()) {
+    missing.push_back({&weight, weight.type, std::move(sources), nullptr, 0, weight.size_bytes});
+    return;
+  }
+  std::size_t end = 0;
+  for (std::size_t i = 0; i < sources.size(); ++i) {
+    const Type& type = weight.parts[i].type;
+    missing.push_back({&weight, type, {sources[i]}, nullptr, std::exchange(end, end + type.size_bytes()), type.size_bytes()});
+  }
+}
+
+void WeightStore::pack(const Missing& piece, std::byte* to) {
+  std::vector<std::byte> bytes;
+  const HostTensor source = piece.sources.size() == 1 ? piece.sources.front() : joined(piece.sources, piece.type, bytes);
+  piece.weight->kernel->pack_weight(piece.weight->input, piece.type, source, to);
 }
 
 void WeightStore::pack_in_place(const std::vector<Missing>& missing) {
   for (std::size_t i = 0; i < missing.size(); ++i) {
-    if (i + 1 < missing.size()) read_ahead(missing[i + 1].source.data, source_bytes(missing[i + 1].source));
-    const PlanWeight& weight = *missing[i].weight;
-    weight.kernel->pack_weight(weight.input, weight.type, missing[i].source, static_cast<std::byte*>(missing[i].buffer->data));
+    if (i + 1 < missing.size()) read_ahead(missing[i + 1]);
+    pack(missing[i], static_cast<std::byte*>(missing[i].buffer->data) + missing[i].offset);
   }
+}
+
+void WeightStore::read_ahead(const Missing& piece) {
+  for (const HostTensor& source : piece.sources) zoe::read_ahead(source.data, source_bytes(source));
+}
+
+// Whether the platform takes the bytes as they are stored.
+bool WeightStore::is_packed(const Missing& piece) {
+  const HostTensor& source = piece.sources.front();
+  return piece.sources.size() == 1 && piece.weight->layout == dense(source.dtype) && piece.size_bytes == source_bytes(source);
 }
 
 void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
@@ -71,7 +117,7 @@ void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
   std::exception_ptr failure;
   std::mutex failure_mutex;
   std::size_t total = 0;
-  for (const Missing& each : missing) total += each.weight->size_bytes;
+  for (const Missing& each : missing) total += each.size_bytes;
   const std::size_t threads = std::min(
       {missing.size(), kMostThreads, 1 + total / kBytesAThread, std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
   const auto work = [&] {
@@ -79,16 +125,15 @@ void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
       const auto stream = platform_.make_stream();
       std::vector<std::byte> staging;
       for (std::size_t i; (i = next++) < missing.size();) {
-        if (i + threads < missing.size()) read_ahead(missing[i + threads].source.data, source_bytes(missing[i + threads].source));
-        const PlanWeight& weight = *missing[i].weight;
-        const HostTensor& source = missing[i].source;
-        const std::byte* bytes = source.data;
-        if (!is_packed(weight, source)) {
-          if (staging.size() < weight.size_bytes) staging.resize(weight.size_bytes);
-          weight.kernel->pack_weight(weight.input, weight.type, source, staging.data());
+        if (i + threads < missing.size()) read_ahead(missing[i + threads]);
+        const Missing& piece = missing[i];
+        const std::byte* bytes = piece.sources.front().data;
+        if (!is_packed(piece)) {
+          if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
+          pack(piece, staging.data());
           bytes = staging.data();
         }
-        platform_.upload(*stream, bytes, {missing[i].buffer.get(), 0}, weight.size_bytes);
+        platform_.upload(*stream, bytes, {piece.buffer.get(), piece.offset}, piece.size_bytes);
       }
       stream->synchronize();
     } catch (...) {

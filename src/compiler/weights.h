@@ -32,12 +32,19 @@ class WeightStore {
   std::uint64_t generation() const { return generation_; }
 
  private:
+  // What is packed at a time: a weight, or a part of one whose layout is its elements in their order.
   struct Missing {
     const PlanWeight* weight;
-    HostTensor source;
+    Type type;
+    std::vector<HostTensor> sources;  // its parts
     std::shared_ptr<Buffer> buffer;
+    std::size_t offset, size_bytes;  // in the buffer
   };
   void load(std::vector<const PlanWeight*> wanted);
+  void add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const;
+  static void pack(const Missing& piece, std::byte* to);
+  static bool is_packed(const Missing& piece);
+  static void read_ahead(const Missing& piece);
   void pack_in_place(const std::vector<Missing>& missing);
   void pack_and_upload(const std::vector<Missing>& missing);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 
 namespace zoe {
@@ -84,12 +85,15 @@ double bytes_read(const Node& node) {
   if (node.opcode == Opcode::gather) return bytes(node.types[0]) + bytes(node.inputs[1].type());
   const Graph* const inside = graph_inside(node);
   const std::vector<double> read = inside ? bytes_read_of(*inside) : std::vector<double>{};
-  std::set<std::pair<const Node*, int>> seen;
+  const auto* attention = std::get_if<AttentionAttributes>(&node.attributes);
+  std::set<std::tuple<const Node*, int, std::int64_t>> seen;
   double total = 0;
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
     const Value& operand = node.inputs[i];
-    if (!seen.emplace(&operand.node(), operand.output()).second) continue;
-    total += inside ? read[i] : bytes(operand.type());
+    const bool has_heads = attention && i < 3;  // of which others may lie among those that are read
+    if (!seen.emplace(&operand.node(), operand.output(), has_heads ? attention->first_head[i] : 0).second) continue;
+    if (has_heads) total += bytes({operand.dtype(), {operand.dim(0), operand.dim(1), node.types[0].shape.dim(2), operand.dim(3)}});
+    else total += inside ? read[i] : bytes(operand.type());
   }
   return total;
 }

@@ -32,6 +32,17 @@ Graph make_graph(std::string name, std::vector<Value> inputs, std::vector<Value>
   return graph;
 }
 
+HeadsLayout heads_layout(const Node& attention, int operand) {
+  const Shape& shape = attention.inputs[static_cast<std::size_t>(operand)].shape();
+  const std::int64_t first = attention.as<AttentionAttributes>().first_head[static_cast<std::size_t>(operand)];
+  return {shape.dim(2) * shape.dim(3), first * shape.dim(3)};
+}
+
+std::vector<Value> parts_of(const NodePtr& parameter) {
+  const auto* packed = std::get_if<PackedAttributes>(&parameter->attributes);
+  return packed ? packed->parts : std::vector<Value>{Value(parameter)};
+}
+
 std::vector<NodePtr> Graph::parameters() const {
   std::vector<NodePtr> found;
   std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found),

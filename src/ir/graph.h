@@ -35,6 +35,16 @@ void verify(const Graph& graph);
 // graph without names.
 std::string attributes_text(const Node& node);
 
+// Where q, k or v (`operand` 0 to 2) of an attention node has the heads that are attended with, in elements: from one token to the
+// next, and from the operand's first element to the first of those heads.
+struct HeadsLayout {
+  std::int64_t step, first;
+};
+HeadsLayout heads_layout(const Node& attention, int operand);
+
+// The parameters of single tensors that a parameter is made of: itself, mostly.
+std::vector<Value> parts_of(const NodePtr& parameter);
+
 // What decides a node's kernel: opcode, attributes, operand and result types, and which operands are weights. Nodes of
 // equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the model
 // that comes from: no names of ops, arguments and weights are in it.

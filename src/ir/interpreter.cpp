@@ -63,8 +63,8 @@ class Interpreter {
         for (const ReferenceTensor* argument : in) arguments.push_back(*argument);
         results[node.get()] = run(node->as<std::shared_ptr<const CallAttributes>>()->native, arguments);
       } else {
-        results[node.get()] = {node->opcode == Opcode::parameter ? parameters_(*node)
-                                                                 : ReferenceTensor{node->types[0].shape, compute(*node, in)}};
+        results[node.get()] = {
+            ReferenceTensor{node->types[0].shape, node->opcode == Opcode::parameter ? parameter_values(node) : compute(*node, in)}};
       }
     }
     std::vector<ReferenceTensor> outputs;
@@ -74,6 +74,15 @@ class Interpreter {
   }
 
  private:
+  Values parameter_values(const NodePtr& node) const {
+    Values values;
+    for (const Value& part : parts_of(node)) {
+      const Values of_part = parameters_(part.node()).values;
+      values.insert(values.end(), of_part.begin(), of_part.end());
+    }
+    return values;
+  }
+
   Values compute(const Node& node, const std::vector<const ReferenceTensor*>& in) {
     const Shape& shape = node.types[0].shape;
     const std::int64_t count = shape.count();
@@ -218,15 +227,15 @@ class Interpreter {
     Values out(static_cast<std::size_t>(shape.count())), scores(static_cast<std::size_t>(keys));
     for (std::int64_t row = 0; row < shape.dim(0) * heads * queries; ++row) {
       const std::int64_t query = row % queries, head = row / queries % heads, batch = row / queries / heads;
-      const auto offset = [&](std::int64_t length, std::int64_t position) {
-        return ((batch * length + position) * heads + head) * width;
+      const auto element = [&](int operand, std::int64_t position) {
+        const HeadsLayout layout = heads_layout(node, operand);
+        const std::int64_t token = batch * node.inputs[static_cast<std::size_t>(operand)].dim(1) + position;
+        return in[static_cast<std::size_t>(operand)]->values.data() + token * layout.step + layout.first + head * width;
       };
       double largest = -HUGE_VAL, total = 0;
       for (std::int64_t key = 0; key < keys; ++key) {
         double dot = 0;
-        for (std::int64_t d = 0; d < width; ++d)
-          dot += in[0]->values[static_cast<std::size_t>(offset(queries, query) + d)] *
-                 in[1]->values[static_cast<std::size_t>(offset(keys, key) + d)];
+        for (std::int64_t d = 0; d < width; ++d) dot += element(0, query)[d] * element(1, key)[d];
         dot *= attributes.scale;
         if (attributes.has_bias)
           dot += in[3]->values[static_cast<std::size_t>(broadcast_index(row * keys + key, in[3]->shape, scores_shape))];
@@ -236,10 +245,9 @@ class Interpreter {
       for (double& score : scores) total += score = std::exp(score - largest);
       for (std::int64_t d = 0; d < width; ++d) {
         double value = 0;
-        for (std::int64_t key = 0; key < keys; ++key)
-          value += scores[static_cast<std::size_t>(key)] * in[2]->values[static_cast<std::size_t>(offset(keys, key) + d)];
+        for (std::int64_t key = 0; key < keys; ++key) value += scores[static_cast<std::size_t>(key)] * element(2, key)[d];
         value /= total;
-        out[static_cast<std::size_t>(offset(queries, query) + d)] =
+        out[static_cast<std::size_t>(((batch * queries + query) * heads + head) * width + d)] =
             node.types[0].dtype == DType::bf16 ? round_to(value, DType::bf16) : value;
       }
     }

@@ -196,7 +196,14 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
     }
     case Opcode::attention: {
       const auto scale = parse_number<double>(line, words.require(opcode, "scale="));
-      return AttentionAttributes{scale, words.take("+bias").has_value()};
+      AttentionAttributes attributes{scale, words.take("+bias").has_value()};
+      if (const auto heads = words.take("heads=")) {
+        attributes.heads = parse_number<std::int64_t>(line, *heads);
+        const std::vector<std::int64_t> first = parse_numbers<std::int64_t>(line, words.require(opcode, "from="));
+        if (first.size() != 3) line.refuse("got {} first heads, expected three.", first.size());
+        std::copy(first.begin(), first.end(), attributes.first_head.begin());
+      }
+      return attributes;
     }
     default: return {};
   }
@@ -279,6 +286,8 @@ class Parser {
       if (node.types.size() != 1) here.refuse("got {} types, expected 1.", node.types.size());
       if (node.opcode == Opcode::constant && node.types[0].shape.rank() != 0)
         here.refuse("got {}, expected a constant of rank 0.", node.types[0].str());
+      if (node.opcode == Opcode::parameter)
+        if (const auto rows = attributes.take("parts=")) node.attributes = parse_parts(here, *rows, node);
     }
     attributes.check_all_taken(node.opcode);
     check_types(here, node);
@@ -286,6 +295,27 @@ class Parser {
     const Value made = with_inputs(node, std::move(inputs), node.name);
     if (!labels.emplace(label, made.node_ptr()).second) here.refuse("got a second {}, expected a new label.", label);
     return made;
+  }
+
+  // The rows of a packed parameter's parts; their names are joined by " + " in its own.
+  static PackedAttributes parse_parts(const Line& line, std::string_view text, const Node& node) {
+    constexpr std::string_view kBetween = " + ";
+    PackedAttributes packed;
+    std::string_view names = node.name;
+    const std::vector<std::int64_t> rows = parse_numbers<std::int64_t>(line, text);
+    if (rows.size() < 2 || node.types[0].shape.rank() == 0)
+      line.refuse("got parts={}, expected the rows of two parts or more.", text);
+    for (const std::int64_t count : rows) {
+      if (count < 1) line.refuse("got parts={}, expected rows of 1 or more.", text);
+      const std::size_t end = names.find(kBetween);
+      if ((end == std::string_view::npos) != (packed.parts.size() + 1 == rows.size()))
+        line.refuse("got {} parts named '{}', expected their names with plus signs between.", rows.size(), node.name);
+      Type type = node.types[0];
+      type.shape.dim(0) = count;
+      packed.parts.push_back(parameter(std::string(names.substr(0, end)), type.dtype, type.shape, node.segment));
+      names.remove_prefix(std::min(names.size(), end == std::string_view::npos ? names.size() : end + kBetween.size()));
+    }
+    return packed;
   }
 
   static void check_types(const Line& line, const Node& node) {

@@ -11,6 +11,11 @@ namespace {
 // Without what a call or fused node carries.
 std::string attributes(const Node& node) {
   if (const auto* constant = std::get_if<ConstantAttributes>(&node.attributes)) return fmt::format(" {}", constant->value);
+  if (const auto* packed = std::get_if<PackedAttributes>(&node.attributes)) {
+    std::vector<std::int64_t> rows;
+    for (const Value& part : packed->parts) rows.push_back(part.dim(0));
+    return fmt::format(" parts={}", fmt::join(rows, ","));
+  }
   if (const auto* axis = std::get_if<AxisAttributes>(&node.attributes)) {
     if (node.opcode == Opcode::concat || node.opcode == Opcode::flip) return fmt::format(" axis={}", axis->axis);
     return fmt::format(" axis={} [{},{})", axis->axis, axis->begin, axis->end);
@@ -29,8 +34,11 @@ std::string attributes(const Node& node) {
                           fmt::join(product->pad_end, ","));
     return text;
   }
-  if (const auto* attention = std::get_if<AttentionAttributes>(&node.attributes))
-    return fmt::format(" scale={}{}", attention->scale, attention->has_bias ? " +bias" : "");
+  if (const auto* attention = std::get_if<AttentionAttributes>(&node.attributes)) {
+    std::string text = fmt::format(" scale={}{}", attention->scale, attention->has_bias ? " +bias" : "");
+    if (attention->heads != 0) text += fmt::format(" heads={} from={}", attention->heads, fmt::join(attention->first_head, ","));
+    return text;
+  }
   return {};
 }
 

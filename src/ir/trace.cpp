@@ -84,6 +84,28 @@ Value parameter(std::string parameter_name, DType dtype, Shape shape, int segmen
   return make_node(Opcode::parameter, {}, {}, {Type{dtype, std::move(shape)}}, std::move(parameter_name), segment);
 }
 
+Value packed_parameter(std::vector<Value> parts) {
+  require(parts.size() > 1, "packed_parameter", "got {} parts, expected two or more.", parts.size());
+  Type type = parts.front().type();
+  const int segment = parts.front().node().segment;
+  require(type.shape.rank() > 0, "packed_parameter", "got {}, expected rank 1 or more.", type.str());
+  std::int64_t rows = 0;
+  std::string names;
+  for (const Value& part : parts) {
+    const Node& node = part.node();
+    require(node.opcode == Opcode::parameter && !std::holds_alternative<PackedAttributes>(node.attributes), "packed_parameter",
+            "got a part that is {}, expected a parameter of one tensor.", name(node.opcode));
+    require(part.dtype() == type.dtype && part.shape().rank() == type.shape.rank() && node.segment == segment &&
+                part.shape().count(1, type.shape.rank()) == type.shape.count(1, type.shape.rank()),
+            "packed_parameter", "parts do not fit together: got {} of segment {}, expected one like {} of segment {}.",
+            part.type().str(), node.segment, type.str(), segment);
+    rows += part.dim(0);
+    names += (names.empty() ? "" : " + ") + node.name;
+  }
+  type.shape.dim(0) = rows;
+  return make_node(Opcode::parameter, {}, PackedAttributes{std::move(parts)}, {std::move(type)}, std::move(names), segment);
+}
+
 Value constant(double value, DType dtype) {
   return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}});
 }
@@ -214,12 +236,28 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
 }
 
 Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias) {
+  return attention(q, k, v, AttentionAttributes{scale}, bias);
+}
+
+Value attention(const Value& q, const Value& k, const Value& v, const AttentionAttributes& given, const Value& bias) {
+  AttentionAttributes attributes = given;
+  attributes.has_bias = static_cast<bool>(bias);
   require(is_float(q.dtype()) && q.shape().rank() == 4, "attention", "bad q: got {}, expected [B,Lq,N,D].", q.type().str());
-  const Shape& shape = q.shape();
-  require(
-      k.dtype() == q.dtype() && k.shape().rank() == 4 && k.shape() == Shape({shape.dim(0), k.dim(1), shape.dim(2), shape.dim(3)}),
-      "attention", "bad k: got {}, expected [B,Lk,N,D] to match q {}.", k.type().str(), q.type().str());
-  require(v.type() == k.type(), "attention", "bad v: got {}, expected {} as k.", v.type().str(), k.type().str());
+  // Each operand as it would be without the heads that are not attended with.
+  const auto attended = [&](const Value& operand, std::size_t i) {
+    Type type = operand.type();
+    if (given.heads == 0 || type.shape.rank() != 4) return type;
+    require(given.heads > 0 && given.first_head[i] >= 0 && given.first_head[i] + given.heads <= type.shape.dim(2), "attention",
+            "bad heads of operand {}: got {} from number {}, it has {}.", i, given.heads, given.first_head[i], type.shape.dim(2));
+    type.shape.dim(2) = given.heads;
+    return type;
+  };
+  const Type result = attended(q, 0), keys = attended(k, 1), values = attended(v, 2);
+  const Shape& shape = result.shape;
+  require(keys.dtype == q.dtype() && keys.shape.rank() == 4 &&
+              keys.shape == Shape({shape.dim(0), k.dim(1), shape.dim(2), shape.dim(3)}),
+          "attention", "bad k: got {}, expected [B,Lk,N,D] to match q {}.", keys.str(), result.str());
+  require(values == keys, "attention", "bad v: got {}, expected {} as k.", values.str(), keys.str());
   std::vector<Value> inputs{q, k, v};
   if (bias) {
     const Shape full{shape.dim(0), shape.dim(2), shape.dim(1), k.dim(1)};
@@ -228,7 +266,7 @@ Value attention(const Value& q, const Value& k, const Value& v, double scale, co
     require(ok, "attention", "bad bias: got {}, expected f32{} or 1 on its first three axes.", bias.type().str(), full.str());
     inputs.push_back(bias);
   }
-  return make_node(Opcode::attention, std::move(inputs), AttentionAttributes{scale, static_cast<bool>(bias)}, {q.type()});
+  return make_node(Opcode::attention, std::move(inputs), attributes, {result});
 }
 
 namespace {

@@ -16,6 +16,8 @@ namespace zoe {
 Value input(std::string name, DType dtype, Shape shape);
 // A weight, in the dtype it is computed with; the checkpoint may store another. `segment`: see Node::segment.
 Value parameter(std::string name, DType dtype, Shape shape, int segment = 0);
+// For passes: parameters of one dtype and segment, which become one, rows [..] of the first before those of the next.
+Value packed_parameter(std::vector<Value> parts);
 Value constant(double value, DType dtype = DType::f32);  // rank 0
 
 #define ZOE_UNARY(name, value, spelling) Value name(const Value& x);
@@ -42,7 +44,7 @@ Value reshape(const Value& x, Shape shape);
 Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
 Value concat(std::vector<Value> parts, int axis);
 Value permute(const Value& x, std::vector<int> axes);
-Value swap_pairs(const Value& x);                        // last axis even
+Value swap_pairs(const Value& x);  // last axis even
 Value flip(const Value& x, int axis);
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 
@@ -68,6 +70,8 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
 // softmax(scale * q k^T + bias) v for each of N heads, softmax in f32; the L x L matrix is never stored.
 // q [B,Lq,N,D], k [B,Lk,N,D], v [B,Lk,N,D], bias f32 [1|B,1|N,1|Lq,Lk] or absent -> [B,Lq,N,D]
 Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {});
+// For passes: N is attributes.heads, and q, k and v may have more of them.
+Value attention(const Value& q, const Value& k, const Value& v, const AttentionAttributes& attributes, const Value& bias);
 
 // An op of src/ops: `native` traces its definition on placeholders of the arguments' types. Returns its results.
 template <class Native>

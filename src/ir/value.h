@@ -87,6 +87,9 @@ enum class Activation : std::uint8_t { none, gelu_tanh, silu };
 struct ConstantAttributes {
   double value;
 };
+struct PackedAttributes {    // parameter: several tensors of the checkpoint, one behind the other along the first axis
+  std::vector<Value> parts;  // parameters, of one tensor each
+};
 struct AxisAttributes {  // slice (end exclusive), concat and flip (begin and end unused)
   int axis;
   std::int64_t begin = 0, end = 0;
@@ -104,11 +107,15 @@ struct ProductAttributes {  // linear and conv; operands are x, weight, then bia
 struct AttentionAttributes {  // operands are q, k, v, then bias where present
   double scale;
   bool has_bias = false;
+  // Set where q, k or v hold more heads than are attended with (they are parts of one wider product): `heads` of operand i from
+  // number first_head[i] on. 0: all there are.
+  std::int64_t heads = 0;
+  std::array<std::int64_t, 3> first_head = {0, 0, 0};
 };
 struct CallAttributes;  // call and fused; ir/graph.h: it holds a Graph
 
-using Attributes = std::variant<std::monostate, ConstantAttributes, AxisAttributes, PermuteAttributes, ProductAttributes,
-                                AttentionAttributes, std::shared_ptr<const CallAttributes>>;
+using Attributes = std::variant<std::monostate, ConstantAttributes, PackedAttributes, AxisAttributes, PermuteAttributes,
+                                ProductAttributes, AttentionAttributes, std::shared_ptr<const CallAttributes>>;
 
 struct Node {
   Opcode opcode;

@@ -43,8 +43,10 @@ std::vector<Type> result_types(const Node& node) {
     return options;
   };
   switch (node.opcode) {
-    case Opcode::input:
     case Opcode::parameter:
+      if (const auto* packed = std::get_if<PackedAttributes>(&node.attributes)) return {packed_parameter(packed->parts).type()};
+      return node.types;
+    case Opcode::input:
     case Opcode::constant:
       return node.types;
 // clang-format off
@@ -74,15 +76,15 @@ std::vector<Type> result_types(const Node& node) {
     }
     case Opcode::attention: {
       const auto& attributes = node.as<AttentionAttributes>();
-      return {attention(in.at(0), in.at(1), in.at(2), attributes.scale, attributes.has_bias ? in.at(3) : Value{}).type()};
+      return {attention(in.at(0), in.at(1), in.at(2), attributes, attributes.has_bias ? in.at(3) : Value{}).type()};
     }
     case Opcode::call:
     case Opcode::fused: {
       const Graph& native = node.as<std::shared_ptr<const CallAttributes>>()->native;
       verify(native);
       for (std::size_t i = 0; i < in.size(); ++i)
-        check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, name(node.opcode), "argument {}: got {}, expected {}.", i,
-              in[i].type().str(), native.inputs[i].type().str());
+        check(native.inputs[i].type() == in[i].type(), ErrorKind::internal, name(node.opcode), "argument {}: got {}, expected {}.",
+              i, in[i].type().str(), native.inputs[i].type().str());
       std::vector<Type> types;
       for (const Value& output : native.outputs) types.push_back(output.type());
       return types;

@@ -145,6 +145,9 @@ class Platform {
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
   // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
   virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
+  // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
+  // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
+  virtual Support merges_products(const Node& merged) const;
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;

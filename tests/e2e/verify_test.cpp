@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "testing/merging_platform.h"
 
 namespace zoe {
 namespace {
@@ -92,6 +93,12 @@ void expect_the_same_bits(Platform& platform) {
 
 TEST(Verify, EveryChainHasTheSameBitsOnCpu) {
   PlantingPlatform platform("");
+  expect_the_same_bits(platform);
+}
+
+// With products as a device has them, whose results chains and attention read inside wider rows.
+TEST(Verify, MergedProductsHaveTheSameBitsOnCpu) {
+  testing::MergingPlatform platform;
   expect_the_same_bits(platform);
 }
 

@@ -1,3 +1,4 @@
+#include <array>
 #include <functional>
 #include <limits>
 
@@ -12,13 +13,18 @@ struct AttentionCase {
   std::int64_t batch, queries, keys, heads, channels;
   Shape bias = {};  // rank 0: none
   double scale = 0.125;
+  std::array<std::int64_t, 3> held = {0, 0, 0}, first = {0, 0, 0};  // heads that q, k and v hold, 0: `heads`; of these the first
 };
 
 Case make(const AttentionCase& c, DType dtype) {
-  const Value q = input("q", dtype, {c.batch, c.queries, c.heads, c.channels}),
-              k = input("k", dtype, {c.batch, c.keys, c.heads, c.channels}), v = input("v", dtype, k.shape());
+  const auto made = [&](const char* operand_name, std::int64_t length, std::size_t i) {
+    return input(operand_name, dtype, {c.batch, length, c.held[i] ? c.held[i] : c.heads, c.channels});
+  };
+  const Value q = made("q", c.queries, 0), k = made("k", c.keys, 1), v = made("v", c.keys, 2);
   const Value bias = c.bias.rank() == 0 ? Value() : input("bias", DType::f32, c.bias);
-  Case result{attention(q, k, v, c.scale, bias), {}};
+  AttentionAttributes attributes{c.scale};
+  if (c.held[0] + c.held[1] + c.held[2] > 0) attributes.heads = c.heads, attributes.first_head = c.first;
+  Case result{attention(q, k, v, attributes, bias), {}};
   unsigned seed = 1;
   for (const Value& operand : result.result.node().inputs) result.operands.push_back(random_values(operand.type(), seed++, 1.5));
   return result;
@@ -38,6 +44,11 @@ const AttentionCase kCases[] = {
     {2, 300, 333, 3, 128, {2, 3, 1, 333}},  // what flash attention takes, too
     {1, 130, 104, 2, 128, {1, 1, 1, 104}},
     {1, 257, 1000, 2, 64},
+    // Heads among those of others.
+    {1, 150, 150, 2, 64, {}, 0.125, {0, 0, 6}, {0, 0, 4}},
+    {2, 97, 131, 2, 32, {2, 1, 1, 131}, 0.125, {5, 4, 3}, {1, 2, 0}},
+    {2, 40, 40, 2, 16, {1, 2, 40, 40}, 1.0, {6, 6, 6}, {0, 2, 4}},
+    {1, 30, 70, 1, 384, {}, 0.05, {3, 3, 3}, {0, 1, 2}},
 };
 
 class Attention : public ::testing::TestWithParam<AttentionCase> {};

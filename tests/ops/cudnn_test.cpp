@@ -96,6 +96,18 @@ TEST(CudnnGraphs, AttentionReadsWhatTheProductsWrite) {
   }
 }
 
+// v as the last third of one product's rows: its tokens are three times as far apart.
+TEST(CudnnGraphs, AttentionReadsHeadsAmongOthers) {
+  const Value q = input("q", DType::bf16, {1, 30, 2, 64}), qkv = input("qkv", DType::bf16, {1, 30, 6, 64});
+  const CudnnGraph graph =
+      cuda::attention_graph(attention(q, q, qkv, {.scale = 1, .heads = 2, .first_head = {0, 0, 4}}, {}).node(), 92800);
+  EXPECT_EQ(graph.tensors[0].strides, (Extents{30 * 2 * 64, 64, 2 * 64, 1}));
+  EXPECT_EQ(graph.tensors[1].strides, (Extents{30 * 2 * 64, 64, 1, 2 * 64}));
+  EXPECT_EQ(graph.tensors[2].dims, (Extents{1, 2, 30, 64}));
+  EXPECT_EQ(graph.tensors[2].strides, (Extents{30 * 6 * 64, 64, 6 * 64, 1}));
+  EXPECT_EQ(graph.tensors.back().strides, graph.tensors[0].strides);
+}
+
 TEST(CudnnGraphs, ConvolutionsAreAskedForInTheirCheapestForm) {
   const auto of = [](const ConvShape& shape) { return cuda::conv_graph(make(shape).result.node()); };
   // Operands are x and the weight: [batch, channels, axes].

@@ -34,7 +34,7 @@ namespace {
 constexpr std::int64_t kQueries = 96;  // of a tile: a multiple of the rows of every instruction set's product
 constexpr std::int64_t kKeys = 256;    // of a tile: the scores and one panel of each operand stay in the caches
 
-// One head: rows are `stride` elements apart, channels are adjacent. Types are those of the node.
+// One head: channels are adjacent. Types are those of the node.
 struct Head {
   const std::byte *q, *k, *v;
   const float* bias;  // [Lq,Lk] with `bias_stride` between rows (0: one row for all), or null
@@ -43,8 +43,8 @@ struct Head {
 };
 
 struct Geometry {
-  std::int64_t queries, keys, channels;  // Lq, Lk, D
-  std::int64_t stride;                   // between positions of q, k, v and the result: N D
+  std::int64_t queries, keys, channels;               // Lq, Lk, D
+  std::int64_t q_stride, k_stride, v_stride, stride;  // between positions of q, k, v and the result
   std::int64_t bias_stride;
   float scale;
   std::int64_t panel;  // width of a panel, the instruction set's
@@ -183,7 +183,7 @@ void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t 
     float* to = head.k_panels + key0 * words<kPairs>(g.channels);  // [D][kPanel]
     const std::int64_t count = std::min(kPanel, g.keys - key0);
     for (std::int64_t c = 0; c < g.channels; c += kStep, to += kPanel) {
-      for (std::int64_t j = 0; j < count; ++j) to[j] = word(k + (key0 + j) * g.stride + c, 1, c + 1 < g.channels);
+      for (std::int64_t j = 0; j < count; ++j) to[j] = word(k + (key0 + j) * g.k_stride + c, 1, c + 1 < g.channels);
       std::fill(to + count, to + kPanel, 0.0f);
     }
   }
@@ -191,8 +191,8 @@ void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t 
     float* to = head.v_panels + c0 * words<kPairs>(g.keys) + words<kPairs>(begin) * kPanel;  // [Lk][kPanel]
     const std::int64_t count = std::min(kPanel, g.channels - c0);
     for (std::int64_t key = begin; key < end; key += kStep, to += kPanel) {
-      const T* from = v + key * g.stride + c0;
-      for (std::int64_t j = 0; j < count; ++j) to[j] = word(from + j, g.stride, key + 1 < g.keys);
+      const T* from = v + key * g.v_stride + c0;
+      for (std::int64_t j = 0; j < count; ++j) to[j] = word(from + j, g.v_stride, key + 1 < g.keys);
       std::fill(to + count, to + kPanel, 0.0f);
     }
   }
@@ -248,15 +248,15 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
   float* result = scores + kQueries * kKeys;        // [kQueries][width]
   float* maxima = result + kQueries * width;
   float* totals = maxima + kQueries;
-  const T* q = reinterpret_cast<const T*>(head.q) + begin * g.stride;
+  const T* q = reinterpret_cast<const T*>(head.q) + begin * g.q_stride;
   const std::int64_t depth = words<kPairs>(g.channels);
   for (std::int64_t r = 0; r < whole_rows; ++r) {
     float* row = queries + r * depth;
     std::fill_n(row, depth, 0.0f);
     if (r >= rows) continue;
-    if constexpr (kPairs) std::memcpy(row, q + r * g.stride, static_cast<std::size_t>(g.channels) * sizeof(T));
+    if constexpr (kPairs) std::memcpy(row, q + r * g.q_stride, static_cast<std::size_t>(g.channels) * sizeof(T));
     else
-      for (std::int64_t c = 0; c < g.channels; ++c) row[c] = widen(q[r * g.stride + c]);
+      for (std::int64_t c = 0; c < g.channels; ++c) row[c] = widen(q[r * g.q_stride + c]);
   }
   std::fill_n(result, whole_rows * width, 0.0f);
   std::fill_n(maxima, whole_rows, std::numeric_limits<float>::lowest());
@@ -321,8 +321,17 @@ class AttentionKernel : public Kernel {
     const auto& attributes = node.as<AttentionAttributes>();
     dtype_ = node.types[0].dtype;
     batch_ = q.dim(0);
-    heads_ = q.dim(2);
-    geometry_ = {q.dim(1),    node.inputs[1].dim(1), q.dim(3), heads_ * q.dim(3), 0, static_cast<float>(attributes.scale),
+    heads_ = node.types[0].shape.dim(2);
+    for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
+    geometry_ = {q.dim(1),
+                 node.inputs[1].dim(1),
+                 q.dim(3),
+                 layouts_[0].step,
+                 layouts_[1].step,
+                 layouts_[2].step,
+                 heads_ * q.dim(3),
+                 0,
+                 static_cast<float>(attributes.scale),
                  loops_.panel};
     if (attributes.has_bias) {
       const Shape& bias = node.inputs[3].shape();
@@ -369,14 +378,15 @@ class AttentionKernel : public Kernel {
  private:
   Head head(std::int64_t first, std::int64_t index, std::span<const Slot> inputs, Slot output, float* work) const {
     const std::int64_t b = (first + index) / heads_, n = (first + index) % heads_;
-    const auto at = [&](std::byte* data, std::int64_t positions) {
-      return data + static_cast<std::size_t>(b * positions * geometry_.stride + n * geometry_.channels) * size_of(dtype_);
+    const auto at = [&](std::byte* data, std::int64_t positions, const HeadsLayout& layout) {
+      const std::int64_t element = b * positions * layout.step + layout.first + n * geometry_.channels;
+      return data + static_cast<std::size_t>(element) * size_of(dtype_);
     };
-    Head head{at(inputs[0].data(), geometry_.queries),
-              at(inputs[1].data(), geometry_.keys),
-              at(inputs[2].data(), geometry_.keys),
+    Head head{at(inputs[0].data(), geometry_.queries, layouts_[0]),
+              at(inputs[1].data(), geometry_.keys, layouts_[1]),
+              at(inputs[2].data(), geometry_.keys, layouts_[2]),
               nullptr,
-              at(output.data(), geometry_.queries),
+              at(output.data(), geometry_.queries, {geometry_.stride, 0}),
               work + index * panel_elements_,
               nullptr};
     head.v_panels = head.k_panels + geometry_.padded_keys() * geometry_.channels;
@@ -390,6 +400,7 @@ class AttentionKernel : public Kernel {
   DType dtype_;
   Operands operands_;
   std::int64_t batch_, heads_;
+  HeadsLayout layouts_[3];
   Geometry geometry_;
   std::int64_t bias_head_stride_ = 0, bias_batch_stride_ = 0;
   std::int64_t panel_elements_, group_;

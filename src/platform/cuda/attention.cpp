@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "ir/graph.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 
@@ -53,10 +54,12 @@ class AttentionKernel : public Kernel {
  public:
   AttentionKernel(const Node& node, DevicePtr device)
       : device_(std::move(device)),
-        q_(node.inputs[0].shape()),
+        dtype_(node.types[0].dtype),
+        q_(node.types[0].shape),
         keys_(node.inputs[1].dim(1)),
         scale_(static_cast<float>(node.as<AttentionAttributes>().scale)) {
     const std::int64_t channels = q_.dim(3);
+    for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
     check(channels <= kMostChannels, ErrorKind::unsupported, device_->vendor.platform,
           "attention over {} channels a head, expected at most {}.", channels, kMostChannels);
     if (node.as<AttentionAttributes>().has_bias) {
@@ -68,19 +71,18 @@ class AttentionKernel : public Kernel {
       }
       has_bias_ = true;
     }
-    const DType dtype = node.types[0].dtype;
     const std::size_t most_shared = device_->description.shared_bytes;
     // Blocks of 128 queries, unless they leave multiprocessors without work.
     const bool few_queries = (q_.dim(1) + 127) / 128 * q_.dim(0) * q_.dim(2) < device_->description.multiprocessors;
     form_ = without_tensor_cores(channels, few_queries, most_shared);
-    if (dtype == DType::bf16 && has_tensor_cores(*device_) && channels <= kMostChannelsOfTensorCores) {
+    if (dtype_ == DType::bf16 && has_tensor_cores(*device_) && channels <= kMostChannelsOfTensorCores) {
       const Form form = with_tensor_cores(channels, few_queries);
       if (form.shared_bytes <= most_shared) form_ = form;
     }
     check(form_.shared_bytes <= most_shared, ErrorKind::unsupported, device_->vendor.platform,
           "attention over {} channels a head needs {} bytes of shared memory, the device has {}.", channels, form_.shared_bytes,
           most_shared);
-    const std::string source = tiles_source(dtype, form_.tensor_cores) +
+    const std::string source = tiles_source(dtype_, form_.tensor_cores) +
                                fmt::format("#define CHANNELS {}\n{}", form_.channels, form_.definitions) + kAttentionSource;
     function_ = device_->function(source, "attention", "attention");
     allow_shared_bytes(*device_, function_, form_.shared_bytes);
@@ -92,14 +94,18 @@ class AttentionKernel : public Kernel {
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::int64_t batch = q_.dim(0), queries = q_.dim(1), heads = q_.dim(2), channels = q_.dim(3);
     Launch launch(function_, stream);
-    launch.place(inputs[0]).place(inputs[1]).place(inputs[2]);
+    // 16 bytes of q, k and v at a time; with tensor cores two elements of the bias and the result.
+    bool wide = channels % 8 == 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      const Slot first_head{inputs[i].buffer, inputs[i].offset + static_cast<std::size_t>(layouts_[i].first) * size_of(dtype_)};
+      launch.place(first_head);
+      wide = wide && address_of(first_head) % 16 == 0;
+    }
     if (has_bias_) launch.place(inputs[3]);
     else launch.nowhere();
     launch.place(outputs[0]).integer(queries).integer(keys_).integer(heads).integer(channels).number(scale_);
+    for (const HeadsLayout& layout : layouts_) launch.large(layout.step);
     for (const std::int64_t step : bias_steps_) launch.large(step);
-    // 16 bytes of q, k and v at a time; with tensor cores two elements of the bias and the result.
-    bool wide = channels % 8 == 0;
-    for (std::size_t i = 0; i < 3; ++i) wide = wide && address_of(inputs[i]) % 16 == 0;
     if (form_.tensor_cores) {
       wide = wide && address_of(outputs[0]) % 4 == 0;
       if (has_bias_) wide = wide && keys_ % 2 == 0 && address_of(inputs[3]) % 8 == 0;
@@ -110,7 +116,9 @@ class AttentionKernel : public Kernel {
 
  private:
   const DevicePtr device_;
-  const Shape q_;
+  const DType dtype_;
+  const Shape q_;           // and of the result
+  HeadsLayout layouts_[3];  // of q, k and v
   const std::int64_t keys_;
   const float scale_;
   bool has_bias_ = false;

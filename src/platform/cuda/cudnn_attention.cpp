@@ -1,6 +1,7 @@
 // Attention by cuDNN, which recognises the pattern of operations: two products with a softmax between them, in one kernel.
 
 #include "base/error.h"
+#include "ir/graph.h"
 #include "platform/cuda/cudnn_plan.h"
 #include "platform/cuda/kernels.h"
 
@@ -15,12 +16,16 @@ class CudnnAttentionKernel : public Kernel {
   CudnnAttentionKernel(std::shared_ptr<CudnnPlan> plan, const Node& node, std::string implementation)
       : plan_(std::move(plan)),
         scale_(static_cast<float>(node.as<AttentionAttributes>().scale)),
-        implementation_(std::move(implementation)) {}
+        implementation_(std::move(implementation)) {
+    for (int i = 0; i < 3; ++i) first_heads_[i] = static_cast<std::size_t>(heads_layout(node, i).first) * sizeof(std::uint16_t);
+  }
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return plan_->workspace_bytes(); }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     float scale = scale_;
-    std::vector<void*> operands{inputs[0].data(), inputs[1].data(), inputs[2].data(), &scale};
+    std::vector<void*> operands;
+    for (std::size_t i = 0; i < 3; ++i) operands.push_back(inputs[i].data() + first_heads_[i]);
+    operands.push_back(&scale);
     if (inputs.size() > 3) operands.push_back(inputs[3].data());
     operands.push_back(outputs[0].data());
     plan_->run(handle_of(stream), operands, scratch.buffer ? address_of(scratch) : 0);
@@ -29,6 +34,7 @@ class CudnnAttentionKernel : public Kernel {
  private:
   const std::shared_ptr<CudnnPlan> plan_;
   const float scale_;
+  std::size_t first_heads_[3];  // of q, k and v: bytes before the heads that are attended with
   const std::string implementation_;
 };
 
@@ -36,21 +42,22 @@ class CudnnAttentionKernel : public Kernel {
 
 CudnnGraph attention_graph(const Node& node, std::size_t version) {
   using Where = CudnnTensor::Where;
-  const Shape &q = node.inputs[0].shape(), &k = node.inputs[1].shape();
+  const Shape &q = node.types[0].shape, &k = node.inputs[1].shape();
   const std::int64_t batch = q.dim(0), rows = q.dim(1), columns = k.dim(1), heads = q.dim(2), width = q.dim(3);
-  // [B,L,N,D] as it lies in memory, under the names of axes that cuDNN wants: B, N, L, D.
-  const auto dense = [&](std::int64_t length) {
-    return CudnnTensor{{batch, heads, length, width}, {length * heads * width, width, heads * width, 1}, cudnn::kBf16};
+  // [B,L,N,D] as it lies in memory, `step` elements from token to token, under the names of axes that cuDNN wants: B, N, L, D.
+  const auto placed = [&](std::int64_t length, std::int64_t step) {
+    return CudnnTensor{{batch, heads, length, width}, {length * step, width, step, 1}, cudnn::kBf16};
   };
   const CudnnTensor scores{
       {batch, heads, rows, columns}, {heads * rows * columns, rows * columns, columns, 1}, cudnn::kFloat, Where::nowhere};
   const CudnnTensor row{{batch, heads, rows, 1}, {heads * rows, rows, 1, 1}, cudnn::kFloat, Where::nowhere};
-  CudnnTensor transposed = dense(columns);
+  CudnnTensor transposed = placed(columns, heads_layout(node, 1).step);
   std::swap(transposed.dims[2], transposed.dims[3]);
   std::swap(transposed.strides[2], transposed.strides[3]);
 
   CudnnGraph graph;
-  const int query = graph.tensor(dense(rows)), key = graph.tensor(transposed), value = graph.tensor(dense(columns));
+  const int query = graph.tensor(placed(rows, heads_layout(node, 0).step)), key = graph.tensor(transposed);
+  const int value = graph.tensor(placed(columns, heads_layout(node, 2).step));
   const int scale = graph.tensor({{1, 1, 1, 1}, {1, 1, 1, 1}, cudnn::kFloat, Where::value});
   const int product = graph.tensor(scores);
   graph.operations.push_back({.kind = cudnn::kMatmulOperation, .inputs = {query, key}, .output = product});
@@ -76,7 +83,7 @@ CudnnGraph attention_graph(const Node& node, std::size_t version) {
     graph.pointwise(cudnn::kAdd, {highest, logarithm}, row);
     weights = graph.pointwise(cudnn::kDivide, {powers, total}, rounded);
   }
-  const int result = graph.tensor(dense(rows));
+  const int result = graph.tensor(placed(rows, heads * width));
   graph.operations.push_back({.kind = cudnn::kMatmulOperation, .inputs = {weights, value}, .output = result});
   return graph;
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ir/graph.h"
 #include "platform/cuda/hopper.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
@@ -63,10 +64,11 @@ class FlashAttentionKernel : public Kernel {
   FlashAttentionKernel(const Node& node, DevicePtr device, const Form& form)
       : device_(std::move(device)),
         form_(form),
-        q_(node.inputs[0].shape()),
-        k_(node.inputs[1].shape()),
+        q_(node.types[0].shape),
+        keys_(node.inputs[1].dim(1)),
         // Exponentials are powers of two here.
         factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)) {
+    for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
     if (form_.has_bias) {
       const Shape& bias = node.inputs[3].shape();
       bias_head_ = bias.dim(1) == 1 ? 0 : bias.dim(3);
@@ -83,13 +85,14 @@ class FlashAttentionKernel : public Kernel {
   std::size_t scratch_bytes() const override { return static_cast<std::size_t>(items() * kWarps); }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const TensorMap q = map(inputs[0], q_, kQueries), k = map(inputs[1], k_, form_.tile), v = map(inputs[2], k_, form_.tile);
+    const TensorMap q = map(inputs[0], layouts_[0], q_.dim(1), kQueries), k = map(inputs[1], layouts_[1], keys_, form_.tile),
+                    v = map(inputs[2], layouts_[2], keys_, form_.tile);
     const auto launch = [&](const Function& function, std::int64_t blocks) {
       Launch call(function, stream);
       call.tensor(q).tensor(k).tensor(v);
       if (form_.has_bias) call.place(inputs[3]);
       else call.nowhere();
-      call.place(outputs[0]).place(scratch).integer(q_.dim(1)).integer(k_.dim(1)).integer(q_.dim(2)).integer(q_.dim(0));
+      call.place(outputs[0]).place(scratch).integer(q_.dim(1)).integer(keys_).integer(q_.dim(2)).integer(q_.dim(0));
       call.number(factor_).large(bias_batch_).large(bias_head_);
       call.run({blocks}, {kThreads}, form_.shared_bytes);
     };
@@ -101,16 +104,18 @@ class FlashAttentionKernel : public Kernel {
  private:
   std::int64_t items() const { return (q_.dim(1) + kQueries - 1) / kQueries * q_.dim(2) * q_.dim(0); }
 
-  // Boxes of `rows` tokens of a head, 64 channels each.
-  TensorMap map(const Slot& slot, const Shape& shape, std::int64_t rows) const {
+  // Boxes of `rows` of `length` tokens of a head, 64 channels each.
+  TensorMap map(const Slot& slot, const HeadsLayout& layout, std::int64_t length, std::int64_t rows) const {
     constexpr std::uint64_t kBytes = 2;
-    const auto extent = [&](int axis) { return static_cast<std::uint64_t>(shape.dim(axis)); };
-    const std::array extents{extent(3), extent(2), extent(1), extent(0)};
-    const std::array strides{extents[0] * kBytes, extents[0] * extents[1] * kBytes, extents[0] * extents[1] * extents[2] * kBytes};
+    const auto extent = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
+    const std::array extents{extent(q_.dim(3)), extent(q_.dim(2)), extent(length), extent(q_.dim(0))};
+    const std::uint64_t token_bytes = extent(layout.step) * kBytes;
+    const std::array strides{extents[0] * kBytes, token_bytes, token_bytes * extents[2]};
+    const Address first_head = address_of(slot) + extent(layout.first) * kBytes;
     const std::array box{static_cast<unsigned>(kBlockColumns), 1u, static_cast<unsigned>(rows), 1u};
     const std::array steps{1u, 1u, 1u, 1u};
     TensorMap result;
-    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(address_of(slot)),
+    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(first_head),
                                                          extents.data(), strides.data(), box.data(), steps.data(), kTensorMapPlain,
                                                          kTensorMapSwizzle128, kTensorMapL2Lines256, kTensorMapZeros),
                           "describing an operand of attention");
@@ -119,7 +124,9 @@ class FlashAttentionKernel : public Kernel {
 
   const DevicePtr device_;
   const Form form_;
-  const Shape q_, k_;
+  const Shape q_;  // and of the result
+  const std::int64_t keys_;
+  HeadsLayout layouts_[3];  // of q, k and v
   const float factor_;
   std::int64_t bias_batch_ = 0, bias_head_ = 0;  // elements from one batch or head to the next
   Function function_, again_;

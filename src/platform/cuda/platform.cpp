@@ -83,6 +83,10 @@ class CudaPlatform : public Platform {
     return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);
   }
 
+  Support merges_products(const Node&) const override {
+    return cublaslt() ? Support::yes() : Support::no("products of our own gain nothing by that");
+  }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear:

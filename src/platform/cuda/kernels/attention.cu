@@ -1,8 +1,8 @@
 // attention: softmax(scale * q k^T + bias) v, a tile of keys after another with a running maximum and sum of each query, so that
 // no Lq x Lk matrix is ever in memory. Everything is computed in f32; results are rounded once.
 //
-// q [batch, queries, heads, channels], k and v [batch, keys, heads, channels], bias f32 [batch | 1, heads | 1, queries | 1, keys] by
-// its strides, 0 where it is 1.
+// q [batch, queries, heads, channels], k and v [batch, keys, heads, channels] with steps from one token to the next, between which
+// other heads may lie; bias f32 [batch | 1, heads | 1, queries | 1, keys] by its strides, 0 where it is 1.
 //
 // The text goes behind tiles.cu and definitions of
 //   CHANNELS  the widest head the program is for, a multiple of 64 without tensor cores, of 16 with them
@@ -11,7 +11,7 @@
 //             each with every SPLITS-th tile of keys, and put their results together at the end
 #define ATTENTION_ARGUMENTS                                                                                                   \
   const T *q, const T *k, const T *v, const float *bias, T *result, int queries, int keys, int heads, int channels, float scale, \
-      long bias_batch, long bias_head, long bias_query
+      long q_step, long k_step, long v_step, long bias_batch, long bias_head, long bias_query
 
 #if TENSOR_CORES
 
@@ -42,15 +42,15 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
   const unsigned q_tile = (unsigned)__cvta_generic_to_shared(shared), k_tile = q_tile + QUERIES * ROW_BYTES,
                  v_tile = k_tile + TILE_KEYS * ROW_BYTES;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * QUERIES;
-  const long step = (long)heads * channels;  // from one token to the next
-  q += ((long)batch * queries * heads + head) * channels;
-  k += ((long)batch * keys * heads + head) * channels;
-  v += ((long)batch * keys * heads + head) * channels;
+  const long step = (long)heads * channels;  // of the result
+  q += batch * queries * q_step + (long)head * channels;
+  k += batch * keys * k_step + (long)head * channels;
+  v += batch * keys * v_step + (long)head * channels;
   result += ((long)batch * queries * heads + head) * channels;
   if (bias) bias += batch * bias_batch + head * bias_head;
 
-  load_rows<QUERIES>(q_tile, q + first * step, step, queries - first, channels, wide);
-  load_rows<TILE_KEYS>(k_tile, k, step, keys, channels, wide);
+  load_rows<QUERIES>(q_tile, q + first * q_step, q_step, queries - first, channels, wide);
+  load_rows<TILE_KEYS>(k_tile, k, k_step, keys, channels, wide);
 
   // Of ROW_TILES tiles of 16 queries: results, and for the two queries of a tile that a thread has a part of, maximum and sum.
   float sums[ROW_TILES][CHANNELS / 8][4], maximum[ROW_TILES][2], weight_sum[ROW_TILES][2];
@@ -66,7 +66,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 
   for (int tile = 0; tile < keys; tile += TILE_KEYS) {
     wait_for_copies();
-    load_rows<TILE_KEYS>(v_tile, v + tile * step, step, keys - tile, channels, wide);
+    load_rows<TILE_KEYS>(v_tile, v + tile * v_step, v_step, keys - tile, channels, wide);
     float logits[ROW_TILES][KEYS / 8][4];
 #pragma unroll
     for (int m = 0; m < ROW_TILES; ++m)
@@ -139,7 +139,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 
     wait_for_copies();
     if (tile + TILE_KEYS < keys)
-      load_rows<TILE_KEYS>(k_tile, k + (tile + TILE_KEYS) * step, step, keys - tile - TILE_KEYS, channels, wide);
+      load_rows<TILE_KEYS>(k_tile, k + (tile + TILE_KEYS) * k_step, k_step, keys - tile - TILE_KEYS, channels, wide);
 #pragma unroll
     for (int c = 0; c < KEYS / 16; ++c) {
       unsigned a[ROW_TILES][4];  // the weights, rounded: their places in sums are those in the first factor
@@ -294,10 +294,10 @@ extern "C" __global__ __launch_bounds__(256) void attention(ATTENTION_ARGUMENTS,
   extern __shared__ __align__(16) float shared[];
   float *const weights = shared, *const chunks = shared + KEYS * QUERIES;  // [KEYS][QUERIES], see weight_place
   const int thread = threadIdx.x, head = blockIdx.y, batch = blockIdx.z, first = blockIdx.x * QUERIES;
-  const long step = (long)heads * channels;  // from one token to the next
-  q += ((long)batch * queries * heads + head) * channels + first * step;
-  k += ((long)batch * keys * heads + head) * channels;
-  v += ((long)batch * keys * heads + head) * channels;
+  const long step = (long)heads * channels;  // of the result
+  q += (batch * queries + first) * q_step + (long)head * channels;
+  k += batch * keys * k_step + (long)head * channels;
+  v += batch * keys * v_step + (long)head * channels;
   result += ((long)batch * queries * heads + head) * channels + first * step;
   if (bias) bias += batch * bias_batch + head * bias_head + first * bias_query;
   queries -= first;
@@ -305,12 +305,12 @@ extern "C" __global__ __launch_bounds__(256) void attention(ATTENTION_ARGUMENTS,
   constexpr int kLogitChunks = CHANNELS / DEPTH, kValueChunks = KEYS / VALUE_KEYS;
   auto load_logit_chunk = [&](float* to, int begin, int part) {
     const int channel = part * DEPTH;
-    load_turned<KEYS>(to, k + begin * step + channel, step, keys - begin, channels - channel);
-    load_turned<QUERIES>(to + DEPTH * KEY_STRIDE, q + channel, step, queries, channels - channel);
+    load_turned<KEYS>(to, k + begin * k_step + channel, k_step, keys - begin, channels - channel);
+    load_turned<QUERIES>(to + DEPTH * KEY_STRIDE, q + channel, q_step, queries, channels - channel);
   };
   auto load_value_chunk = [&](float* to, int begin, int part) {
     begin += part * VALUE_KEYS;
-    load_values(to, begin < keys ? v + begin * step : v, step, keys - begin, channels, wide);
+    load_values(to, begin < keys ? v + begin * v_step : v, v_step, keys - begin, channels, wide);
   };
   int turn = 0;  // which chunk is used next
   load_logit_chunk(chunks, 0, 0);
