@@ -42,7 +42,13 @@ std::string spell(Opcode opcode, const std::vector<std::string>& operands) {
 
 }  // namespace
 
-std::string_view storage(DType dtype) { return dtype == DType::bf16 ? "bf16" : "float"; }
+std::string_view storage(DType dtype) {
+  switch (dtype) {
+    case DType::bf16: return "bf16";
+    case DType::u8: return "byte";
+    default: return "float";
+  }
+}
 
 std::string comment(const Instruction& instruction) {
   return instruction.op.empty() ? std::string() : fmt::format("  // {}", instruction.op);
@@ -127,7 +133,11 @@ std::string Printer::expression(const Instruction& instruction) const {
   const bool column = instruction.place == Place::column;
   for (const int argument : instruction.arguments) operands.push_back(column ? read(argument) : fmt::format("v{}", argument));
   const std::string text = instruction.opcode == Opcode::cast ? operands[0] : spell(instruction.opcode, operands);
-  return instruction.dtype == DType::bf16 ? fmt::format("round_bf16({})", text) : text;
+  switch (instruction.dtype) {
+    case DType::bf16: return fmt::format("round_bf16({})", text);
+    case DType::u8: return fmt::format("zoe_round_u8({})", text);
+    default: return text;
+  }
 }
 
 // A value of the chain or of a row.

@@ -81,7 +81,18 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     chains.push_back(fuse_whole("softmax_sum_odd" + suffix, {odd}, {cast(power / sum(power), dtype)}));
     const Value latent = input("latent", dtype, {3, 4, 6});
     chains.push_back(fuse_whole("silu_permute" + suffix, {latent}, {permute(silu(latent), {1, 2, 0})}));
+    // Pixels: of a decoder, of rows that need sums on either side, and moved.
+    const Value decoded = input("decoded", dtype, {2, rows, 5, 3}), wide = cast(decoded, DType::f32);
+    chains.push_back(fuse_whole("frames_u8" + suffix, {decoded}, {cast((wide * 0.5 + 0.5) * 255.0, DType::u8)}));
+    const Value normed = cast(norm_scale_shift(x, scale, shift), DType::f32);
+    chains.push_back(fuse_whole("norm_to_u8" + suffix, {x, scale, shift}, {cast(normed * 20.0 + 128.0, DType::u8)}));
+    const Value bytes = input("bytes", DType::u8, tokens), opened = cast(bytes, DType::f32) / 127.5 - 1.0;
+    chains.push_back(fuse_whole("norm_of_u8" + suffix, {bytes, scale, shift},
+                                {cast(norm_scale_shift(opened, scale, shift), dtype), sum(cast(bytes, DType::f32))}));
   }
+  const Value picture = input("picture", DType::u8, {3, rows, 16});
+  chains.push_back(fuse_whole("u8_planes", {picture}, {permute(flip(picture, 1), {1, 2, 0})}));
+  chains.push_back(fuse_whole("u8_flip", {picture}, {flip(picture, 1)}));
   return chains;
 }
 
