@@ -118,8 +118,7 @@ class WarpPrinter : public Printer {
   }
   // Whether a value's bits are those of a bf16, which has all numbers of u8.
   bool is_bf16(int i) const {
-    return at(i).dtype == DType::bf16 || at(i).dtype == DType::u8 ||
-           (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0]));
+    return at(i).dtype == DType::bf16 || at(i).dtype == DType::u8 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0]));
   }
 
   void find_same() {

@@ -45,7 +45,8 @@ std::vector<Type> result_types(const Node& node) {
   switch (node.opcode) {
     case Opcode::input: return node.types;
     case Opcode::parameter: return {parameter(node.name, node.types.at(0).dtype, node.types.at(0).shape).type()};
-    case Opcode::constant: return {constant(node.as<ConstantAttributes>().value, node.types.at(0).dtype).type()};
+    case Opcode::constant:
+      return {constant(node.as<ConstantAttributes>().value, node.types.at(0).dtype).type()};
 // clang-format off
 #define ZOE_UNARY(name, value, spelling) \
   case Opcode::name: return {name(in.at(0)).type()};

@@ -87,12 +87,12 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     const Value normed = cast(norm_scale_shift(x, scale, shift), DType::f32);
     chains.push_back(fuse_whole("norm_to_u8" + suffix, {x, scale, shift}, {cast(normed * 20.0 + 128.0, DType::u8)}));
     const Value bytes = input("bytes", DType::u8, tokens), opened = cast(bytes, DType::f32) / 127.5 - 1.0;
-    chains.push_back(fuse_whole("norm_of_u8" + suffix, {bytes, scale, shift},
-                                {cast(norm_scale_shift(opened, scale, shift), dtype), sum(cast(bytes, DType::f32))}));
+    chains.push_back(
+        fuse_whole("norm_of_u8" + suffix, {bytes, scale, shift}, {cast(norm_scale_shift(opened, scale, shift), dtype)}));
   }
-  const Value picture = input("picture", DType::u8, {3, rows, 16});
-  chains.push_back(fuse_whole("u8_planes", {picture}, {permute(flip(picture, 1), {1, 2, 0})}));
-  chains.push_back(fuse_whole("u8_flip", {picture}, {flip(picture, 1)}));
+  const Value planes = input("planes", DType::u8, {3, 8, 32}), picture = input("picture", DType::u8, {3, rows, 96});
+  chains.push_back(fuse_whole("u8_planes", {planes}, {permute(flip(planes, 1), {1, 2, 0})}));
+  chains.push_back(fuse_whole("u8_flipped_part", {picture}, {flip(slice(picture, 2, 16, 80), 1)}));
   return chains;
 }
 

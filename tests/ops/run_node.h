@@ -51,8 +51,8 @@ inline std::vector<std::byte> shifted_bytes(const std::vector<double>& values, D
       const auto index = static_cast<std::int32_t>(values[k]);
       std::memcpy(at, &index, size);
     } else {
-      const auto value = static_cast<float>(values[k]);
-      convert(&value, DType::f32, at, dtype, 1);
+      const auto element = static_cast<float>(values[k]);
+      convert(&element, DType::f32, at, dtype, 1);
     }
   }
   return bytes;
@@ -87,9 +87,9 @@ inline NodeRun run_node(const Kernel& kernel, const Value& value, const std::vec
       throw std::runtime_error("the kernel wrote outside its result");
   NodeRun run{{}, std::string(kernel.implementation())};
   for (std::size_t k = 0; k < count; ++k) {
-    float value = 0;
-    convert(result.data() + (k + 1) * size, type.dtype, &value, DType::f32, 1);
-    run.values.push_back(static_cast<double>(value));
+    float element = 0;
+    convert(result.data() + (k + 1) * size, type.dtype, &element, DType::f32, 1);
+    run.values.push_back(static_cast<double>(element));
   }
   return run;
 }

@@ -78,7 +78,10 @@ TEST(Text, HoldsEverything) {
   %3 = permute %2 axes=1,0 : bf16[3,2]
   return %2 %3
 %15 = reshape %14.1 : bf16[3,2]
-return %12 %14.0 %13 %15 %2 %14.0
+%16 = cast %9 : u8[1,4,11,3]
+%17 = flip %16 axis=1 : u8[1,4,11,3]
+%18 = cast %17 : f32[1,4,11,3]
+return %12 %14.0 %13 %15 %2 %14.0 %17 %18 %2
 )";
   const Graph graph = parse(text);
   verify(graph);

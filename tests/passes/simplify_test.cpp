@@ -164,6 +164,27 @@ return %y
 %1 = exp %0 : bf16[4]
 return %1
 )"},
+    {"BytesThereAndBack", R"(
+%x = input : f32[4]
+%narrow = cast %x : u8[4]
+%wide = cast %narrow : f32[4]
+%again = cast %wide : u8[4]
+%n = constant 300 : f32[]
+%m = cast %n : u8[]
+%l = cast %m : f32[]
+%y = mul %l %wide : f32[4]
+return %again %y
+)",
+     R"(
+%0 = input : f32[4]
+%1 = cast %0 : u8[4]
+%2 = cast %1 : f32[4]
+%3 = constant 300 : f32[]
+%4 = cast %3 : u8[]
+%5 = cast %4 : f32[]
+%6 = mul %5 %2 : f32[4]
+return %1 %6
+)"},
     {"NarrowingRounds", R"(
 %x = input : f32[4]
 %narrow = cast %x : bf16[4]

@@ -21,7 +21,8 @@ HWY_BEFORE_NAMESPACE();
 namespace zoe::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// d: lanes of f32. Storage is float, std::uint16_t for bf16 or std::uint8_t for u8. Addresses need only the storage type's alignment.
+// d: lanes of f32. Storage is float, std::uint16_t for bf16 or std::uint8_t for u8. Addresses need only the storage type's
+// alignment.
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const float* src) {
   return hn::LoadU(d, src);
@@ -130,7 +131,7 @@ ZOE_FN F zoe_fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
 #undef ZOE_F
 
 template <class D>
-HWY_INLINE void store(D d, hn::Vec<D> v, std::uint8_t* dst) {
+HWY_INLINE void store(D, hn::Vec<D> v, std::uint8_t* dst) {
   const hn::Rebind<std::uint8_t, D> d8;
   const hn::Rebind<std::int32_t, D> di32;
   hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di32, zoe_round_u8(Floats<D>(v)).v)), d8, dst);
