@@ -81,7 +81,7 @@ TEST(Text, HoldsEverything) {
 %16 = cast %9 : u8[1,4,11,3]
 %17 = flip %16 axis=1 : u8[1,4,11,3]
 %18 = cast %17 : f32[1,4,11,3]
-return %12 %14.0 %13 %15 %2 %14.0 %17 %18 %2
+return %12 %14.0 %13 %15 %2 %17 %18 %14.0
 )";
   const Graph graph = parse(text);
   verify(graph);

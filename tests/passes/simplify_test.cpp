@@ -172,18 +172,19 @@ return %1
 %n = constant 300 : f32[]
 %m = cast %n : u8[]
 %l = cast %m : f32[]
-%y = mul %l %wide : f32[4]
-return %again %y
+%back = cast %again : f32[4]
+%y = mul %l %back : f32[4]
+return %y
 )",
      R"(
 %0 = input : f32[4]
 %1 = cast %0 : u8[4]
-%2 = cast %1 : f32[4]
-%3 = constant 300 : f32[]
-%4 = cast %3 : u8[]
-%5 = cast %4 : f32[]
-%6 = mul %5 %2 : f32[4]
-return %1 %6
+%2 = constant 300 : f32[]
+%3 = cast %2 : u8[]
+%4 = cast %3 : f32[]
+%5 = cast %1 : f32[4]
+%6 = mul %4 %5 : f32[4]
+return %6
 )"},
     {"NarrowingRounds", R"(
 %x = input : f32[4]
