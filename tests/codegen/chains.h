@@ -96,4 +96,17 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
   return chains;
 }
 
+// Rows of u8 in and out, with sums over them.
+inline std::vector<NamedChain> u8_chains(DType dtype, std::int64_t rows, std::int64_t width) {
+  const std::string suffix = "_" + std::string(name(dtype)) + "_" + std::to_string(width);
+  const Value x = input("x", dtype, {1, rows, width}), bytes = input("bytes", DType::u8, {1, rows, width});
+  const Value scale = input("scale", DType::f32, {1, 1, width}), shift = input("shift", DType::f32, {1, 1, width});
+  const Value wide = cast(bytes, DType::f32) * 0.01, normed = norm_scale_shift(cast(x, DType::f32), scale, shift);
+  std::vector<NamedChain> chains;
+  chains.push_back(fuse_whole("rows_of_u8" + suffix, {bytes, scale, shift},
+                              {cast(norm_scale_shift(wide, scale, shift), dtype), cast(wide - mean(wide), DType::bf16)}));
+  chains.push_back(fuse_whole("rows_to_u8" + suffix, {x, scale, shift}, {cast(normed * 20.0 + 128.0, DType::u8)}));
+  return chains;
+}
+
 }  // namespace zoe::testing
