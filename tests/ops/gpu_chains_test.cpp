@@ -118,7 +118,7 @@ void expect_the_bits_of_the_cpu(Platform& platform) {
   const auto cpu = open_platform("cpu", {.threads = 2});
   std::vector<NamedChain> chains = op_chains(51);  // no multiple of the rows that a block has
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const std::int64_t width : {6, 8, 12, 40, 96, 384, 1000, 3072, 5120, 13824}) {
+    for (const std::int64_t width : {8, 40, 96, 384, 1000, 3072, 5120, 13824}) {
       const Value x = input("x", dtype, {1, 51, width}), y = input("y", dtype, {1, 51, width});
       const Value scale = input("scale", DType::f32, {1, 1, width}), shift = input("shift", DType::f32, {1, 1, width});
       const Value gate = input("gate", dtype, {1, 1, width}), gamma = input("gamma", dtype, {width});
@@ -128,8 +128,9 @@ void expect_the_bits_of_the_cpu(Platform& platform) {
       chains.push_back(fuse_whole("channel_norm_silu" + suffix, {x, gamma}, {silu(channel_norm(x, gamma))}));
       const Value power = exp(cast(x, DType::f32)), sums = sum(power);
       chains.push_back(fuse_whole("softmax" + suffix, {x}, {cast(power / sums, dtype), sums}));
-      for (NamedChain& named : u8_chains(dtype, 51, width)) chains.push_back(std::move(named));
     }
+    for (const std::int64_t width : {6, 12, 40, 1000, 5120})
+      for (NamedChain& named : u8_chains(dtype, 51, width)) chains.push_back(std::move(named));
   }
   std::vector<const Node*> nodes;
   for (const NamedChain& named : chains) nodes.push_back(named.node.get());
