@@ -1,7 +1,8 @@
 // How graphs are written: each function checks its operands, works out the result's type and makes one node.
 //
 // Shapes: [..] any leading axes. Operands of element-wise functions broadcast as in NumPy and must have the same dtype
-// (cast first: precision is written on nodes). u8 is moved and cast, nothing else. Every mistake is an invalid_argument error that names function, got and expected.
+// (cast first: precision is written on nodes). u8 is moved and cast, nothing else. Every mistake is an invalid_argument error that
+// names function, got and expected.
 #pragma once
 
 #include <array>
@@ -42,7 +43,7 @@ Value reshape(const Value& x, Shape shape);
 Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);
 Value concat(std::vector<Value> parts, int axis);
 Value permute(const Value& x, std::vector<int> axes);
-Value swap_pairs(const Value& x);                        // last axis even
+Value swap_pairs(const Value& x);  // last axis even
 Value flip(const Value& x, int axis);
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 

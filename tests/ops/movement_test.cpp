@@ -146,7 +146,12 @@ TEST(Movement, PermuteOfAnyAxes) {
 TEST(Movement, SwapPairs) {
   Cases cases;
   for (const std::int64_t width : {2, 6, 34, 1536, 30002})
-    cases.add("swap_pairs", [&](DType dtype) { return swap_pairs(input("x", dtype, {3, width})); }, false);
+    cases.add(
+        "swap_pairs",
+        [&](DType dtype) {
+          return swap_pairs(input("x", dtype, {3, width}));
+        },
+        false);
   cases.expect_exact();
 }
 
