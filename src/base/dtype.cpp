@@ -32,6 +32,8 @@ void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::
   }
   const auto* src16 = static_cast<const std::uint16_t*>(src);
   const auto* src32 = static_cast<const float*>(src);
+  const auto* src8 = static_cast<const std::uint8_t*>(src);
+  auto* dst8 = static_cast<std::uint8_t*>(dst);
   auto* dst16 = static_cast<std::uint16_t*>(dst);
   auto* dst32 = static_cast<float*>(dst);
   const auto each = [count](auto&& body) {
@@ -41,6 +43,8 @@ void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::
   if (src_dtype == DType::f32 && dst_dtype == DType::bf16) return each([&](std::size_t i) { dst16[i] = f32_to_bf16(src32[i]); });
   if (src_dtype == DType::f16 && dst_dtype == DType::f32) return each([&](std::size_t i) { dst32[i] = f16_to_f32(src16[i]); });
   if (src_dtype == DType::f32 && dst_dtype == DType::f16) return each([&](std::size_t i) { dst16[i] = f32_to_f16(src32[i]); });
+  if (src_dtype == DType::f32 && dst_dtype == DType::u8) return each([&](std::size_t i) { dst8[i] = f32_to_u8(src32[i]); });
+  if (src_dtype == DType::u8 && dst_dtype == DType::f32) return each([&](std::size_t i) { dst32[i] = src8[i]; });
   if (src_dtype == DType::f16 && dst_dtype == DType::bf16)
     return each([&](std::size_t i) { dst16[i] = f32_to_bf16(f16_to_f32(src16[i])); });
   if (src_dtype == DType::bf16 && dst_dtype == DType::f16)

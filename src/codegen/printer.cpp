@@ -42,7 +42,13 @@ std::string spell(Opcode opcode, const std::vector<std::string>& operands) {
 
 }  // namespace
 
-std::string_view storage(DType dtype) { return dtype == DType::bf16 ? "bf16" : "float"; }
+std::string_view storage(DType dtype) {
+  switch (dtype) {
+    case DType::bf16: return "bf16";
+    case DType::u8: return "byte";
+    default: return "float";
+  }
+}
 
 std::string comment(const Instruction& instruction) {
   return instruction.op.empty() ? std::string() : fmt::format("  // {}", instruction.op);
@@ -132,6 +138,7 @@ std::string Printer::expression(const Instruction& instruction, bool rounded) co
   const std::string text = opcode == Opcode::cast ? operands[0]
                            : of_bf16              ? fmt::format("zoe_{}_bf16({})", name(opcode), operands[0])
                                                   : spell(opcode, operands);
+  if (instruction.dtype == DType::u8) return fmt::format("zoe_round_u8({})", text);
   return rounded && instruction.dtype == DType::bf16 ? fmt::format("round_bf16({})", text) : text;
 }
 

@@ -13,8 +13,12 @@ namespace {
 using Values = std::vector<double>;
 
 double round_to(double value, DType dtype) {
-  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value))))
-                              : static_cast<double>(static_cast<float>(value));
+  const auto narrow = static_cast<float>(value);
+  switch (dtype) {
+    case DType::bf16: return static_cast<double>(bf16_to_f32(f32_to_bf16(narrow)));
+    case DType::u8: return f32_to_u8(narrow);
+    default: return static_cast<double>(narrow);
+  }
 }
 
 // The flat index into an operand of shape `from` that broadcasts to index `flat` of `to`.

@@ -81,6 +81,7 @@ Value input(std::string input_name, DType dtype, Shape shape) {
 }
 
 Value parameter(std::string parameter_name, DType dtype, Shape shape, int segment) {
+  require(dtype != DType::u8, "parameter", "bad dtype of {}: got u8, expected f32 or bf16. Make it an input.", parameter_name);
   return make_node(Opcode::parameter, {}, {}, {Type{dtype, std::move(shape)}}, std::move(parameter_name), segment);
 }
 
@@ -107,6 +108,7 @@ Value packed_parameter(std::vector<Value> parts) {
 }
 
 Value constant(double value, DType dtype) {
+  require(dtype != DType::u8, "constant", "bad dtype: got u8, expected f32 or bf16. Cast one.");
   return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}});
 }
 
@@ -118,8 +120,12 @@ Value constant(double value, DType dtype) {
 
 Value cast(const Value& x, DType dtype) {
   if (x.dtype() == dtype) return x;
-  require(is_float(x.dtype()) && is_float(dtype), "cast", "bad dtypes: got {} to {}, expected f32 or bf16.", name(x.dtype()),
-          name(dtype));
+  if (x.dtype() == DType::u8 || dtype == DType::u8)
+    require(x.dtype() == DType::f32 || dtype == DType::f32, "cast", "bad dtypes: got {} to {}, expected f32 to u8 or u8 to f32.",
+            name(x.dtype()), name(dtype));
+  else
+    require(is_float(x.dtype()) && is_float(dtype), "cast", "bad dtypes: got {} to {}, expected f32 or bf16.", name(x.dtype()),
+            name(dtype));
   return make_node(Opcode::cast, {x}, {}, {Type{dtype, x.shape()}});
 }
 

@@ -1,7 +1,8 @@
 // How graphs are written: each function checks its operands, works out the result's type and makes one node.
 //
 // Shapes: [..] any leading axes. Operands of element-wise functions broadcast as in NumPy and must have the same dtype
-// (cast first: precision is written on nodes). Every mistake is an invalid_argument error that names function, got and expected.
+// (cast first: precision is written on nodes). u8 is moved and cast, nothing else. Every mistake is an invalid_argument error that
+// names function, got and expected.
 #pragma once
 
 #include <array>
@@ -36,7 +37,7 @@ inline Value operator/(const Value& a, double b) { return div(a, constant(b, a.d
 inline Value operator+(double a, const Value& b) { return add(constant(a, b.dtype()), b); }
 inline Value operator*(double a, const Value& b) { return mul(constant(a, b.dtype()), b); }
 
-Value cast(const Value& x, DType dtype);  // x itself if it already has that dtype
+Value cast(const Value& x, DType dtype);  // between f32 and bf16, f32 and u8; x itself if it already has that dtype
 Value sum(const Value& x);                // f32 [..,C] -> [..,1]
 Value mean(const Value& x);               // sum(x) / C
 

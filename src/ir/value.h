@@ -26,7 +26,7 @@ enum class Opcode : std::uint8_t {
 #define ZOE_UNARY(name, value, spelling) name,
 #define ZOE_BINARY(name, value, spelling) name,
 #include "ir/opcodes.def"
-  cast,  // to another float dtype, round to nearest even
+  cast,  // to another float dtype, round to nearest even; between f32 and u8, see f32_to_u8
   sum,   // over the last axis, which stays with extent 1; f32 only
   // Movement: no arithmetic.
   reshape,     // same elements, same order

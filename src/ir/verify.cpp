@@ -43,12 +43,12 @@ std::vector<Type> result_types(const Node& node) {
     return options;
   };
   switch (node.opcode) {
+    case Opcode::input: return node.types;
     case Opcode::parameter:
       if (const auto* packed = std::get_if<PackedAttributes>(&node.attributes)) return {packed_parameter(packed->parts).type()};
-      return node.types;
-    case Opcode::input:
+      return {parameter(node.name, node.types.at(0).dtype, node.types.at(0).shape).type()};
     case Opcode::constant:
-      return node.types;
+      return {constant(node.as<ConstantAttributes>().value, node.types.at(0).dtype).type()};
 // clang-format off
 #define ZOE_UNARY(name, value, spelling) \
   case Opcode::name: return {name(in.at(0)).type()};

@@ -11,7 +11,6 @@
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
-#include "pipeline/rgb_words.h"
 #include "schedulers/noise.h"
 
 namespace zoe {
@@ -372,14 +371,12 @@ class Run {
   }
 
   void emit(std::size_t prompt, const Decoded& group, std::int64_t* frame_number) {
-    std::vector<float> words(static_cast<std::size_t>(group.frames.type.shape.count()));
-    download(platform_, *downloads_, group.frames, words);
-    const std::size_t frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
-    std::vector<std::uint8_t> rgb(3 * frame_size);
-    for (std::size_t begin = 0; begin < words.size(); begin += frame_size) {
-      from_rgb_words({words.data() + begin, frame_size}, rgb);
-      if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, rgb);
-    }
+    std::vector<std::uint8_t> rgb(group.frames.size_bytes());
+    platform_.download(*downloads_, group.frames.slot(), rgb.data(), rgb.size());
+    downloads_->synchronize();
+    const auto frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
+    for (std::size_t begin = 0; begin < rgb.size(); begin += frame_size)
+      if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, {rgb.data() + begin, frame_size});
   }
 
   const ModelConfig& model_;

@@ -11,7 +11,7 @@
 #include "models/wan_dit/model.h"
 #include "pipeline/job.h"
 #include "pipeline/parts.h"
-#include "pipeline/rgb_words.h"
+#include "pipeline/rgb8.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -139,7 +139,7 @@ void check_positions(const VideoShape& shape, const ModelConfig& model) {
 WanVaeGraph trace_decoder(const WanVaeConfig& config, DType dtype, std::int64_t frames, const VideoShape& shape, bool first) {
   WanVaeGraph traced = trace_wan_vae_decode(config, dtype, frames, shape.latent_height, shape.latent_width, first);
   std::vector<Value> outputs = traced.graph.outputs;
-  outputs[0] = to_rgb_words(outputs[0]);
+  outputs[0] = to_rgb8(outputs[0]);  // u8 [T,H,W,3]
   traced.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(outputs));
   return traced;
 }

@@ -26,7 +26,7 @@ void upload(Platform& platform, Stream& stream, std::span<const float> src, cons
   if (dst.type.dtype == DType::f32) {
     platform.upload(stream, src.data(), dst.slot(), dst.size_bytes());
   } else {
-    std::vector<std::uint16_t> narrow(src.size());
+    std::vector<std::byte> narrow(dst.size_bytes());
     convert(src.data(), DType::f32, narrow.data(), dst.type.dtype, src.size());
     platform.upload(stream, narrow.data(), dst.slot(), dst.size_bytes());
   }
@@ -47,7 +47,7 @@ void download(Platform& platform, Stream& stream, const Tensor& src, std::span<f
     stream.synchronize();
     return;
   }
-  std::vector<std::uint16_t> narrow(dst.size());
+  std::vector<std::byte> narrow(src.size_bytes());
   platform.download(stream, src.slot(), narrow.data(), src.size_bytes());
   stream.synchronize();
   convert(narrow.data(), src.type.dtype, dst.data(), DType::f32, dst.size());

@@ -21,7 +21,7 @@ struct Tensor {
 
 // Zeroed.
 Tensor make_tensor(Platform& platform, Type type, std::string_view what);
-// Copies from and to host memory, converting between float dtypes. Blocks until done.
+// Copies from and to host memory, converting between f32 and the tensor's dtype. Blocks until done.
 void upload(Platform& platform, Stream& stream, std::span<const float> src, const Tensor& dst);
 void upload(Platform& platform, Stream& stream, std::span<const std::int32_t> src, const Tensor& dst);
 void download(Platform& platform, Stream& stream, const Tensor& src, std::span<float> dst);

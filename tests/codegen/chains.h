@@ -81,7 +81,31 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     chains.push_back(fuse_whole("softmax_sum_odd" + suffix, {odd}, {cast(power / sum(power), dtype)}));
     const Value latent = input("latent", dtype, {3, 4, 6});
     chains.push_back(fuse_whole("silu_permute" + suffix, {latent}, {permute(silu(latent), {1, 2, 0})}));
+    // Pixels: of a decoder, of rows that need sums on either side, and moved.
+    const Value decoded = input("decoded", dtype, {2, rows, 5, 3}), wide = cast(decoded, DType::f32);
+    chains.push_back(fuse_whole("frames_u8" + suffix, {decoded}, {cast((wide * 0.5 + 0.5) * 255.0, DType::u8)}));
+    const Value normed = cast(norm_scale_shift(x, scale, shift), DType::f32);
+    chains.push_back(fuse_whole("norm_to_u8" + suffix, {x, scale, shift}, {cast(normed * 20.0 + 128.0, DType::u8)}));
+    const Value bytes = input("bytes", DType::u8, tokens), opened = cast(bytes, DType::f32) / 127.5 - 1.0;
+    chains.push_back(
+        fuse_whole("norm_of_u8" + suffix, {bytes, scale, shift}, {cast(norm_scale_shift(opened, scale, shift), dtype)}));
   }
+  const Value planes = input("planes", DType::u8, {3, 8, 32}), picture = input("picture", DType::u8, {3, rows, 96});
+  chains.push_back(fuse_whole("u8_planes", {planes}, {permute(flip(planes, 1), {1, 2, 0})}));
+  chains.push_back(fuse_whole("u8_flipped_part", {picture}, {flip(slice(picture, 2, 16, 80), 1)}));
+  return chains;
+}
+
+// Rows of u8 in and out, with sums over them.
+inline std::vector<NamedChain> u8_chains(DType dtype, std::int64_t rows, std::int64_t width) {
+  const std::string suffix = "_" + std::string(name(dtype)) + "_" + std::to_string(width);
+  const Value x = input("x", dtype, {1, rows, width}), bytes = input("bytes", DType::u8, {1, rows, width});
+  const Value scale = input("scale", DType::f32, {1, 1, width}), shift = input("shift", DType::f32, {1, 1, width});
+  const Value wide = cast(bytes, DType::f32) * 0.01, normed = norm_scale_shift(cast(x, DType::f32), scale, shift);
+  std::vector<NamedChain> chains;
+  chains.push_back(fuse_whole("rows_of_u8" + suffix, {bytes, scale, shift},
+                              {cast(norm_scale_shift(wide, scale, shift), dtype), cast(wide - mean(wide), DType::bf16)}));
+  chains.push_back(fuse_whole("rows_to_u8" + suffix, {x, scale, shift}, {cast(normed * 20.0 + 128.0, DType::u8)}));
   return chains;
 }
 

@@ -73,6 +73,7 @@ TEST(CudaSource, SaysHowItIsLaunched) {
       const testing::NamedChain named =
           testing::fuse_whole(fmt::format("norm_{}_{}", name(dtype), width), {x, gate}, {norm_scale_shift(x, gate, gate)});
       expect_sound(named.name, named.chain);
+      for (const testing::NamedChain& bytes : testing::u8_chains(dtype, 7, width)) expect_sound(bytes.name, bytes.chain);
     }
   }
 }
@@ -99,6 +100,9 @@ TEST(CudaSource, CompilesToACubin) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
   std::string text = prelude(kCudaDialect);
   for (const testing::NamedChain& named : chains()) text += print_source(named.chain, kCudaDialect, {.name = named.name}).text;
+  for (const std::int64_t width : {6, 12, 40})  // vectors of two, four and eight
+    for (const testing::NamedChain& named : testing::u8_chains(DType::bf16, 7, width))
+      text += print_source(named.chain, kCudaDialect, {.name = named.name}).text;
   const std::string said = compile(text);
   EXPECT_EQ(said.find("exit status"), std::string::npos) << said;
 }

@@ -61,6 +61,7 @@ class Bounds {
     switch (node.opcode) {
       case Opcode::constant: return finish([](std::size_t) { return 0.0; });
       case Opcode::cast:  // the reference is rounded here, too
+        if (dtype == DType::u8) return finish([&](std::size_t i) { return to_u8(x[i], e[i], result.values[i]); });
         return finish([&](std::size_t i) { return e[i] + unit(dtype) * (std::abs(x[i]) + e[i]); });
       case Opcode::sum: {
         const auto width = static_cast<std::size_t>(node.inputs[0].dim(-1));
@@ -99,6 +100,13 @@ class Bounds {
   }
 
  private:
+  // It grows with what it rounds: the ends of where that may lie bound it. All is known of what is unknown: 0 to 255.
+  static double to_u8(double x, double e, double result) {
+    if (!std::isfinite(x) || !std::isfinite(e)) return e == 0 ? 0 : 255;
+    const auto rounded = [](double value) { return std::clamp(std::nearbyint(value), 0.0, 255.0); };
+    return std::max({rounded(x + e) - result, result - rounded(x - e), 0.0});
+  }
+
   // Relative error of a quotient or square root beyond the final rounding, which `finish` adds.
   double division() const { return 2 * rounding_.division_ulps * kF32; }
 

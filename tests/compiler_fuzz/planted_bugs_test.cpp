@@ -257,6 +257,7 @@ TEST(PlantedBugs, OfGeneratedCodeAreCaught) {
       {"products and sums are contracted", "", "-ffp-contract=fast"},
       {"the lanes behind a row's end are summed, too", "s/for (int i = n; i < ZOE_LANES; ++i) x.i. = 0.0f;//", ""},
       {"rounding to bf16 cuts off", "s/bits + 0x7fff + (high & 1)/bits/", ""},
+      {"rounding to u8 is left out", "s/return (x + 12582912.0f) - 12582912.0f;/return x;/", ""},
       {"kept values share one place", "s/(scratch + [0-9]*)/(scratch)/", ""},
       {"rows begin one column late", "s/const long r0 = row;/const long r0 = row > 0 ? row - 1 : 0;/", ""},
   };

@@ -288,6 +288,38 @@ TEST(RowBlocks, FlatChains) {
     }
 }
 
+// u8 in and out: dense, swapped, in runs, by the element, as values of rows; rounded on the way.
+TEST(RowBlocks, Bytes) {
+  for (const std::int64_t width : {1, 2, 6, 31, 64, 130, 1000, 4097}) {
+    const Type x{DType::f32, {3, 7, width}}, h{DType::bf16, {3, 7, width}}, bytes{DType::u8, {3, 7, width}},
+        row{DType::u8, {3, 7, 1}};
+    const auto narrow = [](const Value& value) { return cast(value * 60.0 + 100.0, DType::u8); };
+    const auto wide = [](const Value& value) { return cast(value, DType::f32); };
+    const std::string of = fmt::format(" of {}", width);
+    compare("flat" + of, {x, bytes}, [&](const auto& v) { return std::vector<Value>{narrow(v[0] - wide(v[1])), wide(v[1])}; });
+    compare("in place" + of, {bytes}, [&](const auto& v) { return std::vector<Value>{cast(255.0 + neg(wide(v[0])), DType::u8)}; });
+    compare("sums" + of, {bytes, h, row}, [&](const auto& v) {
+      const Value d = wide(v[0]) - mean(wide(v[0])), y = d * rsqrt(mean(square(d)) + 1e-3) + wide(v[1]);
+      return std::vector<Value>{narrow(y), narrow(mean(y)), cast(y + wide(v[2]), DType::bf16), wide(v[2])};
+    });
+    compare("rounded on the way" + of, {x}, [&](const auto& v) {
+      const Value y = wide(narrow(v[0]));
+      return std::vector<Value>{cast(y / (1.0 + sum(y)), DType::bf16), cast(y, DType::u8)};
+    });
+    compare("permuted" + of, {bytes}, [](const auto& v) { return std::vector<Value>{permute(v[0], {0, 2, 1})}; });
+    compare("moved" + of, {bytes, {DType::u8, {3, 7, 3 * width}}}, [&](const auto& v) {
+      return std::vector<Value>{flip(v[0], 2), slice(v[1], 2, width, 2 * width)};
+    });
+    compare("planes" + of, {{DType::f32, {3, 7, width}}}, [&](const auto& v) {
+      return std::vector<Value>{permute(narrow(v[0]), {1, 2, 0})};
+    });
+    if (width % 2 == 0)
+      compare("swapped" + of, {bytes, x}, [&](const auto& v) {
+        return std::vector<Value>{swap_pairs(wide(v[0])) * v[1], narrow(swap_pairs(v[1]))};
+      });
+  }
+}
+
 TEST(RowBlocks, MovementInsideChains) {
   for (const DType dtype : kDTypes) {
     const auto one = [&](const std::string& what, const std::vector<Type>& types, const Build& build) {

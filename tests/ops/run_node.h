@@ -13,15 +13,23 @@
 namespace zoe::testing {
 
 inline double rounded(double value, DType dtype) {
-  return dtype == DType::bf16 ? static_cast<double>(bf16_to_f32(f32_to_bf16(static_cast<float>(value))))
-                              : static_cast<double>(static_cast<float>(value));
+  const auto narrow = static_cast<float>(value);
+  switch (dtype) {
+    case DType::bf16: return static_cast<double>(bf16_to_f32(f32_to_bf16(narrow)));
+    case DType::u8: return f32_to_u8(narrow);
+    default: return static_cast<double>(narrow);
+  }
 }
 
-// Values of both signs over several binades, rounded to the dtype.
+// Values of both signs over several binades, rounded to the dtype; of u8, all there are.
 inline ReferenceTensor random_tensor(DType dtype, Shape shape, std::uint32_t seed) {
   std::mt19937 engine(seed);
   ReferenceTensor tensor{std::move(shape), {}};
   for (std::int64_t i = 0; i < tensor.shape.count(); ++i) {
+    if (dtype == DType::u8) {
+      tensor.values.push_back(engine() % 256);
+      continue;
+    }
     const double unit = static_cast<double>(engine()) / 4294967296.0;
     tensor.values.push_back(rounded((engine() % 2 ? 8.0 : -8.0) * unit * unit * unit + (engine() % 2 ? 1e-3 : -1e-3), dtype));
   }
@@ -38,13 +46,14 @@ inline std::vector<std::byte> shifted_bytes(const std::vector<double>& values, D
   const std::size_t size = size_of(dtype);
   std::vector<std::byte> bytes((values.size() + 1) * size);
   for (std::size_t k = 0; k < values.size(); ++k) {
-    const auto as_float = static_cast<float>(values[k]);
-    const auto as_index = static_cast<std::int32_t>(dtype == DType::i32 ? values[k] : 0);
-    const std::uint16_t as_bf16 = f32_to_bf16(as_float);
-    const void* source = dtype == DType::i32    ? static_cast<const void*>(&as_index)
-                         : dtype == DType::bf16 ? static_cast<const void*>(&as_bf16)
-                                                : &as_float;
-    std::memcpy(bytes.data() + (k + 1) * size, source, size);
+    std::byte* const at = bytes.data() + (k + 1) * size;
+    if (dtype == DType::i32) {
+      const auto index = static_cast<std::int32_t>(values[k]);
+      std::memcpy(at, &index, size);
+    } else {
+      const auto element = static_cast<float>(values[k]);
+      convert(&element, DType::f32, at, dtype, 1);
+    }
   }
   return bytes;
 }
@@ -78,15 +87,9 @@ inline NodeRun run_node(const Kernel& kernel, const Value& value, const std::vec
       throw std::runtime_error("the kernel wrote outside its result");
   NodeRun run{{}, std::string(kernel.implementation())};
   for (std::size_t k = 0; k < count; ++k) {
-    float as_float = 0;
-    std::uint16_t as_bf16 = 0;
-    if (type.dtype == DType::bf16) {
-      std::memcpy(&as_bf16, result.data() + (k + 1) * size, size);
-      as_float = bf16_to_f32(as_bf16);
-    } else {
-      std::memcpy(&as_float, result.data() + (k + 1) * size, size);
-    }
-    run.values.push_back(static_cast<double>(as_float));
+    float element = 0;
+    convert(result.data() + (k + 1) * size, type.dtype, &element, DType::f32, 1);
+    run.values.push_back(static_cast<double>(element));
   }
   return run;
 }

@@ -78,7 +78,10 @@ TEST(Text, HoldsEverything) {
   %3 = permute %2 axes=1,0 : bf16[3,2]
   return %2 %3
 %15 = reshape %14.1 : bf16[3,2]
-return %12 %14.0 %13 %15 %2 %14.0
+%16 = cast %9 : u8[1,4,11,3]
+%17 = flip %16 axis=1 : u8[1,4,11,3]
+%18 = cast %17 : f32[1,4,11,3]
+return %12 %14.0 %13 %15 %2 %17 %18 %14.0
 )";
   const Graph graph = parse(text);
   verify(graph);
@@ -125,7 +128,7 @@ const Mistake kMistakes[] = {
     {"  %0 = input : f32[2]\nreturn %0\n", "expected '%LABEL = OPCODE ...' or 'return ...', 0 spaces in."},
     {"%0 = input f32[2]\nreturn %0\n", "line 2] the line ends early: expected a colon and the result's type."},
     {"%0 = input :\nreturn %0\n", "line 2] got 0 types, expected 1."},
-    {"%0 = input : f64[2]\nreturn %0\n", "line 2] got 'f64', expected f32, bf16, f16 or i32."},
+    {"%0 = input : f64[2]\nreturn %0\n", "line 2] got 'f64', expected f32, bf16, f16, i32 or u8."},
     {"%0 = input : f32\nreturn %0\n", "line 2] got 'f32', expected a type such as f32[2,3]."},
     {"%0 = input : f32[2,]\nreturn %0\n", "line 2] got '', expected a number."},
     {"%0 = input : f32[0]\nreturn %0\n", "expected extents of 1 or more"},

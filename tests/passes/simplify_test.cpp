@@ -164,6 +164,28 @@ return %y
 %1 = exp %0 : bf16[4]
 return %1
 )"},
+    {"BytesThereAndBack", R"(
+%x = input : f32[4]
+%narrow = cast %x : u8[4]
+%wide = cast %narrow : f32[4]
+%again = cast %wide : u8[4]
+%n = constant 300 : f32[]
+%m = cast %n : u8[]
+%l = cast %m : f32[]
+%back = cast %again : f32[4]
+%y = mul %l %back : f32[4]
+return %y
+)",
+     R"(
+%0 = input : f32[4]
+%1 = cast %0 : u8[4]
+%2 = constant 300 : f32[]
+%3 = cast %2 : u8[]
+%4 = cast %3 : f32[]
+%5 = cast %1 : f32[4]
+%6 = mul %4 %5 : f32[4]
+return %6
+)"},
     {"NarrowingRounds", R"(
 %x = input : f32[4]
 %narrow = cast %x : bf16[4]

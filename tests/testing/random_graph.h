@@ -64,11 +64,18 @@ class RandomGraph {
     indices_ = input("indices", DType::i32, {3});
     inputs_.push_back(indices_);
     const int nodes = 4 + below(36);
-    for (int i = 0; i < nodes; ++i) add_node();
+    for (int i = 0; i < nodes; ++i) {
+      add_node();
+      if (has_bytes() && below(4) == 0) add_bytes(late());
+    }
     std::vector<Value> outputs;
     for (int i = 1 + below(4); i > 0; --i) outputs.push_back(any().value);  // an input, or one value twice, now and then
+    outputs.insert(outputs.end(), bytes_.begin(), bytes_.end());
     graph_ = make_graph("random", inputs_, std::move(outputs));
   }
+
+  // Of these graphs u8 is a part.
+  bool has_bytes() const { return seed_ % 4 == 3; }
 
   int below(int count) { return static_cast<int>(random_() % static_cast<std::uint64_t>(count)); }
   const Entry& any() { return pool_[static_cast<std::size_t>(below(static_cast<int>(pool_.size())))]; }
@@ -161,6 +168,15 @@ class RandomGraph {
       }
       default: return add_call(entry);
     }
+  }
+
+  // To u8 and back, once or twice.
+  void add_bytes(const Entry& entry) {
+    if (entry.is_number || !(entry.is_rounded || entry.value.dtype() == DType::f32)) return;
+    Value narrow = cast(cast(entry.value, DType::f32), DType::u8);
+    if (below(3) == 0) narrow = cast(cast(narrow, DType::f32), DType::u8);
+    keep(cast(narrow, DType::f32), true);
+    bytes_.push_back(narrow);
   }
 
   // What simplify may find to be nothing.
@@ -268,9 +284,12 @@ class RandomGraph {
     for (int i = 0; i < parts; ++i) {
       segment_ = segments_ * i / parts;
       add_part();
+      if (has_bytes() && below(2)) add_wide_bytes(late());
     }
     std::vector<Value> outputs{pool_.back().value};
     for (int i = below(4); i > 0; --i) outputs.push_back(below(2) ? late().value : any().value);
+    for (const Value& each : bytes_)
+      if (below(2)) outputs.push_back(each);
     graph_ = make_graph("fuzz_" + std::to_string(seed_), inputs_, std::move(outputs));
   }
 
@@ -421,6 +440,29 @@ class RandomGraph {
     }
   }
 
+  // u8 made or given, moved, and cast back.
+  void add_wide_bytes(const Entry& given) {
+    if (bytes_.empty() || below(2)) {
+      const Value x = cast(given.value, DType::f32);
+      const Value made = cast(below(3) ? x * (100 / given.most) + 120.0 : x, DType::u8);
+      bytes_.push_back(below(4) ? made : wide_leaf(DType::u8, x.shape(), true));
+    }
+    Value bytes = bytes_[static_cast<std::size_t>(below(static_cast<int>(bytes_.size())))];
+    if (const int rank = bytes.shape().rank(); rank > 0) {
+      const int axis = below(rank);
+      switch (below(7)) {
+        case 0: bytes = permute(bytes, some_axes(rank)); break;
+        case 1: bytes = flip(bytes, axis); break;
+        case 2: bytes = slice(bytes, axis, pick(0, bytes.dim(axis) - 1), bytes.dim(axis)); break;
+        case 3: bytes = reshape(bytes, regrouped(bytes.shape())); break;
+        case 4: bytes = concat({bytes, slice(bytes, axis, 0, 1)}, axis); break;
+        default: break;
+      }
+    }
+    if (below(2)) bytes_.push_back(bytes);
+    put(cast(bytes, DType::f32), 255);
+  }
+
   // Row sums and what is made of them.
   void add_norm(const Entry& given) {
     if (given.value.shape().rank() == 0) return;
@@ -566,6 +608,7 @@ class RandomGraph {
   std::vector<Value> inputs_;
   Value indices_;
   std::vector<Entry> pool_;
+  std::vector<Value> bytes_;  // of u8
   Graph graph_;
   // Of wide graphs.
   const std::uint64_t seed_;
@@ -592,6 +635,7 @@ inline std::vector<std::byte> RandomGraph::wide_values(const std::string& graph,
     float value = static_cast<float>(static_cast<double>(bits >> 11) * 0x1p-51 - 2);  // [-2, 2)
     if (bits % 64 == 0) value = kCalm[(bits >> 6) % 8];
     if (is_wild && bits % 64 == 1) value = kWild[(bits >> 6) % 8];
+    if (type.dtype == DType::u8) value = static_cast<float>((bits >> 11) % 256);
     convert(&value, DType::f32, bytes.data() + i, type.dtype, 1);
   }
   return bytes;

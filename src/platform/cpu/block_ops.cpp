@@ -118,6 +118,14 @@ struct Binary {
   }
 };
 
+struct RoundToBytes {
+  static constexpr bool kReads = false;
+  template <bool>
+  static HWY_INLINE V of(const BlockOp*, std::int64_t, std::int64_t, std::int64_t, V x) {
+    return zoe_round_u8(Floats<D>(x)).v;
+  }
+};
+
 struct Round {
   static constexpr bool kReads = false;
   template <bool>
@@ -186,6 +194,8 @@ struct Store {
     const hn::Rebind<T, D> d;
     if constexpr (sizeof(T) == 4) {
       store_vector<kHow>(d, x, dst);
+    } else if constexpr (sizeof(T) == 1) {
+      hn::StoreU(hn::DemoteTo(d, hn::ConvertTo(hn::Rebind<std::int32_t, D>(), x)), d, dst);
     } else {
       const hn::Rebind<std::int32_t, D> di32;
       store_vector<kHow>(d, hn::DemoteTo(d, hn::BitCast(di32, hn::ShiftRight<16>(upper_halves<kHow>(x)))), dst);
@@ -319,6 +329,11 @@ BlockFunctions by_memory(DType dtype, Access access, const Make& make) {
 }
 
 BlockFunctions select_load(DType dtype, Access access) {
+  if (dtype == DType::u8) {
+    using Byte = std::uint8_t;
+    if (access == Access::swapped) return of_map<Load<Elements<Byte, Access::swapped>>>();
+    return access == Access::runs ? of_map<Load<Elements<Byte, Access::runs>>>() : of_map<Load<Elements<Byte, Access::dense>>>();
+  }
   return by_memory(dtype, access, []<class Memory>() { return of_map<Load<Memory>>(); });
 }
 
@@ -365,6 +380,7 @@ template <Access kAccess>
 BlockFunctions select_row_store(DType dtype, bool rounds, bool streams) {
   using Half = std::uint16_t;
   if (dtype == DType::f32) return streams ? of_store<float, kAccess, How::streams>() : of_store<float, kAccess, How::plain>();
+  if (dtype == DType::u8) return of_store<std::uint8_t, kAccess, How::plain>();  // too short for streams
   if (rounds) return streams ? of_store<Half, kAccess, How::rounds_and_streams>() : of_store<Half, kAccess, How::rounds>();
   return streams ? of_store<Half, kAccess, How::streams>() : of_store<Half, kAccess, How::plain>();
 }
@@ -375,7 +391,7 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
                                 : select_row_store<Access::dense>(dtype, rounds, streams);
 }
 
-BlockFunctions select_round() { return of_map<Round>(); }
+BlockFunctions select_round(DType dtype) { return dtype == DType::u8 ? of_map<RoundToBytes>() : of_map<Round>(); }
 BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
 template <class T, Access kAccess>
 BlockFunctions of_prefetch() {
@@ -383,6 +399,8 @@ BlockFunctions of_prefetch() {
 }
 BlockFunctions select_prefetch(DType dtype, Access access) {
   if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
+  if (dtype == DType::u8)
+    return access == Access::runs ? of_prefetch<std::uint8_t, Access::runs>() : of_prefetch<std::uint8_t, Access::dense>();
   return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
 }
 BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
@@ -420,7 +438,7 @@ BlockFunctions block_binary(Opcode opcode, DType dtype, Access access) {
 BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access) {
   return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, access, true);
 }
-BlockFunctions block_round() { return HWY_DYNAMIC_DISPATCH(select_round)(); }
+BlockFunctions block_round(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_round)(dtype); }
 BlockFunctions block_store(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, false);
 }

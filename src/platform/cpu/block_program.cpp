@@ -74,7 +74,8 @@ void ProgramBuilder::make(int value) {
     finish_use(argument(value, 0));
     if (i.opcode != Opcode::cast) append(block_unary(i.opcode));
   }
-  if (i.dtype == DType::bf16) append(block_round()), rounds_last_ = true;
+  if (i.dtype == DType::u8) append(block_round(DType::u8));
+  if (i.dtype == DType::bf16) append(block_round(DType::bf16)), rounds_last_ = true;
   held_ = value;
   if (const auto kept = kept_.find(value); kept != kept_.end()) {
     append(block_store(DType::f32, Access::dense, false), kept->second);

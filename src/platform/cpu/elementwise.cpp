@@ -110,6 +110,8 @@ UnaryLoop select_unary(Opcode opcode, DType src, DType dst) {
 #define ZOE_BINARY(name, value, spelling)
 #include "ir/opcodes.def"
     default:
+      if (src == DType::u8) return unary_loop<Opcode::cast, std::uint8_t, float>;
+      if (dst == DType::u8) return unary_loop<Opcode::cast, float, std::uint8_t>;
       return src == DType::f32
                  ? dst == DType::f32 ? unary_loop<Opcode::cast, float, float> : unary_loop<Opcode::cast, float, std::uint16_t>
              : dst == DType::f32 ? unary_loop<Opcode::cast, std::uint16_t, float>
@@ -325,11 +327,14 @@ class BinaryKernel : public LoopKernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device) {
+  const auto takes = [&](DType dtype) {
+    return dtype == DType::f32 || dtype == DType::bf16 || (dtype == DType::u8 && node.opcode == Opcode::cast);
+  };
   for (const Value& operand : node.inputs)
-    check(operand.dtype() == DType::f32 || operand.dtype() == DType::bf16, ErrorKind::unsupported, "cpu",
+    check(takes(operand.dtype()), ErrorKind::unsupported, "cpu",
           "{} cannot compute in {}: expected f32 or bf16. Cast the operand first.", name(node.opcode), name(operand.dtype()));
-  check(node.types[0].dtype == DType::f32 || node.types[0].dtype == DType::bf16, ErrorKind::unsupported, "cpu",
-        "{} cannot make {}: expected f32 or bf16.", name(node.opcode), name(node.types[0].dtype));
+  check(takes(node.types[0].dtype), ErrorKind::unsupported, "cpu", "{} cannot make {}: expected f32 or bf16.", name(node.opcode),
+        name(node.types[0].dtype));
   if (node.opcode == Opcode::sum) return std::make_unique<SumKernel>(node, device);
   if (is_binary(node.opcode)) return std::make_unique<BinaryKernel>(node, device);
   ZOE_INTERNAL_CHECK(is_unary(node.opcode) || node.opcode == Opcode::cast);

@@ -24,7 +24,8 @@ using BinaryLoop = void (*)(RowOperand a, RowOperand b, std::byte* dst, std::int
 // Sums dense rows of `length` floats to one float each.
 using SumLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t rows, std::int64_t length);
 
-// Operands and results are f32 or bf16; but for cast, a loop's are all of one dtype. One of a binary loop's strides is 1.
+// Operands and results are f32 or bf16; but for cast, a loop's are all of one dtype, and a cast is also between f32 and u8. One of
+// a binary loop's strides is 1.
 UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst);
 BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b);
 SumLoop sum_loop_of_rows();

@@ -1,4 +1,4 @@
-// Movement opcodes: bytes copied from place to place, four or two to an element.
+// Movement opcodes: bytes copied from place to place, four, two or one to an element.
 
 #include <algorithm>
 #include <array>
@@ -36,7 +36,9 @@ class MovementKernel : public Kernel {
 // `bytes` of them, with a constant count where the run is as short as one element or a pixel.
 inline void copy_short(std::byte* dst, const std::byte* src, std::int64_t bytes) {
   switch (bytes) {
+    case 1: *dst = *src; break;
     case 2: std::memcpy(dst, src, 2); break;
+    case 3: std::memcpy(dst, src, 3); break;
     case 4: std::memcpy(dst, src, 4); break;
     case 6: std::memcpy(dst, src, 6); break;
     case 8: std::memcpy(dst, src, 8); break;
@@ -158,7 +160,8 @@ class PermuteKernel : public MovementKernel {
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     if (size_ == 4) run_elements<std::uint32_t>(inputs[0].data(), outputs[0].data());
-    else run_elements<std::uint16_t>(inputs[0].data(), outputs[0].data());
+    else if (size_ == 2) run_elements<std::uint16_t>(inputs[0].data(), outputs[0].data());
+    else run_elements<std::uint8_t>(inputs[0].data(), outputs[0].data());
   }
 
  private:

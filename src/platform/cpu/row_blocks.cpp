@@ -212,10 +212,15 @@ class RowBlocks : public Kernel {
   bool is_of_columns(const Store& store) const { return instruction(store.instruction).place == Instruction::Place::column; }
   DType dtype_of(const Store& store) const { return chain_.outputs[static_cast<std::size_t>(store.output)].dtype; }
 
+  // A cast of u8 counts: only loads and stores know it.
+  static bool changes_bits(DType to, DType from) {
+    return to == DType::u8 || from == DType::u8 || (to == DType::bf16 && from != DType::bf16);
+  }
+
   void find_values() {
     for (Instruction& i : chain_.instructions) {
       for (int& argument : i.arguments) argument = value(argument).same;
-      const bool changes = i.opcode != Opcode::cast || (i.dtype == DType::bf16 && instruction(i.arguments[0]).dtype != DType::bf16);
+      const bool changes = i.opcode != Opcode::cast || changes_bits(i.dtype, instruction(i.arguments[0]).dtype);
       InstructionValue v{.same = changes ? value_count() : i.arguments[0]};
       v.is_number = i.place != Instruction::Place::column;
       if (i.opcode == Opcode::input) v.by_row = segment_rows_ == 1 || Walk(chain_, i.view, tile_axis_, row_axes_).varies();
@@ -527,7 +532,8 @@ class RowBlocks : public Kernel {
       const std::byte* src = part.inputs[static_cast<std::size_t>(load.number)].data();
       if (load.is_number) load_numbers(load, src, scratch_of<float>(part, load.memory), row, n);
       else if (load.dtype == DType::f32) collect<float>(part, load, src, row, n);
-      else collect<std::uint16_t>(part, load, src, row, n);
+      else if (load.dtype == DType::bf16) collect<std::uint16_t>(part, load, src, row, n);
+      else collect<std::uint8_t>(part, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
       if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n, true);
@@ -545,7 +551,8 @@ class RowBlocks : public Kernel {
       std::byte* dst = part.outputs[static_cast<std::size_t>(store.number)].data();
       if (store.is_number) store_numbers(store, scratch_of<float>(part, store.memory), dst, row, n);
       else if (store.dtype == DType::f32) spread<float>(part, store, dst, row, n);
-      else spread<std::uint16_t>(part, store, dst, row, n);
+      else if (store.dtype == DType::bf16) spread<std::uint16_t>(part, store, dst, row, n);
+      else spread<std::uint8_t>(part, store, dst, row, n);
     }
   }
 
@@ -612,8 +619,8 @@ class RowBlocks : public Kernel {
 std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& device) {
   for (const std::vector<Type>* types : {&chain.operands, &chain.outputs})
     for (const Type& type : *types)
-      check(type.dtype == DType::f32 || type.dtype == DType::bf16, ErrorKind::unsupported, "cpu",
-            "a chain cannot compute in {}: expected f32 or bf16. Cast the operand first.", name(type.dtype));
+      check(type.dtype == DType::f32 || type.dtype == DType::bf16 || type.dtype == DType::u8, ErrorKind::unsupported, "cpu",
+            "a chain cannot compute in {}: expected f32, bf16 or u8. Cast the operand first.", name(type.dtype));
   return std::make_unique<RowBlocks>(chain, device);
 }
 

@@ -12,7 +12,8 @@ namespace {
 
 // Elements are moved as they are; their size is all that matters.
 std::string movement_source(DType dtype) {
-  return fmt::format("typedef {} T;\n", size_of(dtype) == 4 ? "unsigned" : "unsigned short") + kMovementSource;
+  const std::size_t size = size_of(dtype);
+  return fmt::format("typedef {} T;\n", size == 4 ? "unsigned" : size == 2 ? "unsigned short" : "unsigned char") + kMovementSource;
 }
 
 constexpr std::int64_t kThreads = 256;

@@ -10,7 +10,8 @@ namespace {
 
 // Elements are moved as they are; their size is all that matters.
 std::string movement_source(DType dtype) {
-  return fmt::format("typedef {} T;\n", size_of(dtype) == 4 ? "uint" : "ushort") + kMovementSource;
+  const std::size_t size = size_of(dtype);
+  return fmt::format("typedef {} T;\n", size == 4 ? "uint" : size == 2 ? "ushort" : "uchar") + kMovementSource;
 }
 
 constexpr std::size_t kGroup = 64;
