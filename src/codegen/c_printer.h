@@ -28,7 +28,7 @@ struct Dialect {
   std::string_view row, lane;   // number of the row, and of the thread in its group
   std::string_view element;     // number of the element of a flat chain
   bool offsets = false;         // operands come as a buffer and an offset in elements
-  bool warps = false;           // warps of several rows with wide accesses where the chain allows it, see warp_printer.cpp
+  bool warps = false;           // warps of several rows with wide accesses where the chain allows it, see wide_printer.h
   bool bf16_functions = false;  // has zoe_silu_bf16 and zoe_gelu_tanh_bf16: of bf16 and rounded to it
   bool whole_rows = false;      // one thread a row, which goes through all its columns: for threads that have vectors
 };

@@ -166,6 +166,12 @@ void Printer::row_values(int pass) {
     if (chain_.instructions[i].place == Place::row && chain_.instructions[i].pass == pass) declare(static_cast<int>(i));
 }
 
+void Printer::row_store(std::size_t s) {
+  const Store& store = chain_.stores[s];
+  if (has_columns(store.view)) return fill_columns(s);
+  line("{}{}(w{}, v{});", storing(), store1(output_type(store)), s, store.instruction);
+}
+
 std::vector<int> Printer::sums_after(int pass) const {
   std::vector<int> sums;
   for (std::size_t i = 0; i < chain_.instructions.size(); ++i)

@@ -1,5 +1,5 @@
 // What the printers of all shapes of kernel have in common: arguments, addresses, values of the chain and of rows, the order of
-// passes. vector_printer.cpp and thread_printer.cpp print the loops over columns, each in its way.
+// passes. The printers of vectors, threads, flat chains and warps print the loops over columns, each in its way.
 #pragma once
 
 #include <fmt/format.h>
@@ -26,14 +26,18 @@ class Printer {
   virtual void begin() = 0;        // the function's head
   virtual void shared_values() {}  // what is made once for all rows
   virtual void open_rows() = 0;
-  virtual void open_pass(int) {}              // a pass with the row values that it finishes; the first one also those before it
-  virtual void columns(int pass) = 0;         // one pass over the columns, its sums and its stores
-  virtual void row_store(std::size_t s) = 0;  // of a value of the chain or of a row
+  virtual void open_pass(int) {}       // a pass with the row values that it finishes; the first one also those before it
+  virtual void columns(int pass) = 0;  // one pass over the columns, its sums and its stores
+  // Stores of a value of the chain or of a row: one element, by the thread that `storing` is the condition of, or one in each
+  // column.
+  virtual std::string storing() const { return ""; }
+  virtual void fill_columns(std::size_t) {}
   virtual void close_pass(int) {}
   virtual void close_rows() = 0;
   virtual std::string g(std::size_t i) const = 0;  // an argument that depends on rows
   virtual std::string memory(std::size_t operand, DType dtype, bool is_const) const = 0;
   virtual std::string load1(DType dtype, const std::string& address) const = 0;
+  virtual std::string store1(DType) const { return "store1"; }  // the function's name
   // The name by which a column statement reads an instruction's value.
   virtual std::string read(int i) const { return fmt::format("v{}", i); }
 
@@ -81,6 +85,7 @@ class Printer {
   void read_geometry();
   void declare(int i);
   void row_values(int pass);
+  void row_store(std::size_t s);
 };
 
 std::string comment(const Instruction& instruction);

@@ -47,6 +47,10 @@ class ThreadPrinter : public Printer {
     return fmt::format("load1({})", address);
   }
 
+  std::string store1(DType dtype) const override {
+    return dialect_.offsets ? fmt::format("store1_{}", storage(dtype)) : std::string("store1");
+  }
+
   void open_rows() override {
     line("const long {} = {};", flat_ ? "c" : "row", flat_ ? dialect_.element : dialect_.row);
     line("if ({} >= count) return;", flat_ ? "c" : "row");
@@ -67,24 +71,17 @@ class ThreadPrinter : public Printer {
     line("}}");
   }
 
-  void row_store(std::size_t s) override {
-    const Store& store = chain_.stores[s];
-    if (has_columns(store.view)) {  // the same value in all columns
-      open_columns(false);
-      put(s);
-      close_columns(false);
-      return;
-    }
-    std::string put = fmt::format(fmt::runtime(dialect_.offsets ? "store1_{2}(w{0}, v{1});" : "store1(w{0}, v{1});"), s,
-                                  store.instruction, storage(output_type(store)));
-    if (!flat_ && !dialect_.whole_rows) put = "if (lane == 0) " + put;
-    line("{}", put);
+  std::string storing() const override { return flat_ || dialect_.whole_rows ? "" : "if (lane == 0) "; }
+
+  void fill_columns(std::size_t s) override {
+    open_columns(false);
+    put(s);
+    close_columns(false);
   }
 
   void put(std::size_t s) {
     const Store& store = chain_.stores[s];
-    line(fmt::runtime(dialect_.offsets ? "store1_{3}(w{0} + ({1}), {2});" : "store1(w{0} + ({1}), {2});"), s,
-         offset(store.view, "c"), read(store.instruction), storage(output_type(store)));
+    line("{}(w{} + ({}), {});", store1(output_type(store)), s, offset(store.view, "c"), read(store.instruction));
   }
 
   void open_columns(bool sums) {

@@ -142,15 +142,10 @@ class VectorPrinter : public Printer {
     line("}}");
   }
 
-  void row_store(std::size_t s) override {
-    const Store& store = chain_.stores[s];
-    if (has_columns(store.view)) {  // the same value in all columns
-      open_columns(false);
-      put(s);
-      close_columns();
-    } else {
-      line("store1(w{0}, v{1});", s, store.instruction);
-    }
+  void fill_columns(std::size_t s) override {
+    open_columns(false);
+    put(s);
+    close_columns();
   }
 
   // Column values that are the same in every row (the tanh of a gate, say) and take more than reading them from memory: these are
