@@ -30,6 +30,7 @@ static_assert(kPartials % kLanes == 0);
 // Every operation is called with its place in the program, the block's first column, how many of the block's elements there are,
 // and the block's vectors: up to eight, as many as a call takes in registers.
 using Eight = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V, V, V, V, V);
+using Six = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V, V, V);
 using Four = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V);
 using One = void (*)(const BlockOp*, std::int64_t, std::int64_t, V);
 
@@ -41,14 +42,15 @@ template <class... Vectors>
 HWY_INLINE void go_on(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   const BlockFunctions& next = op[1].functions;
   if constexpr (sizeof...(Vectors) == 8) reinterpret_cast<Eight>(next.eight)(op + 1, column, count, x...);
+  else if constexpr (sizeof...(Vectors) == 6) reinterpret_cast<Six>(next.six)(op + 1, column, count, x...);
   else if constexpr (sizeof...(Vectors) == 4) reinterpret_cast<Four>(next.four)(op + 1, column, count, x...);
   else reinterpret_cast<One>(next.one)(op + 1, column, count, x...);
 }
 
-// Blocks of eight are whole; the others may be parts.
+// Blocks of eight and six are whole; the others may be parts.
 template <class... Vectors>
 HWY_INLINE bool is_whole(std::int64_t count) {
-  return sizeof...(Vectors) == 8 || HWY_LIKELY(count == kElements<Vectors...>);
+  return sizeof...(Vectors) > 4 || HWY_LIKELY(count == kElements<Vectors...>);
 }
 
 // What operations have in memory. Functions that take a whole block know its size; others take `count` of its elements.
@@ -163,24 +165,27 @@ HWY_INLINE auto upper_halves(V x) {
 
 template <class T, Access kAccess, How kHow>
 struct Store {
-  // All vectors of a block.
+  using Place = Elements<T, kAccess>;
+
+  // All vectors of a block, one after the other: of an array of them g++ would make memory.
   template <class... Vectors>
-  static HWY_INLINE void whole(const BlockOp* op, std::int64_t column, Vectors... x) {
-    T* dst = Elements<T, kAccess>::of_block(op, column);
-    const V vectors[] = {x...};
-    constexpr auto kCount = static_cast<std::int64_t>(sizeof...(Vectors));
+  static HWY_INLINE void whole(T* dst, V x, Vectors... others) {
 #if HWY_TARGET != HWY_SCALAR
-    if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {  // two vectors make one
-      const hn::Repartition<T, D> d;
-      for (std::int64_t v = 0; v < kCount; v += 2) {
-        const auto low = hn::BitCast(d, upper_halves<kHow>(vectors[v])), high = hn::BitCast(d, upper_halves<kHow>(vectors[v + 1]));
-        store_vector<kHow>(d, hn::ConcatOdd(d, high, low), dst + v * kLanes);
-      }
-      return;
-    }
+    if constexpr (sizeof(T) == 2 && sizeof...(others) % 2 == 1) return pairs(dst, x, others...);
 #endif
-    for (std::int64_t v = 0; v < kCount; ++v) one(vectors[v], dst + v * kLanes);
+    one(x, dst);
+    if constexpr (sizeof...(others) > 0) whole(dst + kLanes, others...);
   }
+
+#if HWY_TARGET != HWY_SCALAR
+  // Two vectors make one.
+  template <class... Vectors>
+  static HWY_INLINE void pairs(T* dst, V low, V high, Vectors... others) {
+    const hn::Repartition<T, D> d;
+    store_vector<kHow>(d, hn::ConcatOdd(d, hn::BitCast(d, upper_halves<kHow>(high)), hn::BitCast(d, upper_halves<kHow>(low))), dst);
+    if constexpr (sizeof...(others) > 0) pairs(dst + 2 * kLanes, others...);
+  }
+#endif
 
   static HWY_INLINE void one(V x, T* dst) {
     const hn::Rebind<T, D> d;
@@ -195,7 +200,7 @@ struct Store {
   // The first elements of a block.
   template <class... Vectors>
   static HWY_INLINE void some(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-    T* dst = Elements<T, kAccess>::of_block(op, column);
+    T* dst = Place::of_block(op, column);
     const auto first_lanes = [&](V vector) HWY_ATTR {
       if (count >= kLanes) {
         one(vector, dst);
@@ -220,7 +225,7 @@ HWY_NOINLINE void store_part(const BlockOp* op, std::int64_t column, std::int64_
 template <class Store, class... Vectors>
 void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   if (!is_whole<Vectors...>(count)) return store_part<Store>(op, column, count, x...);
-  Store::whole(op, column, x...);
+  Store::whole(Store::Place::of_block(op, column), x...);
   go_on(op, column, count, x...);
 }
 
@@ -274,12 +279,14 @@ void end_op(const BlockOp*, std::int64_t, std::int64_t, Vectors...) {}
 
 void run(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
   const auto eight = reinterpret_cast<Eight>(program->functions.eight);
+  const auto six = reinterpret_cast<Six>(program->functions.six);
   const auto four = reinterpret_cast<Four>(program->functions.four);
   const auto one = reinterpret_cast<One>(program->functions.one);
   const V x = hn::Zero(D());
   std::int64_t column = begin;
   if (by_eight)
     for (; column + 8 * kLanes <= end; column += 8 * kLanes) eight(program, column, 8 * kLanes, x, x, x, x, x, x, x, x);
+  if (by_eight && column + 6 * kLanes <= end) six(program, column, 6 * kLanes, x, x, x, x, x, x), column += 6 * kLanes;
   for (; column + 4 * kLanes <= end; column += 4 * kLanes) four(program, column, 4 * kLanes, x, x, x, x);
   // The rest as a part of a block or vector by vector, whichever is less work.
   if (end - column > 2 * kLanes) return four(program, column, end - column, x, x, x, x);
@@ -295,12 +302,13 @@ void totals(const float* partials, float* sums, std::int64_t rows) {
   }
 }
 
-BlockFunctions all(Eight eight, Four four, One one) {
-  return {reinterpret_cast<void (*)()>(eight), reinterpret_cast<void (*)()>(four), reinterpret_cast<void (*)()>(one)};
+BlockFunctions all(Eight eight, Six six, Four four, One one) {
+  return {reinterpret_cast<void (*)()>(eight), reinterpret_cast<void (*)()>(six), reinterpret_cast<void (*)()>(four),
+          reinterpret_cast<void (*)()>(one)};
 }
 template <class Map>
 BlockFunctions of_map() {
-  return all(map_op<Map, V, V, V, V, V, V, V, V>, map_op<Map, V, V, V, V>, map_op<Map, V>);
+  return all(map_op<Map, V, V, V, V, V, V, V, V>, map_op<Map, V, V, V, V, V, V>, map_op<Map, V, V, V, V>, map_op<Map, V>);
 }
 
 // make<memory>()
@@ -358,7 +366,7 @@ BlockFunctions select_binary(Opcode opcode, DType dtype, Access access, bool rev
 template <class T, Access kAccess, How kHow>
 BlockFunctions of_store() {
   using To = Store<T, kAccess, kHow>;
-  return all(store_op<To, V, V, V, V, V, V, V, V>, store_op<To, V, V, V, V>, store_op<To, V>);
+  return all(store_op<To, V, V, V, V, V, V, V, V>, store_op<To, V, V, V, V, V, V>, store_op<To, V, V, V, V>, store_op<To, V>);
 }
 
 template <Access kAccess>
@@ -376,16 +384,17 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 }
 
 BlockFunctions select_round() { return of_map<Round>(); }
-BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
+BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
 template <class T, Access kAccess>
 BlockFunctions of_prefetch() {
-  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
+  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V, V, V>,
+             prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
 }
 BlockFunctions select_prefetch(DType dtype, Access access) {
   if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
   return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
 }
-BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
+BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
 BlockRun select_run() { return run; }
 BlockTotals select_totals() { return totals; }
 std::int64_t vector_size() { return kLanes; }

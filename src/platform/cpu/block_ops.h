@@ -13,9 +13,10 @@
 
 namespace zoe::cpu {
 
-// For blocks of eight, four and one vectors. What they take depends on the instruction set.
+// For blocks of eight, six, four and one vectors. What they take depends on the instruction set.
 struct BlockFunctions {
   void (*eight)() = nullptr;
+  void (*six)() = nullptr;
   void (*four)() = nullptr;
   void (*one)() = nullptr;
 };
@@ -45,7 +46,7 @@ BlockFunctions block_prefetch(DType dtype, Access access);             // asks f
 BlockFunctions block_end();
 
 // Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials. `by_eight`: in blocks of eight vectors
-// while there are so many, else of four.
+// while there are so many, else of six or four.
 using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight);
 BlockRun block_run();
 std::int64_t block_elements(int vectors);
