@@ -253,16 +253,21 @@ HWY_INLINE void add_some_to_partials(std::index_sequence<v...>, const BlockOp* o
   add_to_partials(op, column, hn::IfThenElseZero(mask(v), x)...);
 }
 
-template <class... Vectors>
+template <bool kSquares>
+HWY_INLINE V term(V x) {
+  return kSquares ? hn::Mul(x, x) : x;
+}
+
+template <bool kSquares, class... Vectors>
 HWY_NOINLINE void sum_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
-template <class... Vectors>
+template <bool kSquares, class... Vectors>
 void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (!is_whole<Vectors...>(count)) return sum_part(op, column, count, x...);
-  add_to_partials(op, column, x...);
+  if (!is_whole<Vectors...>(count)) return sum_part<kSquares>(op, column, count, x...);
+  add_to_partials(op, column, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
@@ -384,7 +389,12 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 }
 
 BlockFunctions select_round() { return of_map<Round>(); }
-BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
+template <bool kSquares>
+BlockFunctions of_sum() {
+  return all(sum_op<kSquares, V, V, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V>,
+             sum_op<kSquares, V>);
+}
+BlockFunctions select_sum(bool squares) { return squares ? of_sum<true>() : of_sum<false>(); }
 template <class T, Access kAccess>
 BlockFunctions of_prefetch() {
   return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V, V, V>,
@@ -436,7 +446,7 @@ BlockFunctions block_store(DType dtype, Access access, bool rounds) {
 BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
-BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+BlockFunctions block_sum(bool squares) { return HWY_DYNAMIC_DISPATCH(select_sum)(squares); }
 BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }

@@ -41,8 +41,8 @@ BlockFunctions block_round();                                                   
 // To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores.
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
 BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
-BlockFunctions block_sum();                                            // adds to the row's kPartials partial sums
-BlockFunctions block_prefetch(DType dtype, Access access);             // asks for a block of a row
+BlockFunctions block_sum(bool squares);                     // adds them, or their squares, to the row's kPartials partial sums
+BlockFunctions block_prefetch(DType dtype, Access access);  // asks for a block of a row
 BlockFunctions block_end();
 
 // Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials. `by_eight`: in blocks of eight vectors
