@@ -451,7 +451,8 @@ class RowBlocks : public Kernel {
       if (!v.needed || !v.by_row || v.is_number || load.opcode != Opcode::input) continue;
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
-      if (v.home.runs >= 0 && runs_[static_cast<std::size_t>(v.home.runs)].repeats) continue;  // a small table
+      // A small table, whose lines would be asked for again and again: worth it where memory is the slower one.
+      if (!streams_ && v.home.runs >= 0 && runs_[static_cast<std::size_t>(v.home.runs)].repeats) continue;
       // The same elements in another order are there already.
       if (std::any_of(asked.begin(), asked.end(), [&](const Instruction* other) {
             return other->operand == load.operand && std::abs(other->view.offset - load.view.offset) < columns_;
