@@ -282,7 +282,7 @@ void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vec
 template <class... Vectors>
 void end_op(const BlockOp*, std::int64_t, std::int64_t, Vectors...) {}
 
-void run(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
+HWY_INLINE void run_row(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
   const auto eight = reinterpret_cast<Eight>(program->functions.eight);
   const auto six = reinterpret_cast<Six>(program->functions.six);
   const auto four = reinterpret_cast<Four>(program->functions.four);
@@ -296,6 +296,14 @@ void run(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_e
   // The rest as a part of a block or vector by vector, whichever is less work.
   if (end - column > 2 * kLanes) return four(program, column, end - column, x, x, x, x);
   for (; column < end; column += kLanes) one(program, column, std::min(kLanes, end - column), x);
+}
+
+void run(BlockOp* program, std::span<const BlockMove> moves, std::int64_t rows, std::int64_t begin, std::int64_t end,
+         bool by_eight) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    run_row(program, begin, end, by_eight);
+    for (const BlockMove& move : moves) program[move.op].at += move.row_step;
+  }
 }
 
 void totals(const float* partials, float* sums, std::int64_t rows) {

@@ -67,16 +67,9 @@ struct Runs {
   bool repeats = false;                   // the same elements for several runs
 };
 
-// An operation whose memory is another one for each row.
-struct Move {
-  int op;
-  std::int64_t row_step;
-  bool returns;  // to a tile's first row: rows of the scratch, which are a tile's; operands and results go on to the next one
-};
-
 struct Program {
   int first = -1;  // of `ops_`; -1: nothing to do
-  std::vector<Move> moves;
+  std::vector<BlockMove> moves;
   bool by_eight = true;
 };
 
@@ -434,7 +427,8 @@ class RowBlocks : public Kernel {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
       if (op.runs >= 0) program.by_eight = program.by_eight && runs_[static_cast<std::size_t>(op.runs)].by_eight;
-      if (op.row_step != 0) program.moves.push_back({static_cast<int>(ops_.size()), op.row_step, is_of(op, Memory::Kind::scratch)});
+      if (op.row_step != 0)
+        program.moves.push_back({static_cast<int>(ops_.size()) - program.first, op.row_step, is_of(op, Memory::Kind::scratch)});
       ops_.push_back(op);
     }
   }
@@ -543,7 +537,7 @@ class RowBlocks : public Kernel {
     }
     for (const Pass& pass : level.passes) {
       // Whole vectors: what is behind the rows' values is room of the scratch.
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, (n + vector_ - 1) / vector_ * vector_, true);
+      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, {}, 1, 0, (n + vector_ - 1) / vector_ * vector_, true);
       if (pass.columns.first < 0) continue;
       for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
       run_columns(part, pass.columns, n);
@@ -563,12 +557,9 @@ class RowBlocks : public Kernel {
   }
 
   void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
-    BlockOp* ops = ops_of(part);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      run_(ops + program.first, part.begin, part.end, program.by_eight);
-      for (const Move& move : program.moves) ops[move.op].at += move.row_step;
-    }
-    for (const Move& move : program.moves)
+    BlockOp* const ops = ops_of(part) + program.first;
+    run_(ops, program.moves, rows, part.begin, part.end, program.by_eight);
+    for (const BlockMove& move : program.moves)
       if (move.returns) ops[move.op].at -= rows * move.row_step;
   }
 
