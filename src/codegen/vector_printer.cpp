@@ -341,11 +341,11 @@ class VectorPrinter : public Printer {
   // of the next row: by the later ones, in turn; they find much of their own row in the caches. What a later one reads: by itself,
   // a page ahead (the processor's own prefetching ends with the page), or, where rows are long or of bf16, by the pass before. A
   // single pass over long rows asks a page ahead, of bf16 two. Where a next row would push the present one out of the first
-  // cache, or that one fills it alone, the first pass asks a little ahead of itself. A pass of much work has the time to ask, while
-  // it computes, for what it will read of the next row itself. The sizes are measured.
+  // cache, or that one fills it alone, the first pass asks a little ahead of itself, less where it asks for the next one, too. A
+  // pass of much work has the time to ask, while it computes, for what it will read of the next row itself. The sizes are measured.
   void prefetch(int pass) {
-    constexpr std::int64_t kNextRowBytes = 32768, kOwnBytes = 49152, kLongRowBytes = 16384, kManyColumns = 2048, kAhead = 512,
-                           kFarAhead = 1024, kFarthestAhead = 4096;
+    constexpr std::int64_t kNextRowBytes = 32768, kOwnBytes = 49152, kLongRowBytes = 16384, kManyColumns = 2048, kNearAhead = 128,
+                           kAhead = 512, kFarAhead = 1024, kFarthestAhead = 4096;
     const auto asks_itself = [&](int i) { return row_bytes(i) <= kLongRowBytes && operand_type(at(i)) == DType::f32; };
     const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
     const auto ahead = [&](int i, std::int64_t elements) { line("prefetch(lanes, p{} + c + {});", i, elements); };
@@ -353,6 +353,10 @@ class VectorPrinter : public Printer {
       line("prefetch(lanes, p{} + {}{} + c);", i, rows_ > 1 ? fmt::format("{} * ", rows_) : "",
            next_rows_[static_cast<std::size_t>(i)]);
     };
+    std::vector<int> for_next;  // what this pass asks for, as the next one is the first to read it
+    if (pass + 1 < chain_.passes && !is_much(pass + 1))
+      for (const int i : first_reads(pass + 1))
+        if (!asks_itself(i)) for_next.push_back(i);
     const std::vector<int> own = first_reads(pass);
     if (chain_.passes == 1) {
       for (const int i : own)
@@ -365,7 +369,7 @@ class VectorPrinter : public Printer {
       for (const int i : reads) bytes += row_bytes(i);
       const bool asks_ahead = bytes > kNextRowBytes || own_bytes() > kOwnBytes;
       for (std::size_t n = 0; n < reads.size(); ++n) {
-        if (asks_ahead && pass == 0) ahead(reads[n], kAhead);
+        if (asks_ahead && pass == 0) ahead(reads[n], for_next.empty() ? kAhead : kNearAhead);
         if (!asks_ahead && idle[n % idle.size()] == pass) next_row(reads[n]);
       }
     }
@@ -374,9 +378,7 @@ class VectorPrinter : public Printer {
         if (is_much(pass)) next_row(i);
         else if (asks_itself(i)) ahead(i, kFarAhead);
       }
-    if (pass + 1 < chain_.passes && !is_much(pass + 1))
-      for (const int i : first_reads(pass + 1))
-        if (!asks_itself(i)) line("prefetch(lanes, p{} + c);", i);
+    for (const int i : for_next) line("prefetch(lanes, p{} + c);", i);
   }
 
   void columns(int pass) override {
