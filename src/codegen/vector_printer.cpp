@@ -56,12 +56,20 @@ class VectorPrinter : public Printer {
     bool is_much = false;
     for (int pass = 1; pass < chain_.passes; ++pass) is_much = is_much || work(pass) >= kMuchWork;
     if (!is_much) return;
+    const std::int64_t bytes = own_bytes();
+    while (rows_ < kMostRows && rows_ * 2 * bytes <= kRowsBytes) rows_ *= 2;
+  }
+
+  std::int64_t row_bytes(int load) const { return chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(load)))); }
+
+  // What a row has in the caches for itself alone until its last pass.
+  std::int64_t own_bytes() const {
     std::int64_t bytes = 0;
     for (int pass = 0; pass < chain_.passes; ++pass) {
-      for (const int i : first_reads(pass)) bytes += chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i))));
+      for (const int i : first_reads(pass)) bytes += row_bytes(i);
       for (const int i : evaluated(pass)) bytes += at(i).kept && at(i).pass == pass ? chain_.columns() * 4 : 0;
     }
-    while (rows_ < kMostRows && rows_ * 2 * bytes <= kRowsBytes) rows_ *= 2;
+    return bytes;
   }
 
   // The pass in whose loop a row value is made, and the last one whose loop uses it.
@@ -328,12 +336,11 @@ class VectorPrinter : public Printer {
   // of the next row: by the later ones, in turn; they find much of their own row in the caches. What a later one reads: by itself,
   // a page ahead (the processor's own prefetching ends with the page), or, where rows are long or of bf16, by the pass before. A
   // single pass over long rows asks a page ahead, of bf16 two. Where a next row would push the present one out of the first
-  // cache, the first pass asks a little ahead of itself. A pass of much work has the time to ask, while it computes, for what it
-  // will read of the next row itself. The sizes are measured.
+  // cache, or that one fills it alone, the first pass asks a little ahead of itself, less where it asks for the next one, too. A
+  // pass of much work has the time to ask, while it computes, for what it will read of the next row itself. The sizes are measured.
   void prefetch(int pass) {
-    constexpr std::int64_t kNextRowBytes = 32768, kLongRowBytes = 16384, kManyColumns = 2048, kAhead = 512, kFarAhead = 1024,
-                           kFarthestAhead = 4096;
-    const auto row_bytes = [&](int i) { return chain_.columns() * static_cast<std::int64_t>(size_of(operand_type(at(i)))); };
+    constexpr std::int64_t kNextRowBytes = 32768, kOwnBytes = 49152, kLongRowBytes = 16384, kManyColumns = 2048, kNearAhead = 128,
+                           kAhead = 512, kFarAhead = 1024, kFarthestAhead = 4096;
     const auto asks_itself = [&](int i) { return row_bytes(i) <= kLongRowBytes && operand_type(at(i)) == DType::f32; };
     const auto is_much = [&](int reader) { return work(reader) >= kMuchWork; };
     const auto ahead = [&](int i, std::int64_t elements) { line("prefetch(lanes, p{} + c + {});", i, elements); };
@@ -341,6 +348,10 @@ class VectorPrinter : public Printer {
       line("prefetch(lanes, p{} + {}{} + c);", i, rows_ > 1 ? fmt::format("{} * ", rows_) : "",
            next_rows_[static_cast<std::size_t>(i)]);
     };
+    std::vector<int> for_next;  // what this pass asks for, as the next one is the first to read it
+    if (pass + 1 < chain_.passes && !is_much(pass + 1))
+      for (const int i : first_reads(pass + 1))
+        if (!asks_itself(i)) for_next.push_back(i);
     const std::vector<int> own = first_reads(pass);
     if (chain_.passes == 1) {
       for (const int i : own)
@@ -351,9 +362,10 @@ class VectorPrinter : public Printer {
       std::int64_t bytes = 0;
       const std::vector<int> reads = first_reads(0), idle = later_passes();
       for (const int i : reads) bytes += row_bytes(i);
+      const bool asks_ahead = bytes > kNextRowBytes || own_bytes() > kOwnBytes;
       for (std::size_t n = 0; n < reads.size(); ++n) {
-        if (bytes > kNextRowBytes && pass == 0) ahead(reads[n], kAhead);
-        if (bytes <= kNextRowBytes && idle[n % idle.size()] == pass) next_row(reads[n]);
+        if (asks_ahead && pass == 0) ahead(reads[n], for_next.empty() ? kAhead : kNearAhead);
+        if (!asks_ahead && idle[n % idle.size()] == pass) next_row(reads[n]);
       }
     }
     if (pass > 0)
@@ -361,9 +373,7 @@ class VectorPrinter : public Printer {
         if (is_much(pass)) next_row(i);
         else if (asks_itself(i)) ahead(i, kFarAhead);
       }
-    if (pass + 1 < chain_.passes && !is_much(pass + 1))
-      for (const int i : first_reads(pass + 1))
-        if (!asks_itself(i)) line("prefetch(lanes, p{} + c);", i);
+    for (const int i : for_next) line("prefetch(lanes, p{} + c);", i);
   }
 
   void columns(int pass) override {

@@ -187,7 +187,7 @@ constexpr DType kDTypes[] = {DType::f32, DType::bf16};
 
 TEST(RowBlocks, NormScaleShiftInEveryForm) {
   constexpr std::int64_t kBatch = 2, kLength = 6, kFrames = 3;
-  for (const std::int64_t width : {1, 2, 31, 40, 64, 333, 1536, 5000})
+  for (const std::int64_t width : {1, 2, 31, 40, 64, 240, 333, 1536, 5000})
     for (const DType dtype : kDTypes) {
       const Shape forms[] = {{},
                              {width},

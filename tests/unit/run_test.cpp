@@ -269,6 +269,25 @@ TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
   EXPECT_EQ(stream.waits, kBlocks - 1 - 4);
 }
 
+TEST_F(Runs, AWeightStaysWhileAStepOfItsSegmentIsStillToCome) {
+  for (int segment = 0; segment < static_cast<int>(kBlocks); ++segment) store.release(plan, segment);
+  const Value x = input("x", DType::f32, {8, 8});
+  const auto of_weight = [&](const char* name, int segment) {
+    return exp(linear(x, parameter(name, DType::f32, {8, 8}, segment)));
+  };
+  // The third is queued with segment 2, whose weights are loaded when those of segment 1 have been used once.
+  plan = compile(make_graph("mixed", {x}, {of_weight("first", 1), of_weight("second", 2), of_weight("third", 1)}), platform);
+  std::vector<int> segments;
+  for (const Step& step : plan.steps) segments.push_back(step.node->segment);
+  ASSERT_EQ(segments, (std::vector<int>{1, 1, 2, 2, 1, 1}));
+  outputs.clear();
+  for (const Value& result : plan.graph.outputs) outputs.push_back(make_tensor(platform, result.type(), "result"));
+  const Plan* const only = &plan;
+  workspace = make_workspace(platform, {&only, 1});
+  EXPECT_EQ(queue(inputs, {.stream_weights = true}).size(), plan.steps.size());
+  EXPECT_EQ(store.size_bytes(), 0u);
+}
+
 // Weights of a device are read, converted and uploaded by several threads; each must be what one thread makes of it.
 TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
   LogPlatform near, far;

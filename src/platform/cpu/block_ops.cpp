@@ -30,6 +30,7 @@ static_assert(kPartials % kLanes == 0);
 // Every operation is called with its place in the program, the block's first column, how many of the block's elements there are,
 // and the block's vectors: up to eight, as many as a call takes in registers.
 using Eight = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V, V, V, V, V);
+using Six = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V, V, V);
 using Four = void (*)(const BlockOp*, std::int64_t, std::int64_t, V, V, V, V);
 using One = void (*)(const BlockOp*, std::int64_t, std::int64_t, V);
 
@@ -41,14 +42,15 @@ template <class... Vectors>
 HWY_INLINE void go_on(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   const BlockFunctions& next = op[1].functions;
   if constexpr (sizeof...(Vectors) == 8) reinterpret_cast<Eight>(next.eight)(op + 1, column, count, x...);
+  else if constexpr (sizeof...(Vectors) == 6) reinterpret_cast<Six>(next.six)(op + 1, column, count, x...);
   else if constexpr (sizeof...(Vectors) == 4) reinterpret_cast<Four>(next.four)(op + 1, column, count, x...);
   else reinterpret_cast<One>(next.one)(op + 1, column, count, x...);
 }
 
-// Blocks of eight are whole; the others may be parts.
+// Blocks of eight and six are whole; the others may be parts.
 template <class... Vectors>
 HWY_INLINE bool is_whole(std::int64_t count) {
-  return sizeof...(Vectors) == 8 || HWY_LIKELY(count == kElements<Vectors...>);
+  return sizeof...(Vectors) > 4 || HWY_LIKELY(count == kElements<Vectors...>);
 }
 
 // What operations have in memory. Functions that take a whole block know its size; others take `count` of its elements.
@@ -171,24 +173,27 @@ HWY_INLINE auto upper_halves(V x) {
 
 template <class T, Access kAccess, How kHow>
 struct Store {
-  // All vectors of a block.
+  using Place = Elements<T, kAccess>;
+
+  // All vectors of a block, one after the other: of an array of them g++ would make memory.
   template <class... Vectors>
-  static HWY_INLINE void whole(const BlockOp* op, std::int64_t column, Vectors... x) {
-    T* dst = Elements<T, kAccess>::of_block(op, column);
-    const V vectors[] = {x...};
-    constexpr auto kCount = static_cast<std::int64_t>(sizeof...(Vectors));
+  static HWY_INLINE void whole(T* dst, V x, Vectors... others) {
 #if HWY_TARGET != HWY_SCALAR
-    if constexpr (sizeof(T) == 2 && kCount % 2 == 0) {  // two vectors make one
-      const hn::Repartition<T, D> d;
-      for (std::int64_t v = 0; v < kCount; v += 2) {
-        const auto low = hn::BitCast(d, upper_halves<kHow>(vectors[v])), high = hn::BitCast(d, upper_halves<kHow>(vectors[v + 1]));
-        store_vector<kHow>(d, hn::ConcatOdd(d, high, low), dst + v * kLanes);
-      }
-      return;
-    }
+    if constexpr (sizeof(T) == 2 && sizeof...(others) % 2 == 1) return pairs(dst, x, others...);
 #endif
-    for (std::int64_t v = 0; v < kCount; ++v) one(vectors[v], dst + v * kLanes);
+    one(x, dst);
+    if constexpr (sizeof...(others) > 0) whole(dst + kLanes, others...);
   }
+
+#if HWY_TARGET != HWY_SCALAR
+  // Two vectors make one.
+  template <class... Vectors>
+  static HWY_INLINE void pairs(T* dst, V low, V high, Vectors... others) {
+    const hn::Repartition<T, D> d;
+    store_vector<kHow>(d, hn::ConcatOdd(d, hn::BitCast(d, upper_halves<kHow>(high)), hn::BitCast(d, upper_halves<kHow>(low))), dst);
+    if constexpr (sizeof...(others) > 0) pairs(dst + 2 * kLanes, others...);
+  }
+#endif
 
   static HWY_INLINE void one(V x, T* dst) {
     const hn::Rebind<T, D> d;
@@ -205,7 +210,7 @@ struct Store {
   // The first elements of a block.
   template <class... Vectors>
   static HWY_INLINE void some(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-    T* dst = Elements<T, kAccess>::of_block(op, column);
+    T* dst = Place::of_block(op, column);
     const auto first_lanes = [&](V vector) HWY_ATTR {
       if (count >= kLanes) {
         one(vector, dst);
@@ -230,7 +235,7 @@ HWY_NOINLINE void store_part(const BlockOp* op, std::int64_t column, std::int64_
 template <class Store, class... Vectors>
 void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
   if (!is_whole<Vectors...>(count)) return store_part<Store>(op, column, count, x...);
-  Store::whole(op, column, x...);
+  Store::whole(Store::Place::of_block(op, column), x...);
   go_on(op, column, count, x...);
 }
 
@@ -258,16 +263,21 @@ HWY_INLINE void add_some_to_partials(std::index_sequence<v...>, const BlockOp* o
   add_to_partials(op, column, hn::IfThenElseZero(mask(v), x)...);
 }
 
-template <class... Vectors>
+template <bool kSquares>
+HWY_INLINE V term(V x) {
+  return kSquares ? hn::Mul(x, x) : x;
+}
+
+template <bool kSquares, class... Vectors>
 HWY_NOINLINE void sum_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, x...);
+  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
-template <class... Vectors>
+template <bool kSquares, class... Vectors>
 void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (!is_whole<Vectors...>(count)) return sum_part(op, column, count, x...);
-  add_to_partials(op, column, x...);
+  if (!is_whole<Vectors...>(count)) return sum_part<kSquares>(op, column, count, x...);
+  add_to_partials(op, column, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
@@ -282,18 +292,28 @@ void prefetch_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vec
 template <class... Vectors>
 void end_op(const BlockOp*, std::int64_t, std::int64_t, Vectors...) {}
 
-void run(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
+HWY_INLINE void run_row(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight) {
   const auto eight = reinterpret_cast<Eight>(program->functions.eight);
+  const auto six = reinterpret_cast<Six>(program->functions.six);
   const auto four = reinterpret_cast<Four>(program->functions.four);
   const auto one = reinterpret_cast<One>(program->functions.one);
   const V x = hn::Zero(D());
   std::int64_t column = begin;
   if (by_eight)
     for (; column + 8 * kLanes <= end; column += 8 * kLanes) eight(program, column, 8 * kLanes, x, x, x, x, x, x, x, x);
+  if (by_eight && column + 6 * kLanes <= end) six(program, column, 6 * kLanes, x, x, x, x, x, x), column += 6 * kLanes;
   for (; column + 4 * kLanes <= end; column += 4 * kLanes) four(program, column, 4 * kLanes, x, x, x, x);
   // The rest as a part of a block or vector by vector, whichever is less work.
   if (end - column > 2 * kLanes) return four(program, column, end - column, x, x, x, x);
   for (; column < end; column += kLanes) one(program, column, std::min(kLanes, end - column), x);
+}
+
+void run(BlockOp* program, std::span<const BlockMove> moves, std::int64_t rows, std::int64_t begin, std::int64_t end,
+         bool by_eight) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    run_row(program, begin, end, by_eight);
+    for (const BlockMove& move : moves) program[move.op].at += move.row_step;
+  }
 }
 
 void totals(const float* partials, float* sums, std::int64_t rows) {
@@ -305,12 +325,13 @@ void totals(const float* partials, float* sums, std::int64_t rows) {
   }
 }
 
-BlockFunctions all(Eight eight, Four four, One one) {
-  return {reinterpret_cast<void (*)()>(eight), reinterpret_cast<void (*)()>(four), reinterpret_cast<void (*)()>(one)};
+BlockFunctions all(Eight eight, Six six, Four four, One one) {
+  return {reinterpret_cast<void (*)()>(eight), reinterpret_cast<void (*)()>(six), reinterpret_cast<void (*)()>(four),
+          reinterpret_cast<void (*)()>(one)};
 }
 template <class Map>
 BlockFunctions of_map() {
-  return all(map_op<Map, V, V, V, V, V, V, V, V>, map_op<Map, V, V, V, V>, map_op<Map, V>);
+  return all(map_op<Map, V, V, V, V, V, V, V, V>, map_op<Map, V, V, V, V, V, V>, map_op<Map, V, V, V, V>, map_op<Map, V>);
 }
 
 // make<memory>()
@@ -373,7 +394,7 @@ BlockFunctions select_binary(Opcode opcode, DType dtype, Access access, bool rev
 template <class T, Access kAccess, How kHow>
 BlockFunctions of_store() {
   using To = Store<T, kAccess, kHow>;
-  return all(store_op<To, V, V, V, V, V, V, V, V>, store_op<To, V, V, V, V>, store_op<To, V>);
+  return all(store_op<To, V, V, V, V, V, V, V, V>, store_op<To, V, V, V, V, V, V>, store_op<To, V, V, V, V>, store_op<To, V>);
 }
 
 template <Access kAccess>
@@ -392,10 +413,16 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 }
 
 BlockFunctions select_round(DType dtype) { return dtype == DType::u8 ? of_map<RoundToBytes>() : of_map<Round>(); }
-BlockFunctions select_sum() { return all(sum_op<V, V, V, V, V, V, V, V>, sum_op<V, V, V, V>, sum_op<V>); }
+template <bool kSquares>
+BlockFunctions of_sum() {
+  return all(sum_op<kSquares, V, V, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V>,
+             sum_op<kSquares, V>);
+}
+BlockFunctions select_sum(bool squares) { return squares ? of_sum<true>() : of_sum<false>(); }
 template <class T, Access kAccess>
 BlockFunctions of_prefetch() {
-  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
+  return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V, V, V>,
+             prefetch_op<T, kAccess, V, V, V, V>, prefetch_op<T, kAccess, V>);
 }
 BlockFunctions select_prefetch(DType dtype, Access access) {
   if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
@@ -403,7 +430,7 @@ BlockFunctions select_prefetch(DType dtype, Access access) {
     return access == Access::runs ? of_prefetch<std::uint8_t, Access::runs>() : of_prefetch<std::uint8_t, Access::dense>();
   return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
 }
-BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
+BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
 BlockRun select_run() { return run; }
 BlockTotals select_totals() { return totals; }
 std::int64_t vector_size() { return kLanes; }
@@ -445,7 +472,7 @@ BlockFunctions block_store(DType dtype, Access access, bool rounds) {
 BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
-BlockFunctions block_sum() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+BlockFunctions block_sum(bool squares) { return HWY_DYNAMIC_DISPATCH(select_sum)(squares); }
 BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }

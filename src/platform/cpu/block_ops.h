@@ -7,15 +7,17 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "base/dtype.h"
 #include "ir/value.h"
 
 namespace zoe::cpu {
 
-// For blocks of eight, four and one vectors. What they take depends on the instruction set.
+// For blocks of eight, six, four and one vectors. What they take depends on the instruction set.
 struct BlockFunctions {
   void (*eight)() = nullptr;
+  void (*six)() = nullptr;
   void (*four)() = nullptr;
   void (*one)() = nullptr;
 };
@@ -40,13 +42,21 @@ BlockFunctions block_round(DType dtype);                                        
 // To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores. u8: of a rounded block.
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
 BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
-BlockFunctions block_sum();                                            // adds to the row's kPartials partial sums
-BlockFunctions block_prefetch(DType dtype, Access access);             // asks for a block of a row
+BlockFunctions block_sum(bool squares);                     // adds them, or their squares, to the row's kPartials partial sums
+BlockFunctions block_prefetch(DType dtype, Access access);  // asks for a block of a row
 BlockFunctions block_end();
 
-// Runs a program over columns [begin, end) of a row; `begin` is a multiple of kPartials. `by_eight`: in blocks of eight vectors
-// while there are so many, else of four.
-using BlockRun = void (*)(const BlockOp* program, std::int64_t begin, std::int64_t end, bool by_eight);
+// An operation whose memory is another one for each row.
+struct BlockMove {
+  int op;  // of its program
+  std::int64_t row_step;
+  bool returns;  // to a tile's first row: rows of the scratch, which are a tile's; operands and results go on to the next one
+};
+
+// Runs a program over columns [begin, end) of `rows` rows, moving what moves behind each; `begin` is a multiple of kPartials.
+// `by_eight`: in blocks of eight vectors while there are so many, else of six or four.
+using BlockRun = void (*)(BlockOp* program, std::span<const BlockMove> moves, std::int64_t rows, std::int64_t begin,
+                          std::int64_t end, bool by_eight);
 BlockRun block_run();
 std::int64_t block_elements(int vectors);
 

@@ -25,11 +25,15 @@ std::vector<PlacedOp> ProgramBuilder::build(const std::vector<Target>& targets, 
         make(target.value);
         finish_use(target.value);
         break;
-      case Target::Use::sum:
-        make(target.value);
-        append(block_sum(), target.home);
+      case Target::Use::sum: {
+        const bool squares = is_square_for_itself(target.value);
+        const int term = squares ? argument(target.value, 0) : target.value;
+        make(term);
+        append(block_sum(squares), target.home);
         finish_use(target.value);
+        if (squares) finish_use(term);
         break;
+      }
       case Target::Use::result:
         if (!results_last || &target == &targets.back() || instruction(target.value).opcode == Opcode::input) {
           write(target);
@@ -49,6 +53,13 @@ std::vector<PlacedOp> ProgramBuilder::build(const std::vector<Target>& targets, 
 void ProgramBuilder::count_uses(int value) {
   if (++uses_[value] > 1 || home_of_(value)) return;
   for (const int a : instruction(value).arguments) count_uses(a);
+}
+
+// A square that one use alone makes.
+bool ProgramBuilder::is_square_for_itself(int value) const {
+  const Instruction& i = instruction(value);
+  return i.opcode == Opcode::square && i.dtype == DType::f32 && !find(value) && held_ != value && uses_.at(value) == 1 &&
+         !kept_.contains(value);
 }
 
 const Home* ProgramBuilder::find(int value) const {

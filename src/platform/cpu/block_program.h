@@ -51,6 +51,7 @@ class ProgramBuilder {
   int argument(int value, std::size_t i) const { return instruction(value).arguments[i]; }
 
   void count_uses(int value);
+  bool is_square_for_itself(int value) const;
   const Home* find(int value) const;
   void make(int value);
   void make_binary(int value);

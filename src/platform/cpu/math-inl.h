@@ -124,7 +124,13 @@ ZOE_FN I zoe_as_i(F x) { return hn::BitCast(hn::Rebind<std::int32_t, D>(), x.v);
 ZOE_FN F zoe_lt_select(F a, F b, F x, F y) { return hn::IfThenElse(hn::Lt(a.v, b.v), x.v, y.v); }
 ZOE_FN F zoe_sqrt(F x) { return hn::Sqrt(x.v); }
 ZOE_FN F zoe_fma(F a, F b, F c) { return hn::MulAdd(a.v, b.v, c.v); }
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR  // one instruction, which gives its second operand where one is a NaN
+#define ZOE_AT_LEAST(x, c) F(hn::Max(hn::Set(D(), c), F(x).v))
+#define ZOE_AT_MOST(x, c) F(hn::Min(hn::Set(D(), c), F(x).v))
+#endif
 #include "ir/math.inc"
+#undef ZOE_AT_LEAST
+#undef ZOE_AT_MOST
 #undef ZOE_FN
 #undef F
 #undef I

@@ -64,11 +64,12 @@ struct Copy {
 struct Runs {
   std::vector<std::int64_t> places = {};  // see Access::runs
   bool by_eight = true;                   // they have whole blocks of eight vectors
+  bool repeats = false;                   // the same elements for several runs
 };
 
 struct Program {
-  int first = -1;          // of `ops_`; -1: nothing to do
-  std::vector<int> moves;  // operations whose memory is another one for each row
+  int first = -1;  // of `ops_`; -1: nothing to do
+  std::vector<BlockMove> moves;
   bool by_eight = true;
 };
 
@@ -325,8 +326,10 @@ class RowBlocks : public Kernel {
       home.runs = static_cast<int>(runs_.size());
       runs_.emplace_back();
       runs_.back().by_eight = columns.extent() % block_elements(8) == 0;
-      for (std::int64_t column = 0; column < columns_; column += kPartials)
+      for (std::int64_t column = 0; column < columns_; column += kPartials) {
         runs_.back().places.push_back((columns.at(column) - columns.at(0) - column) * size);
+        runs_.back().repeats = runs_.back().repeats || (column > 0 && columns.at(column) == columns.at(0));
+      }
     }
     home.memory =
         add_memory({.kind = kind, .number = number, .rows = add_walk(Walk(chain_, view, 0, row_axes_)), .element_bytes = size});
@@ -429,7 +432,8 @@ class RowBlocks : public Kernel {
     program.first = static_cast<int>(ops_.size());
     for (const PlacedOp& op : ops) {
       if (op.runs >= 0) program.by_eight = program.by_eight && runs_[static_cast<std::size_t>(op.runs)].by_eight;
-      if (op.row_step != 0) program.moves.push_back(static_cast<int>(ops_.size()));
+      if (op.row_step != 0)
+        program.moves.push_back({static_cast<int>(ops_.size()) - program.first, op.row_step, is_of(op, Memory::Kind::scratch)});
       ops_.push_back(op);
     }
   }
@@ -446,6 +450,8 @@ class RowBlocks : public Kernel {
       if (!v.needed || !v.by_row || v.is_number || load.opcode != Opcode::input) continue;
       Memory next = memories_[static_cast<std::size_t>(v.home.memory)];
       if (next.kind != Memory::Kind::operand) continue;
+      // A small table, whose lines would be asked for again and again: worth it where memory is the slower one.
+      if (!streams_ && v.home.runs >= 0 && runs_[static_cast<std::size_t>(v.home.runs)].repeats) continue;
       // The same elements in another order are there already.
       if (std::any_of(asked.begin(), asked.end(), [&](const Instruction* other) {
             return other->operand == load.operand && std::abs(other->view.offset - load.view.offset) < columns_;
@@ -536,7 +542,8 @@ class RowBlocks : public Kernel {
       else collect<std::uint8_t>(part, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, 0, n, true);
+      // Whole vectors: what is behind the rows' values is room of the scratch.
+      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, {}, 1, 0, (n + vector_ - 1) / vector_ * vector_, true);
       if (pass.columns.first < 0) continue;
       for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
       run_columns(part, pass.columns, n);
@@ -557,15 +564,10 @@ class RowBlocks : public Kernel {
   }
 
   void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
-    BlockOp* ops = ops_of(part);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      run_(ops + program.first, part.begin, part.end, program.by_eight);
-      for (const int op : program.moves) ops[op].at += ops_[static_cast<std::size_t>(op)].row_step;
-    }
-    // Rows of the scratch are a tile's; operands and results go on to the next one.
-    for (const int op : program.moves)
-      if (is_of(ops_[static_cast<std::size_t>(op)], Memory::Kind::scratch))
-        ops[op].at -= rows * ops_[static_cast<std::size_t>(op)].row_step;
+    BlockOp* const ops = ops_of(part) + program.first;
+    run_(ops, program.moves, rows, part.begin, part.end, program.by_eight);
+    for (const BlockMove& move : program.moves)
+      if (move.returns) ops[move.op].at -= rows * move.row_step;
   }
 
   template <class T>
@@ -595,6 +597,7 @@ class RowBlocks : public Kernel {
   const int threads_;
   const bool streams_;  // results go past the caches, see outgrows_cache
   const std::string implementation_;
+  const std::int64_t vector_ = block_elements(1);
   const BlockRun run_ = block_run();
   const BlockTotals totals_ = block_totals();
   Chain chain_;                               // its arguments without casts that change nothing
