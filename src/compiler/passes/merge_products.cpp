@@ -72,7 +72,7 @@ class Merger {
     return with_inputs(slice.node(), {whole}, node.name);
   }
 
-  // The attention that reads slices where they lie, if an operand of it is one.
+  // The attention that reads its part of a merged product where it lies, if an operand of it is one.
   static Value reading_slices(const Node& node, std::vector<Value> inputs) {
     AttentionAttributes attributes = node.as<AttentionAttributes>();
     const std::int64_t channels = node.types[0].shape.dim(3);
@@ -84,7 +84,10 @@ class Merger {
       if (slice.opcode != Opcode::slice) continue;
       const auto& range = slice.as<AxisAttributes>();
       const Value& whole = slice.inputs[0];
-      if (range.axis != whole.shape().rank() - 1 || whole.dim(-1) % channels != 0 || range.begin % channels != 0) continue;
+      const bool is_merged = whole.node().opcode == Opcode::linear &&
+                             std::holds_alternative<PackedAttributes>(whole.node().inputs[1].node().attributes);
+      if (!is_merged || range.axis != whole.shape().rank() - 1 || whole.dim(-1) % channels != 0 || range.begin % channels != 0)
+        continue;
       attributes.first_head[i] += range.begin / channels;
       inputs[i] = reshape(whole, {inputs[i].dim(0), inputs[i].dim(1), whole.dim(-1) / channels, channels});
       found = true;

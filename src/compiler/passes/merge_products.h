@@ -1,8 +1,6 @@
 // Linears of one operand, whose weights are parameters of one kind, become one with the rows of all their weights: q, k and v of a
-// block. Each result is then a slice of the wider one's last axis, which chains read where it lies.
-//
-// Attention takes slices of the last axis as its q, k and v where they lie, too, as heads among others: here, whatever they are
-// slices of. Runs with and without compiling, so that both have the same products.
+// block. Each result is then a slice of the wider one's last axis, which chains read where it lies, and attention as heads among
+// others. Runs with and without compiling, so that both have the same products.
 #pragma once
 
 #include <functional>

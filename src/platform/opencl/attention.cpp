@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "base/error.h"
-#include "ir/graph.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -18,11 +17,12 @@ class AttentionKernel : public Kernel {
       : device_(std::move(device)),
         tile_(product_tile(*device_)),
         dtype_(node.types[0].dtype),
-        q_(node.types[0].shape),
+        q_(node.inputs[0].shape()),
         keys_(node.inputs[1].dim(1)),
         scale_(static_cast<float>(node.as<AttentionAttributes>().scale)) {
     const std::int64_t channels = q_.dim(3);
-    for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
+    check(node.as<AttentionAttributes>().heads == 0, ErrorKind::unsupported, "opencl",
+          "attention over heads that lie among others, expected all heads of q, k and v.");
     check(channels <= kMostChannels, ErrorKind::unsupported, "opencl", "attention over {} channels a head, expected at most {}.",
           channels, kMostChannels);
     if (node.as<AttentionAttributes>().has_bias) {
@@ -56,24 +56,19 @@ class AttentionKernel : public Kernel {
     const std::size_t element = size_of(dtype_);
     const std::int64_t batch = q_.dim(0), queries = q_.dim(1), heads = q_.dim(2), channels = q_.dim(3);
     const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
-    const auto first_head = [&](std::size_t i) {
-      return Slot{inputs[i].buffer, inputs[i].offset + size(layouts_[i].first) * element};
-    };
     if (pack_)
       Launch(*pack_, stream)
-          .place(first_head(1), element)
+          .place(inputs[1], element)
           .place(scratch, element)
           .integer(keys_)
           .integer(heads)
           .integer(channels)
-          .large(layouts_[1].step)
           .run({size(panels_), size(channels), size(batch * heads)}, {1, 1, 1});
     Launch launch(*function_, stream);
-    launch.place(first_head(0), element).place(pack_ ? scratch : first_head(1), element).place(first_head(2), element);
+    launch.place(inputs[0], element).place(pack_ ? scratch : inputs[1], element).place(inputs[2], element);
     if (has_bias_) launch.place(inputs[3], sizeof(float));
     else launch.nowhere();
     launch.place(outputs[0], element).integer(queries).integer(keys_).integer(heads).integer(channels).number(scale_);
-    for (const HeadsLayout& layout : layouts_) launch.large(layout.step);
     for (const std::int64_t step : bias_steps_) launch.large(step);
     if (pack_) launch.run({size((queries + tile_.rows - 1) / tile_.rows), size(heads), size(batch)}, {1, 1, 1});
     else launch.run({size((queries + 15) / 16 * 64), size(heads), size(batch)}, {64, 1, 1});
@@ -83,8 +78,7 @@ class AttentionKernel : public Kernel {
   const DevicePtr device_;
   const ProductTile tile_;
   const DType dtype_;
-  const Shape q_;           // and of the result
-  HeadsLayout layouts_[3];  // of q, k and v
+  const Shape q_;
   const std::int64_t keys_;
   const float scale_;
   bool has_bias_ = false;

@@ -5,25 +5,24 @@
 // out as [batch, heads, panels][channels][PANEL]. Else, for GPUs: a work-group of 64 makes 16 queries from tiles in local memory.
 // MAX_CHANNELS: the widest head the program is for, a multiple of 64.
 //
-// q [batch, queries, heads, channels], k and v [batch, keys, heads, channels] with steps from one token to the next, between which
-// other heads may lie; bias f32 [batch | 1, heads | 1, queries | 1, keys] by its strides, 0 where it is 1.
+// q [batch, queries, heads, channels], k and v [batch, keys, heads, channels], bias f32 [batch | 1, heads | 1, queries | 1, keys] by
+// its strides, 0 where it is 1.
 
 #define ATTENTION_ARGUMENTS                                                                                                     \
   __global const T *q, ulong q_at, __global const T *k, ulong k_at, __global const T *v, ulong v_at, __global const float *bias, \
       ulong bias_at, __global T *result, ulong result_at, int queries, int keys, int heads, int channels, float scale,          \
-      long q_step, long k_step, long v_step, long bias_batch, long bias_head, long bias_query
+      long bias_batch, long bias_head, long bias_query
 
 #ifdef ROWS
 
-__kernel void pack_keys(__global const T* k, ulong k_at, __global T* packed, ulong packed_at, int keys, int heads, int channels,
-                        long k_step) {
+__kernel void pack_keys(__global const T* k, ulong k_at, __global T* packed, ulong packed_at, int keys, int heads, int channels) {
   const int panel = get_global_id(0), channel = get_global_id(1), which = get_global_id(2), panels = get_global_size(0);
   const int batch = which / heads, head = which % heads;
   packed += packed_at + (((long)which * panels + panel) * channels + channel) * PANEL;
-  k += k_at + batch * keys * k_step + (long)head * channels + channel;
+  k += k_at + ((long)batch * keys * heads + head) * channels + channel;
   for (int i = 0; i < PANEL; ++i) {
     const int key = panel * PANEL + i;
-    packed[i] = key < keys ? k[key * k_step] : (T)0;
+    packed[i] = key < keys ? k[(long)key * heads * channels] : (T)0;
   }
 }
 
@@ -62,10 +61,10 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
   const int head = get_global_id(1), batch = get_global_id(2), first = get_global_id(0) * ROWS;
   if (first >= queries) return;
   const int panels = (keys + PANEL - 1) / PANEL;
-  const long step = (long)heads * channels;  // of the result
-  q += q_at + batch * queries * q_step + (long)head * channels;
+  const long step = (long)heads * channels;  // from one token to the next
+  q += q_at + ((long)batch * queries * heads + head) * channels;
   k += k_at + ((long)batch * heads + head) * panels * channels * PANEL;  // packed
-  v += v_at + batch * keys * v_step + (long)head * channels;
+  v += v_at + ((long)batch * keys * heads + head) * channels;
   result += result_at + ((long)batch * queries * heads + head) * channels;
   bias += bias ? bias_at + batch * bias_batch + head * bias_head : 0;
 
@@ -74,7 +73,7 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
   V weight_sum[ROWS];  // a partial sum in each lane
   __global const T* from[ROWS];
   for (int i = 0; i < ROWS; ++i) {
-    from[i] = q + min(first + i, queries - 1) * q_step;  // past the end: made and not stored
+    from[i] = q + min(first + i, queries - 1) * step;  // past the end: made and not stored
     maximum[i] = -INFINITY;
     weight_sum[i] = (V)(0.0f);
   }
@@ -129,9 +128,9 @@ __kernel void attention(ATTENTION_ARGUMENTS) {
         low[i] = JOIN(vload, VEC)(0, sums + i * MAX_CHANNELS + c) * correction[i];
         high[i] = JOIN(vload, VEC)(1, sums + i * MAX_CHANNELS + c) * correction[i];
       }
-      __global const T* value = v + begin * v_step + c;
+      __global const T* value = v + begin * step + c;
       const bool whole = c + 2 * VEC <= channels;
-      for (int j = 0; j < count; ++j, value += v_step) {
+      for (int j = 0; j < count; ++j, value += step) {
         const V v0 = whole ? load_vector(value) : load_up_to(channels - c, value);
         const V v1 = whole ? load_vector(value + VEC) : load_up_to(channels - c - VEC, value + VEC);
 #pragma unroll
@@ -164,10 +163,10 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
   __local float q_tile[QUERIES * (CHANNELS + 1)], tile[KEYS * (CHANNELS + 1)], weights[QUERIES * (KEYS + 1)];
   __local float maximum[QUERIES], weight_sum[QUERIES], correction[QUERIES];
   const int item = get_local_id(0), head = get_global_id(1), batch = get_global_id(2), first = get_group_id(0) * QUERIES;
-  const long step = (long)heads * channels;  // of the result
-  q += q_at + batch * queries * q_step + (long)head * channels;
-  k += k_at + batch * keys * k_step + (long)head * channels;
-  v += v_at + batch * keys * v_step + (long)head * channels;
+  const long step = (long)heads * channels;  // from one token to the next
+  q += q_at + ((long)batch * queries * heads + head) * channels;
+  k += k_at + ((long)batch * keys * heads + head) * channels;
+  v += v_at + ((long)batch * keys * heads + head) * channels;
   result += result_at + ((long)batch * queries * heads + head) * channels;
   bias += bias ? bias_at + batch * bias_batch + head * bias_head : 0;
 
@@ -188,9 +187,9 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
     for (int c = 0; c < channels; c += CHANNELS) {
       const bool inside = c + item < channels;
       for (int i = 0; i < QUERIES; ++i)
-        q_tile[i * (CHANNELS + 1) + item] = inside && first + i < queries ? load(q + (first + i) * q_step + c + item) : 0.0f;
+        q_tile[i * (CHANNELS + 1) + item] = inside && first + i < queries ? load(q + (first + i) * step + c + item) : 0.0f;
       for (int i = 0; i < KEYS; ++i)
-        tile[i * (CHANNELS + 1) + item] = inside && begin + i < keys ? load(k + (begin + i) * k_step + c + item) : 0.0f;
+        tile[i * (CHANNELS + 1) + item] = inside && begin + i < keys ? load(k + (begin + i) * step + c + item) : 0.0f;
       barrier(CLK_LOCAL_MEM_FENCE);
       for (int d = 0; d < CHANNELS; ++d) {
         const float k0 = tile[item % 16 * 2 * (CHANNELS + 1) + d], k1 = tile[(item % 16 * 2 + 1) * (CHANNELS + 1) + d];
@@ -229,7 +228,7 @@ __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void attention(ATTENTIO
     for (int chunk = 0; chunk < MAX_CHANNELS / CHANNELS; ++chunk) {
       const int c = chunk * CHANNELS + item;
       for (int i = 0; i < KEYS; ++i)
-        tile[i * (CHANNELS + 1) + item] = c < channels && begin + i < keys ? load(v + (begin + i) * v_step + c) : 0.0f;
+        tile[i * (CHANNELS + 1) + item] = c < channels && begin + i < keys ? load(v + (begin + i) * step + c) : 0.0f;
       barrier(CLK_LOCAL_MEM_FENCE);
       for (int i = 0; i < 4; ++i) sums[chunk][i] *= correction[my_query + i];
       for (int j = 0; j < KEYS; ++j) {
