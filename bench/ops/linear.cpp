@@ -1,12 +1,15 @@
-// The rate of single products on a platform, asked for line by line: compare_products.py runs it in turns with PyTorch.
+// The rate of single products and attentions on a platform, asked for line by line: compare_products.py and compare_attention.py
+// run it in turns with PyTorch.
 //
-//   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]"
+//   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]" or
+//                                                     "attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias]"
 //
 // One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -23,7 +26,24 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+// A bias is one for each key.
+Value parse_attention(const std::string& line) {
+  std::istringstream words(line);
+  std::int64_t queries = 0, keys = 0, heads = 0, channels = 0;
+  std::string what, dtype_name, bias;
+  words >> what >> queries >> keys >> heads >> channels >> dtype_name;
+  check(words && queries > 0 && keys > 0 && heads > 0 && channels > 0 && (dtype_name == "bf16" || dtype_name == "f32") &&
+            (!(words >> bias) || bias == "bias"),
+        ErrorKind::invalid_argument, "bench_linear",
+        "bad attention: got \"{}\", expected attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias].", line);
+  const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
+  return attention(input("q", dtype, {1, queries, heads, channels}), input("k", dtype, {1, keys, heads, channels}),
+                   input("v", dtype, {1, keys, heads, channels}), 1 / std::sqrt(static_cast<double>(channels)),
+                   bias.empty() ? Value() : input("bias", DType::f32, {1, 1, 1, keys}));
+}
+
 Value parse(const std::string& line) {
+  if (line.starts_with("attention ")) return parse_attention(line);
   std::istringstream words(line);
   std::int64_t rows = 0, columns = 0, inner = 0;
   std::string dtype_name;
@@ -46,11 +66,11 @@ struct Prepared {
   Prepared(Platform& platform, const Value& result_)
       : result(result_), kernel(platform.make_kernel(result.node())), stream(platform.make_stream()) {
     std::mt19937 generator(1);
-    std::normal_distribution<float> normal(0.0f, 0.25f);
-    std::vector<float> values(std::size_t{1} << 18);
-    for (float& value : values) value = normal(generator);
     const Node& node = result.node();
+    std::normal_distribution<float> normal(0.0f, node.opcode == Opcode::attention ? 1.0f : 0.25f);
+    std::vector<float> values(std::size_t{1} << 18);
     for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+      for (float& value : values) value = normal(generator);
       const Type& type = node.inputs[i].type();
       const auto count = static_cast<std::size_t>(type.shape.count());
       std::vector<std::byte> host(type.size_bytes());
@@ -110,7 +130,7 @@ void answer(Platform& platform, double seconds) {
 int main(int argc, char** argv) {
   std::string platform = "cuda";
   double seconds = 0.05;
-  CLI::App app("Rates of single products");
+  CLI::App app("Rates of single products and attentions");
   app.add_option("--platform", platform);
   app.add_option("--seconds", seconds, "how long one answer's runs take")->check(CLI::Range(0.001, 60.0));
   CLI11_PARSE(app, argc, argv);
