@@ -207,8 +207,12 @@ TEST_F(Command, TakesTheMemoryItSaid) {
     // The decoder takes most of 128x128, the transformer most of a long 64x64.
     for (const auto& [width, height, frames, batch] :
          {std::array{"64", "64", "5", "off"}, {"128", "128", "33", "on"}, {"64", "64", "257", "off"}, {"64", "64", "257", "on"}}) {
-      const CommandResult result = generate({"-p", "a red circle", "--dtype", dtype, "--width", width, "--height", height,
-                                             "--num-frames", frames, "--guidance-batch", batch, "-o", "a.mp4"});
+      const std::vector<std::string> arguments{"-p",       "a red circle", "--dtype",      dtype,  "--width",          width,
+                                               "--height", height,         "--num-frames", frames, "--guidance-batch", batch,
+                                               "-o",       "a.mp4"};
+      // Its kernels are compiled by a run before: on a busy machine that has left 5 MiB behind, which the next run does not have.
+      generate(arguments);
+      const CommandResult result = generate(arguments);
       std::smatch match;
       ASSERT_TRUE(std::regex_search(result.out, match, pattern)) << result.out;
       const double peak = std::stod(match[1]), planned = std::stod(match[2]);
