@@ -9,10 +9,8 @@ both run at the clock that the device keeps up under such work. q, k and v lie a
 Markdown table of medians.
 """
 import argparse
-import statistics
-import time
 
-from compare_products import ROOT, Clock, Ours
+from compare_products import ROOT, Ours, in_turns
 
 TOKENS, LONG = 32760, 75600  # 81 frames of 832x480 and of 1280x720
 SHAPES = [  # queries, keys, heads, bias, what
@@ -27,29 +25,18 @@ SHAPES = [  # queries, keys, heads, bias, what
 ]
 
 
-class Torch:
-    def __init__(self, torch, queries, keys, heads):
-        from torch.nn.attention import SDPBackend, sdpa_kernel
+def torch_attention(torch, queries, keys, heads):
+    """PyTorch's side, to be called again and again."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        def normal(tokens):
-            return torch.randn(1, tokens, heads, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
-        q, k, v = normal(queries), normal(keys), normal(keys)
+    def normal(tokens):
+        return torch.randn(1, tokens, heads, 128, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+    q, k, v = normal(queries), normal(keys), normal(keys)
 
-        def run():
-            with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
-                torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        self.torch, self.run = torch, run
-        run()
-
-    def time(self, seconds):
-        def spent(times):
-            self.torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(times):
-                self.run()
-            self.torch.cuda.synchronize()
-            return (time.perf_counter() - start) / times
-        return spent(max(1, int(seconds / spent(3)))) * 1e3
+    def run():
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    return run
 
 
 def main():
@@ -67,21 +54,13 @@ def main():
     for queries, keys, heads, bias, what in SHAPES:
         if options.only not in what:
             continue
-        theirs = Torch(torch, queries, keys, heads)
+        run = torch_attention(torch, queries, keys, heads)
         line = f"attention {queries} {keys} {heads} 128 bf16 {bias}".strip()
-        ours.time(line)  # makes it ready
-        torch_ms, our_ms, clocks = [], [], []
-        for _ in range(options.rounds):
-            torch_ms.append(theirs.time(options.seconds))
-            clock = Clock()
-            answer = ours.time(line)
-            our_ms.append(answer["ms"])
-            clocks.append(clock.mhz())
-        their_median, our_median, clock = (statistics.median(values) for values in (torch_ms, our_ms, clocks))
-        rate = 4.0 * queries * keys * heads * 128 / our_median * 1e-9
-        print(f"| {what}{', a bias a key' if bias else ''} | {queries} / {keys} x {heads} | {their_median:.4f} | {our_median:.4f} | "
-              f"{their_median / our_median:.2f} | {rate:.0f} | {clock:.0f} | {answer['implementation']} |", flush=True)
-        del theirs
+        theirs, mine, clock, implementation = in_turns(torch, run, ours, line, options)
+        rate = 4.0 * queries * keys * heads * 128 / mine * 1e-9
+        print(f"| {what}{', a bias a key' if bias else ''} | {queries} / {keys} x {heads} | {theirs:.4f} | {mine:.4f} | "
+              f"{theirs / mine:.2f} | {rate:.0f} | {clock:.0f} | {implementation} |", flush=True)
+        del run
         torch.cuda.empty_cache()
     ours.process.stdin.close()
     ours.process.wait()

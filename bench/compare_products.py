@@ -48,32 +48,32 @@ class Ours:
         return json.loads(answer)
 
 
-class Torch:
-    def __init__(self, torch, rows, columns, inner, epilogue):
-        def normal(*shape, scale=0.25):
-            return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale
-        F = torch.nn.functional
-        x, weight = normal(rows, inner), normal(columns, inner)
-        bias = normal(columns) if "bias" in epilogue else None
-        residual = normal(rows, columns) if "residual" in epilogue else None
+def torch_product(torch, rows, columns, inner, epilogue):
+    """PyTorch's side, to be called again and again."""
+    def normal(*shape, scale=0.25):
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16) * scale
+    F = torch.nn.functional
+    x, weight = normal(rows, inner), normal(columns, inner)
+    bias = normal(columns) if "bias" in epilogue else None
+    residual = normal(rows, columns) if "residual" in epilogue else None
 
-        def run():
-            y = F.linear(x, weight, bias)
-            if "gelu" in epilogue:
-                y = F.gelu(y, approximate="tanh")
-            return y + residual if residual is not None else y
-        self.torch, self.run = torch, run
-        run()
+    def run():
+        y = F.linear(x, weight, bias)
+        if "gelu" in epilogue:
+            y = F.gelu(y, approximate="tanh")
+        return y + residual if residual is not None else y
+    return run
 
-    def time(self, seconds):
-        def spent(times):
-            self.torch.cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(times):
-                self.run()
-            self.torch.cuda.synchronize()
-            return (time.perf_counter() - start) / times
-        return spent(max(1, int(seconds / spent(3)))) * 1e3
+
+def torch_milliseconds(torch, run, seconds):
+    def spent(times):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(times):
+            run()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - start) / times
+    return spent(max(1, int(seconds / spent(3)))) * 1e3
 
 
 class Clock:
@@ -85,6 +85,20 @@ class Clock:
 
     def mhz(self):
         return float(self.asked.communicate()[0].split()[0])
+
+
+def in_turns(torch, run, ours, line, options):
+    """Medians of milliseconds, theirs and ours, and of the clock while ours ran; and our implementation."""
+    run()
+    ours.time(line)  # makes it ready
+    torch_ms, our_ms, clocks = [], [], []
+    for _ in range(options.rounds):
+        torch_ms.append(torch_milliseconds(torch, run, options.seconds))
+        clock = Clock()
+        answer = ours.time(line)
+        our_ms.append(answer["ms"])
+        clocks.append(clock.mhz())
+    return *(statistics.median(values) for values in (torch_ms, our_ms, clocks)), answer["implementation"]
 
 
 def main():
@@ -104,24 +118,16 @@ def main():
     for rows, columns, inner, epilogue, what in SHAPES:
         if options.only not in what:
             continue
-        theirs = Torch(torch, rows, columns, inner, epilogue)
+        run = torch_product(torch, rows, columns, inner, epilogue)
         line = f"{rows} {columns} {inner} bf16 {epilogue}".strip()
-        ours.time(line)  # makes it ready
-        torch_ms, our_ms, clocks = [], [], []
-        for _ in range(options.rounds):
-            torch_ms.append(theirs.time(options.seconds))
-            clock = Clock()
-            answer = ours.time(line)
-            our_ms.append(answer["ms"])
-            clocks.append(clock.mhz())
-        their_median, our_median, clock = (statistics.median(values) for values in (torch_ms, our_ms, clocks))
+        theirs, mine, clock, implementation = in_turns(torch, run, ours, line, options)
         flops = 2.0 * rows * columns * inner
-        rate = flops / our_median * 1e-9
+        rate = flops / mine * 1e-9
         floor = multiprocessors * 4096 * clock * 1e-6
-        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {their_median:.4f} | "
-              f"{our_median:.4f} | {their_median / our_median:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | "
-              f"{answer['implementation']} |", flush=True)
-        del theirs
+        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {theirs:.4f} | "
+              f"{mine:.4f} | {theirs / mine:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | "
+              f"{implementation} |", flush=True)
+        del run
         torch.cuda.empty_cache()
     ours.process.stdin.close()
     ours.process.wait()
