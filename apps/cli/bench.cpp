@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -41,6 +42,17 @@ double seconds_since(StepClock::time_point begin) { return seconds_between(begin
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
+}
+
+double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
+
+// On the device's clock, until all that `queue` puts on the stream is done.
+double seconds_on(Stream& stream, const std::function<void()>& queue) {
+  const auto begin = stream.mark();
+  queue();
+  const auto end = stream.mark();
+  end->wait();
+  return end->seconds_since(*begin);
 }
 
 // Normal values without end: one block of them, repeated. Drawing them all would take longer than the runs.
@@ -183,16 +195,11 @@ struct Ceilings {
   double bytes_per_second, operations_per_second;
 };
 
-double seconds_of(Stream& stream, const std::function<void()>& work) {
+double median_seconds_on(Stream& stream, const std::function<void()>& queue) {
   constexpr int kRuns = 5;
+  seconds_on(stream, queue);  // sets up
   std::vector<double> seconds;
-  for (int i = 0; i <= kRuns; ++i) {
-    const auto begin = stream.mark();
-    work();
-    const auto end = stream.mark();
-    end->wait();
-    if (i > 0) seconds.push_back(end->seconds_since(*begin));
-  }
+  for (int i = 0; i < kRuns; ++i) seconds.push_back(seconds_on(stream, queue));
   return median(seconds);
 }
 
@@ -202,7 +209,7 @@ Ceilings measure_ceilings(Platform& platform, Stream& stream, DType dtype, const
   {
     const std::int64_t elements = std::int64_t{1} << (far ? 28 : 26);
     const Tensor from = make_tensor(platform, {DType::f32, {elements}}, "copy"), to = make_tensor(platform, from.type, "copy");
-    const double seconds = seconds_of(stream, [&] { platform.copy(stream, from.slot(), to.slot(), from.size_bytes()); });
+    const double seconds = median_seconds_on(stream, [&] { platform.copy(stream, from.slot(), to.slot(), from.size_bytes()); });
     ceilings.bytes_per_second = 2 * static_cast<double>(from.size_bytes()) / seconds;
   }
   const std::int64_t n = far ? 8192 : 2048;
@@ -216,8 +223,8 @@ Ceilings measure_ceilings(Platform& platform, Stream& stream, DType dtype, const
   const Arguments arguments(product, platform, stream);
   const Plan* const only = &product.plans[0];
   const Tensor workspace = make_workspace(platform, {&only, 1});
-  const double seconds =
-      seconds_of(stream, [&] { run(*only, stream, store, arguments.inputs[0], arguments.outputs[0], workspace, {.wait = false}); });
+  const double seconds = median_seconds_on(
+      stream, [&] { run(*only, stream, store, arguments.inputs[0], arguments.outputs[0], workspace, {.wait = false}); });
   ceilings.operations_per_second = product_operations(only->graph) / seconds;
   return ceilings;
 }
@@ -280,13 +287,11 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
   const Arguments prompt(forward, platform, stream), negative(forward, platform, stream), both(pair, platform, stream);
   Recordings recordings;
   const auto seconds_of = [&](const Plan& plan, std::initializer_list<const Arguments*> each) {
-    const auto begin = stream.mark();
-    for (const Arguments* arguments : each)
-      run(plan, stream, store, arguments->inputs[0], arguments->outputs[0], workspace,
-          {.stream_weights = streamed, .recordings = &recordings, .wait = false});
-    const auto end = stream.mark();
-    end->wait();
-    return end->seconds_since(*begin);
+    return seconds_on(stream, [&] {
+      for (const Arguments* arguments : each)
+        run(plan, stream, store, arguments->inputs[0], arguments->outputs[0], workspace,
+            {.stream_weights = streamed, .recordings = &recordings, .wait = false});
+    });
   };
   const int warm_ups = stream.can_record() && !streamed ? 2 : 1;  // as in bench(): of all three arguments
   std::vector<double> apart, together;
@@ -297,7 +302,6 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
     together.push_back(one);
   }
   const auto least = [](const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); };
-  const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
   const nlohmann::ordered_json line = {{"what", "guidance"},
                                        {"size", options.size},
                                        {"video", video_of(options)},
@@ -359,13 +363,7 @@ int bench(const BenchOptions& options) {
   const int warm_ups = stream->can_record() && !streamed ? 2 : 1;
   double first_seconds = 0, second_seconds = 0;
   std::vector<double> seconds, seconds_beside;  // of runs whose steps are not timed, beside those whose steps are
-  const auto time_run = [&] {
-    const auto begin = stream->mark();
-    run_all({.recordings = &recordings, .wait = false});
-    const auto end = stream->mark();
-    end->wait();
-    return end->seconds_since(*begin);
-  };
+  const auto time_run = [&] { return seconds_on(*stream, [&] { run_all({.recordings = &recordings, .wait = false}); }); };
   for (int number = 0; number < warm_ups + options.repeat; ++number) {
     const auto host_begin = StepClock::now();
     const double run_seconds = time_run();
@@ -396,7 +394,6 @@ int bench(const BenchOptions& options) {
   }
   std::sort(seconds.begin(), seconds.end());
   const double middle = median(seconds), operations = measured.operations();
-  const auto mib = [](std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; };
   nlohmann::ordered_json line = {
       {"what", options.part},
       {"size", options.part == "transformer" || options.size == "toy" ? options.size : "published"},
