@@ -353,6 +353,17 @@ void merge_axes(Chain& chain, bool keep_rows) {
   }
 }
 
+// An axis becomes two, the inner one of extent `inner`.
+void split_axis(Chain& chain, std::size_t axis, std::int64_t inner) {
+  const auto place = static_cast<std::ptrdiff_t>(axis);
+  each_view(chain, [&](View& view) {
+    view.strides.insert(view.strides.begin() + place + 1, view.strides[axis]);
+    view.strides[axis] *= inner;
+  });
+  chain.axes.insert(chain.axes.begin() + place + 1, inner);
+  chain.axes[axis] /= inner;
+}
+
 // Without sums any axes may be the columns: one flat run where all views are dense or constant, else the innermost axes.
 void choose_columns(Chain& chain) {
   chain.row_axes = static_cast<int>(chain.axes.size());
@@ -363,8 +374,24 @@ void choose_columns(Chain& chain) {
     chain.row_axes = 0;
   } else {
     constexpr std::int64_t kEnoughColumns = 64;  // below that a row costs more than its elements
+    constexpr std::int64_t kMostColumns = 4096;  // more by joining axes may leave too few rows to share out
     std::int64_t columns = 1;
-    while (chain.row_axes > 0 && columns < kEnoughColumns) columns *= chain.axes[static_cast<std::size_t>(--chain.row_axes)];
+    while (chain.row_axes > 0 && columns < kEnoughColumns) {
+      const auto axis = static_cast<std::size_t>(chain.row_axes - 1);
+      const std::int64_t extent = chain.axes[axis];
+      const bool is_row_of_its_own = columns == 1 && axis > 0;
+      if (columns * extent > kMostColumns && !is_row_of_its_own) {  // a part of it will do; an even one, as pairs may be swapped
+        std::int64_t part = 2;
+        while (columns * part <= kMostColumns && (columns * part < kEnoughColumns || extent % part != 0)) part += 2;
+        if (columns * part <= kMostColumns) {
+          split_axis(chain, axis, part);
+          break;
+        }
+        if (columns > 1) break;
+      }
+      columns *= extent;
+      --chain.row_axes;
+    }
     if (chain.row_axes == 0) {  // rows of one chain: a kernel over rows needs an axis of them
       chain.axes.insert(chain.axes.begin(), 1);
       each_view(chain, [](View& view) { view.strides.insert(view.strides.begin(), 0); });

@@ -54,6 +54,22 @@ TEST(Lower, MovementIsOnlyAView) {
   EXPECT_EQ(view.strides, (std::vector<std::int64_t>{0, 8, -48, 1}));  // so few that all are the columns of one row
 }
 
+// A few columns of each of many rows: as many rows as make a row worth its while are one, but never all of them.
+TEST(Lower, NarrowRowsAreJoinedAFewAtATime) {
+  const auto axes_of = [](std::int64_t rows, std::int64_t columns) {
+    const Value x = input("x", DType::f32, {rows, 2 * columns});
+    const Lowered lowered = lower_one(x, exp(slice(x, 1, 0, columns)));
+    if (!lowered.chain) throw std::runtime_error(lowered.reason);
+    return std::pair(lowered.chain->axes, lowered.chain->row_axes);
+  };
+  using Axes = std::vector<std::int64_t>;
+  EXPECT_EQ(axes_of(12480, 16), std::pair(Axes({3120, 4, 16}), 1));
+  EXPECT_EQ(axes_of(12482, 16), std::pair(Axes({79, 158, 16}), 1));  // 2 * 79 * 79
+  EXPECT_EQ(axes_of(12479, 16), std::pair(Axes({12479, 16}), 1));    // a prime
+  EXPECT_EQ(axes_of(100, 16), std::pair(Axes({1, 100, 16}), 1));     // few enough
+  EXPECT_EQ(axes_of(12480, 5120), std::pair(Axes({12480, 5120}), 1));
+}
+
 TEST(Lower, AReshapeSplitsAnAxisWhereItMust) {
   const Value x = input("x", DType::f32, {2, 12});
   const Value y = reshape(permute(reshape(x, {2, 3, 4}), {1, 0, 2}), {6, 4});
