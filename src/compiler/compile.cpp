@@ -12,6 +12,7 @@
 #include "compiler/passes/fuse.h"
 #include "compiler/passes/inline_calls.h"
 #include "compiler/passes/merge_products.h"
+#include "compiler/passes/read_history.h"
 #include "compiler/passes/simplify.h"
 #include "compiler/policy.h"
 
@@ -120,6 +121,7 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
   pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
+  pass("read_history", read_history(plan.graph, [&](const Node& conv) { return platform.takes_history(conv); }));
   pass("merge_products", merge_products(
                              plan.graph, [&](const Node& merged) { return platform.merges_products(merged); }, plan.product_notes));
   std::map<std::pair<const Node*, int>, std::pair<int, int>> origins;  // of the final graph's values

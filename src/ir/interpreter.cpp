@@ -201,6 +201,8 @@ class Interpreter {
     const auto& attributes = node.as<ProductAttributes>();
     const Shape &to = node.types[0].shape, &from = in[0]->shape, &kernel = in[1]->shape;
     const std::int64_t out_channel = i % to.dim(3), channels = from.dim(3);
+    const ReferenceTensor* const history = attributes.has_history ? in.back() : nullptr;
+    const std::int64_t earlier = history ? history->shape.dim(0) : 0;  // frames
     const std::int64_t position[3] = {i / to.dim(3) / to.dim(2) / to.dim(1), i / to.dim(3) / to.dim(2) % to.dim(1),
                                       i / to.dim(3) % to.dim(2)};
     double total = 0;
@@ -210,14 +212,18 @@ class Interpreter {
       std::int64_t source = 0;
       bool inside = true;
       for (std::size_t axis = 0; axis < 3; ++axis) {
-        const std::int64_t repeat = axis > 0 ? attributes.upsample : 1, extent = from.dim(static_cast<int>(axis));
+        const std::int64_t repeat = axis > 0 ? attributes.upsample : 1,
+                           extent = from.dim(static_cast<int>(axis)) + (axis == 0 ? earlier : 0);
         const std::int64_t p = position[axis] * attributes.stride[axis] + offset[axis] - attributes.pad_begin[axis];
         inside = inside && p >= 0 && p < extent * repeat;
         source = source * extent + p / repeat;
       }
       if (!inside) continue;
+      const std::int64_t before = earlier * from.dim(1) * from.dim(2);
+      const ReferenceTensor& x = source < before ? *history : *in[0];
+      if (source >= before) source -= before;
       for (std::int64_t c = 0; c < channels; ++c)
-        total += in[0]->values[static_cast<std::size_t>(source * channels + c)] *
+        total += x.values[static_cast<std::size_t>(source * channels + c)] *
                  in[1]->values[static_cast<std::size_t>((out_channel * channels + c) * kernel.count(2, 5) + tap)];
     }
     return total;

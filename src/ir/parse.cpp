@@ -185,6 +185,7 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
       if (words.take("+gelu_tanh")) attributes.activation = Activation::gelu_tanh;
       if (words.take("+silu")) attributes.activation = Activation::silu;
       if (opcode == Opcode::linear) return attributes;
+      attributes.has_history = words.take("+history").has_value();
       if (const auto upsample = words.take("upsample=")) attributes.upsample = parse_number<int>(line, *upsample);
       attributes.stride = parse_triple(line, words.require(opcode, "stride="));
       const std::string_view pad = words.require(opcode, "pad=");

@@ -28,6 +28,7 @@ std::string attributes(const Node& node) {
     if (product->activation == Activation::gelu_tanh) text += " +gelu_tanh";
     if (product->activation == Activation::silu) text += " +silu";
     if (product->has_residual) text += " +residual";
+    if (product->has_history) text += " +history";
     if (product->upsample != 1) text += fmt::format(" upsample={}", product->upsample);
     if (node.opcode == Opcode::conv)
       text += fmt::format(" stride={} pad={}/{}", fmt::join(product->stride, ","), fmt::join(product->pad_begin, ","),

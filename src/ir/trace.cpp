@@ -224,16 +224,27 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
           x.type().str());
   require(window.upsample == 1 || window.upsample == 2, "conv", "bad upsample: got {}, expected 1 or 2.", window.upsample);
   Type type{x.dtype(), {0, 0, 0, weight.dim(0)}};
+  Shape frames = x.shape();
+  if (options.history) {
+    const Type expected{x.dtype(), {options.history.dim(0), x.dim(1), x.dim(2), x.dim(3)}};
+    require(options.history.type() == expected, "conv", "bad history: got {}, expected {}.", options.history.type().str(),
+            expected.str());
+    frames.dim(0) += options.history.dim(0);
+  }
   for (int axis = 0; axis < 3; ++axis) {
     const auto a = static_cast<std::size_t>(axis);
     require(window.stride[a] >= 1 && window.pad_begin[a] >= 0 && window.pad_end[a] >= 0, "conv", "bad window on axis {}.", axis);
     const std::int64_t room =
-        x.dim(axis) * (axis > 0 ? window.upsample : 1) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
-    require(room >= 0, "conv", "x {} is smaller than the kernel {} on axis {}.", x.shape().str(), weight.shape().str(), axis);
+        frames.dim(axis) * (axis > 0 ? window.upsample : 1) + window.pad_begin[a] + window.pad_end[a] - weight.dim(2 + axis);
+    require(room >= 0, "conv", "x {} is smaller than the kernel {} on axis {}.", frames.str(), weight.shape().str(), axis);
     type.shape.dim(axis) = room / window.stride[a] + 1;
   }
   std::vector<Value> inputs{x, weight};
   ProductAttributes attributes = add_epilogue("conv", inputs, type, options);
+  if (options.history) {
+    attributes.has_history = true;
+    inputs.push_back(options.history);
+  }
   attributes.upsample = window.upsample;
   attributes.stride = window.stride;
   attributes.pad_begin = window.pad_begin;

@@ -53,6 +53,7 @@ struct ProductOptions {
   Value bias = {};      // [N]
   Value residual = {};  // of the result's shape
   Activation activation = Activation::none;
+  Value history = {};  // conv: frames that come before x, [t,H,W,I], as if concat had put them there
 };
 // activation(x @ weight^T + bias) + residual, f32 accumulators, one rounding. [..,K], [N,K] -> [..,N]
 Value linear(const Value& x, const Value& weight, const ProductOptions& options = {});

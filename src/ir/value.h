@@ -97,8 +97,9 @@ struct AxisAttributes {  // slice (end exclusive), concat and flip (begin and en
 struct PermuteAttributes {
   std::vector<int> axes;  // result axis i is operand axis axes[i]
 };
-struct ProductAttributes {  // linear and conv; operands are x, weight, then bias and residual where present
+struct ProductAttributes {  // linear and conv; operands are x, weight, then bias, residual and history where present
   bool has_bias = false, has_residual = false;
+  bool has_history = false;                  // conv: frames that come before x
   Activation activation = Activation::none;  // before the residual is added
   int upsample = 1;                          // conv: 2 if x is first made twice as high and wide, see ConvWindow
   std::array<int, 3> stride = {1, 1, 1};     // conv, axes T H W

@@ -17,7 +17,8 @@ std::size_t operand_count(const Node& node) {
     case Opcode::linear:
     case Opcode::conv: {
       const auto& attributes = node.as<ProductAttributes>();
-      return 2 + static_cast<std::size_t>(attributes.has_bias) + static_cast<std::size_t>(attributes.has_residual);
+      return 2 + static_cast<std::size_t>(attributes.has_bias) + static_cast<std::size_t>(attributes.has_residual) +
+             static_cast<std::size_t>(attributes.has_history);
     }
     case Opcode::attention: return 3 + static_cast<std::size_t>(node.as<AttentionAttributes>().has_bias);
     case Opcode::concat: return std::max<std::size_t>(node.inputs.size(), 1);
@@ -40,6 +41,7 @@ std::vector<Type> result_types(const Node& node) {
     options.activation = attributes.activation;
     if (attributes.has_bias) options.bias = in.at(next++);
     if (attributes.has_residual) options.residual = in.at(next++);
+    if (attributes.has_history) options.history = in.at(next++);
     return options;
   };
   switch (node.opcode) {

@@ -145,6 +145,9 @@ class Platform {
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
   // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
   virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
+  // Asked before a conv reads frames that come before x from a place of their own (ProductAttributes::has_history): true if
+  // make_kernel takes it, and gains by it. No conv has a history where this says no.
+  virtual bool takes_history(const Node& /*conv*/) const { return false; }
   // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
   // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
   virtual Support merges_products(const Node& merged) const;
