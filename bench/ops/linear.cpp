@@ -1,8 +1,9 @@
-// The rate of single products and attentions on a platform, asked for line by line: compare_products.py and compare_attention.py
-// run it in turns with PyTorch.
+// The rate of single products, attentions and convolutions on a platform, asked for line by line: compare_products.py,
+// compare_attention.py and compare_convs.py run it in turns with PyTorch.
 //
-//   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]" or
-//                                                     "attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias]"
+//   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]",
+//                                                     "attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias]" or
+//                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]"
 //
 // One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
 #include <CLI/CLI.hpp>
@@ -42,8 +43,27 @@ Value parse_attention(const std::string& line) {
                    bias.empty() ? Value() : input("bias", DType::f32, {1, 1, 1, keys}));
 }
 
+// The VAE's causal convolutions: 3x3x3, frames behind two cached ones, with a bias.
+Value parse_conv(const std::string& line) {
+  std::istringstream words(line);
+  std::int64_t frames = 0, height = 0, width = 0, channels = 0, columns = 0;
+  std::string what, dtype_name, residual;
+  words >> what >> frames >> height >> width >> channels >> columns >> dtype_name;
+  check(words && frames > 0 && height > 0 && width > 0 && channels > 0 && columns > 0 &&
+            (dtype_name == "bf16" || dtype_name == "f32") && (!(words >> residual) || residual == "residual"),
+        ErrorKind::invalid_argument, "bench_linear",
+        "bad convolution: got \"{}\", expected conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual].", line);
+  const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
+  ProductOptions options;
+  options.bias = parameter("bias", dtype, {columns});
+  if (!residual.empty()) options.residual = input("residual", dtype, {frames, height, width, columns});
+  return conv(input("x", dtype, {frames + 2, height, width, channels}), parameter("weight", dtype, {columns, channels, 3, 3, 3}),
+              {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}}, options);
+}
+
 Value parse(const std::string& line) {
   if (line.starts_with("attention ")) return parse_attention(line);
+  if (line.starts_with("conv ")) return parse_conv(line);
   std::istringstream words(line);
   std::int64_t rows = 0, columns = 0, inner = 0;
   std::string dtype_name;
@@ -61,7 +81,7 @@ Value parse(const std::string& line) {
   return linear(input("x", dtype, {rows, inner}), parameter("weight", dtype, {columns, inner}), options);
 }
 
-// A product with operands of normal values: what power it takes depends on them.
+// A kernel with operands of normal values: what power it takes depends on them.
 struct Prepared {
   Prepared(Platform& platform, const Value& result_)
       : result(result_), kernel(platform.make_kernel(result.node())), stream(platform.make_stream()) {
@@ -130,7 +150,7 @@ void answer(Platform& platform, double seconds) {
 int main(int argc, char** argv) {
   std::string platform = "cuda";
   double seconds = 0.05;
-  CLI::App app("Rates of single products and attentions");
+  CLI::App app("Rates of single products, attentions and convolutions");
   app.add_option("--platform", platform);
   app.add_option("--seconds", seconds, "how long one answer's runs take")->check(CLI::Range(0.001, 60.0));
   CLI11_PARSE(app, argc, argv);

@@ -37,9 +37,9 @@ inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attrib
 struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
-// Of tensor_map_encode: elements, no interleaving, rows of 128 bytes swizzled, lines of 256 bytes to the L2 cache, zeros outside.
-inline constexpr int kTensorMapBf16 = 9, kTensorMapPlain = 0, kTensorMapSwizzle128 = 3, kTensorMapL2Lines256 = 3,
-                     kTensorMapZeros = 0;
+// Of tensor_map_encode: elements, no interleaving, rows of 64 or 128 bytes swizzled, lines of 256 bytes to the L2 cache, zeros outside.
+inline constexpr int kTensorMapBf16 = 9, kTensorMapPlain = 0, kTensorMapSwizzle64 = 2, kTensorMapSwizzle128 = 3,
+                     kTensorMapL2Lines256 = 3, kTensorMapZeros = 0;
 
 struct DriverApi {
   std::string path;  // of the library

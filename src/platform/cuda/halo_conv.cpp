@@ -1,10 +1,9 @@
-// conv by kernels/halo_conv.cu: bf16 on devices of compute capability 9.0, kernels of up to 3 x 3 in space, no strides.
+// conv by kernels/halo_conv.cu: bf16 on devices of compute capability 9.0, kernels of up to 3 x 3 x 3, no strides.
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <optional>
-#include <tuple>
 #include <vector>
 
 #include "base/error.h"
@@ -16,99 +15,118 @@
 namespace zoe::cuda {
 namespace {
 
-constexpr std::int64_t kSide = 16;  // pixels of a tile
+constexpr std::int64_t kSide = 16;   // pixels of a tile
+constexpr std::int64_t kDepth = 32;  // channels of x in a stage
 constexpr std::int64_t kThreads = 384;
-
-// How a program goes about it.
-struct Form {
-  std::int64_t depth, columns;     // channels in a stage, columns of a block
-  std::int64_t x_stages, w_slots;  // in shared memory
-  std::size_t shared_bytes;
-};
+constexpr std::int64_t kColumns = 96, kFewColumns = 8;  // of a tile
 
 std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
 
-// `tiles`: of 16 x 16 pixels.
-std::optional<Form> form_for(std::int64_t channels, std::int64_t columns, std::int64_t kernel_h, std::int64_t kernel_w,
-                             std::int64_t tiles, const DeviceDescription& device) {
-  std::optional<Form> best;
-  for (const std::int64_t depth : {96, 64, 32})
-    for (const std::int64_t block : {192, 96, 8}) {
-      if (channels % depth != 0 || (block == 8 ? columns > 8 : columns % block != 0)) continue;
-      const std::int64_t positions = (kSide + kernel_h - 1) * (kSide + kernel_w - 1);
-      const std::int64_t plane = (positions + (9 - positions % 8) % 8) * 16, x = depth / 8 * plane, w = depth * block * 2;
-      constexpr std::int64_t kStages = 2, kLeastSlots = 3, kMostSlots = 8, kBarrierBytes = 8;
-      const std::int64_t room = static_cast<std::int64_t>(device.shared_bytes) - kStages * (x + 2 * kBarrierBytes);
-      const std::int64_t slots = std::min(kMostSlots, room / (w + 2 * kBarrierBytes));
-      if (slots < kLeastSlots) continue;
-      const Form form{depth, block, kStages, slots,
-                      static_cast<std::size_t>(kStages * (x + 2 * kBarrierBytes) + slots * (w + 2 * kBarrierBytes))};
-      // Wide blocks read the least, if they are enough for all multiprocessors; then few and long stages wait the least.
-      const auto busy = [&](const Form& f) { return tiles * blocks_of(columns, f.columns) >= device.multiprocessors; };
-      const auto rank = [&](const Form& f) { return std::tuple(busy(f), busy(f) ? f.columns : -f.columns, f.depth); };
-      if (!best || rank(form) > rank(*best)) best = form;
-    }
-  return best;
+// How a program goes about a node.
+struct Form {
+  std::array<std::int64_t, 3> kernel;  // of a phase
+  int phases;                          // 4: of a picture made twice as high and wide
+  std::int64_t columns, tiles;
+  std::int64_t x_stages, w_slots;  // in shared memory
+  std::size_t shared_bytes;
+
+  Device::Program program(const ProductAttributes& attributes) const {
+    return {
+        tiles_source(DType::bf16, true, attributes.activation) + kHopperSource +
+            wgmma_source("multiply_pixels", columns, Factor::shared, false) +
+            fmt::format("#define KERNEL_T {}\n#define KERNEL_H {}\n#define KERNEL_W {}\n#define COLUMNS {}\n#define X_STAGES {}\n"
+                        "#define W_SLOTS {}\n#define HAS_RESIDUAL {}\n",
+                        kernel[0], kernel[1], kernel[2], columns, x_stages, w_slots, attributes.has_residual ? 1 : 0) +
+            kHaloConvSource,
+        "halo_conv", "conv"};
+  }
+};
+
+std::optional<Form> form_for(const Node& node, const Device& device) {
+  if (node.opcode != Opcode::conv || node.types[0].dtype != DType::bf16 || !is_hopper(device)) return std::nullopt;
+  const auto& attributes = node.as<ProductAttributes>();
+  const Shape &weight = node.inputs[1].shape(), &result = node.types[0].shape;
+  if (node.inputs[1].node().opcode != Opcode::parameter || attributes.stride != std::array{1, 1, 1}) return std::nullopt;
+  Form form{{weight.dim(2), weight.dim(3), weight.dim(4)}, 1, kColumns, 0, 0, 0, 0};
+  auto& [kernel_t, kernel_h, kernel_w] = form.kernel;
+  if (kernel_t > 3 || kernel_h > 3 || kernel_w > 3 || kernel_h * kernel_w == 1) return std::nullopt;
+  if (attributes.upsample == 2) {
+    const auto pads_one = [](const std::array<int, 3>& pad) { return pad[1] == 1 && pad[2] == 1; };
+    if (kernel_h != 3 || kernel_w != 3 || !pads_one(attributes.pad_begin) || !pads_one(attributes.pad_end)) return std::nullopt;
+    form.phases = 4;
+    kernel_h = kernel_w = 2;
+  }
+  if (weight.dim(0) <= kFewColumns) form.columns = kFewColumns;
+  else if (weight.dim(0) % kColumns != 0) return std::nullopt;
+  if (weight.dim(1) % kDepth != 0) return std::nullopt;
+  const std::int64_t scale = form.phases == 4 ? 2 : 1;
+  form.tiles = form.phases * blocks_of(weight.dim(0), form.columns) * result.dim(0) * blocks_of(result.dim(1) / scale, kSide) *
+               blocks_of(result.dim(2) / scale, kSide);
+
+  constexpr std::int64_t kAlignment = 512, kBarriersBytes = 16, kMostSlots = 8;
+  const std::int64_t x =
+      kernel_t * blocks_of((kSide + kernel_h - 1) * (kSide + kernel_w - 1) * kDepth * 2, kAlignment) * kAlignment;
+  const std::int64_t w = kernel_t * kDepth * form.columns * 2;
+  form.x_stages = kernel_t == 1 ? 4 : 2;
+  const std::int64_t rest =
+      static_cast<std::int64_t>(device.description.shared_bytes) - kAlignment - form.x_stages * (x + kBarriersBytes);
+  form.w_slots = std::min(kMostSlots, rest / (w + kBarriersBytes));
+  if (form.w_slots < 2) return std::nullopt;
+  form.shared_bytes =
+      static_cast<std::size_t>(kAlignment + form.x_stages * (x + kBarriersBytes) + form.w_slots * (w + kBarriersBytes));
+  return form;
 }
 
 class HaloConvKernel : public Kernel {
  public:
-  HaloConvKernel(const Node& node, DevicePtr device, const Form& form, std::array<std::int64_t, 3> kernel, int phases)
+  HaloConvKernel(const Node& node, DevicePtr device, const Form& form)
       : device_(std::move(device)),
         form_(form),
         attributes_(node.as<ProductAttributes>()),
         x_(node.inputs[0].shape()),
+        earlier_(attributes_.has_history ? node.inputs.back().dim(0) : 0),
         result_(node.types[0].shape),
-        weight_(node.inputs[1].shape()),
-        kernel_(kernel),
-        phases_(phases) {
-    const std::string source = tiles_source(DType::bf16, true, attributes_.activation) + kHopperSource +
-                               wgmma_source("multiply_pixels", form_.columns, Factor::shared, false) +
-                               fmt::format(
-                                   "#define KERNEL_H {}\n#define KERNEL_W {}\n#define DEPTH {}\n#define COLUMNS {}\n"
-                                   "#define X_STAGES {}\n#define W_SLOTS {}\n",
-                                   kernel_[1], kernel_[2], form_.depth, form_.columns, form_.x_stages, form_.w_slots) +
-                               kHaloConvSource;
-    function_ = device_->function(source, "halo_conv", "conv");
+        weight_(node.inputs[1].shape()) {
+    function_ = device_->function(form_.program(attributes_), "halo_conv");
     allow_shared_bytes(*device_, function_, form_.shared_bytes);
-    layout_ = fmt::format("{}planes of {}x{}x8", phases_ == 4 ? "2x2 sums, " : "", form_.depth / 8, form_.columns);
-    implementation_ =
-        fmt::format("{}implicit product, wgmma, 16x16 pixels and {} a block", phases_ == 4 ? "4 of 2x2, " : "", form_.columns);
+    const std::string_view phases = form_.phases == 4 ? "4 of 2x2, " : "";
+    layout_ = fmt::format("{}planes of {} taps in time, {}x8", phases, form_.kernel[0], form_.columns);
+    implementation_ = fmt::format("{}implicit product, wgmma, 16x16 pixels and {} a tile", phases, form_.columns);
   }
 
   std::string_view implementation() const override { return implementation_; }
   std::string weight_layout(int input) const override { return input == 1 ? layout_ : "dense bf16"; }
   std::size_t packed_bytes(int input, const Type& type) const override {
     if (input != 1) return Kernel::packed_bytes(input, type);
-    return static_cast<std::size_t>(phases_ * blocks_of(weight_.dim(0), form_.columns) * form_.columns * weight_.dim(1) *
-                                    kernel_[0] * kernel_[1] * kernel_[2]) *
+    return static_cast<std::size_t>(form_.phases * blocks_of(weight_.dim(0), form_.columns) * form_.columns * weight_.dim(1) *
+                                    form_.kernel[0] * form_.kernel[1] * form_.kernel[2]) *
            sizeof(std::uint16_t);
   }
 
-  // [columns, channels, taps] becomes [phases, column blocks, taps in time, stages, taps in space, depth / 8, columns, 8].
+  // [columns, channels, taps] becomes [phases, column blocks, stages, taps in space, depth / 8, taps in time, columns, 8].
   void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     if (weight_.dim(0) % form_.columns != 0) std::memset(packed, 0, packed_bytes(input, type));
     const std::int64_t channels = weight_.dim(1), given_taps = weight_.count(2, 5), row = channels * given_taps;
-    const std::int64_t plane_taps = kernel_[1] * kernel_[2], taps = kernel_[0] * plane_taps;
-    const std::int64_t stages = channels / form_.depth, blocks = blocks_of(weight_.dim(0), form_.columns);
+    const std::int64_t plane_taps = form_.kernel[1] * form_.kernel[2], taps = form_.kernel[0] * plane_taps;
+    const std::int64_t stages = channels / kDepth, blocks = blocks_of(weight_.dim(0), form_.columns);
 #pragma omp parallel for schedule(static) if (weight_.dim(0) * row > (1 << 16))
     for (std::int64_t column = 0; column < weight_.dim(0); ++column) {
       std::vector<std::byte> aligned(static_cast<std::size_t>(row) * size_of(source.dtype));
       std::vector<float> given(static_cast<std::size_t>(row)), sums(static_cast<std::size_t>(channels * taps));
       std::memcpy(aligned.data(), source.data + static_cast<std::size_t>(column) * aligned.size(), aligned.size());
       convert(aligned.data(), source.dtype, given.data(), DType::f32, given.size());
-      for (std::int64_t phase = 0; phase < phases_; ++phase) {
-        if (phases_ == 4) sum_taps(given, static_cast<int>(phase), sums);
+      for (std::int64_t phase = 0; phase < form_.phases; ++phase) {
+        if (form_.phases == 4) sum_taps(given, static_cast<int>(phase), sums);
         else sums = given;
         for (std::int64_t channel = 0; channel < channels; ++channel)
           for (std::int64_t tap = 0; tap < taps; ++tap) {
-            const std::int64_t in_stage = channel % form_.depth;
+            const std::int64_t in_stage = channel % kDepth;
             std::int64_t at = phase * blocks + column / form_.columns;
-            at = at * kernel_[0] + tap / plane_taps;
-            at = at * stages + channel / form_.depth;
+            at = at * stages + channel / kDepth;
             at = at * plane_taps + tap % plane_taps;
-            at = at * (form_.depth / 8) + in_stage / 8;
+            at = at * (kDepth / 8) + in_stage / 8;
+            at = at * form_.kernel[0] + tap / plane_taps;
             at = at * form_.columns + column % form_.columns;
             at = at * 8 + in_stage % 8;
             const std::uint16_t value = f32_to_bf16(sums[static_cast<std::size_t>(channel * taps + tap)]);
@@ -122,61 +140,71 @@ class HaloConvKernel : public Kernel {
   bool can_overwrite(int input, int) const override { return attributes_.has_residual && input == (attributes_.has_bias ? 3 : 2); }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    ZOE_INTERNAL_CHECK(address_of(inputs[1]) % 16 == 0);  // the weight goes in blocks of whole lines
+    const TensorMap x = map(inputs[0], x_.dim(0));
     Launch launch(function_, stream);
-    launch.place(inputs[0]).place(inputs[1]);
+    launch.tensor(x).tensor(attributes_.has_history ? map(inputs.back(), earlier_) : x).place(inputs[1]);
     std::size_t next = 2;
     for (const bool present : {attributes_.has_bias, attributes_.has_residual}) {
       if (present) launch.place(inputs[next++]);
       else launch.nowhere();
     }
-    launch.place(outputs[0]).integer(weight_.dim(1)).integer(weight_.dim(0));
-    launch.integer(address_of(inputs[0]) % 16 == 0).integer(takes_wide_epilogue(inputs, outputs[0], DType::bf16, weight_.dim(0)));
-    for (int axis = 0; axis < 3; ++axis) launch.integer(x_.dim(axis));
-    const std::int64_t scale = phases_ == 4 ? 2 : 1, t = result_.dim(0), h = result_.dim(1) / scale, w = result_.dim(2) / scale;
-    launch.integer(t).integer(h).integer(w).integer(kernel_[0]);
+    const std::int64_t scale = form_.phases == 4 ? 2 : 1;
+    launch.place(outputs[0]).integer(earlier_).integer(weight_.dim(1)).integer(weight_.dim(0));
+    launch.integer(result_.dim(0)).integer(result_.dim(1) / scale).integer(result_.dim(2) / scale);
     for (const int pad : attributes_.pad_begin) launch.integer(pad);
-    launch.integer(phases_);
+    launch.integer(form_.phases);
     // Blocks stay, one a multiprocessor, and take one tile after another.
-    const std::int64_t tiles =
-        phases_ * blocks_of(weight_.dim(0), form_.columns) * t * ((h + kSide - 1) / kSide) * ((w + kSide - 1) / kSide);
-    launch.run({std::min<std::int64_t>(tiles, device_->description.multiprocessors)}, {kThreads}, form_.shared_bytes);
+    launch.run({std::min<std::int64_t>(form_.tiles, device_->description.multiprocessors)}, {kThreads}, form_.shared_bytes);
   }
 
  private:
+  // Boxes of all that a tile sees of a frame, 32 channels each.
+  TensorMap map(const Slot& x, std::int64_t frames) const {
+    ZOE_INTERNAL_CHECK(address_of(x) % 16 == 0);
+    constexpr std::uint64_t kBytes = 2;
+    const auto extent = [&](int axis) { return static_cast<std::uint64_t>(x_.dim(axis)); };
+    const std::array extents{extent(3), extent(2), extent(1), static_cast<std::uint64_t>(frames)};
+    const std::array strides{extents[0] * kBytes, extents[0] * extents[1] * kBytes, extents[0] * extents[1] * extents[2] * kBytes};
+    const auto side = [&](std::size_t axis) { return static_cast<unsigned>(kSide + form_.kernel[axis] - 1); };
+    const std::array box{static_cast<unsigned>(kDepth), side(2), side(1), 1u};
+    const std::array steps{1u, 1u, 1u, 1u};
+    TensorMap result;
+    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(address_of(x)),
+                                                         extents.data(), strides.data(), box.data(), steps.data(), kTensorMapPlain,
+                                                         kTensorMapSwizzle64, kTensorMapL2Lines256, kTensorMapZeros),
+                          "describing the input of a convolution");
+    return result;
+  }
+
   const DevicePtr device_;
   const Form form_;
   const ProductAttributes attributes_;
-  const Shape x_, result_, weight_;
-  const std::array<std::int64_t, 3> kernel_;  // of a phase
-  const int phases_;
+  const Shape x_;
+  const std::int64_t earlier_;  // frames of the history
+  const Shape result_, weight_;
   Function function_;
   std::string layout_, implementation_;
 };
 
 }  // namespace
 
+// On an H200, cuDNN 9.19, convolutions of the VAE at 832x480: 1.0 to 1.6 times as fast where every multiprocessor has a tile
+// (bench/compare_convs.py).
+bool halo_conv_wins(const Node& node, const Device& device) {
+  const auto form = form_for(node, device);
+  return form && form->tiles >= device.description.multiprocessors;
+}
+
+std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device) {
+  std::vector<Device::Program> programs;
+  for (const Node* node : nodes)
+    if (halo_conv_wins(*node, device)) programs.push_back(form_for(*node, device)->program(node->as<ProductAttributes>()));
+  return programs;
+}
+
 std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device) {
-  const auto& attributes = node.as<ProductAttributes>();
-  const Shape& weight = node.inputs[1].shape();
-  if (node.opcode != Opcode::conv || node.types[0].dtype != DType::bf16 || !is_hopper(*device)) return nullptr;
-  if (node.inputs[1].node().opcode != Opcode::parameter || attributes.stride != std::array{1, 1, 1}) return nullptr;
-  std::array<std::int64_t, 3> kernel = {weight.dim(2), weight.dim(3), weight.dim(4)};
-  const auto pads_one = [](const std::array<int, 3>& pad) { return pad[1] == 1 && pad[2] == 1; };
-  if (kernel[1] > 3 || kernel[2] > 3 || kernel[1] * kernel[2] == 1) return nullptr;
-  int phases = 1;
-  if (attributes.upsample == 2) {
-    if (kernel[1] != 3 || kernel[2] != 3 || !pads_one(attributes.pad_begin) || !pads_one(attributes.pad_end)) return nullptr;
-    phases = 4;
-    kernel[1] = kernel[2] = 2;
-  }
-  const Shape& result = node.types[0].shape;
-  const std::int64_t scale = phases == 4 ? 2 : 1;
-  const std::int64_t tiles =
-      phases * result.dim(0) * blocks_of(result.dim(1) / scale, kSide) * blocks_of(result.dim(2) / scale, kSide);
-  const auto form = form_for(weight.dim(1), weight.dim(0), kernel[1], kernel[2], tiles, device->description);
-  if (!form) return nullptr;
-  return std::make_unique<HaloConvKernel>(node, device, *form, kernel, phases);
+  const auto form = form_for(node, *device);
+  return form ? std::make_unique<HaloConvKernel>(node, device, *form) : nullptr;
 }
 
 }  // namespace zoe::cuda

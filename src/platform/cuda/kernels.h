@@ -30,10 +30,13 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, c
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
-// conv by wgmma on devices of compute capability 9.0; null where it does not apply.
-std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
 // True for convolutions that were measured to be faster by make_product than by cuDNN.
 bool comes_before_cudnn(const Node& conv, const Device& device);
+// conv by wgmma on devices of compute capability 9.0; null where it does not apply.
+std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
+bool halo_conv_wins(const Node& node, const Device& device);  // against all others
+// The programs that it builds for those of these nodes where it wins, so that they can be compiled together beforehand.
+std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0; null where it does not apply.
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device);

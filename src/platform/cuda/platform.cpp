@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <future>
+#include <iterator>
 #include <mutex>
 
 #include "base/error.h"
@@ -83,6 +84,8 @@ class CudaPlatform : public Platform {
     return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);
   }
 
+  bool takes_history(const Node& conv) const override { return halo_conv_wins(conv, *device_); }
+
   Support merges_products(const Node&) const override {
     return cublaslt() ? Support::yes() : Support::no("products of our own gain nothing by that");
   }
@@ -114,13 +117,20 @@ class CudaPlatform : public Platform {
     std::vector<const Node*> chains;
     for (const Node* node : nodes)
       if (is_chain(node->opcode)) chains.push_back(node);
-    // Chains and attention are compiled while libraries are asked for their fastest.
+    // Chains and kernels of our own are compiled while libraries are asked for their fastest.
     auto generated = std::async(std::launch::async, [&] { return make_chains(chains, device_); });
-    auto attention = std::async(std::launch::async, [&] { device_->build(flash_attention_programs(nodes, *device_)); });
-    const auto waits = [](const Node* node) { return is_chain(node->opcode) || node->opcode == Opcode::attention; };
+    auto ours = std::async(std::launch::async, [&] {
+      std::vector<Device::Program> programs = flash_attention_programs(nodes, *device_);
+      std::ranges::move(halo_conv_programs(nodes, *device_), std::back_inserter(programs));
+      device_->build(programs);
+    });
+    const auto waits = [&](const Node* node) {
+      return is_chain(node->opcode) || node->opcode == Opcode::attention ||
+             (node->opcode == Opcode::conv && comes_before_cudnn(*node, *device_));
+    };
     std::vector<std::unique_ptr<Kernel>> kernels;
     for (const Node* node : nodes) kernels.push_back(waits(node) ? nullptr : make_kernel(*node));
-    attention.get();
+    ours.get();
     std::vector<std::unique_ptr<Kernel>> made = generated.get();
     std::size_t next = 0;
     for (std::size_t i = 0; i < nodes.size(); ++i)

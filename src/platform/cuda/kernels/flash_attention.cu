@@ -38,19 +38,11 @@
 #define Q_BYTES (QUERIES * CHANNELS * 2)
 #define TILE_BYTES (KEYS * CHANNELS * 2)
 
-// The driver's description of q, k or v: axes channel, head, token, batch. What lies outside is zero.
-struct __align__(64) TensorMap {
-  unsigned long long words[16];
-};
-
+// Of q, k or v, whose axes are channel, head, token and batch.
 static __device__ __forceinline__ void load_rows(unsigned to, const TensorMap& map, int rows, int head, int token, int batch, unsigned full) {
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; channel += 64)
-    asm volatile(
-        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(
-            to + channel / 64 * rows * ROW_BYTES),
-        "l"(&map), "r"(channel), "r"(head), "r"(token), "r"(batch), "r"(full)
-        : "memory");
+    load_box(to + channel / 64 * rows * ROW_BYTES, map, channel, head, token, batch, full);
 }
 
 ZOE_FN float power_of_two(float x) {

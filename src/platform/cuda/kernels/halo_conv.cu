@@ -1,42 +1,98 @@
 // conv in bf16 on Hopper's tensor cores (compute capability 9.0), which read both factors from shared memory: kernels of up to 3 x 3
-// in space without strides, whose input pixels are used by up to nine taps each and are read once for all of them.
+// x 3 without strides, whose input pixels are used by up to 27 taps each and are copied once for all of them.
 //
-// A block makes 16 x 16 pixels of a frame by COLUMNS channels. For each tap in time and each DEPTH channels of x, 128 threads lay the
-// 16 x 16 pixels and their border out in shared memory; a tap is a product of the pixels that lie (kh, kw) behind each of the
-// 16 x 16 with its DEPTH x COLUMNS weights. Blocks stay and take tile after tile, so that loads run ahead over their ends.
+// A tile is 16 x 16 pixels of a frame by COLUMNS channels. For each 32 channels of x, the pixels of a frame that the tile sees, with
+// their border, are a box of the tensor that the driver's copies bring, for each of KERNEL_T frames; what lies outside comes as zeros.
+// Frames that come before x may lie elsewhere. A tap within a frame is then a product of the pixels that lie (kh, kw) behind each
+// of the 16 x 16 with its weights, for each tap in time.
+// Two warpgroups take turns: while one's products keep the tensor cores busy, the other writes its tile. Blocks stay, so that
+// loads run ahead over the ends of tiles. Tiles of the same pixels follow each other, all channels, then all frames: their x
+// comes from the L2 cache.
 //
-// In shared memory, x and the weight are planes of 8 channels, 16 bytes a pixel or column: 8 neighbours are the 128 bytes that a
-// tensor core reads at once, so a shift by a pixel is a shift of the address by 16 bytes.
+// In shared memory pixels are rows of 64 bytes, so a shift by a pixel is a shift of the address by 64 bytes; the places of their chunks
+// of 16 bytes depend on the address alone. The weight is planes of 8 channels, 16 bytes a column.
 //
 // The text goes behind tiles.cu, hopper.cu, multiply_pixels(sums, x, weight, accumulates) of 64 x COLUMNS x 16 and definitions of
-//   KERNEL_H, KERNEL_W  1 to 3
-//   DEPTH, COLUMNS      channels in a stage, 32, 64 or 96; columns of a block, 8, 96 or 192
-//   X_STAGES, W_SLOTS   how many stages of x, and taps of the weight, are in shared memory
+//   KERNEL_T, KERNEL_H, KERNEL_W  1 to 3
+//   COLUMNS                       of a tile, 8 or 96
+//   HAS_RESIDUAL                  0 or 1
+//   X_STAGES, W_SLOTS             how many stages of x, and taps of the weight, are in shared memory
 #define SIDE 16
+#define DEPTH 32      // channels of a box
+#define ROW_BYTES 64  // of a pixel
 #define PITCH (SIDE + KERNEL_W - 1)
-#define POSITIONS ((SIDE + KERNEL_H - 1) * PITCH)
-#define PLANE_BYTES ((POSITIONS + (9 - POSITIONS % 8) % 8) * 16)  // an odd number of 16 bytes: the same pixel in other banks
-#define X_BYTES (DEPTH / 8 * PLANE_BYTES)
-#define W_BYTES (DEPTH * COLUMNS * 2)
+#define BOX_BYTES ((SIDE + KERNEL_H - 1) * PITCH * ROW_BYTES)
+#define FRAME_STEP ((BOX_BYTES + 511) / 512 * 512)  // where swizzled rows begin
+#define X_STEP (KERNEL_T * FRAME_STEP)
+#define W_COLUMNS (KERNEL_T * COLUMNS)
+#define W_BYTES (DEPTH * W_COLUMNS * 2)
 #define TAPS (KERNEL_H * KERNEL_W)
-#define X_THREADS 96        // of the first warpgroup load x, one more the weight
-#define CONSUMER_WARPS 8    // two warpgroups, of the upper and the lower 8 rows of pixels
-// A stage of x and a slot of the weight have two barriers each: that it is full, and that it is free again.
+#define WARPS 4   // that make a tile
+#define PIECES 4  // of 8 x 8 pixels, 64 rows of a product
 
-extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const T* weight, const T* bias, const T* residual, T* result,
-                                                              int channels, int columns, int wide_loads, int wide_stores, int t_, int h_,
-                                                              int w_, int out_t, int out_h, int out_w, int kernel_t, int pad_t,
-                                                              int pad_h, int pad_w, int phases) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  const unsigned x_stages = (unsigned)__cvta_generic_to_shared(shared), w_slots = x_stages + X_STAGES * X_BYTES,
+// The warpgroups' turns to start products: a barrier each, which both come to.
+ZOE_FN void wait_for_turn(int group) { asm volatile("bar.sync %0, 256;" ::"r"(1 + group) : "memory"); }
+ZOE_FN void give_turn_to(int group) { asm volatile("bar.arrive %0, 256;" ::"r"(1 + group) : "memory"); }
+
+#if COLUMNS % 32 == 0
+ZOE_FN unsigned select(const unsigned (&words)[4], int i) {
+  return i < 2 ? (i == 0 ? words[0] : words[1]) : (i == 2 ? words[2] : words[3]);
+}
+// Among four neighbouring threads: thread i gives words[j] to thread j and gets its words[i] as words[j].
+ZOE_FN void exchange(unsigned (&words)[4], int i) {
+  unsigned got[4];
+#pragma unroll
+  for (int distance = 0; distance < 4; ++distance) got[distance] = __shfl_xor_sync(~0u, select(words, i ^ distance), distance);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) words[j] = select(got, i ^ j);
+}
+ZOE_FN float low_float(unsigned both) { return __int_as_float((int)(both << 16)); }
+ZOE_FN float high_float(unsigned both) { return __int_as_float((int)(both & 0xffff0000u)); }
+
+// A pixel's sums, of which a thread has two of every eight, to memory as 16 bytes a thread. All threads of a warp come here.
+ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, const T* bias, const T* residual, T* result) {
+  const int i = threadIdx.x % 4;
+  const auto chunk_of_residual = [&](int first) {
+    return HAS_RESIDUAL && there && first < COLUMNS ? *(const uint4*)(residual + first + i * 8) : make_uint4(0, 0, 0, 0);
+  };
+  uint4 next = chunk_of_residual(0);
+#pragma unroll
+  for (int first = 0; first < COLUMNS; first += 32) {
+    unsigned added[4] = {next.x, next.y, next.z, next.w}, words[4];
+    next = chunk_of_residual(first + 32);  // on its way while this one is used
+    if (HAS_RESIDUAL) exchange(added, i);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float low = sums[first / 2 + 4 * j + 2 * k], high = sums[first / 2 + 4 * j + 2 * k + 1];
+      if (bias) {
+        const unsigned both = *(const unsigned*)(bias + first + 8 * j + 2 * i);
+        low += low_float(both), high += high_float(both);
+      }
+      low = ACTIVATION(low), high = ACTIVATION(high);
+      if (HAS_RESIDUAL) low += low_float(added[j]), high += high_float(added[j]);
+      words[j] = bf16_pair(low, high);
+    }
+    exchange(words, i);
+    if (there) *(uint4*)(result + first + i * 8) = make_uint4(words[0], words[1], words[2], words[3]);
+  }
+}
+#endif
+
+// `earlier` frames of `history` come before x.
+extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap history,
+                                                              const T* weight, const T* bias, const T* residual, T* result,
+                                                              int earlier, int channels, int columns, int out_t, int out_h, int out_w,
+                                                              int pad_t, int pad_h, int pad_w, int phases) {
+  extern __shared__ unsigned char memory[];
+  const unsigned x_stages = ((unsigned)__cvta_generic_to_shared(memory) + 511) & ~511u, w_slots = x_stages + X_STAGES * X_STEP,
                  x_full = w_slots + W_SLOTS * W_BYTES, x_free = x_full + 8 * X_STAGES, w_full = x_free + 8 * X_STAGES,
                  w_free = w_full + 8 * W_SLOTS;
-  const int thread = threadIdx.x, column_blocks = (columns + COLUMNS - 1) / COLUMNS, across = (out_w + SIDE - 1) / SIDE,
-            down = (out_h + SIDE - 1) / SIDE, tiles = column_blocks * across * down * out_t * phases;
-  const int steps = kernel_t * (channels / DEPTH);  // stages of x a tile
+  const int thread = threadIdx.x, column_blocks = (columns + COLUMNS - 1) / COLUMNS, sheets = phases * column_blocks,
+            across = (out_w + SIDE - 1) / SIDE, down = (out_h + SIDE - 1) / SIDE, tiles = sheets * out_t * across * down;
+  const int steps = channels / DEPTH;
   if (thread == 0) {
-    for (int i = 0; i < X_STAGES; ++i) initialise(x_full + 8 * i, X_THREADS), initialise(x_free + 8 * i, CONSUMER_WARPS);
-    for (int i = 0; i < W_SLOTS; ++i) initialise(w_full + 8 * i, 1), initialise(w_free + 8 * i, CONSUMER_WARPS);
+    for (int i = 0; i < X_STAGES; ++i) initialise(x_full + 8 * i, 1), initialise(x_free + 8 * i, WARPS);
+    for (int i = 0; i < W_SLOTS; ++i) initialise(w_full + 8 * i, 1), initialise(w_free + 8 * i, WARPS);
     publish_barriers();
   }
   __syncthreads();
@@ -44,38 +100,26 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
   Turn<W_SLOTS> w_turn;
 
   if (thread < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
-    if (thread < X_THREADS) {
-      const long row_step = (long)w_ * channels;
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (thread == 0) {
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        int rest = tile / column_blocks;
-        const int phase = rest / (across * down * out_t);
-        const int first_w = rest % across * SIDE - pad_w + phase % 2;
-        rest /= across;
-        const int first_h = rest % down * SIDE - pad_h + phase / 2, first_t = rest / down % out_t - pad_t;
+        const int phase = tile % sheets / column_blocks, t = tile / sheets % out_t, pixels = tile / sheets / out_t;
+        const int first_w = pixels % across * SIDE - pad_w + phase % 2, first_h = pixels / across * SIDE - pad_h + phase / 2;
         for (int step = 0; step < steps; ++step, x_turn.next()) {
-          const int t = first_t + step / (channels / DEPTH), first_channel = step % (channels / DEPTH) * DEPTH;
-          const unsigned to = x_stages + x_turn.place * X_BYTES;
+          const unsigned full = x_full + 8 * x_turn.place;
           wait(x_free + 8 * x_turn.place, x_turn.parity ^ 1);
-          // A thread takes 8 channels of a column of pixels from top to bottom.
-          for (int line = thread; line < PITCH * (DEPTH / 8); line += X_THREADS) {
-            const int chunk = line % (DEPTH / 8), w = first_w + line / (DEPTH / 8);
-            const bool inside = t >= 0 && t < t_ && w >= 0 && w < w_;
-            const T* from = x + ((long)(t * h_ + first_h) * w_ + w) * channels + first_channel + chunk * 8;
-            unsigned place = to + chunk * PLANE_BYTES + line / (DEPTH / 8) * 16;
-#pragma unroll 6
-            for (int row = 0; row < SIDE + KERNEL_H - 1; ++row, from += row_step, place += PITCH * 16) {
-              const bool there = inside && (unsigned)(first_h + row) < (unsigned)h_;
-              copy_chunk(place, there ? from : x, there ? 8 : 0, wide_loads);
-            }
+          arrive_expecting(full, KERNEL_T * BOX_BYTES);
+#pragma unroll
+          for (int kt = 0; kt < KERNEL_T; ++kt) {
+            const int frame = t - pad_t + kt;
+            load_box(x_stages + x_turn.place * X_STEP + kt * FRAME_STEP, frame < earlier ? history : x, step * DEPTH, first_w, first_h,
+                     frame < earlier ? frame : frame - earlier, full);
           }
-          arrive_behind_copies(x_full + 8 * x_turn.place);
         }
       }
-    } else if (thread == X_THREADS) {
+    } else if (thread == 32) {
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-        const int phase = tile / (column_blocks * across * down * out_t);
-        const T* from = weight + (long)(phase * column_blocks + tile % column_blocks) * steps * TAPS * (W_BYTES / 2);
+        const T* from = weight + (long)(tile % sheets) * steps * TAPS * (W_BYTES / 2);
         for (int i = 0; i < steps * TAPS; ++i, w_turn.next(), from += W_BYTES / 2) {
           const unsigned full = w_full + 8 * w_turn.place;
           wait(w_free + 8 * w_turn.place, w_turn.parity ^ 1);
@@ -88,33 +132,40 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
       }
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
-    const int half = thread / 128 - 1, lane = thread % 32, warp = thread / 32 % 4;
-    // Distances to the next 8 channels and to the next 8 rows.
-    const unsigned long long x_descriptor = descriptor(PLANE_BYTES, PITCH * 16), w_descriptor = descriptor(COLUMNS * 16, 128);
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      float sums[2][COLUMNS / 2];  // of the left and the right 8 pixels of 8 rows
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const int group = thread / 128 - 1, lane = thread % 32, warp = thread / 32 % 4;
+    const unsigned long long x_descriptor = descriptor(16, PITCH * ROW_BYTES) | SWIZZLED_64,  // to the next 8 pixels
+                             w_descriptor = descriptor(W_COLUMNS * 16, 128);  // to the next 8 channels, and the next 8 columns
+    if (group == 1) {
+      x_turn.skip(steps), w_turn.skip(steps * TAPS);
+      give_turn_to(0);
+    }
+    for (int tile = blockIdx.x + group * gridDim.x; tile < tiles; tile += 2 * gridDim.x) {
+      float sums[PIECES][COLUMNS / 2];
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int i = 0; i < PIECES; ++i)
 #pragma unroll
         for (int j = 0; j < COLUMNS / 2; ++j) sums[i][j] = 0.0f;
       unsigned used_x = 0, used_w = 0;  // what to free once the products that are on their way are done
+      wait_for_turn(group);
       for (int step = 0; step < steps; ++step) {
         wait(x_full + 8 * x_turn.place, x_turn.parity);
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");  // tensor cores read what threads have written
-        const unsigned pixels = x_stages + x_turn.place * X_BYTES + half * 8 * PITCH * 16;
         for (int kh = 0; kh < KERNEL_H; ++kh)
 #pragma unroll
           for (int kw = 0; kw < KERNEL_W; ++kw) {
             wait(w_full + 8 * w_turn.place, w_turn.parity);
-            const unsigned columns_at = w_slots + w_turn.place * W_BYTES;
+            const unsigned columns_at = w_slots + w_turn.place * W_BYTES,
+                           pixels_at = x_stages + x_turn.place * X_STEP + (kh * PITCH + kw) * ROW_BYTES;
             begin_products();
 #pragma unroll
-            for (int c = 0; c < DEPTH / 16; ++c)
+            for (int kt = 0; kt < KERNEL_T; ++kt)
 #pragma unroll
-              for (int i = 0; i < 2; ++i)
-                multiply_pixels(sums[i], at(x_descriptor, pixels + 2 * c * PLANE_BYTES + (kh * PITCH + kw + 8 * i) * 16),
-                                at(w_descriptor, columns_at + 2 * c * COLUMNS * 16), true);
+              for (int c = 0; c < DEPTH; c += 16)
+#pragma unroll
+                for (int i = 0; i < PIECES; ++i)
+                  multiply_pixels(sums[i],
+                                  at(x_descriptor, pixels_at + kt * FRAME_STEP + c * 2 + (i / 2 * PITCH + i % 2) * 8 * ROW_BYTES),
+                                  at(w_descriptor, columns_at + (c / 8 * W_COLUMNS + kt * COLUMNS) * 16), true);
             end_products();
             wait_for_products<1>();
             if (lane == 0) {
@@ -127,29 +178,35 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const T* x, const
         used_x = x_free + 8 * x_turn.place;
         x_turn.next();
       }
+      if (tile + gridDim.x < tiles) give_turn_to(1 - group);
       wait_for_products<0>();
       if (lane == 0) {
         arrive(used_w);
         arrive(used_x);
       }
+      x_turn.skip(steps), w_turn.skip(steps * TAPS);  // the other's
 
-      int rest = tile / column_blocks;
-      const int phase = rest / (across * down * out_t), first_w = rest % across * SIDE;
-      rest /= across;
-      const int first_h = rest % down * SIDE + half * 8, t = rest / down % out_t;
+      const int phase = tile % sheets / column_blocks, first_column = tile % column_blocks * COLUMNS, t = tile / sheets % out_t,
+                pixels = tile / sheets / out_t;
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
+      for (int i = 0; i < PIECES; ++i)
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          const int h = first_h + 2 * warp + k, w = first_w + 8 * i + lane / 4;
-          if (h >= out_h || w >= out_w) continue;
+          const int h = pixels / across * SIDE + i / 2 * 8 + 2 * warp + k, w = pixels % across * SIDE + i % 2 * 8 + lane / 4;
+          const bool there = h < out_h && w < out_w;
           const long row = phases == 1 ? (long)(t * out_h + h) * out_w + w
                                        : ((long)(2 * (t * out_h + h) + phase / 2) * out_w + w) * 2 + phase % 2;
+#if COLUMNS % 32 == 0
+          const long place = row * columns + first_column;
+          finish_pixel(sums[i], k, there, bias ? bias + first_column : bias, HAS_RESIDUAL ? residual + place : nullptr, result + place);
+#else
+          if (!there) continue;
 #pragma unroll
           for (int j = 0; j < COLUMNS / 8; ++j) {
             float pair[2] = {sums[i][4 * j + 2 * k], sums[i][4 * j + 2 * k + 1]};
-            finish(pair, row, tile % column_blocks * COLUMNS + 8 * j + lane % 4 * 2, columns, wide_stores, bias, residual, result);
+            finish(pair, row, first_column + 8 * j + lane % 4 * 2, columns, false, bias, residual, result);
           }
+#endif
         }
     }
   }

@@ -32,7 +32,24 @@ template <int Count> struct Turn {
   __device__ void next() {
     if (++place == Count) place = 0, parity ^= 1;
   }
+  __device__ void skip(int turns) {
+    place += turns;
+    parity ^= place / Count & 1;
+    place %= Count;
+  }
 };
+
+// The driver's description of a tensor of four axes.
+struct __align__(64) TensorMap {
+  unsigned long long words[16];
+};
+// Starts to copy the box of it that begins at an element, which may lie outside; what does is zero. The bytes count at `full`.
+ZOE_FN void load_box(unsigned to, const TensorMap& map, int first0, int first1, int first2, int first3, unsigned full) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(to),
+      "l"(&map), "r"(first0), "r"(first1), "r"(first2), "r"(first3), "r"(full)
+      : "memory");
+}
 
 // Products run by themselves between these; what they read or write is not to be touched.
 ZOE_FN void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -46,4 +63,5 @@ ZOE_FN unsigned long long descriptor(unsigned lead_step, unsigned step) {
   return (unsigned long long)(lead_step >> 4) << 16 | (unsigned long long)(step >> 4) << 32;
 }
 #define SWIZZLED_128 (1ull << 62)  // rows of 128 bytes, the chunks of 16 of row i in the places c ^ i % 8
+#define SWIZZLED_64 (2ull << 62)   // rows of 64 bytes, the chunks of 16 of row i in the places c ^ i / 2 % 4
 ZOE_FN unsigned long long at(unsigned long long descriptor, unsigned address) { return descriptor | (address & 0x3ffff) >> 4; }
