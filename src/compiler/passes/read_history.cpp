@@ -30,7 +30,7 @@ Value with_history(const Node& conv, const std::vector<Value>& inputs) {
 }
 
 // The concats that nobody needs as a whole: they are read by convolutions that take a history, and as slices of the later frames.
-std::set<const Node*> without_readers(const Graph& graph, const std::function<bool(const Node&)>& takes) {
+std::set<const Node*> unneeded_concats(const Graph& graph, const std::function<bool(const Node&)>& takes) {
   std::set<const Node*> found;
   std::map<const Node*, int> convolutions;
   for (const NodePtr& node : graph.nodes)
@@ -57,7 +57,7 @@ std::set<const Node*> without_readers(const Graph& graph, const std::function<bo
 }  // namespace
 
 Graph read_history(const Graph& graph, const std::function<bool(const Node& conv)>& takes) {
-  const std::set<const Node*> found = without_readers(graph, takes);
+  const std::set<const Node*> found = unneeded_concats(graph, takes);
   return rebuild(graph, [&](const Node& node, std::vector<Value> inputs) {
     if (node.inputs.empty() || !found.count(&node.inputs[0].node())) return keep(node, std::move(inputs));
     if (node.opcode == Opcode::conv) return std::vector<Value>{with_history(node, inputs)};

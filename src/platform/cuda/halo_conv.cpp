@@ -30,13 +30,13 @@ struct Form {
   std::int64_t x_stages, w_slots;  // in shared memory
   std::size_t shared_bytes;
 
-  Device::Program program(const ProductAttributes& attributes) const {
+  Device::Program program(Activation activation) const {
     return {
-        tiles_source(DType::bf16, true, attributes.activation) + kHopperSource +
+        tiles_source(DType::bf16, true, activation) + kHopperSource +
             wgmma_source("multiply_pixels", columns, Factor::shared, false) +
             fmt::format("#define KERNEL_T {}\n#define KERNEL_H {}\n#define KERNEL_W {}\n#define COLUMNS {}\n#define X_STAGES {}\n"
-                        "#define W_SLOTS {}\n#define HAS_RESIDUAL {}\n",
-                        kernel[0], kernel[1], kernel[2], columns, x_stages, w_slots, attributes.has_residual ? 1 : 0) +
+                        "#define W_SLOTS {}\n",
+                        kernel[0], kernel[1], kernel[2], columns, x_stages, w_slots) +
             kHaloConvSource,
         "halo_conv", "conv"};
   }
@@ -87,7 +87,7 @@ class HaloConvKernel : public Kernel {
         earlier_(attributes_.has_history ? node.inputs.back().dim(0) : 0),
         result_(node.types[0].shape),
         weight_(node.inputs[1].shape()) {
-    function_ = device_->function(form_.program(attributes_), "halo_conv");
+    function_ = device_->function(form_.program(attributes_.activation), "halo_conv");
     allow_shared_bytes(*device_, function_, form_.shared_bytes);
     const std::string_view phases = form_.phases == 4 ? "4 of 2x2, " : "";
     layout_ = fmt::format("{}planes of {} taps in time, {}x8", phases, form_.kernel[0], form_.columns);
@@ -198,7 +198,8 @@ bool halo_conv_wins(const Node& node, const Device& device) {
 std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device) {
   std::vector<Device::Program> programs;
   for (const Node* node : nodes)
-    if (halo_conv_wins(*node, device)) programs.push_back(form_for(*node, device)->program(node->as<ProductAttributes>()));
+    if (halo_conv_wins(*node, device))
+      programs.push_back(form_for(*node, device)->program(node->as<ProductAttributes>().activation));
   return programs;
 }
 

@@ -187,7 +187,8 @@ bool has_tensor_cores(const Device& device) { return device.vendor.column == kCu
 bool comes_before_cudnn(const Node& conv, const Device& device) {
   if (conv.types[0].dtype != DType::bf16 || device.description.major != 9 || !has_tensor_cores(device)) return false;
   if (halo_conv_wins(conv, device)) return true;
-  // On an H200, cuDNN 9.14 and 9.19, 3 to 96 channels, 4 frames of 480x832, 3x3x3: 0.77 ms against 1.01 (and 153 MiB of scratch memory).
+  // On an H200, cuDNN 9.14 and 9.19, 3 to 96 channels, 4 frames of 480x832, 3x3x3: 0.77 ms against 1.01 (and 153 MiB of scratch
+  // memory).
   const auto& attributes = conv.as<ProductAttributes>();
   const Shape& weight = conv.inputs[1].shape();
   return attributes.upsample == 1 && attributes.stride == std::array{1, 1, 1} && weight.count(2, 5) >= 9 && weight.dim(1) < 8;

@@ -15,7 +15,6 @@
 // The text goes behind tiles.cu, hopper.cu, multiply_pixels(sums, x, weight, accumulates) of 64 x COLUMNS x 16 and definitions of
 //   KERNEL_T, KERNEL_H, KERNEL_W  1 to 3
 //   COLUMNS                       of a tile, 8 or 96
-//   HAS_RESIDUAL                  0 or 1
 //   X_STAGES, W_SLOTS             how many stages of x, and taps of the weight, are in shared memory
 #define SIDE 16
 #define DEPTH 32      // channels of a box
@@ -52,15 +51,16 @@ ZOE_FN float high_float(unsigned both) { return __int_as_float((int)(both & 0xff
 // A pixel's sums, of which a thread has two of every eight, to memory as 16 bytes a thread. All threads of a warp come here.
 ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, const T* bias, const T* residual, T* result) {
   const int i = threadIdx.x % 4;
-  const auto chunk_of_residual = [&](int first) {
-    return HAS_RESIDUAL && there && first < COLUMNS ? *(const uint4*)(residual + first + i * 8) : make_uint4(0, 0, 0, 0);
-  };
-  uint4 next = chunk_of_residual(0);
 #pragma unroll
   for (int first = 0; first < COLUMNS; first += 32) {
-    unsigned added[4] = {next.x, next.y, next.z, next.w}, words[4];
-    next = chunk_of_residual(first + 32);  // on its way while this one is used
-    if (HAS_RESIDUAL) exchange(added, i);
+    unsigned added[4] = {0, 0, 0, 0}, words[4];
+    if (residual) {
+      if (there) {
+        const uint4 chunk = *(const uint4*)(residual + first + i * 8);
+        added[0] = chunk.x, added[1] = chunk.y, added[2] = chunk.z, added[3] = chunk.w;
+      }
+      exchange(added, i);
+    }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float low = sums[first / 2 + 4 * j + 2 * k], high = sums[first / 2 + 4 * j + 2 * k + 1];
@@ -69,7 +69,7 @@ ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, co
         low += low_float(both), high += high_float(both);
       }
       low = ACTIVATION(low), high = ACTIVATION(high);
-      if (HAS_RESIDUAL) low += low_float(added[j]), high += high_float(added[j]);
+      if (residual) low += low_float(added[j]), high += high_float(added[j]);
       words[j] = bf16_pair(low, high);
     }
     exchange(words, i);
@@ -198,7 +198,7 @@ extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const __grid_cons
                                        : ((long)(2 * (t * out_h + h) + phase / 2) * out_w + w) * 2 + phase % 2;
 #if COLUMNS % 32 == 0
           const long place = row * columns + first_column;
-          finish_pixel(sums[i], k, there, bias ? bias + first_column : bias, HAS_RESIDUAL ? residual + place : nullptr, result + place);
+          finish_pixel(sums[i], k, there, bias ? bias + first_column : bias, residual ? residual + place : residual, result + place);
 #else
           if (!there) continue;
 #pragma unroll
