@@ -121,5 +121,25 @@ TEST(CudaSource, OfFlashAttentionFitsTheRegisters) {
   }
 }
 
+// The sums of 256 pixels by 96 channels are; and products that wait for each other are said to be "serialized".
+TEST(CudaSource, OfHaloConvFitsTheRegistersAndItsProductsRunOn) {
+  if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
+  struct Form {
+    std::array<std::int64_t, 3> kernel;
+    std::int64_t columns, x_stages, w_slots;
+    Activation activation;
+  };
+  for (const Form& form : {Form{{3, 3, 3}, 96, 2, 5, Activation::none},
+                           {{1, 2, 2}, 96, 4, 8, Activation::none},
+                           {{1, 3, 3}, 96, 4, 8, Activation::silu},
+                           {{3, 3, 3}, 8, 2, 8, Activation::none}}) {
+    const std::string said =
+        compile(cuda::halo_conv_source(form.kernel, form.columns, form.x_stages, form.w_slots, form.activation));
+    EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
+                said.find("serialized") == std::string::npos)
+        << form.columns << " columns, " << form.w_slots << " slots: " << said;
+  }
+}
+
 }  // namespace
 }  // namespace zoe

@@ -31,14 +31,7 @@ struct Form {
   std::size_t shared_bytes;
 
   Device::Program program(Activation activation) const {
-    return {
-        tiles_source(DType::bf16, true, activation) + kHopperSource +
-            wgmma_source("multiply_pixels", columns, Factor::shared, false) +
-            fmt::format("#define KERNEL_T {}\n#define KERNEL_H {}\n#define KERNEL_W {}\n#define COLUMNS {}\n#define X_STAGES {}\n"
-                        "#define W_SLOTS {}\n",
-                        kernel[0], kernel[1], kernel[2], columns, x_stages, w_slots) +
-            kHaloConvSource,
-        "halo_conv", "conv"};
+    return {halo_conv_source(kernel, columns, x_stages, w_slots, activation), "halo_conv", "conv"};
   }
 };
 
@@ -187,6 +180,17 @@ class HaloConvKernel : public Kernel {
 };
 
 }  // namespace
+
+std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, std::int64_t columns, std::int64_t x_stages,
+                             std::int64_t w_slots, Activation activation) {
+  return tiles_source(DType::bf16, true, activation) + kHopperSource +
+         wgmma_source("multiply_pixels", columns, Factor::shared, false) +
+         fmt::format(
+             "#define KERNEL_T {}\n#define KERNEL_H {}\n#define KERNEL_W {}\n#define COLUMNS {}\n#define X_STAGES {}\n"
+             "#define W_SLOTS {}\n",
+             kernel[0], kernel[1], kernel[2], columns, x_stages, w_slots) +
+         kHaloConvSource;
+}
 
 // On an H200, cuDNN 9.19, convolutions of the VAE at 832x480: 1.0 to 1.6 times as fast where every multiprocessor has a tile
 // (bench/compare_convs.py).

@@ -2,6 +2,7 @@
 // platform.cpp, from the device and from which of the vendor's libraries opened.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -37,6 +38,8 @@ std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device
 bool halo_conv_wins(const Node& node, const Device& device);  // against all others
 // The programs that it builds for those of these nodes where it wins, so that they can be compiled together beforehand.
 std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device);
+std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, std::int64_t columns, std::int64_t x_stages,
+                             std::int64_t w_slots, Activation activation);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0; null where it does not apply.
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device);
