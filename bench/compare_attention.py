@@ -8,9 +8,9 @@ both run at the clock that the device keeps up under such work. q, k and v lie a
 [1, tokens, heads, 128]. A bias, one for each key, is ours alone: PyTorch's would be a mask with every query's row. Prints a
 Markdown table of medians.
 """
-import argparse
+import functools
 
-from compare_products import ROOT, Ours, in_turns
+from compare_products import compare, usual_cells
 
 TOKENS, LONG = 32760, 75600  # 81 frames of 832x480 and of 1280x720
 SHAPES = [  # queries, keys, heads, bias, what
@@ -39,32 +39,14 @@ def torch_attention(torch, queries, keys, heads):
     return run
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1.5)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="of those whose name has this text")
-    parser.add_argument("--bench", default=str(ROOT / "build" / "bench_linear"))
-    options = parser.parse_args()
-    import torch
-    ours = Ours(options.bench, options.seconds)
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}\n")
-    print("| attention | queries / keys x heads | cuDNN, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | implementation |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+def cases(torch):
     for queries, keys, heads, bias, what in SHAPES:
-        if options.only not in what:
-            continue
-        run = torch_attention(torch, queries, keys, heads)
-        line = f"attention {queries} {keys} {heads} 128 bf16 {bias}".strip()
-        theirs, mine, clock, implementation = in_turns(torch, run, ours, line, options)
-        rate = 4.0 * queries * keys * heads * 128 / mine * 1e-9
-        print(f"| {what}{', a bias a key' if bias else ''} | {queries} / {keys} x {heads} | {theirs:.4f} | {mine:.4f} | "
-              f"{theirs / mine:.2f} | {rate:.0f} | {clock:.0f} | {implementation} |", flush=True)
-        del run
-        torch.cuda.empty_cache()
-    ours.process.stdin.close()
-    ours.process.wait()
+        def cells(theirs, mine, clock, queries=queries, keys=keys, heads=heads):
+            return [f"{queries} / {keys} x {heads}", *usual_cells(theirs, mine, clock, 4.0 * queries * keys * heads * 128)]
+        yield (f"{what}{', a bias a key' if bias else ''}", f"attention {queries} {keys} {heads} 128 bf16 {bias}".strip(),
+               functools.partial(torch_attention, torch, queries, keys, heads), cells)
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, 1.5, 3, ["attention", "queries / keys x heads", "cuDNN, ms", "Zoetrope, ms", "times faster", "TFLOP/s",
+                              "clock, MHz"], cases)

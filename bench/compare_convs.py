@@ -8,9 +8,9 @@ Needs a Python with torch for CUDA. build/bench_linear times our side; each side
 cudnn.benchmark, on a picture that is padded already where ours pads by itself, and without the residual, which is an addition of
 its own in Diffusers. Prints a Markdown table of medians.
 """
-import argparse
+import functools
 
-from compare_products import ROOT, Ours, in_turns
+from compare_products import compare, usual_cells
 
 SHAPES = [  # frames, height, width, channels, columns, residual
     (8, 480, 832, 96, 96, ""),
@@ -33,33 +33,16 @@ def torch_conv(torch, frames, height, width, channels, columns):
     return lambda: torch.nn.functional.conv3d(x, weight, bias)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.3)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="of those whose shape has this text")
-    parser.add_argument("--bench", default=str(ROOT / "build" / "bench_linear"))
-    options = parser.parse_args()
-    import torch
+def cases(torch):
     torch.backends.cudnn.benchmark = True
-    ours = Ours(options.bench, options.seconds)
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}\n")
-    print("| channels, frames x height x width | PyTorch, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | implementation |")
-    print("|---|---|---|---|---|---|---|", flush=True)
     for frames, height, width, channels, columns, residual in SHAPES:
-        what = f"{channels} -> {columns}{' + residual' if residual else ''}, {frames}x{height}x{width}"
-        if options.only not in what:
-            continue
-        run = torch_conv(torch, frames, height, width, channels, columns)
-        line = f"conv {frames} {height} {width} {channels} {columns} bf16 {residual}".strip()
-        theirs, mine, clock, implementation = in_turns(torch, run, ours, line, options)
-        rate = 2.0 * frames * height * width * channels * columns * 27 / mine * 1e-9
-        print(f"| {what} | {theirs:.4f} | {mine:.4f} | {theirs / mine:.2f} | {rate:.0f} | {clock:.0f} | {implementation} |", flush=True)
-        del run
-        torch.cuda.empty_cache()
-    ours.process.stdin.close()
-    ours.process.wait()
+        def cells(theirs, mine, clock, operations=2.0 * frames * height * width * channels * columns * 27):
+            return usual_cells(theirs, mine, clock, operations)
+        yield (f"{channels} -> {columns}{' + residual' if residual else ''}, {frames}x{height}x{width}",
+               f"conv {frames} {height} {width} {channels} {columns} bf16 {residual}".strip(),
+               functools.partial(torch_conv, torch, frames, height, width, channels, columns), cells)
 
 
 if __name__ == "__main__":
-    main()
+    compare(__doc__, 0.3, 3, ["channels, frames x height x width", "PyTorch, ms", "Zoetrope, ms", "times faster", "TFLOP/s",
+                              "clock, MHz"], cases)

@@ -9,6 +9,7 @@ of their own with PyTorch, as in Diffusers. Prints a Markdown table of medians; 
 was seen while our side worked (4096 operations a cycle each in bf16 on compute capability 9.0).
 """
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -101,37 +102,50 @@ def in_turns(torch, run, ours, line, options):
     return *(statistics.median(values) for values in (torch_ms, our_ms, clocks)), answer["implementation"]
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=0.1)
-    parser.add_argument("--rounds", type=int, default=5)
+def compare(description, seconds, rounds, columns, cases):
+    """The command line of a bench, and its table. `cases(torch)` yields name, line for bench_linear, what makes PyTorch's side, and
+    what makes the cells of `columns` behind the name of both medians and the clock."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--only", default="", help="of those whose name has this text")
     parser.add_argument("--bench", default=str(ROOT / "build" / "bench_linear"))
     options = parser.parse_args()
     import torch
     ours = Ours(options.bench, options.seconds)
-    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}\n")
-    print("| product | rows x columns x inner | PyTorch, ms | Zoetrope, ms | times faster | TFLOP/s | clock, MHz | of the floor |"
-          " algorithm |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    for rows, columns, inner, epilogue, what in SHAPES:
-        if options.only not in what:
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, "
+          f"cuDNN {torch.backends.cudnn.version()}\n")
+    print(f"| {' | '.join(columns)} | implementation |\n{'|---' * (len(columns) + 1)}|", flush=True)
+    for name, line, make_run, cells in cases(torch):
+        if options.only not in name:
             continue
-        run = torch_product(torch, rows, columns, inner, epilogue)
-        line = f"{rows} {columns} {inner} bf16 {epilogue}".strip()
+        run = make_run()
         theirs, mine, clock, implementation = in_turns(torch, run, ours, line, options)
-        flops = 2.0 * rows * columns * inner
-        rate = flops / mine * 1e-9
-        floor = multiprocessors * 4096 * clock * 1e-6
-        print(f"| {what}{' ' + epilogue if epilogue else ''} | {rows} x {columns} x {inner} | {theirs:.4f} | "
-              f"{mine:.4f} | {theirs / mine:.2f} | {rate:.0f} | {clock:.0f} | {rate / floor:.0%} | "
-              f"{implementation} |", flush=True)
+        print(f"| {name} | {' | '.join(cells(theirs, mine, clock))} | {implementation} |", flush=True)
         del run
         torch.cuda.empty_cache()
     ours.process.stdin.close()
     ours.process.wait()
 
 
+def usual_cells(theirs, mine, clock, operations):
+    """Milliseconds of both, times faster, TFLOP/s, MHz."""
+    return [f"{theirs:.4f}", f"{mine:.4f}", f"{theirs / mine:.2f}", f"{operations / mine * 1e-9:.0f}", f"{clock:.0f}"]
+
+
+def cases(torch):
+    multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
+    for rows, columns, inner, epilogue, what in SHAPES:
+        operations = 2.0 * rows * columns * inner
+
+        def cells(theirs, mine, clock, shape=(rows, columns, inner), operations=operations):
+            floor = multiprocessors * 4096 * clock * 1e-6
+            return [" x ".join(map(str, shape)), *usual_cells(theirs, mine, clock, operations),
+                    f"{operations / mine * 1e-9 / floor:.0%}"]
+        yield (f"{what} {epilogue}".strip(), f"{rows} {columns} {inner} bf16 {epilogue}".strip(),
+               functools.partial(torch_product, torch, rows, columns, inner, epilogue), cells)
+
+
 if __name__ == "__main__":
-    main()
+    compare(__doc__, 0.1, 5, ["product", "rows x columns x inner", "PyTorch, ms", "Zoetrope, ms", "times faster", "TFLOP/s",
+                              "clock, MHz", "of the floor"], cases)
