@@ -106,20 +106,9 @@ class FlashAttentionKernel : public Kernel {
 
   // Boxes of `rows` of `length` tokens of a head, 64 channels each.
   TensorMap map(const Slot& slot, const HeadsLayout& layout, std::int64_t length, std::int64_t rows) const {
-    constexpr std::uint64_t kBytes = 2;
-    const auto extent = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
-    const std::array extents{extent(q_.dim(3)), extent(q_.dim(2)), extent(length), extent(q_.dim(0))};
-    const std::uint64_t token_bytes = extent(layout.step) * kBytes;
-    const std::array strides{extents[0] * kBytes, token_bytes, token_bytes * extents[2]};
-    const Address first_head = address_of(slot) + extent(layout.first) * kBytes;
-    const std::array box{static_cast<unsigned>(kBlockColumns), 1u, static_cast<unsigned>(rows), 1u};
-    const std::array steps{1u, 1u, 1u, 1u};
-    TensorMap result;
-    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(first_head),
-                                                         extents.data(), strides.data(), box.data(), steps.data(), kTensorMapPlain,
-                                                         kTensorMapSwizzle128, kTensorMapL2Lines256, kTensorMapZeros),
-                          "describing an operand of attention");
-    return result;
+    const Address first_head = address_of(slot) + static_cast<Address>(layout.first) * size_of(DType::bf16);
+    return boxes_of(*device_, first_head, {q_.dim(3), q_.dim(2), length, q_.dim(0)}, {q_.dim(3), layout.step, layout.step * length},
+                    {kBlockColumns, 1, rows, 1}, kTensorMapSwizzle128, "describing an operand of attention");
   }
 
   const DevicePtr device_;

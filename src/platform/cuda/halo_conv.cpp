@@ -153,20 +153,10 @@ class HaloConvKernel : public Kernel {
  private:
   // Boxes of all that a tile sees of a frame, 32 channels each.
   TensorMap map(const Slot& x, std::int64_t frames) const {
-    ZOE_INTERNAL_CHECK(address_of(x) % 16 == 0);
-    constexpr std::uint64_t kBytes = 2;
-    const auto extent = [&](int axis) { return static_cast<std::uint64_t>(x_.dim(axis)); };
-    const std::array extents{extent(3), extent(2), extent(1), static_cast<std::uint64_t>(frames)};
-    const std::array strides{extents[0] * kBytes, extents[0] * extents[1] * kBytes, extents[0] * extents[1] * extents[2] * kBytes};
-    const auto side = [&](std::size_t axis) { return static_cast<unsigned>(kSide + form_.kernel[axis] - 1); };
-    const std::array box{static_cast<unsigned>(kDepth), side(2), side(1), 1u};
-    const std::array steps{1u, 1u, 1u, 1u};
-    TensorMap result;
-    device_->check_status(device_->api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(address_of(x)),
-                                                         extents.data(), strides.data(), box.data(), steps.data(), kTensorMapPlain,
-                                                         kTensorMapSwizzle64, kTensorMapL2Lines256, kTensorMapZeros),
-                          "describing the input of a convolution");
-    return result;
+    const std::int64_t channels = x_.dim(3), row = x_.dim(2) * channels;
+    return boxes_of(*device_, address_of(x), {channels, x_.dim(2), x_.dim(1), frames}, {channels, row, x_.dim(1) * row},
+                    {kDepth, kSide + form_.kernel[2] - 1, kSide + form_.kernel[1] - 1, 1}, kTensorMapSwizzle64,
+                    "describing the input of a convolution");
   }
 
   const DevicePtr device_;
@@ -178,6 +168,13 @@ class HaloConvKernel : public Kernel {
   Function function_;
   std::string layout_, implementation_;
 };
+
+// On an H200, cuDNN 9.19, convolutions of the VAE at 832x480: 1.0 to 1.6 times as fast where every multiprocessor has a tile
+// (bench/compare_convs.py).
+std::optional<Form> winning_form(const Node& node, const Device& device) {
+  const auto form = form_for(node, device);
+  return form && form->tiles >= device.description.multiprocessors ? form : std::nullopt;
+}
 
 }  // namespace
 
@@ -192,18 +189,12 @@ std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, std::int
          kHaloConvSource;
 }
 
-// On an H200, cuDNN 9.19, convolutions of the VAE at 832x480: 1.0 to 1.6 times as fast where every multiprocessor has a tile
-// (bench/compare_convs.py).
-bool halo_conv_wins(const Node& node, const Device& device) {
-  const auto form = form_for(node, device);
-  return form && form->tiles >= device.description.multiprocessors;
-}
+bool halo_conv_wins(const Node& node, const Device& device) { return winning_form(node, device).has_value(); }
 
 std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device) {
   std::vector<Device::Program> programs;
   for (const Node* node : nodes)
-    if (halo_conv_wins(*node, device))
-      programs.push_back(form_for(*node, device)->program(node->as<ProductAttributes>().activation));
+    if (const auto form = winning_form(*node, device)) programs.push_back(form->program(node->as<ProductAttributes>().activation));
   return programs;
 }
 

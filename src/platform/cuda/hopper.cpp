@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "platform/cuda/kernels.h"
 
@@ -9,6 +11,26 @@ namespace zoe::cuda {
 
 bool is_hopper(const Device& device) {
   return has_tensor_cores(device) && device.description.major == 9 && device.api.tensor_map_encode != nullptr;
+}
+
+TensorMap boxes_of(const Device& device, Address address, const std::array<std::int64_t, 4>& extents,
+                   const std::array<std::int64_t, 3>& steps, const std::array<std::int64_t, 4>& box, int swizzle,
+                   const char* what) {
+  ZOE_INTERNAL_CHECK(address % 16 == 0);
+  constexpr std::uint64_t kBytes = 2;
+  std::array<std::uint64_t, 4> given_extents{};
+  std::array<std::uint64_t, 3> strides{};
+  std::array<unsigned, 4> given_box{};
+  std::ranges::copy(extents, given_extents.begin());
+  std::ranges::transform(steps, strides.begin(), [](std::int64_t step) { return static_cast<std::uint64_t>(step) * kBytes; });
+  std::ranges::transform(box, given_box.begin(), [](std::int64_t extent) { return static_cast<unsigned>(extent); });
+  const std::array every{1u, 1u, 1u, 1u};
+  TensorMap result;
+  device.check_status(device.api.tensor_map_encode(&result, kTensorMapBf16, 4, reinterpret_cast<void*>(address),
+                                                   given_extents.data(), strides.data(), given_box.data(), every.data(),
+                                                   kTensorMapPlain, swizzle, kTensorMapL2Lines256, kTensorMapZeros),
+                      what);
+  return result;
 }
 
 std::string wgmma_source(std::string_view name, std::int64_t columns, Factor a, bool transposed) {

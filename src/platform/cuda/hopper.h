@@ -1,9 +1,12 @@
 // Kernels for devices of compute capability 9.0 (kernels/hopper.cu): what their texts begin with.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
+
+#include "platform/cuda/api.h"
 
 namespace zoe::cuda {
 
@@ -11,6 +14,12 @@ class Device;
 
 // True if the device has wgmma and copies of tensors' boxes, and the driver describes them.
 bool is_hopper(const Device& device);
+
+// Copies of boxes of bf16 from a tensor of four axes, innermost first, dense along the first; the others' elements are `steps`
+// elements apart. In shared memory a box's rows of 64 or 128 bytes are swizzled (`swizzle`, kTensorMapSwizzle...); what lies
+// outside is zero. `what` it is for, for errors. The address is a multiple of 16 bytes.
+TensorMap boxes_of(const Device& device, Address address, const std::array<std::int64_t, 4>& extents,
+                   const std::array<std::int64_t, 3>& steps, const std::array<std::int64_t, 4>& box, int swizzle, const char* what);
 
 // Where the first factor of a product lies; the second is in shared memory.
 enum class Factor { registers, shared };

@@ -45,8 +45,6 @@ ZOE_FN void exchange(unsigned (&words)[4], int i) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) words[j] = select(got, i ^ j);
 }
-ZOE_FN float low_float(unsigned both) { return __int_as_float((int)(both << 16)); }
-ZOE_FN float high_float(unsigned both) { return __int_as_float((int)(both & 0xffff0000u)); }
 
 // A pixel's sums, of which a thread has two of every eight, to memory as 16 bytes a thread. All threads of a warp come here.
 ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, const T* bias, const T* residual, T* result) {

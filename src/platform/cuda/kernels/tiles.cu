@@ -87,6 +87,8 @@ ZOE_FN unsigned bf16_pair(float low, float high) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
   return both;
 }
+ZOE_FN float low_float(unsigned both) { return __int_as_float((int)(both << 16)); }
+ZOE_FN float high_float(unsigned both) { return __int_as_float((int)(both & 0xffff0000u)); }
 
 #endif
 
@@ -101,12 +103,12 @@ ZOE_FN void finish(float (&sums)[N], long row, int column, int columns, bool wid
     if (column >= columns) return;
     if (bias) {
       const unsigned both = *(const unsigned*)(bias + column);
-      sums[0] += __int_as_float((int)(both << 16)), sums[1] += __int_as_float((int)(both & 0xffff0000u));
+      sums[0] += low_float(both), sums[1] += high_float(both);
     }
     sums[0] = ACTIVATION(sums[0]), sums[1] = ACTIVATION(sums[1]);
     if (residual) {
       const unsigned both = *(const unsigned*)(residual + place);
-      sums[0] += __int_as_float((int)(both << 16)), sums[1] += __int_as_float((int)(both & 0xffff0000u));
+      sums[0] += low_float(both), sums[1] += high_float(both);
     }
     *(unsigned*)(result + place) = bf16_pair(sums[0], sums[1]);
     return;
