@@ -364,6 +364,17 @@ void split_axis(Chain& chain, std::size_t axis, std::int64_t inner) {
   chain.axes[axis] /= inner;
 }
 
+constexpr std::int64_t kEnoughColumns = 64;  // below that a row costs more than its elements
+constexpr std::int64_t kMostColumns = 4096;  // more by joining axes may leave too few rows to share out
+
+// The inner part of an axis of `extent` that makes enough columns with the `columns` behind it, or 0: an even one, as pairs may be
+// swapped.
+std::int64_t part_to_join(std::int64_t extent, std::int64_t columns) {
+  for (std::int64_t part = 2; columns * part <= kMostColumns; part += 2)
+    if (columns * part >= kEnoughColumns && extent % part == 0) return part;
+  return 0;
+}
+
 // Without sums any axes may be the columns: one flat run where all views are dense or constant, else the innermost axes.
 void choose_columns(Chain& chain) {
   chain.row_axes = static_cast<int>(chain.axes.size());
@@ -373,17 +384,13 @@ void choose_columns(Chain& chain) {
   if (flat) {
     chain.row_axes = 0;
   } else {
-    constexpr std::int64_t kEnoughColumns = 64;  // below that a row costs more than its elements
-    constexpr std::int64_t kMostColumns = 4096;  // more by joining axes may leave too few rows to share out
     std::int64_t columns = 1;
     while (chain.row_axes > 0 && columns < kEnoughColumns) {
       const auto axis = static_cast<std::size_t>(chain.row_axes - 1);
       const std::int64_t extent = chain.axes[axis];
       const bool is_row_of_its_own = columns == 1 && axis > 0;
-      if (columns * extent > kMostColumns && !is_row_of_its_own) {  // a part of it will do; an even one, as pairs may be swapped
-        std::int64_t part = 2;
-        while (columns * part <= kMostColumns && (columns * part < kEnoughColumns || extent % part != 0)) part += 2;
-        if (columns * part <= kMostColumns) {
+      if (columns * extent > kMostColumns && !is_row_of_its_own) {
+        if (const std::int64_t part = part_to_join(extent, columns)) {
           split_axis(chain, axis, part);
           break;
         }
