@@ -9,7 +9,7 @@
 #include "compiler/options.h"
 #include "ir/graph.h"
 #include "platform/platform.h"
-#include "tensor/tensor.h"
+#include "platform/tensor.h"
 
 namespace zoe {
 

@@ -6,11 +6,11 @@
 #include <string>
 #include <string_view>
 
+#include "checkpoint/checkpoint.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
 #include "schedulers/scheduler.h"
-#include "tensor/checkpoint.h"
 
 namespace zoe {
 

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "testing/temporary_folder.h"
 #include "testing/write_safetensors.h"
 

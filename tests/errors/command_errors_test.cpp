@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/checkpoint.h"
 #include "platform/platform.h"
-#include "tensor/checkpoint.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
 #include "testing/write_safetensors.h"

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "tensor/safetensors.h"
+#include "checkpoint/safetensors.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto file = std::as_bytes(std::span(data, size));

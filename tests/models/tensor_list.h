@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "testing/sparse_checkpoint.h"
 
 namespace zoe::testing {

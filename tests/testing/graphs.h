@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "base/error.h"
+#include "checkpoint/checkpoint.h"
 #include "compiler/compile.h"
 #include "compiler/run.h"
 #include "compiler/weights.h"
 #include "ir/interpreter.h"
-#include "tensor/checkpoint.h"
 
 namespace zoe::testing {
 

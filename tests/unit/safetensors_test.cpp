@@ -1,4 +1,4 @@
-#include "tensor/safetensors.h"
+#include "checkpoint/safetensors.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <filesystem>
 
 #include "base/error.h"
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "testing/sparse_checkpoint.h"
 #include "testing/temporary_folder.h"
 #include "testing/write_safetensors.h"

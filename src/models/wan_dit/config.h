@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 namespace zoe {
 

@@ -1,4 +1,4 @@
-#include "tensor/safetensors.h"
+#include "checkpoint/safetensors.h"
 
 #include <algorithm>
 #include <array>

@@ -1,4 +1,4 @@
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 
 #include <algorithm>
 #include <array>

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/files.h"
-#include "tensor/safetensors.h"
+#include "checkpoint/safetensors.h"
 
 namespace zoe {
 

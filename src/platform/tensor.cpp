@@ -1,4 +1,4 @@
-#include "tensor/tensor.h"
+#include "platform/tensor.h"
 
 #include <vector>
 
