@@ -21,8 +21,8 @@ namespace {
 
 constexpr std::int64_t kLengthStep = 8;  // plans are made for token counts rounded up to this
 constexpr std::int64_t kMaxExtent = 1 << 16, kMaxFrames = 1 << 16;
-// What a process holds beside weights, workspaces and frames: thread stacks, library state, generated code. Measured.
-constexpr std::size_t kOverheadBytes = 8 << 20;
+// What a process holds beside weights, workspaces, frames and the kernels' own memory: thread stacks, library state. Measured.
+constexpr std::size_t kOverheadBytes = 4 << 20;
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
@@ -152,7 +152,8 @@ void check_in_place(const WanVaeGraph& graph, const Plan& plan) {
 }
 
 // `sink`: bytes that the caller needs while frames are decoded; `kept`: tensors of the scheduler.
-MemoryStatement state_memory(const Job& job, std::size_t sink, int kept) {
+// `kernels`: what the kernels keep themselves (Platform::kernel_memory_bytes).
+MemoryStatement state_memory(const Job& job, std::size_t sink, int kept, std::size_t kernels) {
   const Job::Plans& plans = *job.plans;
   const std::size_t latent_bytes = plans.step.graph.outputs[0].type().size_bytes();
   const std::size_t predictions = plans.tokens.size() > job.prompt_count ? 2 : 1, batch = plans.step.graph.outputs.size();
@@ -170,7 +171,7 @@ MemoryStatement state_memory(const Job& job, std::size_t sink, int kept) {
   const std::size_t vae = vae_weights + total_bytes(plans.first_graph.states) + frames * 2 + latent_bytes +
                           std::max(plans.decode_first.workspace_bytes, plans.decode_group.workspace_bytes);
   MemoryStatement memory{};
-  memory.always = kOverheadBytes + text_values + latent_bytes;
+  memory.always = kOverheadBytes + kernels + text_values + latent_bytes;
   memory.encode = (plans.stream_text ? plans.text.streamed_weight_bytes() : plans.text.weight_bytes()) +
                   plans.text.workspace_bytes + argument_bytes(plans.text.graph.inputs);
   memory.denoise = transformer + (plans.keep_resident ? vae_weights : 0);
@@ -280,7 +281,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   // Memory of this process also holds what is read from the disk.
   plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
-  job.memory = state_memory(job, sink, scheduler->kept_count());
+  job.memory = state_memory(job, sink, scheduler->kept_count(), platform_.kernel_memory_bytes());
   const std::size_t denoise = job.memory.always + job.memory.denoise;
   const bool batch_is_too_large = job.batch == 2 && denoise > free_bytes;
   if (batch_is_too_large && settings.guidance_batch == GuidanceBatch::automatic) {
@@ -290,7 +291,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
     compiled = compile(trace_transformer(), platform_, options_);
     plans.context = std::move(compiled[0]);
     plans.step = std::move(compiled[1]);
-    job.memory = state_memory(job, sink, scheduler->kept_count());
+    job.memory = state_memory(job, sink, scheduler->kept_count(), platform_.kernel_memory_bytes());
   }
   for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.update, &plans.decode_first, &plans.decode_group})
     if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));

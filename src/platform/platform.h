@@ -156,6 +156,9 @@ class Platform {
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
   // The same for many nodes, in their order: a platform that generates code builds all of it in one go.
   virtual std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
+  // Memory of this process that the kernels made so far keep beside buffers: libraries' tables and generated code, which they may
+  // hold for later kernels, too. Measured where the library does not say.
+  virtual std::uint64_t kernel_memory_bytes() const { return 0; }
   // The vendor's libraries, for people: opens those that nothing has asked for yet.
   virtual std::vector<LibraryInfo> libraries() const { return {}; }
   // The platform's table of overrides, at most one an op. Each has a benchmark in bench/ that says why it is there.

@@ -236,6 +236,16 @@ TEST_F(Host, ReadsTheMachinesMemory) {
   EXPECT_EQ(cpu::anonymous_bytes(root()), 123u * 1024);
 }
 
+TEST_F(Host, CountsCodeThatIsOfNoFile) {
+  write("proc/self/smaps",
+        "55d0c0000000-55d0c0100000 r-xp 00001000 08:01 42 /usr/bin/zoe\nRss: 900 kB\nAnonymous: 0 kB\n"
+        "7f0000000000-7f0000040000 rwxp 00000000 00:00 0 \nSize: 256 kB\nRss: 12 kB\nVmFlags: rd wr ex\n"
+        "7f0000040000-7f0000080000 rw-p 00000000 00:00 0 \nRss: 256 kB\n"
+        "7f0000080000-7f0000090000 r-xp 00000000 00:00 0 \nRss: 8 kB\n"
+        "7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0 [vdso]\nRss: 4 kB\n");
+  EXPECT_EQ(cpu::generated_code_bytes(root()), 20u * 1024);
+}
+
 TEST_F(Host, RespectsALimitOfCgroup2OnAnyLevel) {
   write("proc/self/cgroup", "0::/outer/inner\n");
   write("sys/fs/cgroup/outer/inner/memory.max", "max\n");

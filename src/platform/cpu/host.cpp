@@ -1,6 +1,7 @@
 #include "platform/cpu/host.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -89,6 +90,29 @@ HostMemory host_memory(const fs::path& root) {
 
 std::uint64_t anonymous_bytes(const fs::path& root) {
   return number_after(read_text(root / "proc/self/status"), "RssAnon:") * 1024;
+}
+
+std::uint64_t heap_bytes() {
+  const struct mallinfo2 heap = mallinfo2();
+  return heap.uordblks + heap.hblkhd;
+}
+
+std::uint64_t generated_code_bytes(const fs::path& root) {
+  std::istringstream lines(read_text(root / "proc/self/smaps"));
+  std::uint64_t bytes = 0;
+  bool counts = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("Rss:")) {
+      if (counts) bytes += number_after(line, "Rss:") * 1024;
+      continue;
+    }
+    // "7f0000000000-7f0000040000 rwxp 00000000 00:00 0 [name]"; all other lines begin with a word and a colon.
+    std::istringstream words(line);
+    std::string range, permissions, offset, device, inode;
+    if (words >> range >> permissions >> offset >> device >> inode && range.find('-') != std::string::npos)
+      counts = permissions.find('x') != std::string::npos && inode == "0" && line.find("[v") == std::string::npos;
+  }
+  return bytes;
 }
 
 int usable_threads(const fs::path& root) {
