@@ -340,7 +340,7 @@ int bench(const BenchOptions& options) {
     plans.push_back(&plan);
   }
   // As in a pipeline: weights that would fill the memory come and go block by block, and their packing is part of the time.
-  const bool streamed = plans[0]->weight_bytes() > platform->info().free_bytes / (platform->host_addressable() ? 2 : 1);
+  const bool streamed = plans[0]->weight_bytes() > platform->free_bytes() / (platform->info().unified_memory ? 2 : 1);
   const RandomWeights weights(measured);
   WeightStore store(*platform, weights.source());
   start = StepClock::now();

@@ -330,7 +330,7 @@ class Bench {
     if (bytes_ > kLarge) sets_ = 1;
     const std::size_t total = sets_ * each_inputs + output_sets * each_outputs + aligned(workspace + 4);
     const auto limit = static_cast<std::size_t>(options_.memory_gib * 1073741824.0);
-    const std::size_t free = platform_->info().free_bytes + (arena_ ? arena_->size_bytes : 0);
+    const std::size_t free = platform_->free_bytes() + (arena_ ? arena_->size_bytes : 0);
     if (total > std::min(limit, free / 10 * 9))
       return fmt::format("needs {:.1f} GiB, of {:.1f} allowed and {:.1f} free", static_cast<double>(total) / 1073741824.0,
                          options_.memory_gib, static_cast<double>(free) / 1073741824.0);

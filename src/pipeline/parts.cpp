@@ -69,14 +69,14 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
 
 std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform) {
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
-  if (platform.host_addressable() || later % 2 != 0) return 1;
+  if (platform.info().unified_memory || later % 2 != 0) return 1;
   std::size_t states = 0;
   for (const Type& type : trace_wan_vae_decode(model.vae, dtype, 1, size.height / model.vae.scale_factor_spatial,
                                                size.width / model.vae.scale_factor_spatial, true)
                               .states)
     states += type.size_bytes();
   // The states and, for two frames, one and a quarter times as much for the pictures between them.
-  return 4 * states <= platform.info().free_bytes ? 2 : 1;
+  return 4 * states <= platform.free_bytes() ? 2 : 1;
 }
 
 std::vector<std::string> published_model_names() { return {"wan2.1-t2v-1.3b", "wan2.1-t2v-14b"}; }

@@ -277,9 +277,9 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   check_in_place(plans.first_graph, plans.decode_first);
 
   // Memory.
-  const std::size_t free_bytes = platform_.info().free_bytes;
+  const std::size_t free_bytes = platform_.free_bytes();
   // Memory of this process also holds what is read from the disk.
-  plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
+  plans.stream_text = plans.text.weight_bytes() > (platform_.info().unified_memory ? free_bytes / 2 : free_bytes / 8 * 7);
   plans.keep_resident = job.prompt_count > 1;
   job.memory = state_memory(job, sink, scheduler->kept_count(), platform_.kernel_memory_bytes());
   const std::size_t denoise = job.memory.always + job.memory.denoise;

@@ -135,7 +135,7 @@ class SideBySide {
     std::size_t total = 0;
     for (const auto& [origin, kept] : pieces)
       for (const Piece& piece : kept) total += piece.size;
-    check(total <= platform_.info().free_bytes / 2, ErrorKind::out_of_memory, "verify",
+    check(total <= platform_.free_bytes() / 2, ErrorKind::out_of_memory, "verify",
           "the values of plan {} take {} MiB, more than half of what is free. Lower --width, --height or --num-frames.",
           plan.graph.name, total >> 20);
     std::map<Origin, Bytes> values;
@@ -232,7 +232,7 @@ VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, c
   same.guidance_batch = compiled_job.batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
   Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;
-  if (platform.info().platform == "opencl") report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
+  if (!platform.info().exact_bits) report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
 
   SideBySide side_by_side(platform, compiled_job, uncompiled_job, report.chains);
   const PlanRunner alone = std::exchange(compiled_job.plans->run, [&](auto&&... arguments) { side_by_side.run(arguments...); });

@@ -20,13 +20,16 @@
 
 namespace zoe {
 
+// What a device is: fixed from its opening on.
 struct DeviceInfo {
   std::string platform;           // "cpu"
   std::string name;               // what the vendor calls it
   std::string features;           // for people: instruction sets, driver version
   std::uint64_t memory_bytes;     // total
-  std::uint64_t free_bytes;       // when asked
   int threads = 1;                // cpu only
+  int capability = 0;             // cuda and musa: 10 * major + minor of the compute capability
+  bool unified_memory = false;    // buffers take the memory of this process and of what it reads from the disk
+  bool exact_bits = false;        // a compiled plan has the bits of the uncompiled one; else they agree within tolerances
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
   bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
   // Limits of generated kernels, which fusion keeps to.
@@ -128,10 +131,13 @@ struct Override {
   std::unique_ptr<Kernel> (*make_kernel)(const Node& call, const DeviceInfo& device);  // asked after a yes
 };
 
+// An opened device. Several threads may use one at a time: compile plans, allocate, run kernels (each on a stream of its own), ask.
 class Platform {
  public:
   virtual ~Platform() = default;
-  virtual const DeviceInfo& info() const = 0;
+  virtual const DeviceInfo& info() const = 0;  // the same object, unchanged, for the platform's life
+  // What allocate() can still hand out: asks the device, now.
+  virtual std::uint64_t free_bytes() const = 0;
   // True if Buffer::data is memory of this process; else only kernels, upload and download reach a buffer.
   virtual bool host_addressable() const { return true; }
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.

@@ -92,16 +92,14 @@ std::unique_ptr<Platform> open_cpu(const std::string& compiler) {
 // Fusion has to end chains early.
 class NarrowPlatform : public WrappedPlatform {
  public:
-  explicit NarrowPlatform(std::unique_ptr<Platform> platform) : WrappedPlatform(std::move(platform)) {}
-  const DeviceInfo& info() const override {
-    info_ = WrappedPlatform::info();
+  explicit NarrowPlatform(std::unique_ptr<Platform> platform) : WrappedPlatform(std::move(platform)), info_(WrappedPlatform::info()) {
     info_.max_kernel_operands = 5;
     info_.max_kept_bytes = 1500;
-    return info_;
   }
+  const DeviceInfo& info() const override { return info_; }
 
  private:
-  mutable DeviceInfo info_;
+  DeviceInfo info_;
 };
 
 }  // namespace

@@ -13,6 +13,7 @@ class WrappedPlatform : public Platform {
  public:
   explicit WrappedPlatform(std::unique_ptr<Platform> platform) : platform_(std::move(platform)) {}
   const DeviceInfo& info() const override { return platform_->info(); }
+  std::uint64_t free_bytes() const override { return platform_->free_bytes(); }
   bool host_addressable() const override { return platform_->host_addressable(); }
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     return platform_->allocate(size_bytes, what);

@@ -57,7 +57,7 @@ struct Fake {
   std::string log, problems, report;
   // Orders.
   std::size_t memory = std::size_t{8} << 30;
-  int devices = 1, major = 7, minor = 5, stale = 0;
+  int devices = 1, major = 7, minor = 5, stale = 0, integrated = 0;
   std::string fail_member, rejected;
   int fail_in = 0;
   Status fail_status = 0, lost = kSuccess;
@@ -95,7 +95,7 @@ struct Fake {
     rejected.clear();
     lost = kSuccess;
     memory = std::size_t{8} << 30;
-    devices = 1, major = 7, minor = 5, stale = 0;
+    devices = 1, major = 7, minor = 5, stale = 0, integrated = 0;
     std::istringstream all(orders);
     for (std::string one; std::getline(all, one, ';');) {
       std::istringstream words(one);
@@ -106,6 +106,7 @@ struct Fake {
       if (verb == "capability") words >> major >> minor;
       if (verb == "fail") words >> fail_member >> fail_in >> fail_status;
       if (verb == "stale") words >> stale;
+      if (verb == "integrated") words >> integrated;
       if (verb == "reject") words >> rejected;
     }
   }
@@ -355,7 +356,8 @@ Status fake_device_attribute(int* value, int attribute, int device) {
   const bool hip = kColumn == 2;
   const std::pair<const char*, Attribute> known[] = {
       {"major", {hip ? 23 : 75, fake().major}}, {"minor", {hip ? 61 : 76, fake().minor}}, {"multiprocessors", {hip ? 63 : 16, 16}},
-      {"l2", {hip ? 19 : 38, 4 << 20}},         {"shared", {hip ? 74 : 97, 64 << 10}},    {"warp", {hip ? 87 : 10, 32}}};
+      {"l2", {hip ? 19 : 38, 4 << 20}},         {"shared", {hip ? 74 : 97, 64 << 10}},    {"warp", {hip ? 87 : 10, 32}},
+      {"integrated", {hip ? 16 : 18, fake().integrated}}};
   for (const auto& [name, known_attribute] : known)
     if (known_attribute.number == attribute) {
       call << name << device;

@@ -254,6 +254,24 @@ TEST(Vendors, LibrariesAreListedWithVersionAndPath) {
   }
 }
 
+TEST(Vendors, DevicesThatShareTheHostsMemorySaySo) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    for (const bool integrated : {false, true}) {
+      fake.order(integrated ? "integrated 1" : "");
+      EXPECT_EQ(error_of(fake,
+                         [&] {
+                           const auto platform = open_platform(vendor->platform, fake.options({}));
+                           EXPECT_EQ(platform->info().unified_memory, integrated);
+                           EXPECT_EQ(platform->info().capability, vendor == &cuda::kRocm ? 0 : 75);
+                           EXPECT_TRUE(platform->info().exact_bits);
+                           EXPECT_FALSE(platform->host_addressable());
+                         }),
+                "");
+    }
+  }
+}
+
 TEST(Vendors, SecondDevicesHaveNumbers) {
   const FakeVendor& fake = fake_of(cuda::kMusa);
   fake.order("devices 2");
@@ -417,10 +435,10 @@ TEST(VendorErrors, NoMemoryNamesWhatItWasFor) {
   EXPECT_EQ(error_of(fake,
                      [&] {
                        const auto platform = open_platform("rocm", fake.options({}));
-                       EXPECT_LE(platform->info().free_bytes, std::uint64_t{1} << 30);
-                       EXPECT_GT(platform->info().free_bytes, std::uint64_t{1023} << 20);
+                       EXPECT_LE(platform->free_bytes(), std::uint64_t{1} << 30);
+                       EXPECT_GT(platform->free_bytes(), std::uint64_t{1023} << 20);
                        const auto half = platform->allocate(std::size_t{1} << 29, "half");
-                       EXPECT_LE(platform->info().free_bytes, std::uint64_t{1} << 29);
+                       EXPECT_LE(platform->free_bytes(), std::uint64_t{1} << 29);
                        platform->allocate(std::size_t{1} << 30, "dit.weights");
                      }),
             "[rocm] cannot allocate 1.00 GiB for \"dit.weights\": 0.50 GiB free of 1.00. Ask for a smaller size or fewer frames.");
@@ -434,9 +452,9 @@ TEST(VendorErrors, ALimitOfMemoryHolds) {
                        PlatformOptions options = fake.options({});
                        options.memory_limit_bytes = std::uint64_t{1} << 30;
                        const auto platform = open_platform("cuda", options);
-                       EXPECT_EQ(platform->info().free_bytes, std::uint64_t{1} << 30);
+                       EXPECT_EQ(platform->free_bytes(), std::uint64_t{1} << 30);
                        auto half = platform->allocate(std::size_t{1} << 29, "half");
-                       EXPECT_EQ(platform->info().free_bytes, std::uint64_t{1} << 29);
+                       EXPECT_EQ(platform->free_bytes(), std::uint64_t{1} << 29);
                        half.reset();
                        half = platform->allocate(std::size_t{3} << 28, "three quarters");
                        platform->allocate((std::size_t{1} << 28) + 1, "rest");

@@ -39,6 +39,7 @@ class PlantingPlatform : public Platform {
  public:
   explicit PlantingPlatform(std::string broken) : broken_(std::move(broken)) {}
   const DeviceInfo& info() const override { return cpu_->info(); }
+  std::uint64_t free_bytes() const override { return cpu_->free_bytes(); }
   std::shared_ptr<Buffer> allocate(std::size_t bytes, std::string_view what) override { return cpu_->allocate(bytes, what); }
   std::unique_ptr<Stream> make_stream() override { return cpu_->make_stream(); }
   void upload(Stream& s, const void* host, Slot device, std::size_t bytes) override { cpu_->upload(s, host, device, bytes); }

@@ -10,9 +10,9 @@ namespace {
 
 class LimitedPlatform : public fuzz::WrappedPlatform {
  public:
-  LimitedPlatform() : WrappedPlatform(open_platform("null")), info_(WrappedPlatform::info()) {}
-  const DeviceInfo& info() const override { return info_; }
-  DeviceInfo info_;
+  LimitedPlatform() : WrappedPlatform(open_platform("null")) {}
+  std::uint64_t free_bytes() const override { return free; }
+  std::uint64_t free = WrappedPlatform::free_bytes();
 };
 
 class GuidanceBatchTest : public ::testing::Test {
@@ -41,9 +41,9 @@ TEST_F(GuidanceBatchTest, IsOfOneWithoutGuidance) {
 TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
   const std::size_t of_two = prepare(GuidanceBatch::on).memory.peak(), of_one = prepare(GuidanceBatch::off).memory.peak();
   EXPECT_LT(of_one, of_two);
-  platform_.info_.free_bytes = of_two;
+  platform_.free = of_two;
   EXPECT_EQ(prepare(GuidanceBatch::automatic).batch, 2);
-  platform_.info_.free_bytes = of_two - 1;
+  platform_.free = of_two - 1;
   const Job smaller = prepare(GuidanceBatch::automatic);
   EXPECT_EQ(smaller.batch, 1);
   EXPECT_EQ(smaller.memory.peak(), of_one);
@@ -54,7 +54,7 @@ TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
     EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
     EXPECT_NE(std::string(error.what()).find("or try --guidance-batch off"), std::string::npos) << error.what();
   }
-  platform_.info_.free_bytes = of_one - 1;
+  platform_.free = of_one - 1;
   EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
 }
 

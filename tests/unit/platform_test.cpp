@@ -37,9 +37,28 @@ TEST(Platform, OpensByName) {
   EXPECT_EQ(cpu->info().platform, "cpu");
   EXPECT_EQ(cpu->info().threads, 3);
   EXPECT_FALSE(cpu->info().name.empty());
-  EXPECT_GT(cpu->info().free_bytes, 0u);
-  EXPECT_LE(cpu->info().free_bytes, cpu->info().memory_bytes);
+  EXPECT_GT(cpu->free_bytes(), 0u);
+  EXPECT_LE(cpu->free_bytes(), cpu->info().memory_bytes);
   EXPECT_GE(open_platform("cpu")->info().threads, 1);
+}
+
+// What a device is, is known when it opens; what is free is asked for. Sessions on other threads read the former meanwhile.
+TEST(Platform, InfoStaysAsItWasWhileFreeMemoryChanges) {
+  const auto cpu = open_platform("cpu");
+  const DeviceInfo* const info = &cpu->info();
+  const std::uint64_t memory = info->memory_bytes, before = cpu->free_bytes();
+  const std::size_t quarter = static_cast<std::size_t>(before / 4);
+  const auto buffer = cpu->allocate(quarter, "a quarter");
+  EXPECT_LT(cpu->free_bytes(), before - quarter / 2);
+  EXPECT_EQ(&cpu->info(), info);
+  EXPECT_EQ(info->memory_bytes, memory);
+}
+
+TEST(Platform, SaysWhatItsBitsAndItsMemoryAre) {
+  for (const char* name : {"cpu", "null"}) {
+    EXPECT_TRUE(open_platform(name)->info().exact_bits) << name;
+    EXPECT_TRUE(open_platform(name)->info().unified_memory) << name;
+  }
 }
 
 TEST(Platform, UnknownNamesAreAnsweredWithTheNearest) {
@@ -150,7 +169,7 @@ TEST(Platform, CpuMemoryBeyondWhatIsFreeIsRefused) {
 
 TEST(Platform, CpuMemoryPromisedAndNotTouchedCounts) {
   const auto cpu = open_platform("cpu");
-  const auto most = static_cast<std::size_t>(cpu->info().free_bytes / 5 * 3);
+  const auto most = static_cast<std::size_t>(cpu->free_bytes() / 5 * 3);
   auto first = cpu->allocate(most, "first");
   message_of(ErrorKind::out_of_memory, [&] {
     cpu->allocate(most, "second");

@@ -84,12 +84,13 @@ struct LogKernel : Kernel {
 };
 
 struct LogPlatform : Platform {
-  DeviceInfo device{.platform = "log", .name = "", .features = "", .memory_bytes = 1 << 30, .free_bytes = 1 << 30};
+  DeviceInfo device{.platform = "log", .name = "", .features = "", .memory_bytes = 1 << 30};
   bool kernels_fail = false;
   std::atomic<std::size_t> uploads{0}, streams{0};
   bool addressable = true;
   std::size_t good_uploads = ~std::size_t{0};  // the next one fails
   const DeviceInfo& info() const override { return device; }
+  std::uint64_t free_bytes() const override { return 1 << 30; }
   bool host_addressable() const override { return addressable; }
   std::shared_ptr<Buffer> allocate(std::size_t size, std::string_view) override { return std::make_shared<LogBuffer>(size); }
   std::unique_ptr<Stream> make_stream() override {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -59,8 +60,9 @@ class CpuPlatform : public Platform {
              .name = cpu_name(),
              .features = cpu_features(),
              .memory_bytes = memory.total_bytes,
-             .free_bytes = memory.free_bytes,
-             .threads = options.threads > 0 ? options.threads : usable_threads()};
+             .threads = options.threads > 0 ? options.threads : usable_threads(),
+             .unified_memory = true,
+             .exact_bits = true};
     info_.generates_kernels = true;
     info_.cache_bytes = last_level_cache_bytes();
     info_.bf16_products = info_.features.find("bf16") != std::string::npos && !limited_to_avx2();  // AVX-512 or AMX
@@ -69,9 +71,14 @@ class CpuPlatform : public Platform {
     compiler_name_ = options.compiler;
   }
 
-  const DeviceInfo& info() const override {
-    info_.free_bytes = free_bytes();
-    return info_;
+  const DeviceInfo& info() const override { return info_; }
+
+  // What is free, less what buffers were promised and have not touched yet. The process's resident anonymous memory stands for
+  // what they touched; its other heap makes the promise look a little smaller.
+  std::uint64_t free_bytes() const override {
+    const std::uint64_t free = host_memory().free_bytes, allocated = *allocated_, resident = anonymous_bytes();
+    const std::uint64_t promised = allocated - std::min(allocated, resident);
+    return free - std::min(free, promised);
   }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
@@ -81,12 +88,15 @@ class CpuPlatform : public Platform {
            "memory.",
            gib(size_bytes), what, gib(free), gib(info_.memory_bytes));
     };
-    if (size_bytes > unasked_) {  // asking the system costs more than a small allocation
-      const std::uint64_t free = free_bytes();
-      if (size_bytes > free) refuse(free);
-      unasked_ = std::min(free - size_bytes, std::uint64_t{64} << 20);
-    } else {
-      unasked_ -= size_bytes;
+    {
+      const std::lock_guard lock(unasked_mutex_);
+      if (size_bytes > unasked_) {  // asking the system costs more than a small allocation
+        const std::uint64_t free = free_bytes();
+        if (size_bytes > free) refuse(free);
+        unasked_ = std::min(free - size_bytes, std::uint64_t{64} << 20);
+      } else {
+        unasked_ -= size_bytes;
+      }
     }
     void* mapped = mmap(nullptr, std::max<std::size_t>(size_bytes, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) refuse(free_bytes());
@@ -150,15 +160,8 @@ class CpuPlatform : public Platform {
   std::uint64_t kernel_memory_bytes() const override { return kernel_memory_bytes_; }
 
  private:
-  // What is free, less what buffers were promised and have not touched yet. The process's resident anonymous memory stands for
-  // what they touched; its other heap makes the promise look a little smaller.
-  std::uint64_t free_bytes() const {
-    const std::uint64_t free = host_memory().free_bytes, allocated = *allocated_, resident = anonymous_bytes();
-    const std::uint64_t promised = allocated - std::min(allocated, resident);
-    return free - std::min(free, promised);
-  }
-
   std::vector<std::unique_ptr<Kernel>> make_fused(std::span<const Node* const> nodes) {
+    const std::lock_guard lock(compiler_mutex_);  // a build takes all threads: a second one at a time would gain nothing
     if (!compiler_) {
       cache_ = std::make_unique<KernelCache>(KernelCache::Options{.folder = cache_folder_});
       compiler_ = std::make_unique<CppCompiler>(*cache_, CppBuildOptions{.compiler = compiler_name_, .threads = info_.threads});
@@ -173,13 +176,15 @@ class CpuPlatform : public Platform {
     return kernels;
   }
 
-  mutable DeviceInfo info_;
+  DeviceInfo info_;
   std::filesystem::path cache_folder_;
   std::string compiler_name_;
+  std::mutex compiler_mutex_;           // of what follows
   std::unique_ptr<KernelCache> cache_;  // with the compiler made for the first fused node
   std::unique_ptr<CppCompiler> compiler_;
   bool warned_ = false;
   std::atomic<std::uint64_t> kernel_memory_bytes_ = 0;
+  std::mutex unasked_mutex_;
   std::uint64_t unasked_ = 0;  // may be allocated before the system is asked again
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };

@@ -57,7 +57,7 @@ struct CompilerApi {
 
 // Numbers of device attributes, which differ between CUDA and HIP.
 struct AttributeNumbers {
-  int major, minor, multiprocessors, l2_bytes, shared_bytes, warp_threads;
+  int major, minor, multiprocessors, l2_bytes, shared_bytes, warp_threads, integrated;
 };
 
 // A vendor: its names and what else differs. All other numbers (statuses, flags, attributes of pools and functions) are the same.

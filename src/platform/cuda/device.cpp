@@ -116,6 +116,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
   description.minor = attribute(numbers.minor);
   description.multiprocessors = attribute(numbers.multiprocessors);
   description.warp_threads = attribute(numbers.warp_threads);
+  description.is_integrated = attribute(numbers.integrated) != 0;
   description.l2_bytes = static_cast<std::size_t>(attribute(numbers.l2_bytes));
   description.shared_bytes = static_cast<std::size_t>(attribute(numbers.shared_bytes));
   check_status(api.context_retain(&context_, description.handle), "opening a context");

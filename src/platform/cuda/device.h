@@ -25,6 +25,7 @@ struct DeviceDescription {
   std::string name;
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0, warp_threads = 32;
+  bool is_integrated = false;  // its memory is the host's
   std::size_t memory_bytes = 0, l2_bytes = 0, shared_bytes = 0;  // shared: the most a block may ask for
   int driver_version = 0;                                        // 13000: CUDA 13.0
 };

@@ -33,15 +33,16 @@ class CudaPlatform : public Platform {
              .name = device.name,
              .features = fmt::format("{} {}.{}, {:.1f} GiB", vendor.platform, device.major, device.minor, gib(device.memory_bytes)),
              .memory_bytes = device.memory_bytes,
-             .free_bytes = device.memory_bytes};
+             .capability = &vendor == &kRocm ? 0 : 10 * device.major + device.minor,
+             .unified_memory = device.is_integrated,
+             .exact_bits = true};
     info_.bf16_products = device.major >= 8;
     info_.generates_kernels = true;
   }
 
-  const DeviceInfo& info() const override {
-    info_.free_bytes = device_->free_bytes();
-    return info_;
-  }
+  const DeviceInfo& info() const override { return info_; }
+
+  std::uint64_t free_bytes() const override { return device_->free_bytes(); }
 
   bool host_addressable() const override { return false; }
 
@@ -172,7 +173,7 @@ class CudaPlatform : public Platform {
   mutable std::shared_ptr<Cublaslt> cublaslt_;
   mutable std::once_flag cudnn_once_;
   mutable std::shared_ptr<Cudnn> cudnn_;
-  mutable DeviceInfo info_;
+  DeviceInfo info_;
 };
 
 }  // namespace

@@ -35,6 +35,7 @@ struct NullKernel : Kernel {
 class NullPlatform : public Platform {
  public:
   const DeviceInfo& info() const override { return info_; }
+  std::uint64_t free_bytes() const override { return kAddressSpace; }
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     return std::make_shared<NullBuffer>(size_bytes, what);
   }
@@ -49,7 +50,8 @@ class NullPlatform : public Platform {
                             .name = "no device",
                             .features = "makes plans, runs nothing",
                             .memory_bytes = kAddressSpace,
-                            .free_bytes = kAddressSpace,
+                            .unified_memory = true,
+                            .exact_bits = true,
                             .generates_kernels = true};
 };
 

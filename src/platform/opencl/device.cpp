@@ -70,6 +70,7 @@ std::vector<DeviceDescription> find_devices(const Api& api) {
       device.work_group_items = number_of<std::size_t>(api, id, CL_DEVICE_MAX_WORK_GROUP_SIZE);
       device.compute_units = number_of<cl_uint>(api, id, CL_DEVICE_MAX_COMPUTE_UNITS);
       device.vector_floats = number_of<cl_uint>(api, id, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT);
+      device.unified_memory = number_of<cl_uint>(api, id, CL_DEVICE_HOST_UNIFIED_MEMORY) != 0;
       device.rounds_division =
           (number_of<cl_bitfield>(api, id, CL_DEVICE_SINGLE_FP_CONFIG) & CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT) != 0;
       device.usable = number_of<cl_uint>(api, id, CL_DEVICE_AVAILABLE) &&

@@ -24,6 +24,7 @@ struct DeviceDescription {
   std::string name, vendor, version, driver, platform_name;  // version: "OpenCL 1.2 ..."
   std::uint64_t memory_bytes, largest_buffer_bytes, local_memory_bytes, work_group_items;
   std::uint32_t compute_units, vector_floats;  // floats in the device's widest vector
+  bool unified_memory;                         // its memory is the host's
   bool rounds_division;                        // and square roots, correctly, if asked to
   bool usable;                                 // it is there, has a compiler and knows OpenCL 1.2
   bool is_cpu() const { return (type & CL_DEVICE_TYPE_CPU) != 0; }

@@ -26,7 +26,8 @@ class OpenClPlatform : public Platform {
              .name = description.name,
              .features = fmt::format("{}, {}, driver {}", description.platform_name, description.version, description.driver),
              .memory_bytes = description.memory_bytes,
-             .free_bytes = description.memory_bytes};
+             .unified_memory = description.unified_memory,
+             .exact_bits = false};  // each driver's compiler rounds products and sums as it likes
     info_.generates_kernels = true;
     stream_ = make_stream();
     const std::int32_t no_fault[3] = {};
@@ -35,10 +36,11 @@ class OpenClPlatform : public Platform {
         "clEnqueueWriteBuffer");
   }
 
-  const DeviceInfo& info() const override {
+  const DeviceInfo& info() const override { return info_; }
+
+  std::uint64_t free_bytes() const override {  // drivers do not say what others take
     const std::uint64_t allocated = *allocated_;
-    info_.free_bytes = info_.memory_bytes - std::min(info_.memory_bytes, allocated);
-    return info_;
+    return info_.memory_bytes - std::min(info_.memory_bytes, allocated);
   }
 
   bool host_addressable() const override { return false; }
@@ -52,7 +54,7 @@ class OpenClPlatform : public Platform {
     cl_int status = CL_MEM_OBJECT_ALLOCATION_FAILURE;
     cl_mem memory = nullptr;
     const std::size_t real = (std::max<std::size_t>(size_bytes, 1) + 3) / 4 * 4;  // whole words, for the fill
-    if (size_bytes <= info().free_bytes) memory = api.clCreateBuffer(device_->context(), CL_MEM_READ_WRITE, real, nullptr, &status);
+    if (size_bytes <= free_bytes()) memory = api.clCreateBuffer(device_->context(), CL_MEM_READ_WRITE, real, nullptr, &status);
     std::shared_ptr<DeviceBuffer> buffer;
     if (status == CL_SUCCESS) {
       buffer = std::make_shared<DeviceBuffer>(api, memory, size_bytes, allocated_);
@@ -65,7 +67,7 @@ class OpenClPlatform : public Platform {
     buffer.reset();
     fail(ErrorKind::out_of_memory, "opencl",
          "cannot allocate {:.2f} GiB for \"{}\" ({}): {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames.",
-         gib(size_bytes), what, error_name(status), gib(info().free_bytes), gib(info_.memory_bytes));
+         gib(size_bytes), what, error_name(status), gib(free_bytes()), gib(info_.memory_bytes));
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<QueueStream>(device_); }
@@ -110,7 +112,7 @@ class OpenClPlatform : public Platform {
  private:
   const std::shared_ptr<Device> device_;
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
-  mutable DeviceInfo info_;
+  DeviceInfo info_;
   std::unique_ptr<Stream> stream_;  // of allocations
 };
 
