@@ -322,7 +322,9 @@ int bench(const BenchOptions& options) {
       !options.guidance || (options.part == "transformer" && options.batch == 1), ErrorKind::invalid_argument, "--guidance",
       "times the transformer's forwards, of one text and of two: got part {} and --batch {}, expected transformer and no --batch.",
       in_quotes(options.part), options.batch);
-  if (options.verbose) set_log_sink([](LogLevel, std::string_view text) { fmt::print(stderr, "{}\n", text); });
+  const LogScope log_scope([&](LogLevel, std::string_view text) {
+    if (options.verbose) fmt::print(stderr, "{}\n", text);
+  });
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");

@@ -101,7 +101,7 @@ int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
   Reporter reporter(options.quiet, options.verbose);
-  set_log_sink([&](LogLevel level, std::string_view text) {
+  const LogScope log_scope([&](LogLevel level, std::string_view text) {
     if (level == LogLevel::notice) reporter.line(fmt::format("note: {}", text));
     else reporter.detail(text);
   });

@@ -30,6 +30,7 @@ void Reporter::clear_bar() {
 
 void Reporter::line(std::string_view text) {
   if (quiet_) return;
+  const std::lock_guard lock(mutex_);
   clear_bar();
   fmt::print("{}\n", text);
   std::fflush(stdout);
@@ -41,6 +42,7 @@ void Reporter::detail(std::string_view text) {
 
 void Reporter::progress(const Progress& progress) {
   if (quiet_ || progress.phase == Phase::encode) return;
+  const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
   if (progress.done == 0 || (progress.phase == Phase::decode && progress.done == 1)) {
     phase_start_ = now;

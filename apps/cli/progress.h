@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <mutex>
 #include <string>
 #include <string_view>
 
@@ -9,6 +10,7 @@
 
 namespace zoe::cli {
 
+// Any thread may report.
 class Reporter {
  public:
   Reporter(bool quiet, bool verbose);
@@ -17,8 +19,9 @@ class Reporter {
   void progress(const Progress& progress);
 
  private:
-  void clear_bar();
+  void clear_bar();  // under the lock
 
+  std::mutex mutex_;
   bool quiet_, verbose_, terminal_;
   bool bar_shown_ = false;
   std::chrono::steady_clock::time_point phase_start_;

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/log.h"
 
 namespace zoe {
 
@@ -120,7 +121,8 @@ void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
   for (const Missing& each : missing) total += each.size_bytes;
   const std::size_t threads = std::min(
       {missing.size(), kMostThreads, 1 + total / kBytesAThread, std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
-  const auto work = [&] {
+  const auto work = [&, target = log_target()] {
+    const LogScope log_scope(target);
     try {
       const auto stream = platform_.make_stream();
       std::vector<std::byte> staging;

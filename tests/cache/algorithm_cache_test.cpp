@@ -35,13 +35,6 @@ const LtProblem kProblem{DType::bf16, 32760, 8960, 1536, true, true, false};
 
 class AlgorithmCacheTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    set_log_sink([this](LogLevel level, std::string_view text) {
-      if (level == LogLevel::notice) notices_ += std::string(text) + "\n";
-    });
-  }
-  void TearDown() override { set_log_sink({}); }
-
   AlgorithmCache open(const std::string& library = "cuBLASLt 130101", const std::string& device = "H100, driver 13000") const {
     return {{.folder = folder()}, library, device};
   }
@@ -50,6 +43,9 @@ class AlgorithmCacheTest : public ::testing::Test {
 
   const testing::TemporaryFolder temporary_;
   std::string notices_;
+  const LogScope log_scope_{[this](LogLevel level, std::string_view text) {
+    if (level == LogLevel::notice) notices_ += std::string(text) + "\n";
+  }};
 };
 
 TEST_F(AlgorithmCacheTest, IsFoundByTheNextProcessAndForNothingElse) {

@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
   if (argc < 3) return 2;
   if (argc > 3 && ::setuid(static_cast<uid_t>(std::atoi(argv[3]))) != 0) return 3;
   ::signal(SIGXFSZ, SIG_IGN);  // a file over the limit is then an error like any other
-  set_log_sink(
+  const LogScope log_scope(
       [](LogLevel level, std::string_view text) { fmt::print("{}: {}\n", level == LogLevel::notice ? "notice" : "detail", text); });
   try {
     KernelCache cache({.folder = argv[1]});

@@ -57,14 +57,10 @@ int lines_with(const std::string& text, std::string_view piece) {
 class KernelCacheTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    set_log_sink([this](LogLevel level, std::string_view text) {
-      messages_ += fmt::format("{}: {}\n", level == LogLevel::notice ? "notice" : "detail", text);
-    });
     KernelCache none({.enabled = false});
     const CppCompiler compiler(none, {});
     if (!compiler.reason().empty()) GTEST_SKIP() << "[SKIP] " << compiler.reason();
   }
-  void TearDown() override { set_log_sink({}); }
 
   fs::path folder() const { return temporary_.path() / "a cache's \"folder\""; }  // no shell may see this name
   fs::path entry(const std::string& name) const { return fs::canonical(folder() / "names" / name); }
@@ -85,6 +81,9 @@ class KernelCacheTest : public ::testing::Test {
 
   const TemporaryFolder temporary_;
   std::string messages_;
+  const LogScope log_scope_{[this](LogLevel level, std::string_view text) {
+    messages_ += fmt::format("{}: {}\n", level == LogLevel::notice ? "notice" : "detail", text);
+  }};
 };
 
 TEST_F(KernelCacheTest, ASecondRunCompilesNothing) {

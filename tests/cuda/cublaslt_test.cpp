@@ -163,10 +163,8 @@ class CublasltChoice : public ::testing::Test {
   void SetUp() override {
     fake_of(kCuda).order("");
     library = {};
-    set_log_sink([this](LogLevel, std::string_view text) { messages_ += std::string(text) + "\n"; });
   }
   void TearDown() override {
-    set_log_sink({});
     EXPECT_STREQ(fake_of(kCuda).problems(), "");
     EXPECT_STREQ(fake_of(kCuda).alive(), "");
   }
@@ -183,6 +181,7 @@ class CublasltChoice : public ::testing::Test {
 
   const TemporaryFolder cache_;
   std::string messages_;
+  const LogScope log_scope_{[this](LogLevel, std::string_view text) { messages_ += std::string(text) + "\n"; }};
 };
 
 constexpr LtProblem kPlain{DType::bf16, 16, 24, 8, false, false, false};

@@ -223,16 +223,37 @@ TEST(Vendors, ASecondRunTakesItsProgramsFromTheCache) {
     // One that the driver does not load is built again.
     fake.order("stale 1");
     std::vector<std::string> notices;
-    set_log_sink([&](LogLevel level, std::string_view text) {
+    const LogScope log_scope([&](LogLevel level, std::string_view text) {
       if (level == LogLevel::notice) notices.emplace_back(text);
     });
     EXPECT_EQ(error_of(fake, [&] { use(fake, cache.path()); }), "");
-    set_log_sink({});
     EXPECT_NE(std::string(fake.log()).find("compile "), std::string::npos) << vendor->platform;
     EXPECT_TRUE(std::any_of(notices.begin(), notices.end(), [](const std::string& line) {
       return line.find("does not load") != std::string::npos;
     })) << vendor->platform;
   }
+}
+
+// Programs are compiled by threads of the platform's: what they say goes to the one who asked for them, and to nobody else.
+TEST(Vendors, EachThreadsCompilationsAreToldToItsOwnSink) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  fake.order("");
+  EXPECT_EQ(error_of(fake,
+                     [&] {
+                       const auto platform = open_platform("cuda", fake.options("/proc/no cache"));
+                       const auto compiled = [&](std::int64_t width) {
+                         std::vector<std::string> lines;
+                         const LogScope log_scope([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
+                         const Value x = input("x", DType::f32, {4, width});
+                         const Graph graph = make_graph("sums", {x}, {mul(add(x, x), x), sum(x, 1), sum(mul(x, x), 1)});
+                         compile(graph, *platform);
+                         return std::count_if(lines.begin(), lines.end(), [](auto& line) { return line.starts_with("compiled "); });
+                       };
+                       std::vector<std::jthread> threads;
+                       for (std::int64_t t = 0; t < 4; ++t)
+                         threads.emplace_back([&, t] { EXPECT_GE(compiled(32 * (t + 1)), 1) << t; });
+                     }),
+            "");
 }
 
 TEST(Vendors, LibrariesAreListedWithVersionAndPath) {
@@ -370,7 +391,7 @@ TEST(VendorErrors, WhateverCallFailsTheAnswerIsOneLine) {
     const FakeVendor& fake = fake_of(*vendor);
     const TemporaryFolder warm;              // half of the runs find their programs in it,
     const fs::path cold = "/proc/no cache";  // the others build them
-    set_log_sink([](LogLevel, std::string_view) {});
+    const LogScope log_scope([](LogLevel, std::string_view) {});
     fake.order("");
     use(fake, warm.path(), {DType::bf16});
     const std::size_t calls = lines_of(fake.log()).size(), step = vendor == kVendors[0] ? 5 : 41;
@@ -391,7 +412,6 @@ TEST(VendorErrors, WhateverCallFailsTheAnswerIsOneLine) {
         EXPECT_TRUE(message.ends_with('.')) << failed << ": " << message;
       }
     }
-    set_log_sink({});
     EXPECT_GT(told, tried / 2) << vendor->platform;
   }
 }

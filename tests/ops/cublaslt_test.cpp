@@ -87,7 +87,7 @@ TEST(CublasltOnCuda, MeasuresOnce) {
   ZOE_SKIP_WITHOUT_CUDA();
   const TemporaryFolder folder;
   std::string messages;
-  set_log_sink([&](LogLevel, std::string_view text) { messages += std::string(text) + "\n"; });
+  const LogScope log_scope([&](LogLevel, std::string_view text) { messages += std::string(text) + "\n"; });
   const Case c = make(DType::bf16, 4096, 1536, 1536, {true, false, Activation::none});
   std::string implementations[2];
   for (std::string& implementation : implementations) {
@@ -96,7 +96,6 @@ TEST(CublasltOnCuda, MeasuresOnce) {
     const bool measured = messages.find("cuBLASLt: bf16 4096x1536x1536 bias takes number") != std::string::npos;
     EXPECT_EQ(measured, &implementation == &implementations[0]) << messages;
   }
-  set_log_sink({});
   EXPECT_EQ(implementations[0], implementations[1]);
 }
 

@@ -236,7 +236,7 @@ TEST(CudnnOnCuda, MeasuresOnce) {
   ZOE_SKIP_WITHOUT_CUDNN();
   const TemporaryFolder folder;
   std::string messages;
-  set_log_sink([&](LogLevel, std::string_view text) { messages += std::string(text) + "\n"; });
+  const LogScope log_scope([&](LogLevel, std::string_view text) { messages += std::string(text) + "\n"; });
   const Case c = make({{6, 60, 104, 192}, {192, 192, 3, 3, 3}, kSame, true});
   std::string implementations[2];
   for (std::string& implementation : implementations) {
@@ -244,7 +244,6 @@ TEST(CudnnOnCuda, MeasuresOnce) {
     implementation = open_platform("cuda", {.cache_dir = folder.path()})->make_kernel(c.result.node())->implementation();
     EXPECT_EQ(messages.find("is the fastest") != std::string::npos, &implementation == &implementations[0]) << messages;
   }
-  set_log_sink({});
   EXPECT_EQ(implementations[0], implementations[1]);
 }
 

@@ -114,12 +114,11 @@ TEST(Platform, VendorNamesOpenThatVendorsDeviceOrSayWhyNot) {
 
 TEST(Platform, AutoSaysWhatItDidNotTake) {
   std::vector<std::string> lines;
-  set_log_sink([&](LogLevel level, std::string_view text) {
+  const LogScope log_scope([&](LogLevel level, std::string_view text) {
     EXPECT_EQ(level, LogLevel::detail);
     lines.emplace_back(text);
   });
   const auto platform = open_platform("auto");
-  set_log_sink({});
   if (platform->info().platform != "cpu") GTEST_SKIP() << "auto takes " << platform->info().platform << " here";
   ASSERT_GE(lines.size(), 2u);
   EXPECT_EQ(lines[0].find("platform auto does not take cuda: [cuda] "), 0u) << lines[0];

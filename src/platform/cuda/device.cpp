@@ -267,7 +267,8 @@ void Device::build(std::span<const Program> programs) {
   if (to_compile.empty()) return;
   lock.unlock();  // others build meanwhile; what two of them want is compiled twice, and loaded once
   std::atomic<std::size_t> next{0};
-  const auto work = [&] {
+  const auto work = [&, target = log_target()] {
+    const LogScope log_scope(target);
     for (std::size_t i = next++; i < to_compile.size(); i = next++) compile(to_compile[i].second);
   };
   const std::size_t workers = std::min<std::size_t>(to_compile.size(), std::max(1u, std::thread::hardware_concurrency()));

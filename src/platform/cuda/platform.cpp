@@ -119,8 +119,12 @@ class CudaPlatform : public Platform {
     for (const Node* node : nodes)
       if (is_chain(node->opcode)) chains.push_back(node);
     // Chains and kernels of our own are compiled while libraries are asked for their fastest.
-    auto generated = std::async(std::launch::async, [&] { return make_chains(chains, device_); });
-    auto ours = std::async(std::launch::async, [&] {
+    auto generated = std::async(std::launch::async, [&, target = log_target()] {
+      const LogScope log_scope(target);
+      return make_chains(chains, device_);
+    });
+    auto ours = std::async(std::launch::async, [&, target = log_target()] {
+      const LogScope log_scope(target);
       std::vector<Device::Program> programs = flash_attention_programs(nodes, *device_);
       std::ranges::move(halo_conv_programs(nodes, *device_), std::back_inserter(programs));
       device_->build(programs);
