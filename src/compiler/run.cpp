@@ -11,7 +11,7 @@ namespace zoe {
 namespace {
 
 constexpr int kEmptyMarks = 8;
-constexpr std::size_t kSegmentsAhead = 4;  // enough that the device never waits for the host, few enough to stop soon
+constexpr std::size_t kSegmentsAhead = 2;  // of the one at work: the device does not wait for the host, and stops soon
 
 void check_types(const Plan& plan, std::string_view what, std::span<const Tensor> given, const std::vector<Value>& wanted) {
   check(given.size() == wanted.size(), ErrorKind::invalid_argument, plan.graph.name, "got {} {}s, expected {}.", given.size(), what,
@@ -70,15 +70,28 @@ class PlanRun {
       ahead.pop_front();
     }
     if (options_.wait || options_.time || options_.stream_weights) stream_.synchronize();
-    if (options_.stream_weights)
-      for (int segment = 0; segment < plan_.segment_count; ++segment) weights_.release(plan_, segment);
+    release_weights();
+    if (options_.recordings) options_.recordings->ran_.insert(&plan_);
     if (options_.time) tell_times();
   }
 
+  // After an error: what is queued still uses memory that the caller may free next.
+  void drain() {
+    try {
+      stream_.synchronize();
+    } catch (const Error&) {  // what failed first is what is told
+    }
+    release_weights();
+  }
+
  private:
+  void release_weights() {
+    if (options_.stream_weights)
+      for (int segment = 0; segment < plan_.segment_count; ++segment) weights_.release(plan_, segment);
+  }
+
   void check_cancelled(std::size_t step) const {
     if (!options_.cancel || !options_.cancel->load(std::memory_order_relaxed)) return;
-    stream_.synchronize();
     fail(ErrorKind::cancelled, plan_.graph.name, "stopped at step {} of {}.", step, plan_.steps.size());
   }
 
@@ -125,7 +138,7 @@ class PlanRun {
   std::vector<Recordings::Segment>* recorded_segments(std::size_t count) const {
     Recordings* const recordings = options_.recordings;
     if (!recordings || !stream_.can_record() || options_.observe || options_.time || options_.stream_weights) return nullptr;
-    if (recordings->ran_.insert(&plan_).second) return nullptr;
+    if (!recordings->ran_.contains(&plan_)) return nullptr;
     Recordings::Key key{&plan_, &weights_, weights_.generation(), {workspace_.slot().data()}};
     for (const std::span<const Tensor> tensors : {inputs_, outputs_})
       for (const Tensor& tensor : tensors) key.arguments.push_back(tensor.slot().data());
@@ -159,6 +172,10 @@ class PlanRun {
       queue(begin, end);
     } catch (const Error& error) {
       failure = error.what();
+    } catch (...) {
+      recording_ = false;
+      stream_.record_end(why);
+      throw;
     }
     recording_ = false;
     std::unique_ptr<Recording> recording = stream_.record_end(why);
@@ -202,7 +219,13 @@ void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const
   check_types(plan, "output", outputs, plan.graph.outputs);
   check(workspace.size_bytes() >= plan.workspace_bytes, ErrorKind::invalid_argument, plan.graph.name,
         "workspace too small: got {} bytes, expected {}.", workspace.size_bytes(), plan.workspace_bytes);
-  PlanRun(plan, stream, weights, inputs, outputs, workspace, options).go();
+  PlanRun run(plan, stream, weights, inputs, outputs, workspace, options);
+  try {
+    run.go();
+  } catch (...) {
+    run.drain();
+    throw;
+  }
 }
 
 Tensor make_workspace(Platform& platform, std::span<const Plan* const> plans) {

@@ -35,8 +35,8 @@ struct StepTime {
 using StepTimer = std::function<void(const StepTime&)>;
 
 // Recordings of plans' segments, for streams that can record. The first run of a plan is queued kernel by kernel (libraries set
-// themselves up then), the next one with the same arguments is recorded, later ones are replayed. Belongs to who runs the plans;
-// plans, weights and tensors must outlive its use. One stream at a time.
+// themselves up then; one that fails does not count), the next one with the same arguments is recorded, later ones are replayed.
+// Belongs to who runs the plans; plans, weights and tensors must outlive its use. One stream at a time.
 class Recordings {
  public:
   std::size_t recorded() const { return recorded_; }  // segments
@@ -66,7 +66,7 @@ class Recordings {
 
 struct RunOptions {
   // Looked at before every step, or every segment that is replayed; true ends the run with an Error of kind cancelled. So that the
-  // device is never far behind, at most a few segments are queued ahead.
+  // device is never far behind, at most two segments are queued ahead of the one at work.
   const std::atomic<bool>* cancel = nullptr;
   // Load each segment's weights before it and free them behind it, instead of expecting all of them in the store.
   bool stream_weights = false;
@@ -79,6 +79,7 @@ struct RunOptions {
 };
 
 // `inputs` and `outputs` in the graph's order and of its types; `workspace` of at least plan.workspace_bytes.
+// Whatever it throws, what was queued is done by then and streamed weights are freed: plan, stream and store can be used again.
 // An output may be the same tensor as an input where Plan::can_update_in_place says so.
 void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
          const Tensor& workspace, const RunOptions& options = {});

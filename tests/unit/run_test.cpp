@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <new>
 #include <numeric>
 #include <thread>
 
@@ -26,6 +27,8 @@ struct LogStream : Stream {
   bool records = true;  // whether it can
   std::string refuse;   // if not empty, record_end gives this reason
   std::size_t marks = 0, waits = 0;
+  int good_kernels = 1 << 30;  // the next one fails
+  bool out_of_memory = false;  // for want of memory of the host
   std::function<void()> on_replay = [] {};
   std::unique_ptr<LogRecording> current;
 
@@ -75,6 +78,8 @@ struct LogKernel : Kernel {
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     auto& log = static_cast<LogStream&>(stream);
     check(!(fails && log.recording), ErrorKind::device, "log", "not while recording.");
+    if (log.out_of_memory) throw std::bad_alloc();
+    check(log.good_kernels-- > 0, ErrorKind::device, "log", "a kernel is refused.");
     std::string line;
     for (const std::span<const Slot> slots : {inputs, outputs})
       for (const Slot& slot : slots) line += fmt::format("{} ", static_cast<const void*>(slot.data()));
@@ -261,13 +266,71 @@ TEST_F(Runs, CancelEndsAReplayBetweenSegments) {
   EXPECT_EQ(queue(inputs, {.cancel = &cancel}).size(), 2 * kBlocks);
 }
 
+// What is queued when something fails uses memory that the caller frees next. And a run that failed is no run as far as libraries
+// are concerned, which set themselves up in the first.
+TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
+  const auto fails = [&](std::string_view what, RunOptions options) {
+    try {
+      queue(inputs, options);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
+    }
+    EXPECT_FALSE(stream.queued.empty());
+    EXPECT_FALSE(stream.recording);
+    ASSERT_FALSE(stream.calls.empty());
+    EXPECT_EQ(stream.calls.back(), "synchronize");
+  };
+  stream.good_kernels = 5;
+  fails("a kernel is refused", {});
+  stream.good_kernels = 1 << 30;
+  const Lines first = queue(inputs);
+  EXPECT_EQ(first.size(), 2 * kBlocks);
+  EXPECT_EQ(calls("record"), 0u);  // this was the first that ran
+  EXPECT_EQ(queue(inputs), first);
+  EXPECT_EQ(calls("record"), kBlocks);
+
+  int replays = 0;
+  stream.on_replay = [&] { check(++replays < 4, ErrorKind::device, "log", "a replay is refused."); };
+  fails("a replay is refused", {});
+  stream.on_replay = [] {};
+  EXPECT_EQ(queue(inputs), first);
+
+  const StepObserver observer = [](const StepRun& ran) { check(ran.step < 3, ErrorKind::internal, "log", "the observer fails."); };
+  fails("the observer fails", {.observe = &observer});
+  EXPECT_EQ(queue(inputs), first);
+
+  for (int segment = 0; segment < static_cast<int>(kBlocks); ++segment) store.release(plan, segment);
+  stream.good_kernels = 7;
+  fails("a kernel is refused", {.stream_weights = true});
+  EXPECT_EQ(store.size_bytes(), 0u);
+  stream.good_kernels = 1 << 30;
+  platform.addressable = false;
+  platform.good_uploads = platform.uploads + 3;
+  fails("the device is gone", {.stream_weights = true});
+  EXPECT_EQ(store.size_bytes(), 0u);
+  platform.good_uploads = ~std::size_t{0};
+  EXPECT_EQ(queue(inputs, {.stream_weights = true}).size(), 2 * kBlocks);
+  EXPECT_EQ(store.size_bytes(), 0u);
+}
+
+// An exception that is none of the library's ends a recording, too.
+TEST_F(Runs, NoRecordingIsLeftOpen) {
+  queue(inputs);
+  stream.out_of_memory = true;
+  EXPECT_THROW(queue(inputs), std::bad_alloc);
+  EXPECT_FALSE(stream.recording);
+  stream.out_of_memory = false;
+  EXPECT_EQ(queue(inputs).size(), 2 * kBlocks);
+}
+
 TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
   queue(inputs);
   EXPECT_EQ(stream.marks, 0u);
   const std::atomic<bool> cancel{false};
   queue(inputs, {.cancel = &cancel});
   EXPECT_EQ(stream.marks, kBlocks - 1);
-  EXPECT_EQ(stream.waits, kBlocks - 1 - 4);
+  EXPECT_EQ(stream.waits, kBlocks - 1 - 2);
 }
 
 TEST_F(Runs, AWeightStaysWhileAStepOfItsSegmentIsStillToCome) {
