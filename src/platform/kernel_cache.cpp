@@ -55,14 +55,20 @@ std::string create_private(const fs::path& folder) {
   return fmt::format("cannot create {}: {}", folder.string(), system_error());
 }
 
-// Code is loaded from here, so nobody else may be able to put some in.
-std::string why_not_trusted(const fs::path& folder) {
+// Code is loaded from here, so nobody else may be able to put some in, not even who shares a group with the user.
+std::string why_not_trusted(const fs::path& path) {
   struct stat info {};
-  if (::stat(folder.c_str(), &info) != 0) return {};  // not there yet
-  if (!S_ISDIR(info.st_mode)) return fmt::format("{} is not a folder", folder.string());
-  if (info.st_uid != ::geteuid() && info.st_uid != 0) return fmt::format("{} belongs to another user", folder.string());
-  if (info.st_mode & S_IWOTH) return fmt::format("everybody may write to {}", folder.string());
+  if (::stat(path.c_str(), &info) != 0) return {};  // not there yet
+  if (info.st_uid != ::geteuid() && info.st_uid != 0) return fmt::format("{} belongs to another user", path.string());
+  if (info.st_mode & S_IWOTH) return fmt::format("everybody may write to {} (chmod go-w makes it private)", path.string());
+  if (info.st_mode & S_IWGRP) return fmt::format("its group may write to {} (chmod g-w makes it private)", path.string());
   return {};
+}
+
+std::string why_no_folder(const fs::path& folder) {
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) return fmt::format("{} is not a folder", folder.string());
+  return why_not_trusted(folder);
 }
 
 std::string sync(const fs::path& path) {
@@ -152,7 +158,7 @@ std::string KernelCache::why_not_writable() {
   if (folder_.empty()) return "no folder is known";
   for (const fs::path& folder : {folder_, folder_ / "kernels", folder_ / "names", folder_ / "tmp", folder_ / "failed"}) {
     if (std::string error = create_private(folder); !error.empty()) return error;
-    if (std::string error = why_not_trusted(folder); !error.empty()) return error;
+    if (std::string error = why_no_folder(folder); !error.empty()) return error;
     if (::access(folder.c_str(), W_OK | X_OK) != 0) return fmt::format("cannot write to {}: {}", folder.string(), system_error());
   }
   struct statvfs info {};
@@ -162,9 +168,8 @@ std::string KernelCache::why_not_writable() {
 }
 
 void KernelCache::notice_not_cached(std::string_view why) {
-  log(noticed_not_cached_ ? LogLevel::detail : LogLevel::notice,
+  log(noticed_not_cached_.exchange(true) ? LogLevel::detail : LogLevel::notice,
       fmt::format("kernel cache: {}. Kernels are compiled for this run only; choose another folder with --cache-dir.", why));
-  noticed_not_cached_ = true;
 }
 
 fs::path KernelCache::entry(const KernelRecipe& recipe) const { return folder_ / "kernels" / recipe.key(); }
@@ -179,18 +184,59 @@ void KernelCache::remove_entry(const fs::path& path) {
 void KernelCache::reject(const KernelRecipe& recipe, std::string_view why) {
   const fs::path path = entry(recipe);
   remove_entry(path);
-  used_.erase(recipe.key());
-  log(noticed_damage_ ? LogLevel::detail : LogLevel::notice,
+  {
+    const std::lock_guard lock(mutex_);
+    used_.erase(path.filename().string());
+  }
+  log(noticed_damage_.exchange(true) ? LogLevel::detail : LogLevel::notice,
       fmt::format("kernel cache: the entry of {} in {} is damaged and will be rebuilt: {}", recipe.name, path.string(), why));
-  noticed_damage_ = true;
 }
 
-std::optional<CachedKernel> KernelCache::find(const KernelRecipe& recipe) {
-  if (folder_.empty() || recipe.compiler.empty() || !why_not_trusted(folder_).empty()) return std::nullopt;
-  const fs::path path = entry(recipe);
+// Of a file's bytes, which are read only if its hash is not known yet or if they are asked for.
+std::string KernelCache::hash_of(const fs::path& binary, std::string* bytes) {
   struct stat info {};
-  if (::stat(path.c_str(), &info) != 0) return std::nullopt;
+  check(::stat(binary.c_str(), &info) == 0, ErrorKind::io, "kernel cache", "cannot read {}: {}.", binary.string(), system_error());
+  const decltype(hashes_)::key_type file(info.st_dev, info.st_ino, info.st_size,
+                                         info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec);
+  if (!bytes) {
+    const std::lock_guard lock(mutex_);
+    if (const auto known = hashes_.find(file); known != hashes_.end()) return known->second;
+  }
+  std::string content = read_file(binary, "kernel cache", kMaxBinaryBytes), hash = sha256(content);
+  if (bytes) *bytes = std::move(content);
+  const std::lock_guard lock(mutex_);
+  return hashes_[file] = std::move(hash);
+}
+
+std::optional<CachedBytes> KernelCache::read(const KernelRecipe& recipe) {
+  CachedBytes cached;
+  auto found = find(recipe, &cached.bytes);
+  if (!found) return std::nullopt;
+  cached.symbol = std::move(found->symbol);
+  return cached;
+}
+
+std::optional<CachedKernel> KernelCache::find(const KernelRecipe& recipe, std::string* bytes) {
+  if (folder_.empty() || recipe.compiler.empty()) return std::nullopt;
+  for (const fs::path& folder : {folder_, folder_ / "kernels"})
+    if (!why_no_folder(folder).empty()) return std::nullopt;
+  const fs::path path = entry(recipe);
+  const std::string own_key = path.filename().string();
+  struct stat info {};
+  // From here on another thread's trim() leaves the entry, unless it is already gone.
+  bool was_used = false;
+  {
+    const std::lock_guard lock(mutex_);
+    was_used = !used_.insert(own_key).second;
+  }
+  const auto nothing = [&]() -> std::optional<CachedKernel> {
+    const std::lock_guard lock(mutex_);
+    if (!was_used) used_.erase(own_key);
+    return std::nullopt;
+  };
+  if (::stat(path.c_str(), &info) != 0) return nothing();
   try {
+    check(why_no_folder(path).empty(), ErrorKind::io, "kernel cache", "{}.", why_no_folder(path));
     const JsonObject meta = read_json_object(path / "meta.json", "meta.json");
     const auto expect_size = [&](const fs::path& file, std::string_view key) {
       check(::stat(file.c_str(), &info) == 0, ErrorKind::io, "kernel cache", "{} is missing.", file.filename().string());
@@ -201,18 +247,15 @@ std::optional<CachedKernel> KernelCache::find(const KernelRecipe& recipe) {
     expect_size(path / source_name(recipe), "source_bytes");
     const fs::path binary = path / fs::path(meta.string("binary")).filename();
     expect_size(binary, "binary_bytes");
-    std::string& hash =
-        hashes_[{info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec}];
-    if (hash.empty()) hash = sha256(read_file(binary, "kernel cache", kMaxBinaryBytes));
-    check(hash == meta.string("binary_sha256"), ErrorKind::io, "kernel cache", "{} is broken: its SHA-256 differs.",
-          binary.filename().string());
+    check(why_not_trusted(binary).empty(), ErrorKind::io, "kernel cache", "{}.", why_not_trusted(binary));
+    check(hash_of(binary, bytes) == meta.string("binary_sha256"), ErrorKind::io, "kernel cache",
+          "{} is broken: its SHA-256 differs.", binary.filename().string());
     ::utimensat(AT_FDCWD, path.c_str(), nullptr, 0);  // used now; a read-only cache is not evicted from anyway
-    used_.insert(path.filename().string());
     return CachedKernel{binary, meta.string("symbol")};
   } catch (const Error& error) {
     // A folder that went between the two looks was evicted by another process, not damaged.
     if (::stat(path.c_str(), &info) == 0) reject(recipe, error.what());
-    return std::nullopt;
+    return nothing();
   }
 }
 
@@ -240,15 +283,18 @@ std::string KernelCache::store_one(const NewKernel& kernel, const fs::path& stag
   if (::mkdir(staged.c_str(), 0700) != 0) return fmt::format("cannot create {}: {}", staged.string(), system_error());
   const fs::path source = staged / source_name(recipe), binary = staged / ("kernel" + kernel.binary.extension().string());
   if (std::string error = write_file(source, recipe.source); !error.empty()) return error;
-  if (::link(kernel.binary.c_str(), binary.c_str()) != 0) {
+  if (kernel.bytes) {
+    if (std::string error = write_file(binary, *kernel.bytes); !error.empty()) return error;
+  } else if (::link(kernel.binary.c_str(), binary.c_str()) != 0) {
     std::error_code error;
     fs::copy_file(kernel.binary, binary, error);
     if (error) return fmt::format("cannot write {}: {}", binary.string(), error.message());
   }
+  // Compilers make files that a group may write to if the umask lets them.
+  if (::chmod(binary.c_str(), 0600) != 0) return fmt::format("cannot change {}: {}", binary.string(), system_error());
   struct stat info {};
   if (::stat(binary.c_str(), &info) != 0) return fmt::format("cannot read {}: {}", binary.string(), system_error());
-  std::string& hash = hashes_[{info.st_dev, info.st_ino, info.st_size, info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec}];
-  if (hash.empty()) hash = sha256(read_file(binary, "kernel cache", kMaxBinaryBytes));
+  const std::string hash = hash_of(binary, nullptr);
   const auto now = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
   const nlohmann::ordered_json meta = {{"name", recipe.name},
                                        {"symbol", kernel.symbol},
@@ -284,6 +330,10 @@ void KernelCache::store(std::span<const NewKernel> kernels) {
     } catch (const Error& refused) {
       error = refused.what();
     }
+    if (error.empty()) {
+      const std::lock_guard lock(mutex_);
+      used_.insert(key);  // before it is there, so that no other thread's trim() finds it unused
+    }
     // A folder replaces an empty one only: if the entry exists, another process was first, and its kernel is as good.
     if (error.empty() && ::rename(staged.c_str(), final_path.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST)
       error = fmt::format("cannot write {}: {}", final_path.string(), system_error());
@@ -291,7 +341,6 @@ void KernelCache::store(std::span<const NewKernel> kernels) {
       notice_not_cached(error);
       break;
     }
-    used_.insert(key);
     // For people who look for a kernel by its name, and for what_changed().
     const fs::path link = work.path / "name";
     if (::symlink((fs::path("..") / "kernels" / key).c_str(), link.c_str()) == 0)
@@ -332,8 +381,11 @@ void KernelCache::trim() {
   int evicted = 0;
   for (const Entry& entry : entries) {
     if (total <= limit_bytes_) break;
-    if (used_.contains(entry.path.filename().string())) continue;
-    remove_entry(entry.path);
+    {
+      const std::lock_guard lock(mutex_);
+      if (used_.contains(entry.path.filename().string())) continue;
+      remove_entry(entry.path);
+    }
     ++evicted;
     for (const std::uint64_t inode : entry.files)
       if (File& file = files[inode]; --file.links == 0) total -= file.bytes;
@@ -360,6 +412,7 @@ fs::path KernelCache::keep_failed(const KernelRecipe& recipe, std::string_view l
     return kept;
   }
   const fs::path final_path = folder_ / "failed" / file_name(recipe);
+  const std::lock_guard lock(mutex_);  // of threads whose kernels of one name fail, each finds its own or the other's
   fs::remove_all(final_path, error);
   fs::rename(kept, final_path, error);
   return error ? fs::path() : final_path;

@@ -5,9 +5,11 @@
 // here throws for what the disk does: a cache that cannot be read is empty, and one that cannot be written says so once.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -33,6 +35,9 @@ struct CachedKernel {
   std::filesystem::path binary;
   std::string symbol;
 };
+struct CachedBytes {
+  std::string bytes, symbol;
+};
 
 // A folder of this process's own that goes with the object. `path` is empty if it could not be created; `error` says why.
 struct WorkFolder {
@@ -44,7 +49,7 @@ struct WorkFolder {
   std::string error;
 };
 
-// Not thread-safe: one object per platform and thread.
+// For any thread. One object an opened device, so that what one part of a platform uses is not evicted by another.
 class KernelCache {
  public:
   struct Options {
@@ -64,8 +69,10 @@ class KernelCache {
   std::filesystem::path work_parent() const { return folder_ / "tmp"; }
 
   // The entry, whose binary has the size and hash that were stored. A damaged one is deleted, with a notice for the first.
-  std::optional<CachedKernel> find(const KernelRecipe& recipe);
-  // For a binary that find() returned and the platform cannot load: the same.
+  std::optional<CachedKernel> find(const KernelRecipe& recipe) { return find(recipe, nullptr); }
+  // The same, with the binary itself: it may go from the disk at any time, evicted by another process.
+  std::optional<CachedBytes> read(const KernelRecipe& recipe);
+  // For a binary that is whole and that the platform cannot load: as a damaged one.
   void reject(const KernelRecipe& recipe, std::string_view why);
   // In which of source, compiler, flags and target `recipe` differs from the entry stored last under its name: "source, flags".
   // "" if there is none.
@@ -75,6 +82,7 @@ class KernelCache {
     const KernelRecipe* recipe;
     std::filesystem::path binary;  // becomes a hard link where the file system can, else a copy; several may share one
     std::string symbol;
+    std::optional<std::string_view> bytes = {};  // if given, the binary's: `binary` is then a name, whose extension is kept
   };
   // Adds entries, then trims the cache to its limit. What cannot be stored is left out, with one notice.
   void store(std::span<const NewKernel> kernels);
@@ -87,6 +95,8 @@ class KernelCache {
   void notice_not_cached(std::string_view why);
 
  private:
+  std::optional<CachedKernel> find(const KernelRecipe& recipe, std::string* bytes);
+  std::string hash_of(const std::filesystem::path& binary, std::string* bytes);
   std::filesystem::path entry(const KernelRecipe& recipe) const;
   void remove_entry(const std::filesystem::path& path);
   std::string store_one(const NewKernel& kernel, const std::filesystem::path& staged);
@@ -94,7 +104,8 @@ class KernelCache {
 
   std::filesystem::path folder_;
   std::uint64_t limit_bytes_;
-  bool noticed_damage_ = false, noticed_not_cached_ = false;
+  std::atomic<bool> noticed_damage_{false}, noticed_not_cached_{false};
+  std::mutex mutex_;            // of what follows
   std::set<std::string> used_;  // keys that this object has found or stored: never evicted by it
   // Kernels of one build share a file, which is hashed once: by device, inode, size and time of change.
   std::map<std::tuple<std::uint64_t, std::uint64_t, std::int64_t, std::int64_t>, std::string> hashes_;

@@ -36,7 +36,7 @@ const LtProblem kProblem{DType::bf16, 32760, 8960, 1536, true, true, false};
 class AlgorithmCacheTest : public ::testing::Test {
  protected:
   AlgorithmCache open(const std::string& library = "cuBLASLt 130101", const std::string& device = "H100, driver 13000") const {
-    return {{.folder = folder()}, library, device};
+    return {std::make_shared<KernelCache>(KernelCache::Options{.folder = folder()}), library, device};
   }
   fs::path folder() const { return temporary_.path() / "cache"; }
   fs::path entry() const { return fs::canonical(folder() / "names" / "product_bf16_32760x8960x1536_bias_gelu"); }

@@ -11,6 +11,7 @@
 #include <fstream>
 #include <future>
 #include <sstream>
+#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -283,12 +284,118 @@ TEST_F(KernelCacheTest, AFolderThatCannotBeWritten) {
 TEST_F(KernelCacheTest, AFolderThatOthersMayWriteIsNotTrusted) {
   const auto kernels = make_kernels(1);
   build(kernels);
-  fs::permissions(folder(), fs::perms(0777));
+  for (const fs::path& open_folder : {folder(), folder() / "kernels"})
+    for (const int mode : {0777, 0775, 0720, 0702, 01777}) {
+      SCOPED_TRACE(fmt::format("{} {:o}", open_folder.string(), mode));
+      fs::permissions(open_folder, fs::perms(mode));
+      take_messages();
+      expect_right(build(kernels));
+      const std::string said = take_messages();
+      const std::string who = mode & 02 ? "everybody" : "its group";
+      EXPECT_EQ(lines_with(said, fmt::format("notice: kernel cache: {} may write to {} (chmod g", who, open_folder.string())), 1)
+          << said;
+      EXPECT_EQ(lines_with(said, "(not cached)"), 1) << said;
+      fs::permissions(open_folder, fs::perms(0700));
+    }
+  expect_right(build(kernels));
+  EXPECT_EQ(lines_with(take_messages(), "1 of 1 found"), 1);
+}
+
+// Where somebody else could have put it, an entry is built again.
+TEST_F(KernelCacheTest, AnEntryThatOthersMayWriteIsNotTrusted) {
+  const auto kernels = make_kernels(1);
+  build(kernels);
+  const fs::path stored = fs::canonical(entry(kernels[0].name));
+  const std::pair<fs::path, int> cases[] = {
+      {stored, 0770}, {stored, 0777}, {stored / "kernel.so", 0660}, {stored / "kernel.so", 0602}};
+  for (const auto& [path, mode] : cases) {
+    SCOPED_TRACE(fmt::format("{} {:o}", path.string(), mode));
+    fs::permissions(path, fs::perms(mode));
+    take_messages();
+    expect_right(build(kernels));
+    const std::string said = take_messages();
+    EXPECT_EQ(lines_with(said, "is damaged and will be rebuilt"), 1) << said;
+    EXPECT_EQ(lines_with(said, "may write to " + path.string()), 1) << said;
+    expect_right(build(kernels));
+    EXPECT_EQ(lines_with(take_messages(), "1 of 1 found"), 1);
+  }
+}
+
+// A umask that leaves the group its right to write is common, and compilers make their files by it.
+TEST_F(KernelCacheTest, EntriesArePrivateUnderAnyUmask) {
+  const mode_t before = ::umask(0);
+  const auto kernels = make_kernels(2);
+  expect_right(build(kernels));
+  ::umask(before);
+  for (const fs::directory_entry& each : fs::recursive_directory_iterator(folder()))
+    EXPECT_TRUE(each.is_symlink() || (fs::status(each.path()).permissions() & fs::perms(022)) == fs::perms::none) << each.path();
   take_messages();
   expect_right(build(kernels));
-  const std::string said = take_messages();
-  EXPECT_EQ(lines_with(said, "notice: kernel cache: everybody may write to "), 1) << said;
-  EXPECT_EQ(lines_with(said, "(not cached)"), 1) << said;
+  EXPECT_EQ(lines_with(take_messages(), "2 of 2 found"), 1);
+}
+
+// Drivers and libraries give bytes, and want bytes.
+TEST_F(KernelCacheTest, BinariesInMemoryAreStoredAndRead) {
+  const KernelRecipe recipe{.name = "bytes", .dialect = "opencl", .source = "s", .compiler = "c", .flags = "", .target = ""};
+  const KernelRecipe empty{.name = "empty", .dialect = "opencl", .source = "e", .compiler = "c", .flags = "", .target = ""};
+  const std::string bytes("\0one\ntwo\xff", 9);
+  const fs::path here = fs::current_path();
+  fs::current_path(temporary_.path());
+  replace("kernel.bin", "not of the cache");
+  KernelCache writer({.folder = folder()});
+  writer.store(std::vector<KernelCache::NewKernel>{{&recipe, "kernel.bin", "f", bytes}, {&empty, "kernel.bin", "g", ""}});
+  fs::current_path(here);
+  KernelCache reader({.folder = folder()});
+  for (KernelCache* cache : {&writer, &reader}) {
+    const auto found = cache->read(recipe);
+    ASSERT_TRUE(found);
+    EXPECT_EQ(found->bytes, bytes);
+    EXPECT_EQ(found->symbol, "f");
+    const auto nothing = cache->read(empty);
+    ASSERT_TRUE(nothing);
+    EXPECT_EQ(nothing->bytes, "");
+  }
+  EXPECT_TRUE(fs::exists(entry("bytes") / "source.cl"));
+}
+
+// Several parts of a platform share one cache: programs, and what libraries chose. None evicts what another uses, from any thread.
+TEST_F(KernelCacheTest, ThreadsShareOneCacheThatEvictsNothingTheyUse) {
+  const auto recipe = [](int thread, int i) {
+    return KernelRecipe{.name = fmt::format("k{}_{}", thread, i),
+                        .dialect = "cuda",
+                        .source = fmt::format("{} {}", thread, i),
+                        .compiler = "c",
+                        .flags = "",
+                        .target = ""};
+  };
+  constexpr int kThreads = 4, kEach = 12;
+  const std::string text(5'000, 'b');
+  {
+    KernelCache old({.folder = folder()});  // of another process: may go
+    const KernelRecipe unused = recipe(-1, 0), shared = recipe(-1, 1);
+    old.store(std::vector<KernelCache::NewKernel>{{&unused, "k.cubin", "s", text}, {&shared, "k.cubin", "s", text}});
+  }
+  KernelCache cache({.folder = folder(), .limit_bytes = 1});
+  EXPECT_TRUE(cache.read(recipe(-1, 1)));
+  {
+    std::vector<std::jthread> threads;
+    for (int t = 0; t < kThreads; ++t)
+      threads.emplace_back([&, t] {
+        for (int i = 0; i < kEach; ++i) {
+          const KernelRecipe own = recipe(t, i);
+          EXPECT_FALSE(cache.read(own));
+          const KernelCache::NewKernel stored{&own, "k.cubin", "s", text};
+          cache.store({&stored, 1});
+          for (int before = 0; before <= i; ++before) {
+            const auto found = cache.read(recipe(t, before));
+            EXPECT_TRUE(found && found->bytes == text) << t << " " << before;
+          }
+          EXPECT_TRUE(cache.find(recipe(-1, 1)));
+        }
+      });
+  }
+  EXPECT_FALSE(fs::exists(folder() / "kernels" / recipe(-1, 0).key()));
+  EXPECT_EQ(lines_with(messages_, "damaged"), 0) << messages_;
 }
 
 TEST_F(KernelCacheTest, AFullDisk) {

@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/error.h"
 #include "base/log.h"
 #include "cuda/fake.h"
 #include "testing/temporary_folder.h"
@@ -231,6 +232,19 @@ TEST_F(CublasltChoice, WithoutRoomTheFirstIsTakenAndNotKept) {
   EXPECT_NE(messages_.find("no room to measure"), std::string::npos) << messages_;
   fake_of(kCuda).order("");
   EXPECT_EQ(choose(kBias), 1);
+}
+
+// A failure on the way says nothing about the product: it is asked for again, and not taken for one without an algorithm.
+TEST_F(CublasltChoice, AfterAnErrorItIsAskedAgain) {
+  library.offered = {{.ms = 2}, {.ms = 1}};
+  const auto device = std::make_shared<Device>(kCuda, 0, fake_of(kCuda).options("/proc/no cache"));
+  Cublaslt products(device, kApi);
+  fake_of(kCuda).order("fail memory_allocate_async 1 1");
+  EXPECT_THROW(products.choose(kBias), Error);
+  fake_of(kCuda).order("");
+  const auto choice = products.choose(kBias);
+  ASSERT_TRUE(choice);
+  EXPECT_EQ(choice->algorithm.words[0], 1u);
 }
 
 TEST_F(CublasltChoice, AKeptOneThatTheLibraryRefusesIsMeasuredAgain) {

@@ -354,10 +354,13 @@ Status fake_device_attribute(int* value, int attribute, int device) {
   Call call("device_attribute");
   if (!call) return call.status;
   const bool hip = kColumn == 2;
-  const std::pair<const char*, Attribute> known[] = {
-      {"major", {hip ? 23 : 75, fake().major}}, {"minor", {hip ? 61 : 76, fake().minor}}, {"multiprocessors", {hip ? 63 : 16, 16}},
-      {"l2", {hip ? 19 : 38, 4 << 20}},         {"shared", {hip ? 74 : 97, 64 << 10}},    {"warp", {hip ? 87 : 10, 32}},
-      {"integrated", {hip ? 16 : 18, fake().integrated}}};
+  const std::pair<const char*, Attribute> known[] = {{"major", {hip ? 23 : 75, fake().major}},
+                                                     {"minor", {hip ? 61 : 76, fake().minor}},
+                                                     {"multiprocessors", {hip ? 63 : 16, 16}},
+                                                     {"l2", {hip ? 19 : 38, 4 << 20}},
+                                                     {"shared", {hip ? 74 : 97, 64 << 10}},
+                                                     {"warp", {hip ? 87 : 10, 32}},
+                                                     {"integrated", {hip ? 16 : 18, fake().integrated}}};
   for (const auto& [name, known_attribute] : known)
     if (known_attribute.number == attribute) {
       call << name << device;

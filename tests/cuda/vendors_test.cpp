@@ -234,6 +234,28 @@ TEST(Vendors, ASecondRunTakesItsProgramsFromTheCache) {
   }
 }
 
+// A chain has the names of its ops, which are as long as who adds them likes; and a batch is stored as a whole.
+TEST(Vendors, ProgramsOfLongNamesAreKeptToo) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  const TemporaryFolder cache;
+  const auto run = [&] {
+    fake.order("");
+    EXPECT_EQ(error_of(fake,
+                       [&] {
+                         const Value x = input("x", DType::f32, {4, 64});
+                         const Value y = call(std::string(300, 'n'), {x}, [](std::span<const Value> a) {
+                                           return std::vector<Value>{exp(a[0]) * a[0]};
+                                         }).front();
+                         const auto platform = open_platform("cuda", fake.options(cache.path()));
+                         compile(make_graph("long", {x}, {y}), *platform);
+                       }),
+              "");
+    return std::string(fake.log()).find("compile ") != std::string::npos;
+  };
+  EXPECT_TRUE(run());
+  EXPECT_FALSE(run()) << "all of it was kept";
+}
+
 // Programs are compiled by threads of the platform's: what they say goes to the one who asked for them, and to nobody else.
 TEST(Vendors, EachThreadsCompilationsAreToldToItsOwnSink) {
   const FakeVendor& fake = fake_of(cuda::kCuda);
@@ -245,7 +267,7 @@ TEST(Vendors, EachThreadsCompilationsAreToldToItsOwnSink) {
                          std::vector<std::string> lines;
                          const LogScope log_scope([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
                          const Value x = input("x", DType::f32, {4, width});
-                         const Graph graph = make_graph("sums", {x}, {mul(add(x, x), x), sum(x, 1), sum(mul(x, x), 1)});
+                         const Graph graph = make_graph("sums", {x}, {mul(add(x, x), x), sum(x), sum(mul(x, x))});
                          compile(graph, *platform);
                          return std::count_if(lines.begin(), lines.end(), [](auto& line) { return line.starts_with("compiled "); });
                        };

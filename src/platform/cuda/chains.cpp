@@ -45,12 +45,14 @@ class ChainKernel : public Kernel {
   const Function function_, unaligned_;
 };
 
-// What profilers show: the ops that a chain comes from.
+// What profilers show: the ops that a chain comes from, or the first of many.
 std::string function_name(const Node& node) {
+  constexpr std::size_t kMost = 100;  // tools, file systems and compilers have limits of their own
   std::string text = "zoe_";
   for (const char c : node.name.empty() ? std::string(name(node.opcode)) : node.name) {
     if ((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_') text += c;
     else if (text.back() != '_') text += '_';
+    if (text.size() == kMost) break;
   }
   return text;
 }

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <initializer_list>
 #include <limits>
 #include <numeric>
@@ -14,7 +13,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
 
 namespace zoe::cuda {
@@ -81,8 +79,8 @@ std::string LtProblem::text() const {
                      residual ? " residual" : "");
 }
 
-AlgorithmCache::AlgorithmCache(KernelCache::Options options, std::string library, std::string device)
-    : cache_(std::move(options)), library_(std::move(library)), device_(std::move(device)) {}
+AlgorithmCache::AlgorithmCache(std::shared_ptr<KernelCache> cache, std::string library, std::string device)
+    : cache_(std::move(cache)), library_(std::move(library)), device_(std::move(device)) {}
 
 KernelRecipe AlgorithmCache::recipe(const LtProblem& problem) const {
   KernelRecipe recipe{.name = "product " + problem.text(), .dialect = "cublaslt", .source = problem.text() + "\n"};
@@ -96,39 +94,25 @@ KernelRecipe AlgorithmCache::recipe(const LtProblem& problem) const {
 
 std::optional<LtAlgorithm> AlgorithmCache::find(const LtProblem& problem) {
   const KernelRecipe wanted = recipe(problem);
-  const auto entry = cache_.find(wanted);
+  const auto entry = cache_->read(wanted);
   if (!entry) return std::nullopt;
   LtAlgorithm algorithm;
-  std::string bytes;
-  try {
-    bytes = read_file(entry->binary, "cublaslt", sizeof algorithm);
-  } catch (const Error& error) {  // it went since, or is larger
-    cache_.reject(wanted, error.what());
+  if (entry->bytes.size() != sizeof algorithm) {
+    cache_->reject(wanted, fmt::format("an algorithm has {} bytes, got {}", sizeof algorithm, entry->bytes.size()));
     return std::nullopt;
   }
-  if (bytes.size() != sizeof algorithm) {
-    cache_.reject(wanted, fmt::format("an algorithm has {} bytes, got {}", sizeof algorithm, bytes.size()));
-    return std::nullopt;
-  }
-  std::memcpy(&algorithm, bytes.data(), sizeof algorithm);
+  std::memcpy(&algorithm, entry->bytes.data(), sizeof algorithm);
   return algorithm;
 }
 
 void AlgorithmCache::store(const LtProblem& problem, const LtAlgorithm& algorithm) {
-  if (const std::string why = cache_.why_not_writable(); !why.empty()) return cache_.notice_not_cached(why);
-  const WorkFolder folder(cache_.work_parent());
-  if (folder.path.empty()) return cache_.notice_not_cached(folder.error);
-  const std::filesystem::path path = folder.path / "product.algorithm";
-  std::ofstream file(path, std::ios::binary);
-  file.write(reinterpret_cast<const char*>(&algorithm), sizeof algorithm);
-  file.close();
-  if (!file) return cache_.notice_not_cached(fmt::format("cannot write {}", path.string()));
   const KernelRecipe key = recipe(problem);
-  const KernelCache::NewKernel entry{&key, path, key.name};
-  cache_.store({&entry, 1});
+  const KernelCache::NewKernel entry{&key, "product.algorithm", key.name,
+                                     std::string_view(reinterpret_cast<const char*>(&algorithm), sizeof algorithm)};
+  cache_->store({&entry, 1});
 }
 
-void AlgorithmCache::reject(const LtProblem& problem, std::string_view why) { cache_.reject(recipe(problem), why); }
+void AlgorithmCache::reject(const LtProblem& problem, std::string_view why) { cache_->reject(recipe(problem), why); }
 
 // Random operands of one problem on the device, and a clock there. `ready` is false if there is no room for them.
 class Cublaslt::Bench {
@@ -252,7 +236,7 @@ class Cublaslt::Bench {
 Cublaslt::Cublaslt(DevicePtr device, const CublasltApi& api)
     : device_(std::move(device)),
       api_(api),
-      cache_({.folder = device_->options.cache_dir}, fmt::format("cuBLASLt {}", api.version()), words_for(*device_)) {
+      cache_(device_->cache, fmt::format("cuBLASLt {}", api.version()), words_for(*device_)) {
   device_->make_current();
   const Status status = api.create(&handle_);
   check(status == kSuccess, ErrorKind::device, "cuda", "cuBLASLt does not start: {}.", api.status_text(status));
@@ -273,13 +257,14 @@ void Cublaslt::check_status(Status status, std::string_view call, const LtProble
 
 std::optional<LtChoice> Cublaslt::choose(const LtProblem& problem) {
   const std::lock_guard lock(mutex_);
-  const auto [found, is_new] = chosen_.try_emplace(problem.text());
-  if (!is_new) return found->second;
+  const std::string text = problem.text();
+  if (const auto known = chosen_.find(text); known != chosen_.end()) return known->second;
   device_->make_current();
-  found->second = cached(problem);
-  if (!found->second)
-    if (const std::vector<LtCandidate> offered = candidates(problem); !offered.empty()) found->second = fastest(problem, offered);
-  return found->second;
+  std::optional<LtChoice> choice = cached(problem);
+  if (!choice)
+    if (const std::vector<LtCandidate> offered = candidates(problem); !offered.empty()) choice = fastest(problem, offered);
+  chosen_.emplace(text, choice);  // what failed on the way is asked again: an error says nothing about the product
+  return choice;
 }
 
 std::optional<LtChoice> Cublaslt::cached(const LtProblem& problem) {

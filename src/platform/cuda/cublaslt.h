@@ -36,18 +36,18 @@ struct LtChoice {
   std::size_t workspace_bytes;
 };
 
-// The algorithms that were found fastest, on disk: an entry a device, library and problem. Not thread-safe.
+// The algorithms that were found fastest, on disk: an entry a device, library and problem.
 class AlgorithmCache {
  public:
   // `library`, `device`: all that an algorithm's meaning and its time depend on.
-  AlgorithmCache(KernelCache::Options options, std::string library, std::string device);
+  AlgorithmCache(std::shared_ptr<KernelCache> cache, std::string library, std::string device);
   std::optional<LtAlgorithm> find(const LtProblem& problem);
   void store(const LtProblem& problem, const LtAlgorithm& algorithm);
   void reject(const LtProblem& problem, std::string_view why);  // what find() returned is of no use
 
  private:
   KernelRecipe recipe(const LtProblem& problem) const;
-  KernelCache cache_;
+  const std::shared_ptr<KernelCache> cache_;
   const std::string library_, device_;
 };
 

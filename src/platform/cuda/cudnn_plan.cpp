@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <utility>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
 
 namespace zoe::cuda {
@@ -20,7 +18,6 @@ constexpr std::size_t kMostMeasured = 8;     // plans that are built and timed
 constexpr int kMeasuredRuns = 3;
 constexpr float kHopeless = 1.2f;  // times the fastest: not timed again
 constexpr std::size_t kMostWorkspaceBytes = std::size_t{256} << 20;
-constexpr std::size_t kMostPlanBytes = std::size_t{64} << 20;
 
 // A call that cuDNN refused: an expected no while a plan is looked for.
 struct Refusal {
@@ -369,8 +366,7 @@ void CudnnPlan::execute(StreamHandle stream, std::span<void* const> operands, Ad
   }
 }
 
-Cudnn::Cudnn(const CudnnApi& api_, DevicePtr device_)
-    : api(api_), device(std::move(device_)), version(cudnn_version(api_)), cache_({.folder = device->options.cache_dir}) {}
+Cudnn::Cudnn(const CudnnApi& api_, DevicePtr device_) : api(api_), device(std::move(device_)), version(cudnn_version(api_)) {}
 
 Cudnn::~Cudnn() {
   if (handle_) api.destroy(handle_);
@@ -391,7 +387,7 @@ std::shared_ptr<CudnnPlan> Cudnn::plan(const CudnnGraph& graph, std::string& why
   recipe.compiler = "cudnn " + version;
   recipe.target = fmt::format("{} {}.{}, driver {}", device->description.name, device->description.major, device->description.minor,
                               device->description.driver_version);
-  const std::lock_guard lock(cache_mutex_);
+  const std::lock_guard lock(plans_mutex_);
   std::weak_ptr<CudnnPlan>& known = plans_[recipe.source];
   if (std::shared_ptr<CudnnPlan> plan = known.lock()) return plan;
   device->make_current();
@@ -414,17 +410,17 @@ std::shared_ptr<CudnnPlan> Cudnn::plan(const CudnnGraph& graph, std::string& why
 }
 
 std::shared_ptr<CudnnPlan> Cudnn::stored(const CudnnGraph& graph, const KernelRecipe& recipe) {
-  const auto entry = cache_.find(recipe);
+  const auto entry = device->cache->read(recipe);
   if (!entry) return nullptr;
-  const std::string json = read_file(entry->binary, "cudnn", kMostPlanBytes);
+  const std::lock_guard lock(mutex_);
   try {
     Descriptor plan(api, cudnn::kExecutionPlan, "a stored plan");
     plan.set(cudnn::kPlanHandle, cudnn::kHandleType, handle_)
-        .set(cudnn::kPlanJson, cudnn::kCharType, std::span<const char>(json))
+        .set(cudnn::kPlanJson, cudnn::kCharType, std::span<const char>(entry->bytes))
         .finalize();
     return std::make_shared<CudnnPlan>(shared_from_this(), graph, plan.release(), entry->symbol);
   } catch (const Refusal& refusal) {
-    cache_.reject(recipe, refusal.text);
+    device->cache->reject(recipe, refusal.text);
     return nullptr;
   }
 }
@@ -432,21 +428,14 @@ std::shared_ptr<CudnnPlan> Cudnn::stored(const CudnnGraph& graph, const KernelRe
 void Cudnn::store(const CudnnPlan& plan, const KernelRecipe& recipe) {
   const std::string json = plan.json();
   if (json.empty()) return;  // an engine that cannot be written down
-  if (const std::string why = cache_.why_not_writable(); !why.empty()) return cache_.notice_not_cached(why);
-  const WorkFolder folder(cache_.work_parent());
-  const std::filesystem::path path = folder.path / "plan.json";
-  std::ofstream file(path, std::ios::binary);
-  file.write(json.data(), static_cast<std::streamsize>(json.size()));
-  file.close();
-  if (folder.path.empty() || !file)
-    return cache_.notice_not_cached(folder.path.empty() ? folder.error : fmt::format("cannot write {}", path.string()));
-  const KernelCache::NewKernel entry{&recipe, path, plan.engine()};
-  cache_.store({&entry, 1});
+  const KernelCache::NewKernel entry{&recipe, "plan.json", plan.engine(), json};
+  device->cache->store({&entry, 1});
 }
 
 std::vector<std::shared_ptr<CudnnPlan>> Cudnn::proposals(const CudnnGraph& graph, std::string& why) {
   std::vector<std::shared_ptr<CudnnPlan>> plans;
   why = "cuDNN proposes no engine";
+  const std::lock_guard lock(mutex_);
   try {
     const WholeGraph whole(api, graph, handle_);
     const bool bf16 = std::any_of(graph.tensors.begin(), graph.tensors.end(),

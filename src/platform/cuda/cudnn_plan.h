@@ -60,7 +60,8 @@ class CudnnPlan {
   const std::string& engine() const { return engine_; }  // cuDNN's number of it
   std::string json() const;                              // all of it, with generated code
   // Addresses of the graph's tensors in memory and pointers to its values, in the order of the tensors. Engines count on addresses
-  // that are multiples of 16; tensors elsewhere are copied, which no plan of the compiler's needs and no recording can hold.
+  // that are multiples of 16; tensors elsewhere (a slice or a part of a concat at an odd offset) are copied, which no recording can
+  // hold.
   void run(StreamHandle stream, std::span<void* const> operands, Address workspace) const;
 
  private:
@@ -103,9 +104,8 @@ class Cudnn : public std::enable_shared_from_this<Cudnn> {
   std::size_t fastest(const CudnnGraph& graph, std::span<const std::shared_ptr<CudnnPlan>> plans) const;
 
   CudnnHandle handle_ = nullptr;
-  mutable std::mutex mutex_;  // of the handle, which carries the stream
-  std::mutex cache_mutex_;
-  KernelCache cache_;
+  mutable std::mutex mutex_;  // of the handle, which one thread may use at a time
+  std::mutex plans_mutex_;
   std::map<std::string, std::weak_ptr<CudnnPlan>> plans_;  // by the graph's text
 };
 

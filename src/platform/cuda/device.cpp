@@ -4,20 +4,16 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <thread>
 #include <utility>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
 #include "platform/last_lines.h"
 
 namespace zoe::cuda {
 namespace {
-
-constexpr std::size_t kMostBinaryBytes = std::size_t{1} << 30;
 
 // The driver, ready for use. One that does not start (no device, no kernel module, another version of it) means that nothing of
 // this vendor runs here, which is no failure of a device.
@@ -43,7 +39,6 @@ int version_of(const DriverApi& api, const Vendor& vendor) {
 DeviceBuffer::DeviceBuffer(DevicePtr device_, Address address, std::size_t size) : device(std::move(device_)) {
   data = reinterpret_cast<void*>(address);
   size_bytes = size;
-  device->allocated_ += size;
 }
 
 DeviceBuffer::~DeviceBuffer() { device->free(reinterpret_cast<Address>(data), size_bytes); }
@@ -88,7 +83,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
       options(options_),
       api(start_driver(vendor_, options_)),
       compiler(load_compiler(vendor_, options_.cuda_path, version_of(api, vendor_))),
-      cache_({.folder = options_.cache_dir}) {
+      cache(std::make_shared<KernelCache>(KernelCache::Options{.folder = options_.cache_dir})) {
   description.driver_version = version_of(api, vendor);
   check(compiler.version(&compiler_major_, &compiler_minor_) == kSuccess, ErrorKind::unsupported, vendor.platform,
         "{} does not say its version. {}", compiler.path, vendor.advice);
@@ -127,11 +122,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
     std::uint64_t keep = std::numeric_limits<std::uint64_t>::max();
     check_status(api.pool_default(&pool_, description.handle), "finding the memory pool");
     check_status(api.pool_set(pool_, kPoolReleaseThreshold, &keep), "setting up the memory pool");
-    check_status(api.memory_allocate_async(&fault, 3 * sizeof(std::int32_t), memory_stream_), "an allocation");
-    check_status(api.set_bytes_async(fault, 0, 3 * sizeof(std::int32_t), memory_stream_), "a fill");
-    check_status(api.stream_synchronize(memory_stream_), "waiting");
   } catch (...) {
-    if (fault) api.memory_free_async(fault, memory_stream_);
     if (memory_stream_) api.stream_destroy(memory_stream_);
     api.context_release(description.handle);
     throw;
@@ -142,7 +133,6 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
 Device::~Device() {
   api.context_set_current(context_);
   for (auto module = loaded_.rbegin(); module != loaded_.rend(); ++module) api.module_unload(*module);
-  api.memory_free_async(fault, memory_stream_);
   api.stream_synchronize(memory_stream_);
   api.stream_destroy(memory_stream_);
   api.context_release(description.handle);
@@ -228,19 +218,9 @@ Status Device::load(const std::string& key, const std::string& binary) {
 
 // Adds new binaries to the kernel cache.
 void Device::store(std::span<Build> builds) {
-  if (const std::string why = cache_.why_not_writable(); !why.empty()) return cache_.notice_not_cached(why);
-  const WorkFolder folder(cache_.work_parent());
-  if (folder.path.empty()) return cache_.notice_not_cached(folder.error);
   std::vector<KernelCache::NewKernel> entries;
-  for (Build& build : builds) {
-    const std::filesystem::path path = folder.path / fmt::format("{}_{}.cubin", build.recipe.name, entries.size());
-    std::ofstream file(path, std::ios::binary);
-    file.write(build.binary.data(), static_cast<std::streamsize>(build.binary.size()));
-    file.close();
-    if (!file) return cache_.notice_not_cached(fmt::format("cannot write {}", path.string()));
-    entries.push_back({&build.recipe, path, build.recipe.name});
-  }
-  cache_.store(entries);
+  for (const Build& build : builds) entries.push_back({&build.recipe, "kernel.cubin", build.recipe.name, build.binary});
+  cache->store(entries);
 }
 
 void Device::build(std::span<const Program> programs) {
@@ -255,12 +235,10 @@ void Device::build(std::span<const Program> programs) {
   }
   std::vector<std::pair<std::string, Build>> to_compile;
   for (auto& [key, build] : missing) {
-    if (const auto cached = cache_.find(build.recipe)) {
-      build.binary = read_file(cached->binary, vendor.platform, kMostBinaryBytes);
-      const Status status = load(key, build.binary);
+    if (const auto cached = cache->read(build.recipe)) {
+      const Status status = load(key, cached->bytes);
       if (status == kSuccess) continue;
-      cache_.reject(build.recipe, fmt::format("the driver does not load it (status {})", status));
-      build.binary.clear();
+      cache->reject(build.recipe, fmt::format("the driver does not load it (status {})", status));
     }
     to_compile.emplace_back(key, std::move(build));
   }
@@ -279,7 +257,7 @@ void Device::build(std::span<const Program> programs) {
   }
   for (const auto& [key, build] : to_compile)
     if (!build.error.empty()) {
-      const std::filesystem::path kept = build.log.empty() ? "" : cache_.keep_failed(build.recipe, build.log);
+      const std::filesystem::path kept = build.log.empty() ? "" : cache->keep_failed(build.recipe, build.log);
       fail(ErrorKind::compile, vendor.platform, "{}{}", build.error,
            kept.empty() ? "" : fmt::format(" Source and log: {}.", kept.string()));
     }
@@ -290,7 +268,7 @@ void Device::build(std::span<const Program> programs) {
     check_status(load(key, build.binary), "loading a program", build.what);
     made.push_back(std::move(build));
   }
-  store(made);
+  if (!made.empty()) store(made);
 }
 
 Function Device::function(const Program& program, const std::string& name) {
@@ -314,20 +292,29 @@ std::uint64_t Device::free_bytes() const {
   return std::min(available, options.memory_limit_bytes - std::min<std::uint64_t>(allocated_, options.memory_limit_bytes));
 }
 
+Status Device::take(Address* address, std::size_t bytes, std::string_view what) {
+  const Status status = api.memory_allocate_async(address, bytes, memory_stream_);
+  if (status != kOutOfMemory) return status;
+  // Frees that wait for kernels, and freed pieces of the wrong size, may be all that is in the way.
+  check_status(api.stream_synchronize(memory_stream_), "waiting for freed memory", what);
+  check_status(api.pool_trim(pool_, 0), "trimming the memory pool", what);
+  return api.memory_allocate_async(address, bytes, memory_stream_);
+}
+
 std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_view what) {
   make_current();
   const std::size_t bytes = std::max<std::size_t>(size_bytes, 1);
   Status status = kOutOfMemory;
   Address address = 0;
-  if (options.memory_limit_bytes == 0 || allocated_ + size_bytes <= options.memory_limit_bytes) {
-    status = api.memory_allocate_async(&address, bytes, memory_stream_);
-    if (status == kOutOfMemory) {
-      // Frees that wait for kernels, and freed pieces of the wrong size, may be all that is in the way.
-      check_status(api.stream_synchronize(memory_stream_), "waiting for freed memory", what);
-      check_status(api.pool_trim(pool_, 0), "trimming the memory pool", what);
-      status = api.memory_allocate_async(&address, bytes, memory_stream_);
-    }
+  // Counted first, so that two threads do not take the same rest of the limit.
+  const std::uint64_t total = allocated_ += size_bytes;
+  try {
+    if (options.memory_limit_bytes == 0 || total <= options.memory_limit_bytes) status = take(&address, bytes, what);
+  } catch (...) {
+    allocated_ -= size_bytes;
+    throw;
   }
+  if (status != kSuccess) allocated_ -= size_bytes;
   if (status == kOutOfMemory) {
     const std::string limit = options.memory_limit_bytes == 0
                                   ? ""
@@ -350,7 +337,7 @@ void Device::free(Address address, std::size_t size_bytes) {
   {
     const std::lock_guard lock(streams_mutex_);
     for (DeviceStream* stream : streams_)
-      if (!stream->recording && api.event_record(stream->queued_, stream->handle_) == kSuccess)
+      if (stream->recording || api.event_record(stream->queued_, stream->handle_) == kSuccess)
         api.stream_wait_event(memory_stream_, stream->queued_, 0);
   }
   api.memory_free_async(address, memory_stream_);
@@ -463,14 +450,23 @@ void DeviceStream::synchronize() {
   Device& device = *device_;
   device.make_current();
   device.check_status(device.api.stream_synchronize(handle_), "waiting for the device");
-  if (!device.fault_possible.exchange(false)) return;
-  std::int32_t fault[3] = {};
-  device.check_status(device.api.copy_to_host_async(fault, device.fault, sizeof fault, handle_), "a copy");
-  device.check_status(device.api.stream_synchronize(handle_), "waiting for the device");
-  if (fault[0] == 0) return;
-  device.check_status(device.api.set_bytes_async(device.fault, 0, sizeof fault, handle_), "a fill");
-  fail(ErrorKind::invalid_argument, "gather", "bad index at position {}: got {}, expected 0 to {}.", fault[0] - 1, fault[1],
-       fault[2] - 1);
+  for (const std::shared_ptr<Buffer>& place : std::exchange(to_look_at_, {})) {
+    const auto address = reinterpret_cast<Address>(place->data);
+    std::int32_t fault[3] = {};
+    device.check_status(device.api.copy_to_host_async(fault, address, sizeof fault, handle_), "a copy");
+    device.check_status(device.api.stream_synchronize(handle_), "waiting for the device");
+    if (fault[0] == 0) continue;
+    device.check_status(device.api.set_bytes_async(address, 0, sizeof fault, handle_), "a fill");
+    fail(ErrorKind::invalid_argument, "gather", "bad index at position {}: got {}, expected 0 to {}.", fault[0] - 1, fault[1],
+         fault[2] - 1);
+  }
+}
+
+Address DeviceStream::fault() {
+  if (!fault_) fault_ = device_->allocate(3 * sizeof(std::int32_t), "faults");
+  if (recording) fault_recorded_ = true;
+  else to_look_at_.insert(fault_);
+  return reinterpret_cast<Address>(fault_->data);
 }
 
 }  // namespace zoe::cuda

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,7 +26,7 @@ struct DeviceDescription {
   std::string name;
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 0, warp_threads = 32;
-  bool is_integrated = false;  // its memory is the host's
+  bool is_integrated = false;                                    // its memory is the host's
   std::size_t memory_bytes = 0, l2_bytes = 0, shared_bytes = 0;  // shared: the most a block may ask for
   int driver_version = 0;                                        // 13000: CUDA 13.0
 };
@@ -92,7 +93,8 @@ class Device : public std::enable_shared_from_this<Device> {
   const DriverApi& api;
   const CompilerApi& compiler;
   DeviceDescription description;
-  std::vector<LibraryInfo> libraries;  // the driver and the run-time compiler; the vendor's other libraries as they are found
+  std::vector<LibraryInfo> libraries;        // the driver and the run-time compiler
+  const std::shared_ptr<KernelCache> cache;  // of programs, and of what the vendor's libraries chose
 
   // Calls of the driver go to the context that is current in the calling thread.
   void make_current() const;
@@ -123,13 +125,10 @@ class Device : public std::enable_shared_from_this<Device> {
   // What allocate() can still hand out: of the device, and of what the pool keeps of freed memory, within the limit.
   std::uint64_t free_bytes() const;
 
-  // Where kernels leave what only the host can report (see gather in kernels/movement.cu): three ints, zero if nothing is wrong.
-  Address fault = 0;
-  std::atomic<bool> fault_possible{false};  // a kernel that may set it was queued since it was last looked at
-
  private:
   friend struct DeviceBuffer;
   friend class DeviceStream;
+  Status take(Address* address, std::size_t bytes, std::string_view what);
   void free(Address address, std::size_t size_bytes);
   struct Build;
   KernelRecipe recipe(const Program& program) const;
@@ -142,9 +141,8 @@ class Device : public std::enable_shared_from_this<Device> {
   PoolHandle pool_ = nullptr;
   std::atomic<std::uint64_t> allocated_{0};
   std::mutex streams_mutex_;
-  std::vector<DeviceStream*> streams_;  // those that live
-  std::mutex mutex_;                    // of what follows
-  KernelCache cache_;
+  std::vector<DeviceStream*> streams_;           // those that live
+  std::mutex mutex_;                             // of what follows
   std::map<std::string, ModuleHandle> modules_;  // by the recipe's key
   std::vector<ModuleHandle> loaded_;             // the same in the order of their loading
   int compiler_major_ = 0, compiler_minor_ = 0;
@@ -168,6 +166,9 @@ class DeviceStream : public Stream {
   void record_begin() override;
   std::unique_ptr<Recording> record_end(std::string* why) override;
   void replay(const Recording& kept) override;
+  // Where a kernel of this stream leaves what only the host can report (see gather in kernels/movement.cu): three ints, zero if
+  // nothing is wrong. The next synchronize() looks there.
+  Address fault();
   StreamHandle handle() const { return handle_; }
   const Device& device() const { return *device_; }
 
@@ -187,7 +188,9 @@ class DeviceStream : public Stream {
   std::array<Chunk, 2> chunks_;
   std::size_t chunk_ = 0, used_ = 0;  // the one that uploads fill, and how far it is filled
   bool chunks_refused_ = false;
-  bool fault_before_ = false;  // Device::fault_possible when recording began
+  std::shared_ptr<Buffer> fault_;                 // with the first kernel that may report
+  std::set<std::shared_ptr<Buffer>> to_look_at_;  // faults of the kernels queued since the last synchronize()
+  bool fault_recorded_ = false;                   // a kernel of the recording at hand may report
 };
 
 inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }

@@ -70,7 +70,6 @@ class GatherKernel : public Kernel {
   std::string_view implementation() const override { return "rows"; }
   std::string weight_layout(int) const override { return "dense " + std::string(name(dtype_)); }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    device_->fault_possible = true;
     Launch(gather_, stream)
         .place(inputs[0])
         .place(inputs[1])
@@ -78,7 +77,7 @@ class GatherKernel : public Kernel {
         .integer(table_rows_)
         .large(count_)
         .integer(width_)
-        .address(device_->fault)
+        .address(static_cast<DeviceStream&>(stream).fault())
         .run(blocks_for(count_), {kThreads});
   }
 

@@ -50,7 +50,7 @@ struct GraphRecording : Recording {
   }
   const DevicePtr device;
   GraphExecHandle exec = nullptr;
-  bool fault_possible = false;  // some kernel in it may set Device::fault
+  std::shared_ptr<Buffer> fault;  // of the stream that recorded it, where some kernel in it may report
 };
 
 }  // namespace
@@ -64,8 +64,10 @@ void DeviceStream::wait_for(Mark& mark) {
 
 void DeviceStream::record_begin() {
   device_->make_current();
-  fault_before_ = device_->fault_possible.exchange(false);
-  // Of this thread only: other threads may allocate meanwhile.
+  fault_recorded_ = false;
+  // Of this thread only: other threads may allocate and free meanwhile. Frees wait for what was queued before the recording.
+  const std::lock_guard lock(device_->streams_mutex_);
+  device_->check_status(device_->api.event_record(queued_, handle_), "recording an event");
   recording = true;
   const Status status = device_->api.capture_begin(handle_, kCaptureThreadLocal);
   recording = status == kSuccess;
@@ -75,10 +77,14 @@ void DeviceStream::record_begin() {
 std::unique_ptr<Recording> DeviceStream::record_end(std::string* why) {
   device_->make_current();
   auto made = std::make_unique<GraphRecording>(device_);
-  made->fault_possible = device_->fault_possible.exchange(fault_before_);
-  recording = false;
+  if (fault_recorded_) made->fault = fault_;
   GraphHandle graph = nullptr;
-  Status status = device_->api.capture_end(handle_, &graph);
+  Status status = kSuccess;
+  {
+    const std::lock_guard lock(device_->streams_mutex_);
+    status = device_->api.capture_end(handle_, &graph);
+    recording = false;
+  }
   if (status == kSuccess) status = device_->api.graph_instantiate(&made->exec, graph, 0);
   if (graph) device_->api.graph_destroy(graph);
   if (status == kSuccess) return made;
@@ -91,7 +97,7 @@ std::unique_ptr<Recording> DeviceStream::record_end(std::string* why) {
 
 void DeviceStream::replay(const Recording& kept) {
   const auto& graph = static_cast<const GraphRecording&>(kept);
-  if (graph.fault_possible) device_->fault_possible = true;
+  if (graph.fault) to_look_at_.insert(graph.fault);
   device_->make_current();
   device_->check_status(device_->api.graph_launch(graph.exec, handle_), "replaying a recording");
 }
