@@ -96,11 +96,14 @@ TEST(OpenclErrors, AProgramThatDoesNotBuildShowsTheEndOfItsLog) {
   const auto platform = open_or_null();
   SKIP_WITHOUT(platform);
   const opencl::Api& api = opencl::load_api("");
-  opencl::Device device(api, opencl::find_devices(api).front());
+  const testing::TemporaryFolder cache;
+  opencl::Device device(api, opencl::find_devices(api).front(),
+                        std::make_shared<KernelCache>(KernelCache::Options{.folder = cache.path()}));
   std::string source = "kernel void broken() {\n";
   for (int i = 0; i < 50; ++i) source += "  unknown_name_" + std::to_string(i) + ";\n";
   expect_error(ErrorKind::compile,
-               {"[opencl] kernel fused_17 failed to build", "CL_BUILD_PROGRAM_FAILURE", "The log ends: ", "unknown_name_49"},
+               {"[opencl] kernel fused_17 failed to build", "CL_BUILD_PROGRAM_FAILURE", "The log ends: ", "unknown_name_49",
+                "Source and log: " + (cache.path() / "failed" / "broken").string()},
                [&] { device.function(source + "}\n", "broken", "fused_17"); });
 }
 

@@ -14,7 +14,8 @@
 
 namespace zoe::cpu {
 
-// Unary and binary opcodes, cast, sum. Results are the same bits on every instruction set and thread count.
+// Unary and binary opcodes, cast, sum. Results are the same bits at every vector length and thread count; those of exp, tanh and
+// their like on every instruction set that has fused multiply-adds.
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device);
 // Whether results go past the last cache: they would push everything else out of it, and not be found there anyway.
 bool outgrows_cache(const Chain& chain, const DeviceInfo& device);

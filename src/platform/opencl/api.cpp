@@ -33,8 +33,10 @@ std::unique_ptr<Api> open_loader(const std::string& path) {
   find("clCreateBuffer", api->clCreateBuffer);
   find("clReleaseMemObject", api->clReleaseMemObject);
   find("clCreateProgramWithSource", api->clCreateProgramWithSource);
+  find("clCreateProgramWithBinary", api->clCreateProgramWithBinary);
   find("clReleaseProgram", api->clReleaseProgram);
   find("clBuildProgram", api->clBuildProgram);
+  find("clGetProgramInfo", api->clGetProgramInfo);
   find("clGetProgramBuildInfo", api->clGetProgramBuildInfo);
   find("clCreateKernel", api->clCreateKernel);
   find("clReleaseKernel", api->clReleaseKernel);

@@ -39,10 +39,11 @@ inline constexpr cl_uint CL_DEVICE_TYPE = 0x1000, CL_DEVICE_MAX_COMPUTE_UNITS = 
                          CL_DEVICE_MAX_MEM_ALLOC_SIZE = 0x1010, CL_DEVICE_GLOBAL_MEM_SIZE = 0x101f,
                          CL_DEVICE_LOCAL_MEM_SIZE = 0x1023, CL_DEVICE_AVAILABLE = 0x1027, CL_DEVICE_COMPILER_AVAILABLE = 0x1028,
                          CL_DEVICE_NAME = 0x102b, CL_DEVICE_VENDOR = 0x102c, CL_DRIVER_VERSION = 0x102d, CL_DEVICE_VERSION = 0x102f,
-                         CL_DEVICE_HOST_UNIFIED_MEMORY = 0x1035, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT = 0x103a, CL_DEVICE_SINGLE_FP_CONFIG = 0x101b;
+                         CL_DEVICE_HOST_UNIFIED_MEMORY = 0x1035, CL_DEVICE_NATIVE_VECTOR_WIDTH_FLOAT = 0x103a,
+                         CL_DEVICE_SINGLE_FP_CONFIG = 0x101b;
 inline constexpr cl_bitfield CL_FP_CORRECTLY_ROUNDED_DIVIDE_SQRT = 1 << 7;
 inline constexpr cl_bitfield CL_MEM_READ_WRITE = 1 << 0;
-inline constexpr cl_uint CL_PROGRAM_BUILD_LOG = 0x1183;
+inline constexpr cl_uint CL_PROGRAM_BUILD_LOG = 0x1183, CL_PROGRAM_BINARY_SIZES = 0x1165, CL_PROGRAM_BINARIES = 0x1166;
 
 // The entry points, by their names in the specification.
 struct Api {
@@ -58,8 +59,11 @@ struct Api {
   cl_mem (*clCreateBuffer)(cl_context, cl_bitfield, std::size_t, void*, cl_int*);
   cl_int (*clReleaseMemObject)(cl_mem);
   cl_program (*clCreateProgramWithSource)(cl_context, cl_uint, const char**, const std::size_t*, cl_int*);
+  cl_program (*clCreateProgramWithBinary)(cl_context, cl_uint, const cl_device_id*, const std::size_t*, const unsigned char**,
+                                          cl_int*, cl_int*);
   cl_int (*clReleaseProgram)(cl_program);
   cl_int (*clBuildProgram)(cl_program, cl_uint, const cl_device_id*, const char*, void (*)(cl_program, void*), void*);
+  cl_int (*clGetProgramInfo)(cl_program, cl_uint, std::size_t, void*, std::size_t*);
   cl_int (*clGetProgramBuildInfo)(cl_program, cl_device_id, cl_uint, std::size_t, void*, std::size_t*);
   cl_kernel (*clCreateKernel)(cl_program, const char*, cl_int*);
   cl_int (*clReleaseKernel)(cl_kernel);

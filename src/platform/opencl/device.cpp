@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <limits>
+#include <utility>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "platform/last_lines.h"
 
 namespace zoe::opencl {
@@ -81,43 +84,89 @@ std::vector<DeviceDescription> find_devices(const Api& api) {
   return devices;
 }
 
-Device::Device(const Api& api_, DeviceDescription description_) : api(api_), description(std::move(description_)) {
+Device::Device(const Api& api_, DeviceDescription description_, std::shared_ptr<KernelCache> cache)
+    : api(api_), description(std::move(description_)), cache_(std::move(cache)) {
   cl_int status = CL_SUCCESS;
   context_ = api.clCreateContext(nullptr, 1, &description.id, nullptr, nullptr, &status);
   check_cl(status, "clCreateContext");
-  fault = api.clCreateBuffer(context_, CL_MEM_READ_WRITE, 3 * sizeof(std::int32_t), nullptr, &status);
-  if (status != CL_SUCCESS) api.clReleaseContext(context_);
-  check_cl(status, "clCreateBuffer");
 }
 
 Device::~Device() {
   for (const auto& [source, program] : programs_) api.clReleaseProgram(program);
-  api.clReleaseMemObject(fault);
   api.clReleaseContext(context_);
 }
 
-cl_program Device::build(const std::string& source, std::string_view what) {
-  const char* text = source.c_str();
+KernelRecipe Device::recipe(const std::string& source, std::string_view name) const {
+  KernelRecipe recipe{.name = std::string(name), .dialect = "opencl", .source = source};
+  if (!description.driver.empty())  // else nobody could say which driver a binary is of
+    recipe.compiler = fmt::format("{}, {}, driver {}", description.platform_name, description.version, description.driver);
+  // No flag that would let a device compute less exactly. -w: drivers print to stderr that they have warnings.
+  recipe.flags = description.rounds_division ? "-cl-std=CL1.2 -w -cl-fp32-correctly-rounded-divide-sqrt" : "-cl-std=CL1.2 -w";
+  recipe.target = fmt::format("{}, {}", description.vendor, description.name);
+  return recipe;
+}
+
+// Null if the cache has none that the driver takes.
+cl_program Device::load(const KernelRecipe& recipe) {
+  const auto cached = cache_->read(recipe);
+  if (!cached) return nullptr;
+  const auto* bytes = reinterpret_cast<const unsigned char*>(cached->bytes.data());
+  const std::size_t size = cached->bytes.size();
+  cl_int taken = CL_SUCCESS, status = CL_SUCCESS;
+  const cl_program program = api.clCreateProgramWithBinary(context_, 1, &description.id, &size, &bytes, &taken, &status);
+  if (status == CL_SUCCESS) status = taken;
+  if (status == CL_SUCCESS) status = api.clBuildProgram(program, 1, &description.id, recipe.flags.c_str(), nullptr, nullptr);
+  if (status == CL_SUCCESS) return program;
+  if (program) api.clReleaseProgram(program);
+  cache_->reject(recipe, fmt::format("the driver does not take it: {}", error_name(status)));
+  return nullptr;
+}
+
+// What a driver does not give is built again by the next process.
+void Device::store(const KernelRecipe& recipe, cl_program program) {
+  std::size_t size = 0;
+  if (api.clGetProgramInfo(program, CL_PROGRAM_BINARY_SIZES, sizeof size, &size, nullptr) != CL_SUCCESS || size == 0) return;
+  std::string binary(size, '\0');
+  auto* place = reinterpret_cast<unsigned char*>(binary.data());
+  if (api.clGetProgramInfo(program, CL_PROGRAM_BINARIES, sizeof place, &place, nullptr) != CL_SUCCESS) return;
+  const KernelCache::NewKernel entry{&recipe, "program.bin", recipe.name, binary};
+  cache_->store({&entry, 1});
+}
+
+cl_program Device::build(const KernelRecipe& recipe, std::string_view what) {
+  const auto begin = std::chrono::steady_clock::now();
+  const char* text = recipe.source.c_str();
   cl_int status = CL_SUCCESS;
   const cl_program program = api.clCreateProgramWithSource(context_, 1, &text, nullptr, &status);
   check_cl(status, "clCreateProgramWithSource");
-  // No flag that would let a device compute less exactly. -w: drivers print to stderr that they have warnings.
-  const char* flags = description.rounds_division ? "-cl-std=CL1.2 -w -cl-fp32-correctly-rounded-divide-sqrt" : "-cl-std=CL1.2 -w";
-  status = api.clBuildProgram(program, 1, &description.id, flags, nullptr, nullptr);
-  if (status == CL_SUCCESS) return program;
+  status = api.clBuildProgram(program, 1, &description.id, recipe.flags.c_str(), nullptr, nullptr);
+  if (status == CL_SUCCESS) {
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    log(LogLevel::detail, fmt::format("compiled {} in {:.2f} s", what, seconds.count()));
+    return program;
+  }
   std::size_t size = 0;
   api.clGetProgramBuildInfo(program, description.id, CL_PROGRAM_BUILD_LOG, 0, nullptr, &size);
-  std::string log(size, '\0');
-  api.clGetProgramBuildInfo(program, description.id, CL_PROGRAM_BUILD_LOG, size, log.data(), nullptr);
+  std::string text_of_log(size, '\0');
+  api.clGetProgramBuildInfo(program, description.id, CL_PROGRAM_BUILD_LOG, size, text_of_log.data(), nullptr);
   api.clReleaseProgram(program);
-  fail(ErrorKind::compile, "opencl", "kernel {} failed to build on {}: {}. The log ends: {}", what, description.name,
-       error_name(status), last_lines(log, 20));
+  const std::filesystem::path kept = cache_->keep_failed(recipe, text_of_log);
+  fail(ErrorKind::compile, "opencl", "kernel {} failed to build on {}: {}. The log ends: {}.{}", what, description.name,
+       error_name(status), last_lines(text_of_log, 20), kept.empty() ? "" : fmt::format(" Source and log: {}.", kept.string()));
 }
 
 std::shared_ptr<Function> Device::function(const std::string& source, std::string_view name, std::string_view what) {
   const std::lock_guard lock(mutex_);
   auto found = programs_.find(source);
-  if (found == programs_.end()) found = programs_.emplace(source, build(source, what)).first;
+  if (found == programs_.end()) {
+    const KernelRecipe wanted = recipe(source, name);
+    cl_program program = load(wanted);
+    if (!program) {
+      program = build(wanted, what);
+      store(wanted, program);
+    }
+    found = programs_.emplace(source, program).first;
+  }
   cl_int status = CL_SUCCESS;
   const std::string text(name);
   const cl_kernel kernel = api.clCreateKernel(found->second, text.c_str(), &status);
@@ -133,20 +182,35 @@ QueueStream::QueueStream(std::shared_ptr<Device> device) : device_(std::move(dev
 
 QueueStream::~QueueStream() {
   device_->api.clFinish(queue_);
+  if (fault_) device_->api.clReleaseMemObject(fault_);
   device_->api.clReleaseCommandQueue(queue_);
+}
+
+cl_mem QueueStream::fault() {
+  const Api& api = device_->api;
+  if (!fault_) {
+    cl_int status = CL_SUCCESS;
+    const cl_mem made = api.clCreateBuffer(device_->context(), CL_MEM_READ_WRITE, 3 * sizeof(std::int32_t), nullptr, &status);
+    check_cl(status, "clCreateBuffer");
+    const std::int32_t none[3] = {};
+    status = api.clEnqueueWriteBuffer(queue_, made, CL_TRUE, 0, sizeof none, none, 0, nullptr, nullptr);
+    if (status != CL_SUCCESS) api.clReleaseMemObject(made);
+    check_cl(status, "clEnqueueWriteBuffer");
+    fault_ = made;
+  }
+  fault_possible_ = true;
+  return fault_;
 }
 
 void QueueStream::synchronize() {
   const Api& api = device_->api;
   check_cl(api.clFinish(queue_), "clFinish");
-  if (!device_->fault_possible.exchange(false)) return;
+  if (!std::exchange(fault_possible_, false)) return;
   std::int32_t fault[3] = {};
   const std::int32_t none[3] = {};
-  check_cl(api.clEnqueueReadBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof fault, fault, 0, nullptr, nullptr),
-           "clEnqueueReadBuffer");
+  check_cl(api.clEnqueueReadBuffer(queue_, fault_, CL_TRUE, 0, sizeof fault, fault, 0, nullptr, nullptr), "clEnqueueReadBuffer");
   if (fault[0] == 0) return;
-  check_cl(api.clEnqueueWriteBuffer(queue_, device_->fault, CL_TRUE, 0, sizeof none, none, 0, nullptr, nullptr),
-           "clEnqueueWriteBuffer");
+  check_cl(api.clEnqueueWriteBuffer(queue_, fault_, CL_TRUE, 0, sizeof none, none, 0, nullptr, nullptr), "clEnqueueWriteBuffer");
   fail(ErrorKind::invalid_argument, "gather", "bad index at position {}: got {}, expected 0 to {}.", fault[0] - 1, fault[1],
        fault[2] - 1);
 }

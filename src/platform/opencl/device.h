@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "platform/kernel_cache.h"
 #include "platform/opencl/api.h"
 #include "platform/platform.h"
 
@@ -95,12 +96,12 @@ class Launch {
 
 class Device {
  public:
-  Device(const Api& api, DeviceDescription description);
+  Device(const Api& api, DeviceDescription description, std::shared_ptr<KernelCache> cache);
   ~Device();
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
-  // A function of the program with this text. Each distinct text is built once; `what` names it in errors.
+  // A function of the program with this text. Each distinct text is taken from the cache or built once; `what` names it in errors.
   std::shared_ptr<Function> function(const std::string& source, std::string_view name, std::string_view what);
 
   const Api& api;
@@ -109,12 +110,13 @@ class Device {
   // Kernels as GPUs want them (tiles of products in local memory, a group of work-items a row), or as CPUs do (a work-item has
   // vectors, and works alone).
   bool local_tiles = false;
-  // Where kernels leave what only the host can report (see gather in kernels/movement.cl): three ints, zero if nothing is wrong.
-  cl_mem fault = nullptr;
-  std::atomic<bool> fault_possible{false};  // a kernel that may set it was queued since it was last looked at
 
  private:
-  cl_program build(const std::string& source, std::string_view what);
+  KernelRecipe recipe(const std::string& source, std::string_view name) const;
+  cl_program load(const KernelRecipe& recipe);
+  cl_program build(const KernelRecipe& recipe, std::string_view what);
+  void store(const KernelRecipe& recipe, cl_program program);
+  const std::shared_ptr<KernelCache> cache_;
   cl_context context_ = nullptr;
   std::mutex mutex_;
   std::map<std::string, cl_program> programs_;
@@ -126,10 +128,15 @@ class QueueStream : public Stream {
   ~QueueStream() override;
   void synchronize() override;
   cl_command_queue queue() const { return queue_; }
+  // Where a kernel of this stream leaves what only the host can report (see gather in kernels/movement.cl): three ints, zero if
+  // nothing is wrong. The next synchronize() looks there.
+  cl_mem fault();
 
  private:
   const std::shared_ptr<Device> device_;
   cl_command_queue queue_;
+  cl_mem fault_ = nullptr;       // with the first kernel that may report
+  bool fault_possible_ = false;  // such a kernel was queued since it was last looked at
 };
 
 inline cl_command_queue queue_of(Stream& stream) { return static_cast<QueueStream&>(stream).queue(); }

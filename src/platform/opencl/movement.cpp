@@ -65,7 +65,6 @@ class GatherKernel : public Kernel {
   std::string_view implementation() const override { return "rows"; }
   std::string weight_layout(int) const override { return "dense " + std::string(name(dtype_)); }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    device_->fault_possible = true;
     const std::size_t element = size_of(dtype_);
     Launch(*gather_, stream)
         .place(inputs[0], element)
@@ -74,7 +73,7 @@ class GatherKernel : public Kernel {
         .integer(table_rows_)
         .large(count_)
         .integer(width_)
-        .memory(device_->fault)
+        .memory(static_cast<QueueStream&>(stream).fault())
         .run({static_cast<std::size_t>(count_)}, {kGroup});
   }
 

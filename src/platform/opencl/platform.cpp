@@ -20,7 +20,8 @@ double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / static_cas
 class OpenClPlatform : public Platform {
  public:
   OpenClPlatform(const Api& api, const DeviceDescription& description, const PlatformOptions& options)
-      : device_(std::make_shared<Device>(api, description)) {
+      : device_(std::make_shared<Device>(api, description,
+                                         std::make_shared<KernelCache>(KernelCache::Options{.folder = options.cache_dir}))) {
     device_->local_tiles = options.opencl_local_tiles.value_or(!description.is_cpu());
     info_ = {.platform = "opencl",
              .name = description.name,
@@ -30,10 +31,6 @@ class OpenClPlatform : public Platform {
              .exact_bits = false};  // each driver's compiler rounds products and sums as it likes
     info_.generates_kernels = true;
     stream_ = make_stream();
-    const std::int32_t no_fault[3] = {};
-    check_cl(
-        api.clEnqueueWriteBuffer(queue_of(*stream_), device_->fault, CL_TRUE, 0, sizeof no_fault, no_fault, 0, nullptr, nullptr),
-        "clEnqueueWriteBuffer");
   }
 
   const DeviceInfo& info() const override { return info_; }
