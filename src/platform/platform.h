@@ -177,7 +177,6 @@ struct PlatformOptions {
   std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
   std::uint64_t memory_limit_bytes = 0;         // cuda and its kin: buffers take no more than this; 0: no limit but the device's
   std::filesystem::path cuda_path = {};         // cuda and its kin: where their libraries are, before the usual places
-  bool vendor_products = true;                  // cuda: cuBLASLt and cuDNN where they open; else kernels of our own only
   std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
   std::optional<bool> opencl_local_tiles = {};  // opencl: kernels as GPUs want them; not said: where the device is no CPU
 };

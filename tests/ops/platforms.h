@@ -1,11 +1,16 @@
 // The platforms that cases run on besides the CPU.
 #pragma once
 
+#include <dlfcn.h>
+
+#include <filesystem>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "base/error.h"
 #include "platform/platform.h"
+#include "testing/temporary_folder.h"
 
 namespace zoe::testing {
 
@@ -32,7 +37,17 @@ inline Platform* opencl(bool local_tiles = false) {
 inline Platform* cuda(bool vendor_products = true) {
   static const auto open = [](bool vendors) -> std::unique_ptr<Platform> {
     try {
-      return open_platform("cuda", {.vendor_products = vendors});
+      if (vendors) return open_platform("cuda");
+      // As where these libraries are too old: another one lies under their names, and is found first.
+      const TemporaryFolder folder;
+      Dl_info c_library{};
+      dladdr(dlsym(RTLD_DEFAULT, "getpid"), &c_library);
+      for (const char* name : {"libcublasLt.so.13", "libcudnn.so.9"})
+        std::filesystem::create_symlink(c_library.dli_fname, folder.path() / name);
+      auto platform = open_platform("cuda", {.cuda_path = folder.path()});
+      for (const LibraryInfo& library : platform->libraries())
+        if (library.name.starts_with("cu") && !library.version.empty()) throw std::logic_error(library.name + " is in use");
+      return platform;
     } catch (const Error& error) {
       if (error.kind() != ErrorKind::unsupported) throw;
       return nullptr;

@@ -147,7 +147,7 @@ class CudaPlatform : public Platform {
   // Null where there is none.
   const std::shared_ptr<Cublaslt>& cublaslt() const {
     std::call_once(cublaslt_once_, [&] {
-      if (!cublaslt_library_.valid() || !device_->options.vendor_products) return;
+      if (!cublaslt_library_.valid()) return;
       const CublasltLibrary& library = cublaslt_library_.get();
       if (library.why.empty()) cublaslt_ = std::make_shared<Cublaslt>(device_, library.api);
       else log(LogLevel::notice, fmt::format("products run on kernels of our own, which are slower: {}.", library.why));
@@ -158,7 +158,7 @@ class CudaPlatform : public Platform {
   // Null where there is none, or where it does not take the node.
   std::unique_ptr<Kernel> by_cudnn(decltype(make_cudnn_conv)* make, const Node& node) const {
     std::call_once(cudnn_once_, [&] {
-      if (&device_->vendor != &kCuda || !device_->options.vendor_products) return;
+      if (&device_->vendor != &kCuda) return;
       const CudnnLibrary& library = load_cudnn(device_->options.cuda_path);
       std::string why = library.why;
       if (why.empty()) cudnn_ = Cudnn::open(library.api, device_, why);
