@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "base/dtype.h"
@@ -11,7 +12,8 @@
 
 namespace CLI {
 class App;
-}
+class FormatterBase;
+}  // namespace CLI
 
 namespace zoe::cli {
 
@@ -23,6 +25,15 @@ Command add_platforms(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_verify(CLI::App& app);
+// Made from the parser of the whole program.
+Command add_completion(CLI::App& app);
+Command add_man(CLI::App& app);
+Command add_request_fields(CLI::App& app);  // docs/requests.md
+std::shared_ptr<CLI::FormatterBase> help_formatter();
+
+// What a command is told to run, or the embedded model if that is empty; `where` is how the command calls it. What is no folder of
+// a model is named for what it is, with what to do.
+ModelConfig open_model(const std::string& name, std::string_view where);
 
 // Options several commands share.
 struct DeviceOptions {
@@ -39,15 +50,19 @@ std::unique_ptr<Platform> open(const DeviceOptions& options);
 // "auto" is bf16 where its products are faster; a notice says if the device only emulates bf16.
 DType chosen_dtype(const DeviceOptions& options, const Platform& platform);
 
-// --guidance-batch.
-void add_guidance_batch(CLI::App& app, GenerateSettings& settings);
+// Options of fields of a request, under all their names; help shows the first and `fallback` (where empty, the table's) as what
+// they are without it. Lists may be said several times.
+void add_request_field(CLI::App& app, Request& request, const RequestField& field, std::string_view fallback = {});
+void add_request_field(CLI::App& app, Request& request, std::string_view name, std::string_view fallback = {});
+
+// --json: what docs/json.md says, in place of text.
+void add_json(CLI::App& app, bool& json);
 
 // --compile, --override and --compile-exclude.
 void add_compile_options(CLI::App& app, CompileOptions& options);
 
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);
-std::uint64_t parse_seed(std::string_view flag, const std::string& text);
 double parse_number(std::string_view flag, const std::string& text, double min, double max);
 
 extern const char* const kVersion;

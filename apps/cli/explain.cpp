@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
@@ -18,24 +19,26 @@ namespace zoe::cli {
 
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct ExplainOptions {
   DeviceOptions device;
   CompileOptions compile;
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
   std::int64_t text_tokens = 512, batch = 1;
-  bool source = false;
+  bool source = false, json = false;
 };
 
 ModelConfig model_of(const std::string& name) {
-  if (name.empty()) return read_model_config(embedded_model_path());
+  if (name.empty()) return open_model(name, "MODEL");
   if (auto published = published_model(name)) return *published;
   std::error_code status;
   const std::vector<std::string> names = published_model_names();
-  check(std::filesystem::exists(name, status), ErrorKind::invalid_argument, "MODEL",
+  check(std::filesystem::exists(name, status) || name.find('/') != std::string::npos, ErrorKind::invalid_argument, "MODEL",
         "unknown model: got {}, expected a folder in the Diffusers layout or one of {}.{}", in_quotes(name), fmt::join(names, ", "),
         nearest(name, names).empty() ? "" : " Did you mean " + nearest(name, names) + "?");
-  return read_model_config(name);
+  return open_model(name, "MODEL");
 }
 
 const Graph& inside(const Node& node) { return node.as<std::shared_ptr<const CallAttributes>>()->native; }
@@ -160,7 +163,9 @@ void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceIn
   flush();
 }
 
-void print_sources(const Plan& plan, const ExplainOptions& options) {
+// Calls `take` with each generated kernel's step, how many steps run it, its source, and what that is a source of.
+void for_each_source(const Plan& plan, const ExplainOptions& options,
+                     const std::function<void(const Step&, int, const std::string&, const char*)>& take) {
   std::map<const Kernel*, int> runs;
   for (const Step& step : plan.steps) ++runs[step.kernel.get()];
   for (const Step& step : plan.steps) {
@@ -174,8 +179,57 @@ void print_sources(const Plan& plan, const ExplainOptions& options) {
       if (lowered.chain) text = print_source(*lowered.chain, kCppDialect, {.name = "k"}).text;
       dialect = ", as C++";
     }
-    fmt::print("\n// {} ({}; {} runs{})\n{}\n", step.node->name, headline(*step.node), count.mapped(), dialect, text);
+    take(step, count.mapped(), text, dialect);
   }
+}
+
+void print_sources(const Plan& plan, const ExplainOptions& options) {
+  for_each_source(plan, options, [](const Step& step, int runs, const std::string& text, const char* dialect) {
+    fmt::print("\n// {} ({}; {} runs{})\n{}\n", step.node->name, headline(*step.node), runs, dialect, text);
+  });
+}
+
+Json to_json(const Totals& totals, const Plan& plan) {
+  Json kinds = Json::object();
+  for (const auto& [kind, sum] : totals.kinds) kinds[std::string(kind)] = {{"steps", sum.first}, {"bytes", sum.second}};
+  return {{"steps", totals.steps},           {"kernels", totals.kernels.size()},        {"bytes_moved", totals.bytes},
+          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes}, {"kinds", std::move(kinds)}};
+}
+
+Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const ExplainOptions& options, const DeviceInfo& device) {
+  Json steps = Json::array();
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
+    const Node& node = *step.node;
+    if (options.block && *options.block != node.segment) continue;
+    Json one{{"step", i},
+             {"block", node.segment},
+             {"kind", name(kind_of_work(node))},
+             {"name", node.name},
+             {"what", headline(node)},
+             {"implementation", step.kernel->implementation()},
+             {"reason", reason_of(step, plan, options.compile, device)},
+             {"operations", operations(node)},
+             {"bytes_read", bytes_read(node)},
+             {"bytes_written", bytes_written(node)}};
+    if (node.opcode == Opcode::fused) one["bytes_apart"] = bytes_one_by_one(node);
+    steps.push_back(std::move(one));
+  }
+  Json json{{"plan", plan.graph.name},
+            {"runs", part.times},
+            {"blocks", plan.segment_count},
+            {"steps", std::move(steps)},
+            {"totals", to_json(totals_of(plan, options.block), plan)},
+            {"uncompiled", to_json(totals_of(apart, options.block), apart)},
+            {"product_notes", plan.product_notes},
+            {"chain_notes", plan.fusion_notes}};
+  if (options.source) {
+    json["sources"] = Json::array();
+    for_each_source(plan, options, [&](const Step& step, int runs, const std::string& text, const char*) {
+      json["sources"].push_back({{"name", step.node->name}, {"what", headline(*step.node)}, {"steps", runs}, {"source", text}});
+    });
+  }
+  return json;
 }
 
 void print_totals(const char* label, const Plan& plan, const Totals& totals) {
@@ -195,12 +249,20 @@ int explain(const ExplainOptions& options) {
                       options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch};
   CompileOptions off = options.compile;
   off.compile = false;
-  fmt::print("{}: {} at {}x{}, {} frames, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
-             size.num_frames, size.text_tokens, name(dtype), device.platform, device.name);
+  Json plans = Json::array();
+  if (!options.json)
+    fmt::print("{}: {} at {}x{}, {} frame{}, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
+               size.num_frames, size.num_frames == 1 ? "" : "s", size.text_tokens, name(dtype), device.platform, device.name);
   for (const PartGraph& part : trace_part(model, options.part, dtype, size)) {
     const Plan plan = compile(part.graph, *platform, options.compile), apart = compile(part.graph, *platform, off);
-    check(!options.block || *options.block < plan.segment_count, ErrorKind::invalid_argument, "--block",
-          "got {}, expected 0 (what is outside blocks) to {}.", options.block.value_or(0), plan.segment_count - 1);
+    check(!options.block || *options.block < plan.segment_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
+          options.block.value_or(0),
+          plan.segment_count == 1 ? fmt::format("0: {} has no blocks of layers", options.part)
+                                  : fmt::format("0 (what is outside blocks) to {}", plan.segment_count - 1));
+    if (options.json) {
+      plans.push_back(to_json(plan, apart, part, options, device));
+      continue;
+    }
     fmt::print("\n{}{}\n", summarize(plan), part.times > 1 ? fmt::format("; runs {} times", part.times) : "");
     print_steps(plan, options, device);
     const Totals totals = totals_of(plan, options.block), totals_apart = totals_of(apart, options.block);
@@ -217,6 +279,13 @@ int explain(const ExplainOptions& options) {
     print_notes("products", plan.product_notes);
     print_notes("chains end", plan.fusion_notes);
     if (options.source) print_sources(plan, options);
+  }
+  if (options.json) {
+    const Json json{{"model", model.name},   {"part", options.part},          {"height", size.height},
+                    {"width", size.width},   {"num_frames", size.num_frames}, {"text_tokens", size.text_tokens},
+                    {"batch", size.batch},   {"dtype", name(dtype)},          {"platform", device.platform},
+                    {"device", device.name}, {"plans", std::move(plans)}};
+    fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   return 0;
 }
@@ -250,6 +319,7 @@ Command add_explain(CLI::App& app) {
          "Rows of the prompt (default 512)")
       ->type_name("N");
   app.add_flag("--source", options->source, "Also the source of each generated kernel");
+  add_json(app, options->json);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);
   return [options] { return explain(*options); };

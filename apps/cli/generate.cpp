@@ -4,13 +4,18 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/progress.h"
+#include "apps/cli/prompts.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "compiler/profile.h"
+#include "media/metadata.h"
 #include "media/video_writer.h"
 #include "pipeline/generate.h"
 
@@ -20,8 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
-
-constexpr std::size_t kMaxPromptFileBytes = 16 << 20, kMaxPrompts = 9999;
+using Json = nlohmann::ordered_json;
 
 std::atomic<bool> stop_requested{false};
 
@@ -33,28 +37,30 @@ void request_stop(int signal) {
 
 struct GenerateOptions {
   DeviceOptions device;
-  std::string model_path, prompt, prompt_file, output = "out.mp4", profile;
+  std::string model_path, prompt_file, from, output = "out.mp4", profile;
   CompileOptions compile;
-  GenerateSettings settings;
-  bool has_prompt = false, quiet = false, verbose = false;
+  Request request;
+  std::map<std::string, std::string> made_with;  // what the file of --from says besides the request: model, dtype, ...
+  bool has_prompt = false, has_dtype = false, quiet = false, verbose = false, json = false;
 };
 
-std::vector<std::string> read_prompts(const std::string& path) {
-  const std::string text = read_file(path, "--prompt-file", kMaxPromptFileBytes);
-  std::vector<std::string> prompts;
-  for (std::size_t begin = 0; begin < text.size();) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    std::string line = text.substr(begin, end - begin);
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    if (line.find_first_not_of(" \t") != std::string::npos) prompts.push_back(std::move(line));
-    begin = end + 1;
-  }
-  check(!prompts.empty() && prompts.size() <= kMaxPrompts, ErrorKind::invalid_argument, "--prompt-file",
-        "bad number of prompts in {}: got {}, expected 1 to {} lines. Write one prompt a line.", path, prompts.size(), kMaxPrompts);
-  return prompts;
+// The run that a file says it comes from, before options beside it.
+void take_from(GenerateOptions& options, const std::string& path) {
+  options.from = path;
+  options.request = request_from_json(read_video_metadata(path, "--from"), "--from", &options.made_with);
 }
 
-// With a prompt file, out.mp4 becomes out-0001.mp4, out-0002.mp4, ...
+// What --from says beside the request, where no option says it.
+void follow(GenerateOptions& options) {
+  const std::string made_by = options.made_with["model"], embedded = embedded_model_path().filename().string();
+  check(!options.model_path.empty() || made_by == embedded, ErrorKind::invalid_argument, "--from",
+        "{} was made with the model {}, which is not the embedded one. Say where it is with --model-path.", options.from,
+        in_quotes(made_by));
+  if (const auto dtype = options.made_with.find("dtype"); dtype != options.made_with.end() && !options.has_dtype)
+    options.device.dtype = dtype->second;
+}
+
+// With several videos or a prompt file, out.mp4 becomes out-0001.mp4, out-0002.mp4, ...
 fs::path numbered(const fs::path& path, std::size_t index) {
   const fs::path folder_free = path.has_filename() ? path : path.parent_path();
   return folder_free.parent_path() /
@@ -74,42 +80,56 @@ VideoSettings video_frame(const VideoShape& shape, double fps, const Platform& p
   return video;
 }
 
+// The request of one video with all that the model and the run decided, so that it can be run again.
+Request decided(const Request& request, const Job& job, std::size_t video) {
+  Request one = request;
+  one.prompts = {request.prompts[video / request.seeds.size()]};
+  one.seeds = {request.seeds[video % request.seeds.size()]};
+  one.width = job.shape.width;
+  one.height = job.shape.height;
+  one.num_frames = job.shape.num_frames;
+  one.fps = job.fps;
+  one.num_inference_steps = job.num_inference_steps;
+  one.guidance_scale = job.guidance_scale;
+  one.flow_shift = job.scheduler.flow_shift;
+  one.scheduler = job.scheduler.kind;
+  return one;
+}
+
 VideoSettings video_settings(const GenerateOptions& options, const Job& job, const Pipeline& pipeline, const Platform& platform,
-                             const std::string& prompt) {
-  const GenerateSettings& settings = options.settings;
+                             std::size_t number) {
   VideoSettings video = video_frame(job.shape, job.fps, platform);
   video.software = fmt::format("Zoetrope {}", kVersion);
-  video.metadata = {{"prompt", prompt},
-                    {"negative_prompt", settings.negative_prompt},
-                    {"model", pipeline.model().name},
-                    {"seed", fmt::format("{}", job.seed)},
-                    {"width", fmt::format("{}", job.shape.width)},
-                    {"height", fmt::format("{}", job.shape.height)},
-                    {"num_frames", fmt::format("{}", job.shape.num_frames)},
-                    {"fps", fmt::format("{}", job.fps)},
-                    {"num_inference_steps", fmt::format("{}", job.num_inference_steps)},
-                    {"guidance_scale", fmt::format("{}", job.guidance_scale)},
-                    {"flow_shift", fmt::format("{}", job.scheduler.flow_shift)},
-                    {"scheduler", std::string(name(job.scheduler.kind))},
-                    {"dtype", std::string(name(pipeline.dtype()))},
-                    {"platform", platform.info().platform},
-                    {"software", video.software}};
+  const Request one = decided(options.request, job, number);
+  for (const RequestField& field : request_fields())
+    if (const std::vector<std::string> texts = get_field(one, field); !texts.empty())
+      video.metadata.emplace_back(field.name, fmt::format("{}", fmt::join(texts, ",")));
+  video.metadata.insert(video.metadata.end(), {{"model", pipeline.model().name},
+                                               {"dtype", std::string(name(pipeline.dtype()))},
+                                               {"platform", platform.info().platform},
+                                               {"software", video.software}});
   return video;
 }
 
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
-  Reporter reporter(options.quiet, options.verbose);
-  const LogScope log_scope([&](LogLevel level, std::string_view text) {
-    if (level == LogLevel::notice) reporter.line(fmt::format("note: {}", text));
-    else reporter.detail(text);
+  Reporter reporter(options.quiet || options.json, options.verbose);
+  Json notes = Json::array();
+  set_log_sink([&](LogLevel level, std::string_view text) {
+    if (level == LogLevel::notice) {
+      reporter.line(fmt::format("note: {}", text));
+      notes.push_back(text);
+    } else {
+      reporter.detail(text);
+    }
   });
   const bool from_file = !options.prompt_file.empty();
-  check(options.has_prompt != from_file, ErrorKind::invalid_argument, "generate",
+  if (!options.from.empty()) follow(options);
+  check(from_file ? !options.has_prompt : !options.request.prompts.empty(), ErrorKind::invalid_argument, "generate",
         "{}. Say what to show with --prompt \"...\" or --prompt-file FILE.",
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
-  options.settings.prompts = from_file ? read_prompts(options.prompt_file) : std::vector<std::string>{options.prompt};
+  if (from_file) options.request.prompts = read_prompts(options.prompt_file);
   const VideoFormat format = video_format(options.output);
   Profile profile;
   std::optional<PendingOutput> profile_file;
@@ -117,18 +137,29 @@ int generate(GenerateOptions& options) {
 
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Pipeline pipeline(read_model_config(options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path)), *platform,
-                    dtype, options.compile);
-  const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
-  Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
-    const VideoSettings video = video_frame(shape, options.settings.fps.value_or(pipeline.model().defaults.fps), *platform);
-    for (std::size_t i = 0; i < options.settings.prompts.size(); ++i) check_output(outputs(i), video);
+  Pipeline pipeline(open_model(options.model_path, "--model-path"), *platform, dtype, options.compile);
+  const std::size_t seeds = options.request.seeds.size(), videos = options.request.prompts.size() * seeds;
+  const bool numbers = from_file || videos > 1;
+  const auto outputs = [&](std::size_t video) { return numbers ? numbered(options.output, video) : fs::path(options.output); };
+  Job job = pipeline.prepare(options.request, [&](const VideoShape& shape) {
+    const VideoSettings video = video_frame(shape, options.request.fps.value_or(pipeline.model().defaults.fps), *platform);
+    for (std::size_t i = 0; i < videos; ++i) check_output(outputs(i), video);
     return encoder_bytes(format, video);
   });
-  reporter.line(fmt::format("{}: {}x{}, {} frames, {} steps of {}, guidance {}{}, seed {}, {} on {} ({})", pipeline.model().name,
-                            job.shape.width, job.shape.height, job.shape.num_frames, job.num_inference_steps,
-                            name(job.scheduler.kind), job.guidance_scale, job.batch == 2 ? " (a batch of two)" : "", job.seed,
-                            name(dtype), platform->info().platform, platform->info().name));
+  for (const std::string& notice : request_notices(options.request, job.num_inference_steps, job.guidance_scale, job.scheduler.kind,
+                                                   pipeline.model().defaults.num_frames, Spelling::option))
+    log(LogLevel::notice, notice);
+  reporter.line(fmt::format("{}: {}x{}, {} frame{}, {} step{} of {}, guidance {}{}, seed {}, {} on {} ({})", pipeline.model().name,
+                            job.shape.width, job.shape.height, job.shape.num_frames, job.shape.num_frames == 1 ? "" : "s",
+                            job.num_inference_steps, job.num_inference_steps == 1 ? "" : "s", name(job.scheduler.kind),
+                            job.guidance_scale, job.batch == 2 ? " (a batch of two)" : "", fmt::join(job.seeds, ","), name(dtype),
+                            platform->info().platform, platform->info().name));
+  if (!job.sigmas.empty()) {
+    const auto scheduler = make_scheduler(job.scheduler, job.num_inference_steps, job.sigmas);
+    std::string levels;
+    for (const float level : scheduler->sigmas()) levels += fmt::format("{}{:.4g}", levels.empty() ? "" : ", ", level);
+    reporter.line(fmt::format("noise levels: {}", levels));
+  }
   reporter.line(fmt::format("memory: {} planned (encode {}, denoise {}, decode {})", mib(job.memory.peak()), mib(job.memory.encode),
                             mib(job.memory.denoise), mib(job.memory.decode)));
 
@@ -147,22 +178,20 @@ int generate(GenerateOptions& options) {
     return seconds;
   };
   callbacks.progress = [&](const Progress& progress) { reporter.progress(progress); };
-  callbacks.frame = [&](std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb) {
+  callbacks.frame = [&](std::size_t video, std::int64_t frame, std::span<const std::uint8_t> rgb) {
     const auto begin = Clock::now();
-    if (frame == 0)
-      writer =
-          VideoWriter::open(outputs(prompt), video_settings(options, job, pipeline, *platform, options.settings.prompts[prompt]));
+    if (frame == 0) writer = VideoWriter::open(outputs(video), video_settings(options, job, pipeline, *platform, video));
     writer->write(rgb);
     frame_seconds += wrote(begin);
   };
-  callbacks.finished = [&](std::size_t prompt) {
+  callbacks.finished = [&](std::size_t video) {
     const auto begin = Clock::now();
     writer->finish();
     watch.sample();
     writer.reset();
     wrote(begin);
     reporter.line(
-        fmt::format("wrote {} ({:.2f} s of video)", outputs(prompt).string(), static_cast<double>(job.shape.num_frames) / job.fps));
+        fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(), static_cast<double>(job.shape.num_frames) / job.fps));
   };
   const auto run_start = Clock::now();
   if (profile_file) profile.phase("prepare", start, run_start);
@@ -173,12 +202,36 @@ int generate(GenerateOptions& options) {
       "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f}), "
       "first step after {:.2f} s",
       total, prepare, timings.load, timings.encode, timings.denoise,
-      timings.denoise / job.num_inference_steps / static_cast<double>(job.prompt_count), timings.decode - frame_seconds,
+      timings.denoise / job.num_inference_steps / static_cast<double>(job.video_count()), timings.decode - frame_seconds,
       write_seconds, prepare + timings.first_step));
   if (profile_file) {
     profile.write(profile_file->path());
     profile_file->commit();
     reporter.line(fmt::format("wrote {}: open it with ui.perfetto.dev", options.profile));
+  }
+  if (options.json) {
+    Json videos = Json::array();
+    for (std::size_t video = 0; video < job.video_count(); ++video)
+      videos.push_back(
+          {{"path", outputs(video).string()}, {"request", Json::parse(to_json(decided(options.request, job, video)))}});
+    const Json summary{{"videos", std::move(videos)},
+                       {"model", pipeline.model().name},
+                       {"dtype", name(dtype)},
+                       {"platform", platform->info().platform},
+                       {"device", platform->info().name},
+                       {"guidance_batch_size", job.batch},
+                       {"memory_bytes", {{"planned", job.memory.peak()}, {"process_peak", watch.peak_bytes()}}},
+                       {"seconds",
+                        {{"total", total},
+                         {"prepare", prepare},
+                         {"load", timings.load},
+                         {"encode", timings.encode},
+                         {"denoise", timings.denoise},
+                         {"decode", timings.decode - frame_seconds},
+                         {"write", write_seconds},
+                         {"first_step", prepare + timings.first_step}}},
+                       {"notes", std::move(notes)}};
+    fmt::print("{}\n", summary.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   if (platform->host_addressable())
     reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
@@ -192,48 +245,18 @@ int generate(GenerateOptions& options) {
 
 Command add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
-  GenerateSettings& settings = options->settings;
-  app.add_option("--model-path", options->model_path, "A Wan model in the Diffusers layout (default: the embedded toy model)")
+  app.add_option("-m,--model-path,--model,--model_path,--ckpt-dir,--ckpt_dir", options->model_path,
+                 "A Wan model in the Diffusers layout (default: the embedded toy model)")
       ->type_name("FOLDER");
+  // Before the fields: what they say is on top of it. (Actions run in the order in which options were added.)
   app.add_option_function<std::string>(
-         "-p,--prompt", [o = options.get()](const std::string& text) { o->prompt = text, o->has_prompt = true; }, "What to show")
-      ->type_name("TEXT");
-  app.add_option("--prompt-file", options->prompt_file, "One prompt a line: as many videos for one load, OUT-0001.mp4 and so on")
+         "--from", [o = options.get()](const std::string& path) { take_from(*o, path); },
+         "Run again what a video or picture says it was made by; options beside it come on top")
+      ->type_name("VIDEO");
+  for (const RequestField& field : request_fields()) add_request_field(app, options->request, field);
+  app.add_option("--prompt-file", options->prompt_file,
+                 "One prompt a line, - for stdin: as many videos for one load, OUT-0001.mp4 and so on")
       ->type_name("FILE");
-  app.add_option("-n,--negative-prompt", settings.negative_prompt, "What not to show")->type_name("TEXT");
-  const auto integer = [&app](const char* flag, auto& target, std::int64_t min, std::int64_t max, const char* text) {
-    using Integer = typename std::remove_reference_t<decltype(target)>::value_type;
-    const char* const spelled = flag;
-    app.add_option_function<std::string>(
-           flag,
-           [&target, spelled, min, max](const std::string& value) {
-             target = static_cast<Integer>(parse_integer(spelled, value, min, max));
-           },
-           text)
-        ->type_name("N");
-  };
-  const auto number = [&app](const char* flag, std::optional<double>& target, double min, double max, const char* text) {
-    app.add_option_function<std::string>(
-           flag, [&target, flag, min, max](const std::string& value) { target = parse_number(flag, value, min, max); }, text)
-        ->type_name("X");
-  };
-  integer("--height", settings.height, 1, 65536, "Pixels, rounded down to a multiple of 16 (default: the model's)");
-  integer("--width", settings.width, 1, 65536, "Pixels, rounded down to a multiple of 16 (default: the model's)");
-  integer("--num-frames", settings.num_frames, 1, 65536, "Frames, made one more than a multiple of 4 (default: the model's)");
-  number("--fps", settings.fps, 0.1, 240, "Frames a second of the file (default: the model's)");
-  integer("--num-inference-steps", settings.num_inference_steps, 1, 1000, "Denoising steps (default: the model's)");
-  number("--guidance-scale", settings.guidance_scale, 0, 1000,
-         "Classifier-free guidance; up to 1 switches it off (default: the model's)");
-  add_guidance_batch(app, settings);
-  number("--flow-shift", settings.flow_shift, 1e-3, 1000, "Shift of the noise levels (default: the model's)");
-  app.add_option_function<std::string>(
-         "--scheduler", [&settings](const std::string& text) { settings.scheduler = parse_scheduler_kind(text, "--scheduler"); },
-         "unipc or euler (default: the model's)")
-      ->type_name("NAME");
-  app.add_option_function<std::string>(
-         "--seed", [&settings](const std::string& text) { settings.seed = parse_seed("--seed", text); },
-         "Of the initial noise, as torch.Generator(\"cpu\").manual_seed (default: 0)")
-      ->type_name("N");
   app.add_option("-o,--output", options->output, "By suffix: .mp4 .webm .gif .png, or a folder for numbered PNG frames")
       ->type_name("PATH")
       ->capture_default_str();
@@ -243,7 +266,16 @@ Command add_generate(CLI::App& app) {
       ->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
   app.add_flag("-v,--verbose", options->verbose, "Also print the plans: steps, kernels, memory");
-  return [options] { return generate(*options); };
+  add_json(app, options->json);
+  return [options, &app] {
+    const auto said = [&](const char* name) { return app.get_option(name)->count() > 0; };
+    options->has_prompt = said("--prompt");
+    options->has_dtype = said("--dtype");
+    // Levels and steps belong together: one that is said replaces both of the file's.
+    if (said("--sigmas") && !said("--num-inference-steps")) options->request.num_inference_steps.reset();
+    if (said("--num-inference-steps") && !said("--sigmas")) options->request.sigmas.clear();
+    return generate(*options);
+  };
 }
 
 }  // namespace zoe::cli

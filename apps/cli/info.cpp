@@ -1,13 +1,16 @@
 #include <CLI/CLI.hpp>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
-#include "pipeline/model_folder.h"
 
 namespace zoe::cli {
 
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 std::string count(std::int64_t parameters) {
   const auto value = static_cast<double>(parameters);
@@ -16,38 +19,112 @@ std::string count(std::int64_t parameters) {
   return fmt::format("{:.1f} k", value / 1e3);
 }
 
-void describe_part(std::string_view part, std::string_view what, const Checkpoint& checkpoint) {
-  std::map<std::string_view, int> dtypes;
-  for (const TensorEntry& tensor : checkpoint.tensors()) ++dtypes[tensor.dtype];
-  std::string stored;
-  for (const auto& [dtype, tensors] : dtypes) stored += fmt::format("{}{} {}", stored.empty() ? "" : ", ", tensors, dtype);
-  fmt::print("{:<13} {:>9} parameters  {:>9.1f} MiB  {} file{}  tensors: {}\n              {}\n", part,
-             count(checkpoint.parameter_count()), static_cast<double>(checkpoint.size_bytes()) / 1048576.0,
-             checkpoint.file_names().size(), checkpoint.file_names().size() == 1 ? "" : "s", stored, what);
+struct Part {
+  std::string name, what;
+  std::int64_t parameters = 0;
+  std::size_t bytes = 0, files = 0;
+  std::map<std::string, int> dtypes;  // tensors of each
+};
+
+Part part_of(std::string_view name, std::string what, const Checkpoint& checkpoint) {
+  Part part{.name = std::string(name),
+            .what = std::move(what),
+            .parameters = checkpoint.parameter_count(),
+            .bytes = checkpoint.size_bytes(),
+            .files = checkpoint.file_names().size(),
+            .dtypes = {}};
+  for (const TensorEntry& tensor : checkpoint.tensors()) ++part.dtypes[std::string(tensor.dtype)];
+  return part;
 }
 
-int info(const std::string& path) {
-  const ModelConfig model = read_model_config(path.empty() ? embedded_model_path() : std::filesystem::path(path));
+void print(const Part& part) {
+  std::string stored;
+  for (const auto& [dtype, tensors] : part.dtypes) stored += fmt::format("{}{} {}", stored.empty() ? "" : ", ", tensors, dtype);
+  fmt::print("{:<13} {:>9} parameters  {:>9.1f} MiB  {} file{}  tensors: {}\n              {}\n", part.name, count(part.parameters),
+             static_cast<double>(part.bytes) / 1048576.0, part.files, part.files == 1 ? "" : "s", stored, part.what);
+}
+
+void print(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
   fmt::print("{} ({})\n", model.name, model.path.string());
-  describe_part(
-      "text_encoder",
-      fmt::format("umT5: {} layers, {} wide, {} heads of {}, vocabulary {}", model.text_encoder.num_layers,
-                  model.text_encoder.d_model, model.text_encoder.num_heads, model.text_encoder.d_kv, model.text_encoder.vocab_size),
-      open_text_encoder(model));
-  describe_part(
-      "transformer",
-      fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", model.transformer.num_layers,
-                  model.transformer.dim(), model.transformer.num_heads, model.transformer.head_dim, model.transformer.ffn_dim,
-                  model.transformer.patch_size[0], model.transformer.patch_size[1], model.transformer.patch_size[2]),
-      open_transformer(model));
-  describe_part("vae",
-                fmt::format("Wan 2.1 VAE: {} wide, {} latent channels, 1/{} in space, 1/{} in time", model.vae.base_dim,
-                            model.vae.z_dim, model.vae.scale_factor_spatial, model.vae.scale_factor_temporal),
-                open_vae(model));
+  for (const Part& part : parts) print(part);
+  if (pieces) fmt::print("tokenizer     {} pieces\n", pieces);
   fmt::print("scheduler     {}, flow shift {}\n", name(model.scheduler.kind), model.scheduler.flow_shift);
-  fmt::print("defaults      {}x{}, {} frames at {} fps, {} steps, guidance {}\n", model.defaults.width, model.defaults.height,
-             model.defaults.num_frames, model.defaults.fps, model.defaults.num_inference_steps, model.defaults.guidance_scale);
-  fmt::print("runs          text to video: yes; every tensor of every part has its place\n");
+  fmt::print("defaults      {}x{}, {} frame{} at {} fps, {} step{}, guidance {}\n", model.defaults.width, model.defaults.height,
+             model.defaults.num_frames, model.defaults.num_frames == 1 ? "" : "s", model.defaults.fps,
+             model.defaults.num_inference_steps, model.defaults.num_inference_steps == 1 ? "" : "s", model.defaults.guidance_scale);
+}
+
+Json to_json(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
+  Json json{{"model", model.name}, {"path", model.path.string()}, {"parts", Json::object()}};
+  for (const Part& part : parts)
+    json["parts"][part.name] = {{"what", part.what},
+                                {"parameters", part.parameters},
+                                {"size_bytes", part.bytes},
+                                {"files", part.files},
+                                {"dtypes", part.dtypes}};
+  json["tokenizer_pieces"] = pieces;
+  json["scheduler"] = {{"kind", name(model.scheduler.kind)}, {"flow_shift", model.scheduler.flow_shift}};
+  json["defaults"] = {{"height", model.defaults.height},
+                      {"width", model.defaults.width},
+                      {"num_frames", model.defaults.num_frames},
+                      {"fps", model.defaults.fps},
+                      {"num_inference_steps", model.defaults.num_inference_steps},
+                      {"guidance_scale", model.defaults.guidance_scale}};
+  return json;
+}
+
+// What `zoe generate` would open is opened; all that is wrong is said, and the first of it decides the exit code.
+int info(const std::string& path, bool as_json) {
+  std::vector<Error> problems;
+  const auto attempt = [&](const auto& action) {
+    try {
+      action();
+    } catch (const Error& error) {
+      problems.push_back(error);
+    }
+  };
+  std::optional<ModelConfig> model;
+  std::vector<Part> parts;
+  int pieces = 0;
+  attempt([&] { model = open_model(path, "MODEL"); });
+  if (model) {
+    const Umt5Config& text = model->text_encoder;
+    attempt([&] {
+      parts.push_back(part_of("text_encoder",
+                              fmt::format("umT5: {} layers, {} wide, {} heads of {}, vocabulary {}", text.num_layers, text.d_model,
+                                          text.num_heads, text.d_kv, text.vocab_size),
+                              open_text_encoder(*model)));
+    });
+    const WanDitConfig& transformer = model->transformer;
+    attempt([&] {
+      parts.push_back(
+          part_of("transformer",
+                  fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", transformer.num_layers,
+                              transformer.dim(), transformer.num_heads, transformer.head_dim, transformer.ffn_dim,
+                              transformer.patch_size[0], transformer.patch_size[1], transformer.patch_size[2]),
+                  open_transformer(*model)));
+    });
+    const WanVaeConfig& vae = model->vae;
+    attempt([&] {
+      parts.push_back(part_of("vae",
+                              fmt::format("Wan 2.1 VAE: {} wide, {} latent channels, 1/{} in space, 1/{} in time", vae.base_dim,
+                                          vae.z_dim, vae.scale_factor_spatial, vae.scale_factor_temporal),
+                              open_vae(*model)));
+    });
+    attempt([&] { pieces = open_tokenizer(*model).vocab_size(); });
+  }
+  if (as_json) {
+    Json json = model ? to_json(*model, parts, pieces) : Json::object();
+    json["runs"] = problems.empty();
+    json["problems"] = Json::array();
+    for (const Error& problem : problems) json["problems"].push_back(problem.what());
+    fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+  } else if (model) {
+    print(*model, parts, pieces);
+    if (problems.empty()) fmt::print("runs          text to video: yes; every tensor of every part has its place\n");
+    for (const Error& problem : problems) fmt::print("does not run: {}\n", problem.what());
+  }
+  if (!problems.empty()) throw problems.front();
   return 0;
 }
 
@@ -55,8 +132,10 @@ int info(const std::string& path) {
 
 Command add_info(CLI::App& app) {
   auto path = std::make_shared<std::string>();
+  auto as_json = std::make_shared<bool>(false);
   app.add_option("MODEL", *path, "A model in the Diffusers layout (default: the embedded toy model)");
-  return [path] { return info(*path); };
+  add_json(app, *as_json);
+  return [path, as_json] { return info(*path, *as_json); };
 }
 
 }  // namespace zoe::cli

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <new>
 #include <string>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "apps/cli/commands.h"
 #include "base/error.h"
 #include "base/nearest.h"
+#include "pipeline/request.h"
 
 namespace {
 
@@ -59,6 +61,24 @@ std::vector<std::string> reversed_arguments(int argc, char** argv) {
   return arguments;
 }
 
+// What an unknown option may have been meant to be: the field that its name in other programs leads to, or a name that is nearly
+// the same (and then the one that help shows, whichever of an option's names that was).
+std::string hint(const CLI::App& command, const std::string& word) {
+  using zoe::Spelling;
+  if (const zoe::RequestField* field = zoe::find_hint(word); field && command.get_name() == "generate")
+    return fmt::format(" See {}.", zoe::spelled(field->name, Spelling::option));
+  std::vector<std::string> known;
+  std::map<std::string, std::string> shown;
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& name : option->get_lnames()) {
+      known.push_back("--" + name);
+      shown["--" + name] = "--" + option->get_lnames().front();
+    }
+  constexpr std::size_t kPart = 3;  // of the longer name may differ
+  const std::string near = zoe::nearest(word, known, kPart);
+  return near.empty() ? near : fmt::format(" Did you mean {}?", shown[near]);
+}
+
 // What is wrong with the arguments: CLI11's text, or for an unknown word the known ones.
 std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
   const auto chosen = app.get_subcommands();
@@ -69,22 +89,21 @@ std::string explain(const CLI::App& app, const CLI::ParseError& error, int argc,
   };
   if (chosen.empty()) {
     if (argc < 2 || argv[1][0] == '-') return fmt::format("{}. See `zoe --help`.", error.what());
-    for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+    for (const CLI::App* command : app.get_subcommands({}))
+      if (!command->get_group().empty()) known.push_back(command->get_name());
     return fmt::format("unknown command: got {}, expected {}.{} See `zoe --help`.", zoe::in_quotes(argv[1]), fmt::join(known, ", "),
                        did_you_mean(argv[1]));
   }
   const CLI::App& command = *chosen.front();
   if (!dynamic_cast<const CLI::ExtrasError*>(&error))
     return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
-  for (const CLI::Option* option : command.get_options())
-    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
   // One before the command is left to the program itself, one behind it to the command.
   std::vector<std::string> words = command.remaining();
   if (words.empty()) words = app.remaining();
   if (words.empty()) return fmt::format("{}. See `zoe {} --help`.", error.what(), command.get_name());
   const auto first = std::find_if(words.begin(), words.end(), [](const std::string& word) { return word.starts_with('-'); });
   const std::string& word = first == words.end() ? words.front() : *first;
-  return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), did_you_mean(word.substr(0, word.find('='))),
+  return fmt::format("unexpected {}.{} See `zoe {} --help`.", zoe::in_quotes(word), hint(command, word.substr(0, word.find('='))),
                      command.get_name());
 }
 
@@ -93,6 +112,7 @@ int run(int argc, char** argv) {
   CLI::App app{"Zoetrope: text to video with the Wan models", "zoe"};
   app.set_version_flag("--version", fmt::format("zoe {}", kVersion));
   app.require_subcommand(1);
+  app.formatter(help_formatter());
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   const std::pair<CLI::App*, Command> commands[] = {
       [&] {
@@ -118,6 +138,18 @@ int run(int argc, char** argv) {
       [&] {
         auto* c = app.add_subcommand("verify", "Run a model compiled and uncompiled side by side and compare every chain");
         return std::pair(c, add_verify(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("completion", "Completion for a shell: zoe completion bash > FILE its shell reads");
+        return std::pair(c, add_completion(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("man", "The manual page: zoe man > zoe.1");
+        return std::pair(c, add_man(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("request-fields", "The fields of a request as docs/requests.md")->group("");
+        return std::pair(c, add_request_fields(*c));
       }(),
   };
   try {

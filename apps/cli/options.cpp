@@ -45,14 +45,51 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
       ->type_name("GIB");
 }
 
-void add_guidance_batch(CLI::App& app, GenerateSettings& settings) {
-  app.add_option_function<std::string>(
-         "--guidance-batch",
-         [&settings](const std::string& text) { settings.guidance_batch = parse_guidance_batch(text, "--guidance-batch"); },
-         "Guidance takes prompt and negative prompt through the transformer together (on: faster, more memory) or in two forwards "
-         "(off); auto is on where that fits (default auto)")
-      ->type_name("auto|on|off");
+namespace {
+
+// How help calls a value.
+std::string type_name(const RequestField& field) {
+  if (const auto choices = field.choices(); !choices.empty()) return fmt::format("{}", fmt::join(choices, "|"));
+  const std::string_view type = field.type();
+  if (type == "whole number") return "N";
+  if (type == "number") return "X";
+  if (type == "WIDTHxHEIGHT") return "WxH";
+  if (type == "whole numbers") return "N,...";
+  return type == "numbers" ? "X,..." : "TEXT";
 }
+
+}  // namespace
+
+void add_request_field(CLI::App& app, Request& request, const RequestField& field, std::string_view fallback) {
+  std::string names = field.letter.empty() ? "" : fmt::format("-{},", field.letter);
+  names += spelled(field.name, Spelling::option);
+  if (field.name.find('_') != std::string_view::npos) names += fmt::format(",--{}", field.name);
+  for (const std::string_view alias : field.aliases) {
+    names += "," + spelled(alias, Spelling::option);
+    if (alias.find('_') != std::string_view::npos) names += fmt::format(",--{}", alias);
+  }
+  std::string help(field.help);
+  if (fallback.empty()) fallback = field.fallback;
+  if (!fallback.empty() && !field.is_flag()) help += fmt::format(" (default: {})", fallback);
+  const auto set = [&request, &field](const std::vector<std::string>& texts) {
+    set_field(request, field.name, texts, Spelling::option);
+  };
+  CLI::Option* option = nullptr;
+  if (field.is_flag()) {
+    option = app.add_flag_function(
+        names, [set](std::int64_t count) { set({count > 0 ? "true" : "false"}); }, help);
+  } else {
+    option = app.add_option_function<std::vector<std::string>>(names, set, help);
+    option->expected(1)->type_name(type_name(field));
+    option->multi_option_policy(field.is_list() ? CLI::MultiOptionPolicy::TakeAll : CLI::MultiOptionPolicy::TakeLast);
+  }
+}
+
+void add_request_field(CLI::App& app, Request& request, std::string_view name, std::string_view fallback) {
+  add_request_field(app, request, *find_field(name), fallback);
+}
+
+void add_json(CLI::App& app, bool& json) { app.add_flag("--json", json, "Print one line of JSON (docs/json.md) and nothing else"); }
 
 void add_compile_options(CLI::App& app, CompileOptions& options) {
   app.add_option_function<std::string>(
@@ -111,14 +148,6 @@ std::int64_t parse_integer(std::string_view flag, const std::string& text, std::
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
   check(status == std::errc() && end == text.data() + text.size() && value >= min && value <= max, ErrorKind::invalid_argument,
         flag, "got {}, expected a whole number from {} to {}.", in_quotes(text), min, max);
-  return value;
-}
-
-std::uint64_t parse_seed(std::string_view flag, const std::string& text) {
-  std::uint64_t value = 0;
-  const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), value);
-  check(status == std::errc() && end == text.data() + text.size(), ErrorKind::invalid_argument, flag,
-        "got {}, expected a whole number from 0 to 18446744073709551615.", in_quotes(text));
   return value;
 }
 

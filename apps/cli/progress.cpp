@@ -1,8 +1,11 @@
 #include "apps/cli/progress.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <vector>
 
 #include "base/error.h"
 
@@ -12,11 +15,23 @@ namespace {
 
 const char* name(Phase phase) {
   switch (phase) {
+    case Phase::load: return "load";
     case Phase::encode: return "encode";
     case Phase::denoise: return "denoise";
     case Phase::decode: return "decode";
   }
   return "";
+}
+
+// Columns of the terminal now; it may change at any time.
+std::size_t columns() {
+  winsize size{};
+  return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+std::string clock_text(double seconds) {
+  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
 }
 
 }  // namespace
@@ -30,7 +45,6 @@ void Reporter::clear_bar() {
 
 void Reporter::line(std::string_view text) {
   if (quiet_) return;
-  const std::lock_guard lock(mutex_);
   clear_bar();
   fmt::print("{}\n", text);
   std::fflush(stdout);
@@ -41,31 +55,56 @@ void Reporter::detail(std::string_view text) {
 }
 
 void Reporter::progress(const Progress& progress) {
-  if (quiet_ || progress.phase == Phase::encode) return;
-  const std::lock_guard lock(mutex_);
+  if (quiet_ || progress.phase == Phase::encode || progress.total == 0) return;
   const auto now = std::chrono::steady_clock::now();
-  if (progress.done == 0 || (progress.phase == Phase::decode && progress.done == 1)) {
+  if (progress.done == 0 || phase_ != progress.phase || video_ != progress.video) {
     phase_start_ = now;
+    phase_ = progress.phase;
+    video_ = progress.video;
+    first_done_ = progress.done;
     last_tenth_ = -1;
     if (progress.done == 0) return;
   }
+  const double done = static_cast<double>(progress.done), total = static_cast<double>(progress.total);
   const double elapsed = std::chrono::duration<double>(now - phase_start_).count();
-  const double per_step = elapsed / progress.done;
-  const double left = per_step * (progress.total - progress.done);
-  if (terminal_) {
-    constexpr int kWidth = 30;
-    const int full = kWidth * progress.done / progress.total;
-    fmt::print("\r\x1b[K{} [{}{}] {}/{}  {:.2f} s/step  {:.0f} s left", name(progress.phase),
-               std::string(static_cast<std::size_t>(full), '#'), std::string(static_cast<std::size_t>(kWidth - full), ' '),
-               progress.done, progress.total, per_step, left);
-    bar_shown_ = true;
-    if (progress.done == progress.total) clear_bar();
+  const double timed = done - static_cast<double>(first_done_);  // what was done in that time
+  std::string at, rate;
+  if (progress.phase == Phase::load) {
+    at = fmt::format("{:.1f}/{:.1f} GB", done / 1e9, total / 1e9);
+    if (timed > 0 && elapsed > 0) rate = fmt::format("{:.2f} GB/s", timed / elapsed / 1e9);
   } else {
-    const int tenth = 10 * progress.done / progress.total;  // at most ten lines a phase
+    at = fmt::format("{}/{}", progress.done, progress.total);
+    if (timed > 0) rate = fmt::format("{:.2f} s/step", elapsed / timed);
+  }
+  const std::string start = fmt::format("{} {}", name(progress.phase), at);
+  const std::string so_far = clock_text(elapsed);
+  const std::string left = timed > 0 ? fmt::format("{} left", clock_text(elapsed / timed * (total - done))) : "";
+  if (!terminal_) {
+    const int tenth = static_cast<int>(10 * progress.done / progress.total);  // at most ten lines a phase
     if (tenth == last_tenth_) return;
     last_tenth_ = tenth;
-    fmt::print("{} {}/{}  {:.2f} s/step  {:.0f} s left\n", name(progress.phase), progress.done, progress.total, per_step, left);
+    std::string text = start;
+    for (const std::string& piece : {rate, so_far, left})
+      if (!piece.empty()) text += "  " + piece;
+    fmt::print("{}\n", text);
+    std::fflush(stdout);
+    return;
   }
+  // What there is room for, the most useful first; the bar takes what is left. The last column stays empty: some terminals wrap
+  // there.
+  const std::size_t room = columns() - 1;
+  std::string text = start.substr(0, room), after;
+  for (const std::string& piece : {left, so_far, rate})
+    if (!piece.empty() && text.size() + after.size() + 2 + piece.size() <= room) after += "  " + piece;
+  const std::size_t used = text.size() + after.size() + 3;
+  if (used + 8 <= room) {
+    const std::size_t width = std::min<std::size_t>(30, room - used);
+    const auto full = static_cast<std::size_t>(static_cast<double>(width) * done / total);
+    text += fmt::format(" [{}{}]", std::string(full, '#'), std::string(width - full, ' '));
+  }
+  fmt::print("\r\x1b[K{}{}", text, after);
+  bar_shown_ = true;
+  if (progress.done == progress.total) clear_bar();
   std::fflush(stdout);
 }
 

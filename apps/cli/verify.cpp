@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
@@ -8,31 +9,67 @@ namespace zoe::cli {
 
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 struct VerifyOptions {
   DeviceOptions device;
   CompileOptions compile;
-  GenerateSettings settings;
-  std::string model, prompt = "a big red circle moving right on a white background";
-  std::int64_t height = 64, width = 64, num_frames = 5, steps = 2;
+  Request request;
+  std::string model;
+  bool json = false;
 };
 
-int verify(const VerifyOptions& options) {
+Json to_json(const VerifyReport& report) {
+  Json chains = Json::array();
+  for (const ChainDifference& chain : report.chains)
+    chains.push_back({{"plan", chain.plan},
+                      {"what", chain.what},
+                      {"implementation", chain.implementation},
+                      {"fused", chain.fused},
+                      {"passes", report.passes(chain)},
+                      {"runs", chain.runs},
+                      {"values", chain.values},
+                      {"different", chain.different},
+                      {"max_absolute", chain.max_absolute},
+                      {"max_ulps", chain.max_ulps},
+                      {"unmatched", chain.unmatched}});
+  const LatentDifference& latents = report.latents;
+  return {{"passed", report.passed()},
+          {"allowed_ulps", report.allowed_ulps},
+          {"allowed_relative_rms", report.allowed_relative_rms},
+          {"chains", std::move(chains)},
+          {"latents",
+           {{"passes", report.latents_pass()},
+            {"values", latents.values},
+            {"different", latents.different},
+            {"max_absolute", latents.max_absolute},
+            {"relative_rms", latents.relative_rms}}}};
+}
+
+int verify(VerifyOptions& options) {
   check(options.compile.compile, ErrorKind::invalid_argument, "--compile", "off leaves nothing to compare: got off, expected on.");
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  const ModelConfig model = read_model_config(options.model.empty() ? embedded_model_path() : std::filesystem::path(options.model));
-  GenerateSettings settings = options.settings;
-  settings.prompts = {options.prompt};
-  settings.height = options.height;
-  settings.width = options.width;
-  settings.num_frames = options.num_frames;
-  settings.num_inference_steps = static_cast<int>(options.steps);
-  const VerifyReport report = zoe::verify(model, *platform, dtype, settings, options.compile);
+  const ModelConfig model = open_model(options.model, "MODEL");
+  const Request& request = options.request;
+  const VerifyReport report = zoe::verify(model, *platform, dtype, request, options.compile);
+  if (options.json) {
+    Json json{{"model", model.name},
+              {"dtype", name(dtype)},
+              {"platform", platform->info().platform},
+              {"device", platform->info().name},
+              {"request", Json::parse(to_json(request))}};
+    json.update(to_json(report));
+    fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+    check(report.passed(), ErrorKind::internal, "verify", "chains or latents differ from the uncompiled run. Use --compile off.");
+    return 0;
+  }
 
   const std::string promise =
       report.allowed_ulps == 0 ? "the same bits" : fmt::format("within {} units of the last place", report.allowed_ulps);
-  fmt::print("{}: {}x{}, {} frames, {} steps, {} on {} ({}); promised: {}\n", model.name, options.width, options.height,
-             options.num_frames, options.steps, name(dtype), platform->info().platform, platform->info().name, promise);
+  fmt::print("{}: {}x{}, {} frame{}, {} step{}, {} on {} ({}); promised: {}\n", model.name, *request.width, *request.height,
+             *request.num_frames, *request.num_frames == 1 ? "" : "s", *request.num_inference_steps,
+             *request.num_inference_steps == 1 ? "" : "s", name(dtype), platform->info().platform, platform->info().name, promise);
   fmt::print("{:<6} {:>5} {:>10} {:>10} {:>10} {:>9}  {}\n", "", "runs", "values", "different", "max abs", "max ulp",
              "plan: chain (implementation)");
   std::size_t chains = 0, bad = 0, others = 0, other_values = 0;
@@ -63,18 +100,17 @@ int verify(const VerifyOptions& options) {
 
 Command add_verify(CLI::App& app) {
   auto options = std::make_shared<VerifyOptions>();
+  Request& request = options->request;
+  request.prompts = {"a big red circle moving right on a white background"};
+  request.height = request.width = 64;
+  request.num_frames = 5;
+  request.num_inference_steps = 2;
   app.add_option("MODEL", options->model, "A model in the Diffusers layout (default: the embedded toy model)");
-  app.add_option("-p,--prompt", options->prompt, "What to run it on")->type_name("TEXT");
-  const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {
-    app.add_option_function<std::string>(
-           flag, [&target, flag, min, max](const std::string& value) { target = parse_integer(flag, value, min, max); }, text)
-        ->type_name("N");
-  };
-  integer("--height", options->height, 16, 8192, "Pixels (default 64)");
-  integer("--width", options->width, 16, 8192, "Pixels (default 64)");
-  integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 5)");
-  integer("--num-inference-steps", options->steps, 1, 1000, "Denoising steps (default 2)");
-  add_guidance_batch(app, options->settings);
+  add_request_field(app, request, "prompt", request.prompts[0]);
+  for (const auto& [name, value] : {std::pair{"height", "64"}, {"width", "64"}, {"num_frames", "5"}, {"num_inference_steps", "2"}})
+    add_request_field(app, request, name, value);
+  add_request_field(app, request, "guidance_batch");
+  add_json(app, options->json);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);
   return [options] { return verify(*options); };

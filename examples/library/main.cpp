@@ -15,12 +15,12 @@ int main(int argc, char** argv) {
     const auto platform = zoe::open_platform("auto");
     zoe::Pipeline pipeline(zoe::read_model_config(argv[1]), *platform, zoe::DType::f32);
 
-    zoe::GenerateSettings settings;
-    settings.prompts = {argv[3]};
-    settings.height = settings.width = 64;
-    settings.num_frames = 9;
-    settings.num_inference_steps = 4;
-    zoe::Job job = pipeline.prepare(settings);
+    zoe::Request request;
+    request.prompts = {argv[3]};
+    request.height = request.width = 64;
+    request.num_frames = 9;
+    request.num_inference_steps = 4;
+    zoe::Job job = pipeline.prepare(request);
     std::printf("will need %zu MiB\n", job.memory.peak() >> 20);
 
     const auto writer = zoe::VideoWriter::open(argv[2], {.width = 64, .height = 64, .frames = 9, .fps = job.fps});

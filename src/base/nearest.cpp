@@ -39,14 +39,14 @@ std::size_t edit_distance(std::string_view a, std::string_view b, std::size_t li
 
 }  // namespace
 
-std::string nearest(std::string_view name, std::span<const std::string> known) {
+std::string nearest(std::string_view name, std::span<const std::string> known, std::size_t part) {
   if (name.size() > kLongestName) return "";
   std::string_view best;
   std::size_t best_distance = kLongestName + 1;
   std::vector<std::size_t> row;
   for (const std::string& candidate : known) {
     if (candidate.size() > kLongestName) continue;
-    const std::size_t limit = std::min(best_distance, (std::max(name.size(), candidate.size()) + 1) / 2);
+    const std::size_t limit = std::min(best_distance, (std::max(name.size(), candidate.size()) + part - 1) / part);
     const std::size_t distance = edit_distance(name, candidate, limit, row);
     if (distance < limit) best = candidate, best_distance = distance;
   }

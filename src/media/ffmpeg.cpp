@@ -54,7 +54,11 @@ void capture(void* object, int level, const char* format, va_list arguments) {
   if (!text.empty()) CapturedLog::instance().add(std::move(text));
 }
 
+}  // namespace
+
 void capture_log() { [[maybe_unused]] static const bool once = (av_log_set_callback(capture), true); }
+
+namespace {
 
 template <class T>
 T* not_null(T* pointer) {

@@ -31,6 +31,9 @@ struct FfmpegDelete {
 template <class T>
 using FfmpegPtr = std::unique_ptr<T, FfmpegDelete>;
 
+// From the first call on FFmpeg's log is kept for errors, and nothing of it reaches stderr.
+void capture_log();
+
 // Throws for a negative result: `[output] cannot <doing>: <FFmpeg's text> (<last log lines>). <advice>`; else returns it.
 // No memory is out_of_memory, whatever the kind.
 int check_ffmpeg(int result, ErrorKind kind, std::string_view doing, std::string_view advice);

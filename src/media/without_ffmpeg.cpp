@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "media/ffmpeg.h"
 #include "media/frame_sink.h"
+#include "media/read_comment.h"
 
 namespace zoe {
 
@@ -19,6 +20,10 @@ std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem:
 std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path&, const VideoSettings&) {
   require_encoder("gif");
   return nullptr;
+}
+
+std::string movie_comment(const std::filesystem::path& path, std::string_view where) {
+  fail(ErrorKind::unsupported, where, "this build has no FFmpeg, which reads {}. Choose a .png or a folder of frames.", path.string());
 }
 
 }  // namespace zoe

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <deque>
 
 #include "base/error.h"
@@ -60,12 +61,12 @@ class Run {
 
   Timings go() {
     encode();
-    for (std::size_t prompt = 0; prompt < job_.prompt_count; ++prompt) {
-      std::vector<float> latents = denoise(prompt);
-      if (callbacks_.latents) callbacks_.latents(prompt, latents);
+    for (std::size_t video = 0; video < job_.video_count(); ++video) {
+      std::vector<float> latents = denoise(video);
+      if (callbacks_.latents) callbacks_.latents(video, latents);
       if (!plans_.keep_resident) transformer_.reset();
-      decode(prompt, latents);
-      if (callbacks_.finished) callbacks_.finished(prompt);
+      decode(video, latents);
+      if (callbacks_.finished) callbacks_.finished(video);
     }
     return timings_;
   }
@@ -83,9 +84,9 @@ class Run {
     if (callbacks_.profile) callbacks_.profile->phase(std::move(name), start, StepClock::now());
   }
 
-  void report(Phase phase, std::size_t prompt, std::size_t done, std::size_t total) {
+  void report(Phase phase, std::size_t video, std::size_t done, std::size_t total) {
     if (watch_) watch_->sample();
-    if (callbacks_.progress) callbacks_.progress({phase, prompt, static_cast<int>(done), static_cast<int>(total)});
+    if (callbacks_.progress) callbacks_.progress({phase, video, done, total});
   }
 
   void encode() {
@@ -172,8 +173,8 @@ class Run {
     return {type, table.buffer, table.offset + static_cast<std::size_t>(row) * type.size_bytes()};
   }
 
-  // The final latents of one prompt, [C,T,h,w].
-  std::vector<float> denoise(std::size_t prompt) {
+  // The final latents of one video, [C,T,h,w].
+  std::vector<float> denoise(std::size_t video) {
     auto start = std::chrono::steady_clock::now();
     if (!transformer_) {
       transformer_ = std::make_unique<Part>(platform_, open_transformer(model_));
@@ -186,7 +187,7 @@ class Run {
     start = std::chrono::steady_clock::now();
     const Plan* const all[] = {&plans_.context, &plans_.step, &plans_.update};
     const Tensor workspace = make_workspace(platform_, all);
-    std::vector<const std::vector<float>*> texts{&text_states_[prompt]};
+    std::vector<const std::vector<float>*> texts{&text_states_[video / job_.seeds.size()]};
     if (plans_.tokens.size() > job_.prompt_count) texts.push_back(&text_states_.back());  // the negative prompt
     const auto batch = static_cast<std::size_t>(job_.batch);
     std::vector<Context> contexts;  // a forward each
@@ -203,10 +204,10 @@ class Run {
     upload(platform_, *stream_, rotary.cos_full, common[2]);
     upload(platform_, *stream_, rotary.sin_signed, common[3]);
     std::vector<float> latents(static_cast<std::size_t>(graph.inputs[0].shape().count()));
-    standard_normal(job_.seed, latents);
+    standard_normal(job_.seeds[video % job_.seeds.size()], latents);
     upload(platform_, *stream_, latents, common[0]);
 
-    const auto scheduler = make_scheduler(job_.scheduler, job_.num_inference_steps);
+    const auto scheduler = make_scheduler(job_.scheduler, job_.num_inference_steps, job_.sigmas);
     std::vector<std::vector<float>> timesteps, coefficients;
     for (int i = 0; i < scheduler->steps(); ++i) {
       timesteps.push_back(timestep_sinusoid(model_.transformer, scheduler->timesteps()[static_cast<std::size_t>(i)]));
@@ -243,11 +244,11 @@ class Run {
     const auto report_done = [&](std::size_t most_ahead) {
       for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front()->reached()); ahead.pop_front()) {
         ahead.front()->wait();
-        if (++done == 1 && prompt == 0) timings_.first_step = seconds_since(run_start_);
-        report(Phase::denoise, prompt, done, total);
+        if (++done == 1 && video == 0) timings_.first_step = seconds_since(run_start_);
+        report(Phase::denoise, video, done, total);
       }
     };
-    report(Phase::denoise, prompt, 0, total);
+    report(Phase::denoise, video, 0, total);
     for (int i = 0; i < scheduler->steps(); ++i) {
       const auto step_start = StepClock::now();
       platform_.copy(*stream_, part(timestep_table, i, common[1].type).slot(), common[1].slot(), common[1].size_bytes());
@@ -269,7 +270,7 @@ class Run {
     return latents;
   }
 
-  void decode(std::size_t prompt, const std::vector<float>& latents) {
+  void decode(std::size_t video, const std::vector<float>& latents) {
     auto start = std::chrono::steady_clock::now();
     if (!vae_) {
       vae_ = std::make_unique<Part>(platform_, open_vae(model_));
@@ -296,9 +297,9 @@ class Run {
     const auto write_done = [&](std::size_t most_ahead) {
       for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().mark->reached()); ahead.pop_front()) {
         downloads_->wait_for(*ahead.front().mark);
-        emit(prompt, ahead.front(), &frame_number);
+        emit(video, ahead.front(), &frame_number);
         done += ahead.front().latent_frames;
-        report(Phase::decode, prompt, done, total);
+        report(Phase::decode, video, done, total);
         free_frames.push_back(ahead.front().frames);
       }
     };
@@ -370,13 +371,21 @@ class Run {
     return all;
   }
 
-  void emit(std::size_t prompt, const Decoded& group, std::int64_t* frame_number) {
+  void emit(std::size_t video, const Decoded& group, std::int64_t* frame_number) {
     std::vector<std::uint8_t> rgb(group.frames.size_bytes());
     platform_.download(*downloads_, group.frames.slot(), rgb.data(), rgb.size());
     downloads_->synchronize();
-    const auto frame_size = static_cast<std::size_t>(group.frames.type.shape.count(1, 4));
-    for (std::size_t begin = 0; begin < rgb.size(); begin += frame_size)
-      if (callbacks_.frame) callbacks_.frame(prompt, (*frame_number)++, {rgb.data() + begin, frame_size});
+    const Shape& made = group.frames.type.shape;  // [T,H,W,3]
+    const auto row = static_cast<std::size_t>(made.count(2, 4)), frame = static_cast<std::size_t>(made.count(1, 4));
+    const auto wide = static_cast<std::size_t>(job_.shape.width) * 3, high = static_cast<std::size_t>(job_.shape.height);
+    const std::size_t top = (frame / row - high) / 2, left = (row / 3 - wide / 3) / 2 * 3;  // of what is kept, from the middle
+    const bool crops = wide != row || frame != row * high;
+    for (std::size_t begin = 0; begin < rgb.size(); begin += frame) {
+      std::uint8_t* const pixels = rgb.data() + begin;
+      for (std::size_t y = 0; crops && y < high; ++y)  // a row moves up or stays: what it covers has been read
+        std::memmove(pixels + y * wide, pixels + (y + top) * row + left, wide);
+      if (callbacks_.frame) callbacks_.frame(video, (*frame_number)++, {pixels, wide * high});
+    }
   }
 
   const ModelConfig& model_;

@@ -1,8 +1,8 @@
 // Prompt to frames: the whole road, on one platform.
 //
 //   Pipeline pipeline(read_model_config(folder), platform, DType::f32);
-//   Job job = pipeline.prepare(settings);          // checks, compiles, plans the memory; nothing runs yet
-//   pipeline.run(job, callbacks);                  // frames of each prompt, in order
+//   Job job = pipeline.prepare(request);           // checks, compiles, plans the memory; nothing runs yet
+//   pipeline.run(job, callbacks);                  // frames of each video, in order
 //
 // Follows WanPipeline of Diffusers: the same prompt cleaning, rounding of sizes, noise, guidance and schedulers.
 #pragma once
@@ -11,37 +11,20 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "compiler/options.h"
 #include "pipeline/memory.h"
 #include "pipeline/model_folder.h"
+#include "pipeline/request.h"
 #include "platform/platform.h"
 
 namespace zoe {
 
 class Profile;
 
-// With guidance each step asks the transformer about prompt and negative prompt: in one forward of a batch of two, or in two.
-enum class GuidanceBatch : std::uint8_t { automatic, on, off };
-// "auto", "on" or "off"; anything else is an invalid_argument error.
-GuidanceBatch parse_guidance_batch(std::string_view text, std::string_view where);
-
-struct GenerateSettings {
-  std::vector<std::string> prompts;
-  std::string negative_prompt;
-  std::optional<std::int64_t> height, width, num_frames;  // else the model's defaults
-  std::optional<int> num_inference_steps;
-  std::optional<double> fps, guidance_scale, flow_shift;
-  std::optional<SchedulerKind> scheduler;
-  GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
-  std::uint64_t seed = 0;
-};
-
-// Settings after defaults and rounding.
+// Sizes after defaults and rounding. The latents' may be a little more than that of the frames, which are then cropped.
 struct VideoShape {
   std::int64_t height, width, num_frames;
   std::int64_t latent_height, latent_width, latent_frames;
@@ -52,19 +35,19 @@ struct MemoryStatement {  // bytes; phases do not overlap, so the peak is the la
   std::size_t peak() const;
 };
 
-enum class Phase : std::uint8_t { encode, denoise, decode };
+enum class Phase : std::uint8_t { load, encode, denoise, decode };
 struct Progress {
   Phase phase;
-  std::size_t prompt;  // 0-based
-  int done, total;     // steps of this phase
+  std::size_t video;        // 0-based, as in Request::seeds; of the encoder: the prompt
+  std::size_t done, total;  // steps of this phase; of `load`, bytes of weights
 };
 
 struct Callbacks {
-  // 8-bit RGB, [height, width, 3], in order; `frame` counts from 0 within its prompt.
-  std::function<void(std::size_t prompt, std::int64_t frame, std::span<const std::uint8_t> rgb)> frame;
+  // 8-bit RGB, [height, width, 3], in order; `frame` counts from 0 within its video.
+  std::function<void(std::size_t video, std::int64_t frame, std::span<const std::uint8_t> rgb)> frame;
   std::function<void(const Progress&)> progress;
-  std::function<void(std::size_t prompt, std::span<const float> latents)> latents;  // the final ones, [C,T,h,w]
-  std::function<void(std::size_t prompt)> finished;                                 // after a prompt's last frame
+  std::function<void(std::size_t video, std::span<const float> latents)> latents;  // the final ones, [C,T,h,w]
+  std::function<void(std::size_t video)> finished;                                 // after a video's last frame
   const std::atomic<bool>* cancel = nullptr;
   Profile* profile = nullptr;  // gets every step of every plan, and the phases
 };
@@ -83,8 +66,10 @@ struct Job {
   int num_inference_steps;
   double fps, guidance_scale;
   SchedulerConfig scheduler;
-  std::uint64_t seed;
+  std::vector<double> sigmas;  // levels before the shift, if they were given
+  std::vector<std::uint64_t> seeds;
   std::size_t prompt_count;
+  std::size_t video_count() const { return prompt_count * seeds.size(); }
   std::int64_t batch = 1;  // texts that one forward of the transformer takes
   MemoryStatement memory;
   struct Plans;
@@ -97,10 +82,10 @@ class Pipeline {
   Pipeline(ModelConfig model, Platform& platform, DType dtype, CompileOptions options = {});
   ~Pipeline();
 
-  // invalid_argument for settings that make no sense, out_of_memory if the plan does not fit what is free.
+  // invalid_argument for a request that makes no sense, out_of_memory if the plan does not fit what is free.
   // `sink_bytes` is asked once the sizes are rounded: memory the caller needs while frames are decoded (a video encoder).
   // It may throw to refuse the sizes before anything is planned.
-  Job prepare(const GenerateSettings& settings, const std::function<std::size_t(const VideoShape&)>& sink_bytes = {});
+  Job prepare(const Request& request, const std::function<std::size_t(const VideoShape&)>& sink_bytes = {});
   // An Error of kind cancelled when the callback's flag is set.
   Timings run(Job& job, const Callbacks& callbacks, MemoryWatch* watch = nullptr);
 

@@ -98,6 +98,14 @@ Checkpoint open_vae(const ModelConfig& model) {
   return checkpoint;
 }
 
+Tokenizer open_tokenizer(const ModelConfig& model) {
+  Tokenizer tokenizer(model.path / "tokenizer" / "spiece.model");
+  check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
+        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.", tokenizer.vocab_size(),
+        model.text_encoder.vocab_size);
+  return tokenizer;
+}
+
 fs::path embedded_model_path() {
   std::error_code status;
   const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();

@@ -11,6 +11,7 @@
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
 #include "schedulers/scheduler.h"
+#include "text/tokenizer.h"
 
 namespace zoe {
 
@@ -39,6 +40,9 @@ ModelConfig read_model_config(const std::filesystem::path& path);
 Checkpoint open_text_encoder(const ModelConfig& model);
 Checkpoint open_transformer(const ModelConfig& model);
 Checkpoint open_vae(const ModelConfig& model);
+
+// The model's tokenizer, which fits the encoder's vocabulary.
+Tokenizer open_tokenizer(const ModelConfig& model);
 
 // The model that comes with the engine, wherever it was installed or built; an error with the places looked at if it is gone.
 std::filesystem::path embedded_model_path();

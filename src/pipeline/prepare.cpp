@@ -3,6 +3,7 @@
 #include <map>
 #include <numeric>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -13,7 +14,6 @@
 #include "pipeline/parts.h"
 #include "pipeline/rgb8.h"
 #include "text/prompt.h"
-#include "text/tokenizer.h"
 
 namespace zoe {
 
@@ -57,29 +57,34 @@ T chosen(const std::optional<T>& asked, D fallback, std::string_view flag, doubl
   return value;
 }
 
-VideoShape video_shape(const GenerateSettings& settings, const ModelConfig& model) {
+std::string frames_text(std::int64_t count) { return fmt::format("{} frame{}", count, count == 1 ? "" : "s"); }
+
+VideoShape video_shape(const Request& request, const ModelConfig& model) {
   const WanVaeConfig& vae = model.vae;
   const std::int64_t spatial = vae.scale_factor_spatial, temporal = vae.scale_factor_temporal;
   const std::int64_t height_step = spatial * model.transformer.patch_size[1],
                      width_step = spatial * model.transformer.patch_size[2];
   VideoShape shape{};
-  shape.height = chosen(settings.height, model.defaults.height, "--height", 1, kMaxExtent);
-  shape.width = chosen(settings.width, model.defaults.width, "--width", 1, kMaxExtent);
-  shape.num_frames = chosen(settings.num_frames, model.defaults.num_frames, "--num-frames", 1, kMaxFrames);
-  check(shape.height >= height_step && shape.width >= width_step, ErrorKind::invalid_argument, "--height, --width",
-        "too small: got {}x{} (width x height), expected at least {}x{}.", shape.width, shape.height, width_step, height_step);
+  shape.height = chosen(request.height, model.defaults.height, "--height", 1, kMaxExtent);
+  shape.width = chosen(request.width, model.defaults.width, "--width", 1, kMaxExtent);
+  shape.num_frames = chosen(request.num_frames, model.defaults.num_frames, "--num-frames", 1, kMaxFrames);
+  check(request.exact_size || (shape.height >= height_step && shape.width >= width_step), ErrorKind::invalid_argument,
+        "--height, --width", "too small: got {}x{} (width x height), expected at least {}x{}.", shape.width, shape.height,
+        width_step, height_step);
   const VideoShape asked = shape;
-  shape.height -= shape.height % height_step;
-  shape.width -= shape.width % width_step;
+  if (!request.exact_size) {
+    shape.height -= shape.height % height_step;
+    shape.width -= shape.width % width_step;
+  }
   if (shape.num_frames % temporal != 1) shape.num_frames = shape.num_frames / temporal * temporal + 1;
   if (shape.height != asked.height || shape.width != asked.width)
-    log(LogLevel::notice, fmt::format("size {}x{} becomes {}x{}: width and height are multiples of {} and {}", asked.width,
-                                      asked.height, shape.width, shape.height, width_step, height_step));
+    log(LogLevel::notice, fmt::format("size {}x{} becomes {}x{}: width and height are multiples of {} and {} (--exact-size crops)",
+                                      asked.width, asked.height, shape.width, shape.height, width_step, height_step));
   if (shape.num_frames != asked.num_frames)
     log(LogLevel::notice,
-        fmt::format("{} frames become {}: one more than a multiple of {}", asked.num_frames, shape.num_frames, temporal));
-  shape.latent_height = shape.height / spatial;
-  shape.latent_width = shape.width / spatial;
+        fmt::format("{} become {}: one more than a multiple of {}", frames_text(asked.num_frames), shape.num_frames, temporal));
+  shape.latent_height = round_up(shape.height, height_step) / spatial;
+  shape.latent_width = round_up(shape.width, width_step) / spatial;
   shape.latent_frames = (shape.num_frames - 1) / temporal + 1;
   return shape;
 }
@@ -96,10 +101,10 @@ void check_fits_at_all(const VideoShape& shape, const ModelConfig& model, const 
   const double decode =
       static_cast<double>(shape.height) * static_cast<double>(shape.width) * static_cast<double>(model.vae.base_dim) * element * 4;
   const double needed = std::max(denoise, decode), total = static_cast<double>(device.memory_bytes);
-  check(
-      needed < total, ErrorKind::out_of_memory, "memory",
-      "{}x{}x{} does not fit: needs more than {:.1f} GiB, the {} platform has {:.1f} GiB. Lower --width, --height or --num-frames.",
-      shape.width, shape.height, shape.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
+  const auto [more_than, has] = bytes_apart(static_cast<std::size_t>(needed), device.memory_bytes);
+  check(needed < total, ErrorKind::out_of_memory, "memory",
+        "{}x{}x{} does not fit: needs more than {}, the {} platform has {}. Lower --width, --height or --num-frames.", shape.width,
+        shape.height, shape.num_frames, more_than, device.platform, has);
 }
 
 // What follows the transformer in a step: classifier-free guidance, u + g (c - u), where there is any, and the scheduler.
@@ -181,13 +186,6 @@ MemoryStatement state_memory(const Job& job, std::size_t sink, int kept, std::si
 
 }  // namespace
 
-GuidanceBatch parse_guidance_batch(std::string_view text, std::string_view where) {
-  if (text == "auto") return GuidanceBatch::automatic;
-  if (text == "on") return GuidanceBatch::on;
-  if (text == "off") return GuidanceBatch::off;
-  fail(ErrorKind::invalid_argument, where, "got {}, expected auto, on or off.", in_quotes(text));
-}
-
 // The scheduler's coefficients, then the guidance scale; whole rows of a cache line, so that each step's row is aligned.
 std::int64_t Job::Plans::update_row(const Scheduler& scheduler) {
   return round_up(static_cast<std::int64_t>(scheduler.coefficient_count()) + 1, 16);
@@ -199,22 +197,24 @@ Job::Job() = default;
 Job::Job(Job&&) noexcept = default;
 Job::~Job() = default;
 
-Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std::size_t(const VideoShape&)>& sink_bytes) {
-  check(!settings.prompts.empty(), ErrorKind::invalid_argument, "--prompt", "no prompt given. Say what to show.");
+Job Pipeline::prepare(const Request& request, const std::function<std::size_t(const VideoShape&)>& sink_bytes) {
+  check_request(request, members::t2v, Spelling::option);
   Job job;
   job.plans = std::make_unique<Job::Plans>();
   Job::Plans& plans = *job.plans;
-  job.shape = video_shape(settings, model_);
-  job.num_inference_steps =
-      chosen(settings.num_inference_steps, model_.defaults.num_inference_steps, "--num-inference-steps", 1, 1000);
-  job.fps = chosen(settings.fps, model_.defaults.fps, "--fps", 0.1, 240);
-  job.guidance_scale = chosen(settings.guidance_scale, model_.defaults.guidance_scale, "--guidance-scale", 0, 1000);
+  job.shape = video_shape(request, model_);
+  job.num_inference_steps = request.sigmas.empty() ? chosen(request.num_inference_steps, model_.defaults.num_inference_steps,
+                                                            "--num-inference-steps", 1, 1000)
+                                                   : static_cast<int>(request.sigmas.size());
+  job.fps = chosen(request.fps, model_.defaults.fps, "--fps", 0.1, 240);
+  job.guidance_scale = chosen(request.guidance_scale, model_.defaults.guidance_scale, "--guidance-scale", 0, 1000);
   job.scheduler = model_.scheduler;
-  job.scheduler.kind = settings.scheduler.value_or(job.scheduler.kind);
-  job.scheduler.flow_shift = chosen(settings.flow_shift, job.scheduler.flow_shift, "--flow-shift", 1e-3, 1000);
-  job.seed = settings.seed;
-  job.prompt_count = settings.prompts.size();
-  const auto scheduler = make_scheduler(job.scheduler, job.num_inference_steps);
+  job.scheduler.kind = request.scheduler.value_or(job.scheduler.kind);
+  job.scheduler.flow_shift = chosen(request.flow_shift, job.scheduler.flow_shift, "--flow-shift", 1e-3, 1000);
+  job.seeds = request.seeds;
+  job.sigmas = request.sigmas;
+  job.prompt_count = request.prompts.size();
+  const auto scheduler = make_scheduler(job.scheduler, job.num_inference_steps, job.sigmas);
   check_fits_at_all(job.shape, model_, platform_.info(), dtype_);
   check_positions(job.shape, model_);
   const std::size_t sink = sink_bytes ? sink_bytes(job.shape) : 0;
@@ -225,13 +225,10 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   open_vae(model_);
 
   // Text: tokens, and how many keys the longest prompt needs.
-  const Tokenizer tokenizer(model_.path / "tokenizer" / "spiece.model");
-  check(tokenizer.vocab_size() <= model_.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
-        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
-        tokenizer.vocab_size(), model_.text_encoder.vocab_size);
-  std::vector<std::string> texts = settings.prompts;
+  const Tokenizer tokenizer = open_tokenizer(model_);
+  std::vector<std::string> texts = request.prompts;
   const bool guided = job.guidance_scale > 1.0;
-  if (guided) texts.push_back(settings.negative_prompt);
+  if (guided) texts.push_back(request.negative_prompt);
   std::int64_t longest = 0;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     std::size_t total = 0;
@@ -253,14 +250,17 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
                                      {shape.latent_frames, shape.latent_height, shape.latent_width, plans.text_rows, job.batch})};
   };
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
-  job.batch = guided && settings.guidance_batch != GuidanceBatch::off ? 2 : 1;
+  job.batch = guided && request.guidance_batch != GuidanceBatch::off ? 2 : 1;
   plans.first_graph = trace_decoder(model_.vae, dtype_, 1, shape, true);
   std::vector<Graph> graphs = trace_transformer();
   graphs.insert(graphs.begin(), trace_umt5(model_.text_encoder, dtype_, text_tokens));
   graphs.push_back(plans.first_graph.graph);
   graphs.push_back(trace_update(*scheduler, graphs[2].outputs[0].type(), guided));
   if (shape.latent_frames > 1) {
-    plans.group_frames = decode_group_frames(model_, dtype_, {shape.height, shape.width, shape.num_frames, text_tokens}, platform_);
+    plans.group_frames = decode_group_frames(model_, dtype_,
+                                             {shape.latent_height * model_.vae.scale_factor_spatial,
+                                              shape.latent_width * model_.vae.scale_factor_spatial, shape.num_frames, text_tokens},
+                                             platform_);
     plans.group_graph = trace_decoder(model_.vae, dtype_, plans.group_frames, shape, false);
     graphs.push_back(plans.group_graph.graph);
   }
@@ -277,16 +277,16 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   check_in_place(plans.first_graph, plans.decode_first);
 
   // Memory.
-  const std::size_t free_bytes = platform_.free_bytes();
+  const std::size_t free_bytes = platform_.info().free_bytes;
   // Memory of this process also holds what is read from the disk.
-  plans.stream_text = plans.text.weight_bytes() > (platform_.info().unified_memory ? free_bytes / 2 : free_bytes / 8 * 7);
-  plans.keep_resident = job.prompt_count > 1;
+  plans.stream_text = plans.text.weight_bytes() > (platform_.host_addressable() ? free_bytes / 2 : free_bytes / 8 * 7);
+  plans.keep_resident = job.video_count() > 1;
   job.memory = state_memory(job, sink, scheduler->kept_count(), platform_.kernel_memory_bytes());
   const std::size_t denoise = job.memory.always + job.memory.denoise;
   const bool batch_is_too_large = job.batch == 2 && denoise > free_bytes;
-  if (batch_is_too_large && settings.guidance_batch == GuidanceBatch::automatic) {
-    log(LogLevel::notice, fmt::format("guidance takes two forwards: a batch of two needs {:.1f} GiB, {:.1f} are free", gib(denoise),
-                                      gib(free_bytes)));
+  if (batch_is_too_large && request.guidance_batch == GuidanceBatch::automatic) {
+    const auto [needed, free] = bytes_apart(denoise, free_bytes);
+    log(LogLevel::notice, fmt::format("guidance takes two forwards: a batch of two needs {}, {} are free", needed, free));
     job.batch = 1;
     compiled = compile(trace_transformer(), platform_, options_);
     plans.context = std::move(compiled[0]);
@@ -295,12 +295,12 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   }
   for (const Plan* plan : {&plans.text, &plans.context, &plans.step, &plans.update, &plans.decode_first, &plans.decode_group})
     if (!plan->steps.empty()) log(LogLevel::detail, summarize(*plan));
+  const auto [needed, free] = bytes_apart(job.memory.peak(), free_bytes);
   check(job.memory.peak() <= free_bytes, ErrorKind::out_of_memory, "memory",
-        "{}x{}x{} in {} does not fit: needs {:.1f} GiB ({:.1f} to encode, {:.1f} to denoise, {:.1f} to decode), {:.1f} GiB are "
-        "free. Lower --width, "
-        "--height or --num-frames{}{}.",
-        shape.width, shape.height, shape.num_frames, name(dtype_), gib(job.memory.peak()), gib(job.memory.encode),
-        gib(job.memory.denoise), gib(job.memory.decode), gib(free_bytes), dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
+        "{}x{}x{} in {} does not fit: needs {} ({:.1f} GiB to encode, {:.1f} to denoise, {:.1f} to decode), {} are free. Lower "
+        "--width, --height or --num-frames{}{}.",
+        shape.width, shape.height, shape.num_frames, name(dtype_), needed, gib(job.memory.encode), gib(job.memory.denoise),
+        gib(job.memory.decode), free, dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
         batch_is_too_large && job.batch == 2 ? ", or try --guidance-batch off" : "");
   return job;
 }

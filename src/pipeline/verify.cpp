@@ -222,13 +222,13 @@ bool VerifyReport::passed() const {
          std::all_of(chains.begin(), chains.end(), [this](const ChainDifference& chain) { return passes(chain); });
 }
 
-VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const GenerateSettings& settings,
+VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const Request& request,
                     const CompileOptions& options) {
   CompileOptions each_alone = options;
   each_alone.compile = false;
   Pipeline compiled(model, platform, dtype, options), uncompiled(model, platform, dtype, each_alone);
-  Job compiled_job = compiled.prepare(settings);
-  GenerateSettings same = settings;
+  Job compiled_job = compiled.prepare(request);
+  Request same = request;
   same.guidance_batch = compiled_job.batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
   Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;

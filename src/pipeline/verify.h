@@ -41,7 +41,7 @@ struct VerifyReport {
 };
 
 // `options` are those of the compiled run; the other one differs in `compile` alone.
-VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const GenerateSettings& settings,
+VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const Request& request,
                     const CompileOptions& options);
 
 }  // namespace zoe

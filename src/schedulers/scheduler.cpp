@@ -102,7 +102,7 @@ SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_v
   return config;
 }
 
-std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps) {
+std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps, std::span<const double> levels) {
   constexpr auto kind = ErrorKind::invalid_argument;
   check(config.num_train_timesteps >= 1 && config.num_train_timesteps <= kMaxTimesteps, kind, "scheduler",
         "bad num_train_timesteps: got {}, expected 1 to {}. Use 1000.", config.num_train_timesteps, kMaxTimesteps);
@@ -114,8 +114,14 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int ste
   check(steps >= 1 && steps <= most, kind, "scheduler",
         "bad number of inference steps: got {}, expected 1 to {}{}. Choose a number of that range.", steps, most,
         most < 1000 ? " (num_train_timesteps of the model)" : "");
-  if (config.kind == SchedulerKind::euler) return std::make_unique<EulerScheduler>(config, steps);
-  return std::make_unique<UniPCScheduler>(config, steps);
+  check(levels.empty() || levels.size() == static_cast<std::size_t>(steps), kind, "scheduler",
+        "bad number of noise levels: got {} for {} steps, expected one a step. Give as many.", levels.size(), steps);
+  for (std::size_t i = 0; i < levels.size(); ++i)
+    check(levels[i] > 0 && levels[i] <= (i == 0 ? 1 : levels[i - 1]) && (i == 0 || levels[i] < levels[i - 1]), kind, "scheduler",
+          "bad noise level of step {}: got {}, expected levels that fall from 1 at most and stay above 0. Sort them.", i,
+          levels[i]);
+  if (config.kind == SchedulerKind::euler) return std::make_unique<EulerScheduler>(config, steps, levels);
+  return std::make_unique<UniPCScheduler>(config, steps, levels);
 }
 
 }  // namespace zoe

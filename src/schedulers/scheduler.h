@@ -75,6 +75,8 @@ class Scheduler {
 // A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps) steps; checks the whole configuration first.
 // Where a model is configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift)
 // of Diffusers; its from_config() would drop the shift, as the two classes name it differently.
-std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps);
+// `levels`, where there are any, are the noise levels of the steps before the shift, as `sigmas` of Diffusers' set_timesteps:
+// falling, from 1 at most, all above 0, as many as steps.
+std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps, std::span<const double> levels = {});
 
 }  // namespace zoe

@@ -67,12 +67,12 @@ struct Transition {
 
 }  // namespace
 
-UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps) {
+UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps, std::span<const double> levels) {
   const auto n = static_cast<std::size_t>(steps);
   const auto train = static_cast<double>(config.num_train_timesteps);
   const double stride = (1.0 / train - 1.0) / static_cast<double>(n);
   for (std::size_t i = 0; i < n; ++i) {
-    double sigma = static_cast<double>(i) * stride + 1.0;
+    double sigma = levels.empty() ? static_cast<double>(i) * stride + 1.0 : levels[i];
     sigma = config.flow_shift * sigma / (1.0 + (config.flow_shift - 1.0) * sigma);
     if (i == 0 && std::abs(sigma - 1.0) < 1e-6) sigma -= 1e-6;  // pure noise has no finite signal-to-noise ratio
     sigmas_.push_back(static_cast<float>(sigma));

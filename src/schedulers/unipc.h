@@ -11,7 +11,7 @@ namespace zoe {
 class UniPCScheduler final : public Scheduler {
  public:
   // The configuration has been checked by make_scheduler.
-  UniPCScheduler(const SchedulerConfig& config, int steps);
+  UniPCScheduler(const SchedulerConfig& config, int steps, std::span<const double> levels);
   void step(int i, std::span<float> sample, std::span<const float> model_output) override;
   std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
                                 std::span<const Value> kept) const override;

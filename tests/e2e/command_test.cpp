@@ -123,6 +123,61 @@ TEST_F(Command, SameSeedSameBytes) {
   }
 }
 
+// Videos of two prompts and two seeds, each as if it were alone.
+TEST_F(Command, SeveralPromptsAndSeeds) {
+  generate({"-p", "a red circle", "--prompt=a blue square", "--seed", "3,4", "--dtype", "f32", "-o", "all"});
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{"all-0001", "all-0002", "all-0003", "all-0004"}));
+  generate({"-p", "a red circle", "-p", "a blue square", "--seed", "4", "--dtype", "f32", "-o", "fours"});
+  EXPECT_EQ(read_frames(folder_ / "all-0002"), read_frames(folder_ / "fours-0001"));
+  EXPECT_EQ(read_frames(folder_ / "all-0004"), read_frames(folder_ / "fours-0002"));
+  EXPECT_NE(read_frames(folder_ / "all-0001"), read_frames(folder_ / "all-0002"));
+  EXPECT_EQ(settings_in(folder_ / "all-0003/0001.png").at("seed"), "3");
+  EXPECT_EQ(settings_in(folder_ / "all-0003/0001.png").at("prompt"), "a blue square");
+}
+
+TEST_F(Command, ARandomSeedIsSaidAndKept) {
+  const CommandResult result = generate({"-p", "a red circle", "--seed", "-1", "-o", "a.png"});
+  std::smatch match;
+  ASSERT_TRUE(std::regex_search(result.out, match, std::regex("seed (\\d+),"))) << result.out;
+  EXPECT_EQ(settings_in(folder_ / "a.png").at("seed"), match[1]);
+}
+
+// Names of other programs, and values with commas.
+TEST_F(Command, TakesAliases) {
+  generate({"-p", "a red circle", "--size", "64x80", "--frames", "1", "--steps", "3", "--cfg-scale", "2", "--shift", "2",
+            "--sampler", "euler", "-o", "a.png"});
+  const json settings = settings_in(folder_ / "a.png");
+  EXPECT_EQ(settings.at("height"), "80");
+  EXPECT_EQ(settings.at("num_frames"), "1");
+  EXPECT_EQ(settings.at("num_inference_steps"), "3");
+  EXPECT_EQ(settings.at("guidance_scale"), "2");
+  EXPECT_EQ(settings.at("flow_shift"), "2");
+  EXPECT_EQ(settings.at("scheduler"), "euler");
+}
+
+TEST_F(Command, LevelsOfTheStepsAreTaken) {
+  const CommandResult result = zoe({"generate", "-p", "a red circle", "-W", "64", "-H", "64", "--num-frames", "1", "--sigmas",
+                                    "1,.75,.5,.25", "--scheduler", "euler", "--flow-shift", "5", "-o", "a.png"});
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("4 steps of euler"), std::string::npos) << result.out;
+  EXPECT_NE(result.out.find("noise levels: 1, 0.9375, 0.8333, 0.625, 0"), std::string::npos) << result.out;
+  EXPECT_EQ(settings_in(folder_ / "a.png").at("sigmas"), "1,0.75,0.5,0.25");
+}
+
+// The middle of the next larger size.
+TEST_F(Command, ExactSizeCrops) {
+  generate({"-p", "a red circle", "--dtype", "f32", "--width", "80", "--height", "80", "-o", "whole"});
+  generate({"-p", "a red circle", "--dtype", "f32", "--width", "70", "--height", "74", "--exact-size", "-o", "cropped"});
+  const ReadVideo whole = read_video(folder_ / "whole/0005.png"), cropped = read_video(folder_ / "cropped/0005.png");
+  ASSERT_EQ(cropped.width, 70);
+  ASSERT_EQ(cropped.height, 74);
+  for (int y = 0; y < 74; ++y)
+    for (int i = 0; i < 70 * 3; ++i)
+      ASSERT_EQ(cropped.frames[0][static_cast<std::size_t>(y * 70 * 3 + i)],
+                whole.frames[0][static_cast<std::size_t>((y + 3) * 80 * 3 + 5 * 3 + i)])
+          << y << ", " << i;
+}
+
 TEST_F(Command, ThreadsDoNotChangeTheVideo) {
   for (const std::string threads : {"1", "2", "5"})
     generate({"-p", "a red circle", "--dtype", "f32", "--threads", threads, "-o", "t" + threads});

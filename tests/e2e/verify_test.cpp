@@ -59,13 +59,13 @@ class PlantingPlatform : public Platform {
   std::string broken_;
 };
 
-GenerateSettings small() {
-  GenerateSettings settings;
-  settings.prompts = {"a red circle"};
-  settings.height = settings.width = 64;
-  settings.num_frames = 5;
-  settings.num_inference_steps = 2;
-  return settings;
+Request small() {
+  Request request;
+  request.prompts = {"a red circle"};
+  request.height = request.width = 64;
+  request.num_frames = 5;
+  request.num_inference_steps = 2;
+  return request;
 }
 
 void expect_the_same_bits(Platform& platform) {
@@ -74,9 +74,9 @@ void expect_the_same_bits(Platform& platform) {
                                      {DType::f32, GuidanceBatch::off},
                                      {DType::bf16, GuidanceBatch::on},
                                      {DType::bf16, GuidanceBatch::off}}) {
-    GenerateSettings settings = small();
-    settings.guidance_batch = batch;
-    const VerifyReport report = verify(model, platform, dtype, settings, {});
+    Request request = small();
+    request.guidance_batch = batch;
+    const VerifyReport report = verify(model, platform, dtype, request, {});
     EXPECT_TRUE(report.passed());
     EXPECT_EQ(report.allowed_ulps, 0);
     std::size_t fused = 0;

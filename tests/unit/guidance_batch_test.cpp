@@ -18,12 +18,12 @@ class LimitedPlatform : public fuzz::WrappedPlatform {
 class GuidanceBatchTest : public ::testing::Test {
  protected:
   Job prepare(GuidanceBatch batch, double guidance_scale = 4) {
-    GenerateSettings settings;
-    settings.prompts = {"a red circle"};
-    settings.height = 64, settings.width = 64, settings.num_frames = 5, settings.num_inference_steps = 2;
-    settings.guidance_scale = guidance_scale;
-    settings.guidance_batch = batch;
-    return Pipeline(read_model_config(ZOE_MODELS "/toy-wan"), platform_, DType::f32).prepare(settings);
+    Request request;
+    request.prompts = {"a red circle"};
+    request.height = 64, request.width = 64, request.num_frames = 5, request.num_inference_steps = 2;
+    request.guidance_scale = guidance_scale;
+    request.guidance_batch = batch;
+    return Pipeline(read_model_config(ZOE_MODELS "/toy-wan"), platform_, DType::f32).prepare(request);
   }
   LimitedPlatform platform_;
 };
@@ -56,13 +56,6 @@ TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
   }
   platform_.free = of_one - 1;
   EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
-}
-
-TEST(ParseGuidanceBatch, KnowsThreeWords) {
-  EXPECT_EQ(parse_guidance_batch("auto", "x"), GuidanceBatch::automatic);
-  EXPECT_EQ(parse_guidance_batch("on", "x"), GuidanceBatch::on);
-  EXPECT_EQ(parse_guidance_batch("off", "x"), GuidanceBatch::off);
-  EXPECT_THROW(parse_guidance_batch("ON", "x"), Error);
 }
 
 }  // namespace

@@ -59,6 +59,20 @@ TEST(Scheduler, TimestepsAndSigmasOfDiffusers) {
   }
 }
 
+// Levels that the caller gives, before the shift.
+TEST(Scheduler, GivenLevelsAreThoseOfDiffusers) {
+  const json cases = fixture("given_levels.json");
+  ASSERT_EQ(cases.size(), 2u * 5u * 5u);
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c["kind"].dump() + " shift " + c["shift"].dump() + " levels " + c["levels"].dump());
+    const auto scheduler = make_scheduler(config_of(c), c["steps"], c["levels"].get<std::vector<double>>());
+    EXPECT_EQ(scheduler->timesteps(), c["timesteps"].get<std::vector<float>>());
+    EXPECT_EQ(scheduler->sigmas(), c["sigmas"].get<std::vector<float>>());
+  }
+  const auto lightning = make_scheduler({.kind = SchedulerKind::euler, .flow_shift = 5}, 4, std::vector{1.0, .75, .5, .25});
+  EXPECT_EQ(lightning->sigmas(), (std::vector<float>{1, .9375, 2.5f / 3, .625, 0}));
+}
+
 TEST(Scheduler, StepsOfDiffusers) {
   constexpr std::size_t kSize = 64;
   const json cases = fixture("trajectories.json");
@@ -258,6 +272,11 @@ TEST(SchedulerErrors, StepsAndOverrides) {
     expect_error([&] { make_scheduler({.flow_shift = shift}, 10); }, kind, {"flow shift"});
   expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc or euler"});
   // Order 2 in the step to sigma 0 divides by zero, in Diffusers too.
+  using Levels = std::vector<double>;
+  expect_error([] { make_scheduler({}, 3, Levels{1, 0.5}); }, kind, {"got 2 for 3 steps"});
+  expect_error([] { make_scheduler({}, 2, Levels{0.5, 0.5}); }, kind, {"step 1", "got 0.5", "levels that fall"});
+  expect_error([] { make_scheduler({}, 1, Levels{1.5}); }, kind, {"step 0", "got 1.5"});
+  expect_error([] { make_scheduler({}, 1, Levels{0}); }, kind, {"step 0", "got 0"});
   expect_error([] { make_scheduler({.lower_order_final = false}, 10); }, ErrorKind::unsupported, {"lower_order_final"});
 }
 

@@ -1,0 +1,110 @@
+// What one request says, and the one table of its fields that every front end is made from: the command's `--a-b`, `a_b` elsewhere
+// and in a file's metadata, help and docs (docs/requests.md).
+//
+//   Request request;
+//   set_field(request, "num_frames", "33");                        // or "frames", an alias; errors name the field
+//   set_field(request, "steps", "x", Spelling::option);            // [--num-inference-steps] got "x", expected a whole number ...
+//   Request again = request_from_json(to_json(request), "here");   // the same
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "schedulers/scheduler.h"
+
+namespace zoe {
+
+// With guidance each step asks the transformer about prompt and negative prompt: in one forward of a batch of two, or in two.
+enum class GuidanceBatch : std::uint8_t { automatic, on, off };
+
+// Where an optional is empty, the model decides.
+struct Request {
+  std::vector<std::string> prompts;  // UTF-8
+  std::string negative_prompt;
+  std::optional<std::int64_t> height, width, num_frames;
+  std::optional<double> fps;
+  std::optional<int> num_inference_steps;
+  std::vector<double> sigmas;  // noise levels before the shift, falling, without the 0 at the end; empty: the scheduler's own
+  std::optional<SchedulerKind> scheduler;
+  std::optional<double> flow_shift, guidance_scale, guidance_scale_2, boundary_ratio;
+  GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
+  // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
+  std::vector<std::uint64_t> seeds{0};
+  bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
+
+  bool operator==(const Request&) const = default;
+};
+
+// Members of the family, as bits.
+using Members = std::uint32_t;
+namespace members {
+inline constexpr Members t2v = 1, t2v_a14b = 2, i2v = 4, i2v_a14b = 8, ti2v_5b = 16, flf2v = 32, vace = 64, v2v = 128, all = 255;
+}
+// "t2v, t2v_a14b"; "all" for all of them.
+std::string member_names(Members members);
+
+struct SizeSlot {  // height and width at once, as WIDTHxHEIGHT
+  bool operator==(const SizeSlot&) const = default;
+};
+using RequestSlot =
+    std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
+                 std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
+                 std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
+                 bool Request::*, SizeSlot>;
+
+struct RequestField {
+  std::string_view name;    // a_b
+  std::string_view letter;  // of the command, "" for none
+  RequestSlot slot;
+  double min, max;  // of a number, or of each of a list; of texts the most bytes is `max`
+  std::string_view unit, fallback, help;
+  std::vector<std::string_view> aliases;  // other programs' names, which work
+  std::vector<std::string_view> hints;    // names whose meaning differs: the error of an unknown name leads here
+  Members taken_by = members::all;
+
+  bool is_list() const;           // of prompts, seeds or levels: may be said more than once
+  bool is_flag() const;           // true or false
+  std::string_view type() const;  // in words: "whole number"
+  std::vector<std::string_view> choices() const;
+  std::string range() const;  // "1 to 65536", "auto, on or off", or nothing
+};
+
+const std::vector<RequestField>& request_fields();
+// By name or alias, with - or _ between words; nullptr if there is none. `hint` also looks at names that only lead to a field.
+const RequestField* find_field(std::string_view name);
+const RequestField* find_hint(std::string_view name);
+
+enum class Spelling : std::uint8_t { key, option };  // a_b, --a-b
+std::string spelled(std::string_view name, Spelling spelling);
+
+// Sets a field from text; the parser of every front end. A list takes all texts (each prompt one, numbers also with commas
+// between), anything else exactly one. A seed of -1 becomes a random one below 2^32. invalid_argument errors name the field as it
+// is spelled, the text, and what is expected; a field that is unknown is one, too, and names the nearest.
+void set_field(Request& request, std::string_view name, std::span<const std::string> texts, Spelling spelling = Spelling::key);
+void set_field(Request& request, std::string_view name, std::string_view text, Spelling spelling = Spelling::key);
+
+// What set_field takes to get there, one text an element of a list of prompts; empty where the model decides.
+std::vector<std::string> get_field(const Request& request, const RequestField& field);
+
+// What only several fields together can get wrong: levels and steps that differ in number, more videos than 9,999, a field that
+// none of `taken_by` takes.
+void check_request(const Request& request, Members taken_by, Spelling spelling = Spelling::key);
+
+// Where a request is allowed but will hardly do what is meant, a line each. Steps, guidance and scheduler are those of the run,
+// `model_frames` is what the model makes by default.
+std::vector<std::string> request_notices(const Request& request, int num_inference_steps, double guidance_scale,
+                                         SchedulerKind scheduler, std::int64_t model_frames, Spelling spelling = Spelling::key);
+
+// One JSON object of the fields that are not left to the model: numbers, texts, true or false, lists where there are several.
+std::string to_json(const Request& request);
+// Values may be texts, too, as in files' metadata; null is the model's. Keys that are no field are an error, or go to `others` as
+// text.
+Request request_from_json(std::string_view text, std::string_view where, std::map<std::string, std::string>* others = nullptr);
+
+}  // namespace zoe

@@ -1,0 +1,151 @@
+// The table of request fields and what every front end does with it.
+#include "pipeline/request.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/error.h"
+
+namespace zoe {
+namespace {
+
+std::string error_of(const auto& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return {};
+}
+
+TEST(RequestFields, NamesAreUsedOnce) {
+  std::set<std::string_view> names, letters;
+  for (const RequestField& field : request_fields()) {
+    EXPECT_TRUE(names.insert(field.name).second) << field.name;
+    for (const std::string_view alias : field.aliases) EXPECT_TRUE(names.insert(alias).second) << alias;
+    for (const std::string_view hint : field.hints) EXPECT_TRUE(names.insert(hint).second) << hint;
+    if (!field.letter.empty()) {
+      EXPECT_TRUE(letters.insert(field.letter).second) << field.letter;
+    }
+    EXPECT_FALSE(field.help.empty()) << field.name;
+    EXPECT_NE(field.taken_by, 0u) << field.name;
+  }
+}
+
+TEST(RequestFields, SetFromTextAndReadBack) {
+  Request request;
+  const std::vector<std::string> prompts{"a cat, sitting", ""}, seeds{"1,2", "18446744073709551615"};
+  set_field(request, "prompt", prompts);
+  set_field(request, "negative_prompt", "blurry");
+  set_field(request, "size", "832x480");
+  set_field(request, "frames", "33");
+  set_field(request, "--fps", "23.976");
+  set_field(request, "sigmas", "1,.75,0.5");
+  set_field(request, "sampling_method", "FlowMatchEulerDiscreteScheduler");
+  set_field(request, "shift", "5");
+  set_field(request, "cfg-scale", "1e0");
+  set_field(request, "guidance_scale_2", "3.5");
+  set_field(request, "boundary_ratio", "0.875");
+  set_field(request, "guidance_batch", "off");
+  set_field(request, "seed", seeds);
+  set_field(request, "exact_size", "true");
+  EXPECT_EQ(request.prompts, prompts);
+  EXPECT_EQ(request.width, 832);
+  EXPECT_EQ(request.height, 480);
+  EXPECT_EQ(request.num_frames, 33);
+  EXPECT_EQ(request.scheduler, SchedulerKind::euler);
+  EXPECT_EQ(request.sigmas, (std::vector<double>{1, 0.75, 0.5}));
+  EXPECT_EQ(request.seeds, (std::vector<std::uint64_t>{1, 2, 18446744073709551615u}));
+  EXPECT_FALSE(request.num_inference_steps);
+
+  EXPECT_EQ(request_from_json(to_json(request), "test"), request);
+  Request by_fields;  // as a file's metadata does
+  for (const RequestField& field : request_fields())
+    if (const auto texts = get_field(request, field); !texts.empty()) set_field(by_fields, field.name, texts);
+  EXPECT_EQ(by_fields, request);
+  EXPECT_EQ(to_json(Request{}), R"({"seed":0})");
+  EXPECT_EQ(request_from_json("{}", "test"), Request{});
+}
+
+TEST(RequestFields, ErrorsSpellTheFieldAsTheFrontEndDoes) {
+  Request request;
+  EXPECT_EQ(error_of([&] { set_field(request, "steps", "x", Spelling::option); }),
+            "[--num-inference-steps] got \"x\", expected a whole number from 1 to 1000.");
+  EXPECT_EQ(error_of([&] { set_field(request, "num_inference_steps", "0"); }),
+            "[num_inference_steps] got \"0\", expected a whole number from 1 to 1000.");
+  EXPECT_EQ(error_of([&] { set_field(request, "size", "832"); }),
+            "[size] got \"832\", expected width and height from 1 to 65536, as 832x480.");
+  EXPECT_EQ(error_of([&] { set_field(request, "size", "0x480"); }),
+            "[size] got \"0x480\", expected width and height from 1 to 65536, as 832x480.");
+  EXPECT_EQ(error_of([&] { set_field(request, "sigmas", "1,0.5,0.5"); }),
+            "[sigmas] got \"0.5\", expected a level below the one before, 0.5.");
+  EXPECT_EQ(error_of([&] { set_field(request, "sigmas", "1,,0.5"); }), "[sigmas] got \"\", expected a number from 1e-06 to 1.");
+  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc or euler.");
+  EXPECT_EQ(error_of([&] { set_field(request, "exact_size", "1"); }), "[exact_size] got \"1\", expected true or false.");
+  EXPECT_EQ(error_of([&] { set_field(request, "seed", "-2"); }),
+            "[seed] got \"-2\", expected a whole number from 0 to 18446744073709551615, or -1 for a random one.");
+  EXPECT_EQ(error_of([&] { set_field(request, "fps", std::vector<std::string>{"1", "2"}); }), "[fps] got 2 values, expected one.");
+  EXPECT_EQ(request, Request{});
+}
+
+TEST(RequestFields, UnknownNamesLeadToWhatIsMeant) {
+  Request request;
+  EXPECT_EQ(error_of([&] { set_field(request, "widht", "1"); }),
+            "[request] unknown field: got \"widht\", expected one of a request. Did you mean width?");
+  EXPECT_EQ(error_of([&] { set_field(request, "--cfg-scal", "1", Spelling::option); }),
+            "[request] unknown field: got \"--cfg-scal\", expected one of a request. Did you mean --guidance-scale?");
+  EXPECT_NE(error_of([&] { set_field(request, "num_videos_per_prompt", "2"); }).find("See seed."), std::string::npos);
+  EXPECT_NE(error_of([&] { set_field(request, "nope", "2"); }).find("docs/requests.md"), std::string::npos);
+}
+
+TEST(RequestFields, RandomSeedsDiffer) {
+  Request request;
+  set_field(request, "seed", "-1,-1,-1");
+  ASSERT_EQ(request.seeds.size(), 3u);
+  EXPECT_GT(std::set(request.seeds.begin(), request.seeds.end()).size(), 1u);
+  for (const std::uint64_t seed : request.seeds) EXPECT_LE(seed, 4294967295u);
+}
+
+TEST(RequestFields, FromJsonOfOtherPrograms) {
+  const Request request = request_from_json(
+      R"({"prompt": ["a", "b"], "cfg": 4, "width": "64", "seed": [1, "2"], "scheduler": "uni_pc", "exact_size": true, "height": null})",
+      "body");
+  EXPECT_EQ(request.prompts, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(request.guidance_scale, 4);
+  EXPECT_EQ(request.width, 64);
+  EXPECT_EQ(request.seeds, (std::vector<std::uint64_t>{1, 2}));
+  EXPECT_EQ(request.scheduler, SchedulerKind::unipc);
+  EXPECT_TRUE(request.exact_size);
+  EXPECT_FALSE(request.height);
+  EXPECT_NE(error_of([] { request_from_json(R"({"prompt": {"a": 1}})", "body"); }).find("[prompt] got an object"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { request_from_json(R"({"width": 64.5})", "body"); }).find("[width] got \"64.5\""), std::string::npos);
+  EXPECT_NE(error_of([] { request_from_json(R"({"platform": "cpu"})", "body"); }).find("[body] unknown field: got \"platform\""),
+            std::string::npos);
+  EXPECT_NE(error_of([] { request_from_json("[1]", "body"); }).find("[body]"), std::string::npos);
+  std::map<std::string, std::string> others;
+  request_from_json(R"({"seed": "7", "model": "toy-wan", "version": 2})", "body", &others);
+  EXPECT_EQ(others, (std::map<std::string, std::string>{{"model", "toy-wan"}, {"version", "2"}}));
+}
+
+TEST(RequestFields, TogetherTheyAreChecked) {
+  Request request;
+  EXPECT_NE(error_of([&] { check_request(request, members::t2v); }).find("[prompt] no prompt given"), std::string::npos);
+  request.prompts = {"a"};
+  request.sigmas = {1, 0.5};
+  request.num_inference_steps = 4;
+  EXPECT_NE(error_of([&] { check_request(request, members::t2v, Spelling::option); }).find("[--sigmas] got 2 levels and 4 steps"),
+            std::string::npos);
+  request.num_inference_steps = 2;
+  check_request(request, members::t2v);
+  request.guidance_scale_2 = 3;
+  check_request(request, members::t2v_a14b);
+  EXPECT_EQ(error_of([&] { check_request(request, members::t2v); }),
+            "[guidance_scale_2] is not taken by this model: got 3, expected nothing. It is of t2v_a14b, i2v_a14b.");
+}
+
+}  // namespace
+}  // namespace zoe
