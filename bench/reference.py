@@ -35,7 +35,8 @@ def make_scheduler(model_dir, case):
 def frames(pipe, case, model_dir=TOY):
     """Returns uint8 [frames, height, width, 3]: round(255 x) of what the pipeline returns."""
     pipe.scheduler = make_scheduler(model_dir, case)
-    names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale")
+    names = ("prompt", "negative_prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale",
+             "guidance_scale_2")
     video = pipe(**{name: case[name] for name in names if name in case}, output_type="np",
                  generator=torch.Generator("cpu").manual_seed(case["seed"])).frames[0]
     return np.rint(255 * video).astype(np.uint8)

@@ -5,7 +5,12 @@ include(CMakePackageConfigHelpers)
 get_property(ZOE_LIBRARY_TARGETS GLOBAL PROPERTY ZOE_LIBRARIES)
 install(TARGETS zoe RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS zoe_options ${ZOE_LIBRARY_TARGETS} EXPORT zoetrope ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/zoetrope)
-install(DIRECTORY src/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope FILES_MATCHING PATTERN "*.h" PATTERN "*.def" PATTERN "*.inc")
+# The public face: zoetrope.h and what it includes.
+foreach(header zoetrope.h base/dtype.h base/error.h base/log.h compiler/options.h pipeline/callbacks.h pipeline/request.h pipeline/session.h
+    pipeline/statement.h schedulers/scheduler_kind.h)
+  get_filename_component(folder ${header} DIRECTORY)
+  install(FILES src/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope/${folder})
+endforeach()
 install(DIRECTORY models/toy-wan DESTINATION ${CMAKE_INSTALL_DATADIR}/zoetrope/models PATTERN "training" EXCLUDE)
 install(FILES ${CMAKE_BINARY_DIR}/pages/zoe.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME zoe)
 install(FILES ${CMAKE_BINARY_DIR}/pages/_zoe DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)

@@ -17,7 +17,7 @@
 #include "compiler/run.h"
 #include "ir/cost.h"
 #include "ir/trace.h"
-#include "pipeline/memory.h"
+#include "pipeline/resident_memory.h"
 #include "pipeline/parts.h"
 
 namespace zoe::cli {
@@ -93,7 +93,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
   Case made;
   PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
-  size.group_frames = options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform);
+  size.group_frames = options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform, platform.free_bytes());
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
   check(later % size.group_frames == 0, ErrorKind::invalid_argument, "--group-frames", "got {}, expected a divisor of {}.",
         size.group_frames, later);

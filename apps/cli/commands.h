@@ -7,7 +7,8 @@
 
 #include "base/dtype.h"
 #include "compiler/options.h"
-#include "pipeline/generate.h"
+#include "pipeline/model.h"
+#include "pipeline/request.h"
 #include "platform/platform.h"
 
 namespace CLI {

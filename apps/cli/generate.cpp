@@ -17,7 +17,9 @@
 #include "compiler/profile.h"
 #include "media/metadata.h"
 #include "media/video_writer.h"
-#include "pipeline/generate.h"
+#include "pipeline/model.h"
+#include "pipeline/resident_memory.h"
+#include "pipeline/video_files.h"
 
 namespace zoe::cli {
 
@@ -69,54 +71,12 @@ fs::path numbered(const fs::path& path, std::size_t index) {
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
 
-// What is known of the file before anything is planned: enough to refuse it, and to say what its encoder will need.
-VideoSettings video_frame(const VideoShape& shape, double fps, const Platform& platform) {
-  VideoSettings video;
-  video.width = static_cast<int>(shape.width);
-  video.height = static_cast<int>(shape.height);
-  video.frames = static_cast<int>(shape.num_frames);
-  video.fps = fps;
-  video.threads = std::min(2, platform.info().threads);
-  return video;
-}
-
-// The request of one video with all that the model and the run decided, so that it can be run again.
-Request decided(const Request& request, const Job& job, std::size_t video) {
-  Request one = request;
-  one.prompts = {request.prompts[video / request.seeds.size()]};
-  one.seeds = {request.seeds[video % request.seeds.size()]};
-  one.width = job.shape.width;
-  one.height = job.shape.height;
-  one.num_frames = job.shape.num_frames;
-  one.fps = job.fps;
-  one.num_inference_steps = job.num_inference_steps;
-  one.guidance_scale = job.guidance_scale;
-  one.flow_shift = job.scheduler.flow_shift;
-  one.scheduler = job.scheduler.kind;
-  return one;
-}
-
-VideoSettings video_settings(const GenerateOptions& options, const Job& job, const Pipeline& pipeline, const Platform& platform,
-                             std::size_t number) {
-  VideoSettings video = video_frame(job.shape, job.fps, platform);
-  video.software = fmt::format("Zoetrope {}", kVersion);
-  const Request one = decided(options.request, job, number);
-  for (const RequestField& field : request_fields())
-    if (const std::vector<std::string> texts = get_field(one, field); !texts.empty())
-      video.metadata.emplace_back(field.name, fmt::format("{}", fmt::join(texts, ",")));
-  video.metadata.insert(video.metadata.end(), {{"model", pipeline.model().name},
-                                               {"dtype", std::string(name(pipeline.dtype()))},
-                                               {"platform", platform.info().platform},
-                                               {"software", video.software}});
-  return video;
-}
-
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
   Reporter reporter(options.quiet || options.json, options.verbose);
   Json notes = Json::array();
-  set_log_sink([&](LogLevel level, std::string_view text) {
+  const LogScope log_scope([&](LogLevel level, std::string_view text) {
     if (level == LogLevel::notice) {
       reporter.line(fmt::format("note: {}", text));
       notes.push_back(text);
@@ -135,74 +95,63 @@ int generate(GenerateOptions& options) {
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
-  const auto platform = open(options.device);
+  const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Pipeline pipeline(open_model(options.model_path, "--model-path"), *platform, dtype, options.compile);
-  const std::size_t seeds = options.request.seeds.size(), videos = options.request.prompts.size() * seeds;
-  const bool numbers = from_file || videos > 1;
+  Session session(open_model(options.model_path, "--model-path"), platform,
+                  {.dtype = dtype, .compile = options.compile, .single_request = true, .spelling = Spelling::option});
+  const ModelConfig& model = session.model();
+  const bool numbers = from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
   const auto outputs = [&](std::size_t video) { return numbers ? numbered(options.output, video) : fs::path(options.output); };
-  Job job = pipeline.prepare(options.request, [&](const VideoShape& shape) {
-    const VideoSettings video = video_frame(shape, options.request.fps.value_or(pipeline.model().defaults.fps), *platform);
-    for (std::size_t i = 0; i < videos; ++i) check_output(outputs(i), video);
-    return encoder_bytes(format, video);
-  });
-  for (const std::string& notice : request_notices(options.request, job.num_inference_steps, job.guidance_scale, job.scheduler.kind,
-                                                   pipeline.model().defaults.num_frames, Spelling::option))
+  VideoFiles files(session, options.request, {.path = outputs});
+  Job job = files.prepare();
+  const Settled& settled = job.settled();
+  const MemoryStatement& memory = job.memory();
+  for (const std::string& notice :
+       request_notices(options.request, settled.num_inference_steps, settled.guidance_scale,
+                       parse_scheduler_kind(settled.scheduler, "scheduler"), model.defaults.num_frames, Spelling::option))
     log(LogLevel::notice, notice);
-  reporter.line(fmt::format("{}: {}x{}, {} frame{}, {} step{} of {}, guidance {}{}, seed {}, {} on {} ({})", pipeline.model().name,
-                            job.shape.width, job.shape.height, job.shape.num_frames, job.shape.num_frames == 1 ? "" : "s",
-                            job.num_inference_steps, job.num_inference_steps == 1 ? "" : "s", name(job.scheduler.kind),
-                            job.guidance_scale, job.batch == 2 ? " (a batch of two)" : "", fmt::join(job.seeds, ","), name(dtype),
-                            platform->info().platform, platform->info().name));
-  if (!job.sigmas.empty()) {
-    const auto scheduler = make_scheduler(job.scheduler, job.num_inference_steps, job.sigmas);
+  const std::string low_noise = settled.guidance_scale_2 ? fmt::format(" and {}", *settled.guidance_scale_2) : "";
+  reporter.line(fmt::format("{}: {}x{}, {} frame{}, {} step{} of {}, guidance {}{}{}, seed {}, {} on {} ({})", model.name,
+                            settled.width, settled.height, settled.num_frames, settled.num_frames == 1 ? "" : "s",
+                            settled.num_inference_steps, settled.num_inference_steps == 1 ? "" : "s", settled.scheduler,
+                            settled.guidance_scale, low_noise, settled.batch == 2 ? " (a batch of two)" : "",
+                            fmt::join(options.request.seeds, ","), name(dtype), platform->info().platform, platform->info().name));
+  if (model.random_seed) log(LogLevel::notice, "the weights are random: the video is noise");
+  if (!settled.sigmas.empty()) {
     std::string levels;
-    for (const float level : scheduler->sigmas()) levels += fmt::format("{}{:.4g}", levels.empty() ? "" : ", ", level);
+    for (const double level : settled.noise_levels) levels += fmt::format("{}{:.4g}", levels.empty() ? "" : ", ", level);
     reporter.line(fmt::format("noise levels: {}", levels));
   }
-  reporter.line(fmt::format("memory: {} planned (encode {}, denoise {}, decode {})", mib(job.memory.peak()), mib(job.memory.encode),
-                            mib(job.memory.denoise), mib(job.memory.decode)));
+  std::string stages;
+  for (const StageMemory& stage : memory.stages)
+    stages += fmt::format("{}{} {}", stages.empty() ? "" : ", ", stage.stage, mib(stage.total()));
+  reporter.line(fmt::format("memory: {} planned ({})", mib(memory.peak()), stages));
 
   std::signal(SIGINT, request_stop);
   std::signal(SIGTERM, request_stop);
-  double write_seconds = 0, frame_seconds = 0;  // of that, what falls into decoding
-  std::unique_ptr<VideoWriter> writer;
   Callbacks callbacks;
   callbacks.cancel = &stop_requested;
   callbacks.profile = profile_file ? &profile : nullptr;
-  const auto wrote = [&](Clock::time_point begin) {
-    const auto end = Clock::now();
-    const double seconds = std::chrono::duration<double>(end - begin).count();
-    write_seconds += seconds;
-    if (profile_file) profile.phase("write", begin, end);
-    return seconds;
-  };
-  callbacks.progress = [&](const Progress& progress) { reporter.progress(progress); };
-  callbacks.frame = [&](std::size_t video, std::int64_t frame, std::span<const std::uint8_t> rgb) {
-    const auto begin = Clock::now();
-    if (frame == 0) writer = VideoWriter::open(outputs(video), video_settings(options, job, pipeline, *platform, video));
-    writer->write(rgb);
-    frame_seconds += wrote(begin);
+  callbacks.progress = [&](const Progress& progress) {
+    watch.sample();
+    reporter.progress(progress);
   };
   callbacks.finished = [&](std::size_t video) {
-    const auto begin = Clock::now();
-    writer->finish();
     watch.sample();
-    writer.reset();
-    wrote(begin);
     reporter.line(
-        fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(), static_cast<double>(job.shape.num_frames) / job.fps));
+        fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(), static_cast<double>(settled.num_frames) / settled.fps));
   };
   const auto run_start = Clock::now();
   if (profile_file) profile.phase("prepare", start, run_start);
-  const Timings timings = pipeline.run(job, callbacks, &watch);
+  const Timings timings = files.run(job, callbacks);
+  const double frame_seconds = files.write_seconds_while_decoding(), write_seconds = files.write_seconds();
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
   reporter.line(fmt::format(
       "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f}), "
       "first step after {:.2f} s",
       total, prepare, timings.load, timings.encode, timings.denoise,
-      timings.denoise / job.num_inference_steps / static_cast<double>(job.video_count()), timings.decode - frame_seconds,
+      timings.denoise / settled.num_inference_steps / static_cast<double>(settled.prompts.size()), timings.decode - frame_seconds,
       write_seconds, prepare + timings.first_step));
   if (profile_file) {
     profile.write(profile_file->path());
@@ -211,16 +160,16 @@ int generate(GenerateOptions& options) {
   }
   if (options.json) {
     Json videos = Json::array();
-    for (std::size_t video = 0; video < job.video_count(); ++video)
+    for (std::size_t video = 0; video < settled.prompts.size(); ++video)
       videos.push_back(
-          {{"path", outputs(video).string()}, {"request", Json::parse(to_json(decided(options.request, job, video)))}});
+          {{"path", outputs(video).string()}, {"request", Json::parse(to_json(files.decided(job, video)))}});
     const Json summary{{"videos", std::move(videos)},
-                       {"model", pipeline.model().name},
+                       {"model", model.name},
                        {"dtype", name(dtype)},
                        {"platform", platform->info().platform},
                        {"device", platform->info().name},
-                       {"guidance_batch_size", job.batch},
-                       {"memory_bytes", {{"planned", job.memory.peak()}, {"process_peak", watch.peak_bytes()}}},
+                       {"guidance_batch_size", settled.batch},
+                       {"memory_bytes", {{"planned", memory.peak()}, {"process_peak", watch.peak_bytes()}}},
                        {"seconds",
                         {{"total", total},
                          {"prepare", prepare},
@@ -234,9 +183,9 @@ int generate(GenerateOptions& options) {
     fmt::print("{}\n", summary.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   if (platform->host_addressable())
-    reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(job.memory.peak())));
+    reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(memory.peak())));
   else
-    reporter.line(fmt::format("memory: {} planned on the device, {} at most in this process", mib(job.memory.peak()),
+    reporter.line(fmt::format("memory: {} planned on the device, {} at most in this process", mib(memory.peak()),
                               mib(watch.peak_bytes())));
   return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
+#include "pipeline/component.h"
 
 namespace zoe::cli {
 
@@ -93,23 +94,24 @@ int info(const std::string& path, bool as_json) {
       parts.push_back(part_of("text_encoder",
                               fmt::format("umT5: {} layers, {} wide, {} heads of {}, vocabulary {}", text.num_layers, text.d_model,
                                           text.num_heads, text.d_kv, text.vocab_size),
-                              open_text_encoder(*model)));
+                              open_component(*model, "text_encoder")));
     });
     const WanDitConfig& transformer = model->transformer;
-    attempt([&] {
+    for (const char* const part : {"transformer", "transformer_2"})
+      if (part == std::string_view("transformer") || model->boundary_ratio) attempt([&] {
       parts.push_back(
-          part_of("transformer",
+          part_of(part,
                   fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", transformer.num_layers,
                               transformer.dim(), transformer.num_heads, transformer.head_dim, transformer.ffn_dim,
                               transformer.patch_size[0], transformer.patch_size[1], transformer.patch_size[2]),
-                  open_transformer(*model)));
+                  open_component(*model, part)));
     });
     const WanVaeConfig& vae = model->vae;
     attempt([&] {
       parts.push_back(part_of("vae",
                               fmt::format("Wan 2.1 VAE: {} wide, {} latent channels, 1/{} in space, 1/{} in time", vae.base_dim,
                                           vae.z_dim, vae.scale_factor_spatial, vae.scale_factor_temporal),
-                              open_vae(*model)));
+                              open_component(*model, "vae")));
     });
     attempt([&] { pieces = open_tokenizer(*model).vocab_size(); });
   }

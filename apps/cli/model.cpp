@@ -56,7 +56,7 @@ std::string kind_of_folder(const fs::path& path) {
 }  // namespace
 
 ModelConfig open_model(const std::string& name, std::string_view where) {
-  if (name.empty()) return read_model_config(embedded_model_path());
+  if (name.empty() || name.starts_with("random:")) return read_model(name);
   const fs::path path = name;
   std::error_code status;
   constexpr auto kind = ErrorKind::invalid_argument;

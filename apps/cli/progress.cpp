@@ -56,6 +56,7 @@ void Reporter::detail(std::string_view text) {
 
 void Reporter::progress(const Progress& progress) {
   if (quiet_ || progress.phase == Phase::encode || progress.total == 0) return;
+  const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
   if (progress.done == 0 || phase_ != progress.phase || video_ != progress.video) {
     phase_start_ = now;

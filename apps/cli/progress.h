@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "pipeline/generate.h"
+#include "pipeline/callbacks.h"
 
 namespace zoe::cli {
 

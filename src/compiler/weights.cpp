@@ -170,6 +170,12 @@ void WeightStore::release(const Plan& plan, int segment) {
   generation_ = next_generation();
 }
 
+void WeightStore::clear() {
+  packed_.clear();
+  size_bytes_ = 0;
+  generation_ = next_generation();
+}
+
 const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}); }
 
 }  // namespace zoe

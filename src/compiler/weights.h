@@ -26,6 +26,7 @@ class WeightStore {
   void load(const Plan& plan);
   void load(const Plan& plan, int segment);
   void release(const Plan& plan, int segment);  // frees the segment's weights
+  void clear();                                 // frees all
   const Buffer& at(const PlanWeight& weight) const;
   std::size_t size_bytes() const { return size_bytes_; }
   // Changes whenever some weight may have got another address.

@@ -11,23 +11,6 @@ namespace zoe {
 
 namespace {
 
-Umt5Config umt5_xxl() {
-  return parse_umt5_config(
-      parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
-    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})",
-                        "umt5-xxl"));
-}
-
-WanDitConfig wan_dit(int heads, int ffn, int layers) {
-  return parse_wan_dit_config(
-      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
-    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    heads, ffn, layers),
-                        "wan"));
-}
-
 PartGraph vae_graph(WanVaeGraph traced, int times = 1) {
   return {std::move(traced.graph), times, std::move(traced.states), std::move(traced.reads), std::move(traced.writes)};
 }
@@ -67,7 +50,8 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   return graphs;
 }
 
-std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform) {
+std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform,
+                                 std::size_t free_bytes) {
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
   if (platform.info().unified_memory || later % 2 != 0) return 1;
   std::size_t states = 0;
@@ -76,20 +60,7 @@ std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const Pa
                               .states)
     states += type.size_bytes();
   // The states and, for two frames, one and a quarter times as much for the pictures between them.
-  return 4 * states <= platform.free_bytes() ? 2 : 1;
-}
-
-std::vector<std::string> published_model_names() { return {"wan2.1-t2v-1.3b", "wan2.1-t2v-14b"}; }
-
-std::optional<ModelConfig> published_model(std::string_view name) {
-  const std::vector<std::string> names = published_model_names();
-  if (name != names[0] && name != names[1]) return {};
-  ModelConfig model;
-  model.name = name;
-  model.text_encoder = umt5_xxl();
-  model.transformer = name == names[0] ? wan_dit(12, 8960, 30) : wan_dit(40, 13824, 40);
-  model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
-  return model;
+  return 4 * states <= free_bytes ? 2 : 1;
 }
 
 }  // namespace zoe

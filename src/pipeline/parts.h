@@ -1,13 +1,12 @@
 // The parts of a model as graphs, for what looks at plans rather than videos: benchmarks, `zoe explain`.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "ir/graph.h"
-#include "pipeline/model_folder.h"
+#include "pipeline/model.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -24,7 +23,8 @@ struct PartSize {
 
 // The group_frames that suit a device: two where the memory of kernels is not this process's and there is room for it, else one.
 // Each group copies the states, and pictures of one latent frame do not fill a GPU.
-std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform);
+std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform,
+                                 std::size_t free_bytes);
 
 struct PartGraph {
   Graph graph;
@@ -36,9 +36,5 @@ struct PartGraph {
 
 // The graphs of a part in the order they run. An unknown part is answered with the nearest name.
 std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size);
-
-// The published Wan models, whose configurations are known without files: "wan2.1-t2v-1.3b", "wan2.1-t2v-14b".
-std::vector<std::string> published_model_names();
-std::optional<ModelConfig> published_model(std::string_view name);
 
 }  // namespace zoe

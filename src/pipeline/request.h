@@ -16,7 +16,7 @@
 #include <variant>
 #include <vector>
 
-#include "schedulers/scheduler.h"
+#include "schedulers/scheduler_kind.h"
 
 namespace zoe {
 

@@ -7,7 +7,10 @@
 #include <set>
 
 #include "base/error.h"
-#include "pipeline/job.h"
+#include "ir/graph.h"
+#include "pipeline/model.h"
+#include "pipeline/session_access.h"
+#include "platform/platform.h"
 
 namespace zoe {
 
@@ -95,10 +98,8 @@ class SideBySide {
  public:
   SideBySide(Platform& platform, const Job& compiled, const Job& uncompiled, std::vector<ChainDifference>& chains)
       : platform_(platform), chains_(chains) {
-    const Job::Plans &a = *compiled.plans, &b = *uncompiled.plans;
-    for (const auto plan : {&Job::Plans::text, &Job::Plans::context, &Job::Plans::step, &Job::Plans::update,
-                            &Job::Plans::decode_first, &Job::Plans::decode_group})
-      twins_[&(a.*plan)] = &(b.*plan);
+    const BoundProgram &a = SessionAccess::program(compiled), &b = SessionAccess::program(uncompiled);
+    for (const ProgramPlan& plan : a.program().plans) twins_[&a.plan(plan.name).plan] = &b.plan(plan.name).plan;
   }
 
   void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
@@ -183,11 +184,11 @@ class SideBySide {
   std::map<const Plan*, const Plan*> twins_;
 };
 
-std::vector<float> final_latents(Pipeline& pipeline, Job& job) {
+std::vector<float> final_latents(Session& session, Job& job) {
   std::vector<float> all;
   Callbacks callbacks;
   callbacks.latents = [&](std::size_t, std::span<const float> latents) { all.insert(all.end(), latents.begin(), latents.end()); };
-  pipeline.run(job, callbacks);
+  session.run(job, callbacks);
   return all;
 }
 
@@ -222,22 +223,27 @@ bool VerifyReport::passed() const {
          std::all_of(chains.begin(), chains.end(), [this](const ChainDifference& chain) { return passes(chain); });
 }
 
-VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const Request& request,
+VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform, DType dtype, const Request& request,
                     const CompileOptions& options) {
-  CompileOptions each_alone = options;
-  each_alone.compile = false;
-  Pipeline compiled(model, platform, dtype, options), uncompiled(model, platform, dtype, each_alone);
+  const auto open = [&](bool compile) {
+    SessionOptions own{.dtype = dtype, .compile = options, .single_request = true};
+    own.compile.compile = compile;
+    return Session(model, platform, own);
+  };
+  Session compiled = open(true), uncompiled = open(false);
   Job compiled_job = compiled.prepare(request);
   Request same = request;
-  same.guidance_batch = compiled_job.batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
+  same.guidance_batch = compiled_job.settled().batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
   Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;
-  if (!platform.info().exact_bits) report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
+  if (!platform->info().exact_bits) report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;
 
-  SideBySide side_by_side(platform, compiled_job, uncompiled_job, report.chains);
-  const PlanRunner alone = std::exchange(compiled_job.plans->run, [&](auto&&... arguments) { side_by_side.run(arguments...); });
+  SideBySide side_by_side(*platform, compiled_job, uncompiled_job, report.chains);
+  PlanRunner& runner = SessionAccess::runner(compiled);
+  const PlanRunner alone = std::exchange(
+      runner, [&](const NamedPlan& plan, auto&&... arguments) { side_by_side.run(plan.plan, arguments...); });
   compiled.run(compiled_job, {});
-  compiled_job.plans->run = alone;
+  runner = alone;
   report.latents = compare_latents(final_latents(compiled, compiled_job), final_latents(uncompiled, uncompiled_job));
   return report;
 }

@@ -5,11 +5,11 @@
 // and not by what came before. Then the request runs twice from end to end, on its own values, and the final latents are compared.
 #pragma once
 
-#include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "pipeline/generate.h"
+#include "pipeline/session.h"
 
 namespace zoe {
 
@@ -41,7 +41,7 @@ struct VerifyReport {
 };
 
 // `options` are those of the compiled run; the other one differs in `compile` alone.
-VerifyReport verify(const ModelConfig& model, Platform& platform, DType dtype, const Request& request,
+VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform, DType dtype, const Request& request,
                     const CompileOptions& options);
 
 }  // namespace zoe

@@ -62,6 +62,12 @@ void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) 
   upload(stream, bytes.data(), to, size_bytes);
 }
 
+void Platform::zero(Stream& stream, Slot slot, std::size_t size_bytes) {
+  const std::vector<std::byte> zeros(std::min(size_bytes, std::size_t{16} << 20));
+  for (std::size_t done = 0; done < size_bytes; done += zeros.size())
+    upload(stream, zeros.data(), {slot.buffer, slot.offset + done}, std::min(zeros.size(), size_bytes - done));
+}
+
 std::string Kernel::weight_layout(int) const { return "dense"; }
 
 bool Kernel::can_overwrite(int, int) const { return false; }

@@ -149,6 +149,8 @@ class Platform {
   virtual void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) = 0;
   // From one place to another of equal size, in stream order; the two do not overlap.
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
+  // Zeroes, in stream order.
+  virtual void zero(Stream& stream, Slot slot, std::size_t size_bytes);
   // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
   virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
   // Asked before a conv reads frames that come before x from a place of their own (ProductAttributes::has_history): true if

@@ -11,16 +11,12 @@
 #include <vector>
 
 #include "ir/value.h"
+#include "schedulers/scheduler_kind.h"
 
 namespace zoe {
 
-enum class SchedulerKind : std::uint8_t { unipc, euler };
 enum class SolverType : std::uint8_t { bh1, bh2 };         // B(h) of UniPC: h or e^h - 1
 enum class FinalSigma : std::uint8_t { zero, sigma_min };  // where the last step goes: to 0, or nowhere
-
-std::string_view name(SchedulerKind kind);
-// "unipc" or "euler"; anything else is an invalid_argument error.
-SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where);
 
 // The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler uses the first three fields.
 struct SchedulerConfig {

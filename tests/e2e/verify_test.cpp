@@ -68,7 +68,7 @@ Request small() {
   return request;
 }
 
-void expect_the_same_bits(Platform& platform) {
+void expect_the_same_bits(const std::shared_ptr<Platform>& platform) {
   const ModelConfig model = read_model_config(ZOE_MODELS "/toy-wan");
   for (const auto& [dtype, batch] : {std::pair{DType::f32, GuidanceBatch::on},
                                      {DType::f32, GuidanceBatch::off},
@@ -139,7 +139,7 @@ TEST(Verify, ChainsHoldOnOpenCl) {
   } catch (const Error& error) {
     GTEST_SKIP() << error.what();
   }
-  const VerifyReport report = verify(read_model_config(ZOE_MODELS "/toy-wan"), *platform, DType::f32, small(), {});
+  const VerifyReport report = verify(read_model_config(ZOE_MODELS "/toy-wan"), platform, DType::f32, small(), {});
   EXPECT_EQ(report.allowed_ulps, 32);
   for (const ChainDifference& chain : report.chains)
     EXPECT_TRUE(report.passes(chain)) << chain.plan << ": " << chain.what << " " << chain.max_ulps << " ulp";

@@ -3,7 +3,8 @@
 
 #include "base/error.h"
 #include "compiler_fuzz/wrapped_platform.h"
-#include "pipeline/generate.h"
+#include "pipeline/model.h"
+#include "pipeline/session.h"
 
 namespace zoe {
 namespace {
@@ -17,15 +18,22 @@ class LimitedPlatform : public fuzz::WrappedPlatform {
 
 class GuidanceBatchTest : public ::testing::Test {
  protected:
-  Job prepare(GuidanceBatch batch, double guidance_scale = 4) {
+  struct Prepared {
+    std::int64_t batch;
+    std::size_t peak;
+  };
+  Prepared prepare(GuidanceBatch batch, double guidance_scale = 4) {
     Request request;
     request.prompts = {"a red circle"};
     request.height = 64, request.width = 64, request.num_frames = 5, request.num_inference_steps = 2;
     request.guidance_scale = guidance_scale;
     request.guidance_batch = batch;
-    return Pipeline(read_model_config(ZOE_MODELS "/toy-wan"), platform_, DType::f32).prepare(request);
+    Session session(read_model_config(ZOE_MODELS "/toy-wan"), platform_,
+                    {.dtype = DType::f32, .single_request = true, .spelling = Spelling::option});
+    const Job job = session.prepare(request);
+    return {job.settled().batch, job.memory().peak()};
   }
-  LimitedPlatform platform_;
+  std::shared_ptr<LimitedPlatform> platform_ = std::make_shared<LimitedPlatform>();
 };
 
 TEST_F(GuidanceBatchTest, IsAsAsked) {
@@ -39,14 +47,14 @@ TEST_F(GuidanceBatchTest, IsOfOneWithoutGuidance) {
 }
 
 TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
-  const std::size_t of_two = prepare(GuidanceBatch::on).memory.peak(), of_one = prepare(GuidanceBatch::off).memory.peak();
+  const std::size_t of_two = prepare(GuidanceBatch::on).peak, of_one = prepare(GuidanceBatch::off).peak;
   EXPECT_LT(of_one, of_two);
-  platform_.free = of_two;
+  platform_->free = of_two;
   EXPECT_EQ(prepare(GuidanceBatch::automatic).batch, 2);
-  platform_.free = of_two - 1;
-  const Job smaller = prepare(GuidanceBatch::automatic);
+  platform_->free = of_two - 1;
+  const Prepared smaller = prepare(GuidanceBatch::automatic);
   EXPECT_EQ(smaller.batch, 1);
-  EXPECT_EQ(smaller.memory.peak(), of_one);
+  EXPECT_EQ(smaller.peak, of_one);
   try {
     prepare(GuidanceBatch::on);
     ADD_FAILURE() << "does not fit";
@@ -54,7 +62,7 @@ TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
     EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
     EXPECT_NE(std::string(error.what()).find("or try --guidance-batch off"), std::string::npos) << error.what();
   }
-  platform_.free = of_one - 1;
+  platform_->free = of_one - 1;
   EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
 }
 

@@ -25,6 +25,7 @@ struct WanDitConfig {
 
   std::int64_t dim() const { return num_heads * head_dim; }
   std::int64_t patch_volume() const { return patch_size[0] * patch_size[1] * patch_size[2]; }
+  friend bool operator==(const WanDitConfig&, const WanDitConfig&) = default;
 };
 
 // From a Diffusers config.json of WanTransformer3DModel, missing values as its defaults. Errors: invalid_argument names a bad

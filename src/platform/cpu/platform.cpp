@@ -113,6 +113,7 @@ class CpuPlatform : public Platform {
   void download(Stream&, Slot device, void* host, std::size_t size_bytes) override { std::memcpy(host, device.data(), size_bytes); }
 
   void copy(Stream&, Slot from, Slot to, std::size_t size_bytes) override { std::memcpy(to.data(), from.data(), size_bytes); }
+  void zero(Stream&, Slot slot, std::size_t size_bytes) override { std::memset(slot.data(), 0, size_bytes); }
 
   bool takes_epilogue(const Node& product) const override {
     const auto& attributes = product.as<ProductAttributes>();

@@ -80,6 +80,10 @@ class CudaPlatform : public Platform {
     device_->make_current();
     device_->check_status(device_->api.copy_async(address_of(to), address_of(from), size_bytes, handle_of(stream)), "a copy");
   }
+  void zero(Stream& stream, Slot slot, std::size_t size_bytes) override {
+    device_->make_current();
+    device_->check_status(device_->api.set_bytes_async(address_of(slot), 0, size_bytes, handle_of(stream)), "a fill");
+  }
 
   bool takes_epilogue(const Node& product) const override {
     return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);

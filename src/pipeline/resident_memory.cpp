@@ -1,4 +1,4 @@
-#include "pipeline/memory.h"
+#include "pipeline/resident_memory.h"
 
 #include <fstream>
 #include <string>

@@ -1,14 +1,13 @@
-#include "pipeline/model_folder.h"
+#include "pipeline/model.h"
 
 #include <unistd.h>
 
 #include <array>
+#include <charconv>
 
 #include "base/error.h"
 #include "base/json.h"
-#include "models/umt5/model.h"
-#include "models/wan_dit/model.h"
-#include "models/wan_vae/model.h"
+#include "base/nearest.h"
 
 namespace zoe {
 
@@ -23,7 +22,7 @@ JsonObject part_config(const fs::path& path, const std::string& part) {
 }
 
 // model_index.json names the class of every part; another class is another computation.
-void check_index(const fs::path& path) {
+JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
   const std::string pipeline = index.string("_class_name", "");
   check(pipeline == "WanPipeline", ErrorKind::unsupported, "model_index.json",
@@ -36,12 +35,23 @@ void check_index(const fs::path& path) {
     check(got == expected, ErrorKind::unsupported, "model_index.json", "unsupported {}: got {}, expected {}. Choose another model.",
           part, got.empty() ? "none" : got, expected);
   }
-  check(!index.has("boundary_ratio") && (!index.has("transformer_2") || index.strings("transformer_2", 2, 2)[1].empty()),
-        ErrorKind::unsupported, "model_index.json", "unsupported: two transformers (Wan2.2 A14B). Wan2.1 text to video runs.");
+  return index;
 }
 
-GenerationDefaults read_defaults(const fs::path& path) {
-  GenerationDefaults defaults;
+// A second transformer, if there is one; some converters write boundary_ratio beside none.
+std::optional<double> read_boundary(const JsonObject& index) {
+  if (!index.has("transformer_2")) return {};
+  const std::string got = index.strings("transformer_2", 2, 2)[1];
+  if (got.empty()) return {};
+  check(got == "WanTransformer3DModel", ErrorKind::unsupported, "model_index.json",
+        "unsupported transformer_2: got {}, expected WanTransformer3DModel. Choose another model.", got);
+  check(index.has("boundary_ratio"), ErrorKind::invalid_argument, "model_index.json",
+        "no boundary_ratio: got two transformers, expected the share of the timesteps that the first one takes. Check the file.");
+  return index.number("boundary_ratio", 0, 1, 0);
+}
+
+GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
+  GenerationDefaults defaults = two_experts ? two_expert_defaults() : GenerationDefaults();
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);
@@ -50,6 +60,7 @@ GenerationDefaults read_defaults(const fs::path& path) {
   defaults.fps = file.number("fps", 0.1, 240, defaults.fps);
   defaults.num_inference_steps = static_cast<int>(file.integer("num_inference_steps", 1, 1000, defaults.num_inference_steps));
   defaults.guidance_scale = file.number("guidance_scale", 0, 1000, defaults.guidance_scale);
+  if (file.has("guidance_scale_2")) defaults.guidance_scale_2 = file.number("guidance_scale_2", 0, 1000, 0);
   return defaults;
 }
 
@@ -59,17 +70,21 @@ ModelConfig read_model_config(const fs::path& path) {
   std::error_code status;
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
         "{} is not a folder. Give a model in the Diffusers layout (a folder with model_index.json).", path.string());
-  check_index(path);
+  const JsonObject index = read_index(path);
   ModelConfig model;
+  model.boundary_ratio = read_boundary(index);
   model.path = path;
   const fs::path absolute = fs::absolute(path).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
   model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
   model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
+  if (model.boundary_ratio)
+    check(parse_wan_dit_config(part_config(path, "transformer_2")) == model.transformer, ErrorKind::unsupported,
+          "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(path, "vae"));
   const std::string scheduler = "scheduler/scheduler_config.json";
   model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
-  model.defaults = read_defaults(path);
+  model.defaults = read_defaults(path, model.boundary_ratio.has_value());
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
@@ -80,29 +95,34 @@ ModelConfig read_model_config(const fs::path& path) {
   return model;
 }
 
-Checkpoint open_text_encoder(const ModelConfig& model) {
-  Checkpoint checkpoint(model.path / "text_encoder", "text_encoder");
-  match_tensors(checkpoint, umt5_tensors(model.text_encoder), umt5_aliases());
-  return checkpoint;
-}
-
-Checkpoint open_transformer(const ModelConfig& model) {
-  Checkpoint checkpoint(model.path / "transformer", "transformer");
-  match_tensors(checkpoint, wan_dit_tensors(model.transformer));
-  return checkpoint;
-}
-
-Checkpoint open_vae(const ModelConfig& model) {
-  Checkpoint checkpoint(model.path / "vae", "vae");
-  match_tensors(checkpoint, wan_vae_tensors(model.vae));
-  return checkpoint;
+ModelConfig read_model(const std::string& spec) {
+  constexpr std::string_view kRandom = "random:";
+  if (spec.empty()) return read_model_config(embedded_model_path());
+  if (!spec.starts_with(kRandom)) return read_model_config(spec);
+  const std::string_view rest = std::string_view(spec).substr(kRandom.size());
+  const std::string_view member = rest.substr(0, rest.find(':'));
+  std::optional<ModelConfig> model = published_model(member);
+  const std::vector<std::string> names = published_model_names();
+  const std::string near = nearest(member, names);
+  check(model.has_value(), ErrorKind::invalid_argument, "--model-path", "unknown member: got {}, expected one of {}.{}",
+        in_quotes(member), fmt::join(names, ", "), near.empty() ? "" : " Did you mean random:" + near + "?");
+  std::uint64_t seed = 0;
+  if (member.size() < rest.size()) {
+    const std::string_view text = rest.substr(member.size() + 1);
+    const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), seed);
+    check(status == std::errc() && end == text.data() + text.size(), ErrorKind::invalid_argument, "--model-path",
+          "bad seed of random weights: got {}, expected a whole number, as in random:{}:7.", in_quotes(text), member);
+  }
+  model->random_seed = seed;
+  return std::move(*model);
 }
 
 Tokenizer open_tokenizer(const ModelConfig& model) {
-  Tokenizer tokenizer(model.path / "tokenizer" / "spiece.model");
+  const fs::path folder = model.path.empty() ? embedded_model_path() : model.path;
+  Tokenizer tokenizer(folder / "tokenizer" / "spiece.model");
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
-        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.", tokenizer.vocab_size(),
-        model.text_encoder.vocab_size);
+        "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
+        tokenizer.vocab_size(), model.text_encoder.vocab_size);
   return tokenizer;
 }
 

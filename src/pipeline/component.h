@@ -1,0 +1,41 @@
+// A part of a model with weights of its own: its files, opened and matched once, and what is packed of them on a platform.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tensor/checkpoint.h"
+#include "compiler/weights.h"
+#include "pipeline/model.h"
+
+namespace zoe {
+
+// Opens the files of "text_encoder", "transformer", "transformer_2" or "vae". An error if a tensor is missing, unknown or of another
+// shape than the configuration says.
+Checkpoint open_component(const ModelConfig& model, const std::string& name);
+
+class Component {
+ public:
+  Component(Platform& platform, const ModelConfig& model, const std::string& name);
+  WeightStore& weights() { return store_; }
+
+  // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
+  using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes
+  void load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress);
+  std::uint64_t bytes_loaded() const { return bytes_loaded_; }
+
+  // Elements [begin, begin + count) of a stored tensor, as f32.
+  void read(std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) const;
+
+ private:
+  Checkpoint checkpoint_;
+  WeightStore store_;
+  std::uint64_t bytes_loaded_ = 0;
+};
+
+}  // namespace zoe

@@ -1,0 +1,189 @@
+#include "pipeline/execution.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "compiler/profile.h"
+
+namespace zoe {
+
+namespace {
+
+double seconds_since(StepClock::time_point start) { return std::chrono::duration<double>(StepClock::now() - start).count(); }
+
+}  // namespace
+
+std::size_t Resources::held_bytes() const {
+  std::size_t bytes = workspace.buffer ? workspace.size_bytes() : 0;
+  for (const auto& [name, component] : components) bytes += component->weights().size_bytes();
+  for (const auto& [name, tensor] : tensors) bytes += tensor.size_bytes();
+  return bytes;
+}
+
+std::uint64_t Resources::weight_bytes_loaded() const {
+  std::uint64_t bytes = 0;
+  for (const auto& [name, component] : components) bytes += component->bytes_loaded();
+  return bytes;
+}
+
+void Resources::forget(const Plan&) { recordings = {}; }
+
+void Resources::clear() {
+  recordings = {};
+  tensors.clear();
+  workspace = {};
+  for (const auto& [name, component] : components) component->weights().clear();
+}
+
+Execution::Execution(Resources& resources, const BoundProgram& program, const Placement& placement, const Callbacks& callbacks,
+                     const PlanRunner& runner)
+    : resources_(resources), program_(program), placement_(placement), callbacks_(callbacks), runner_(runner) {
+  if (callbacks.profile) timer_ = callbacks.profile->timer();
+  no_weights_ = std::make_unique<WeightStore>(resources.platform, WeightSource());
+  stored_ = [&](std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) {
+    resources_.components.at(std::string(component))->read(tensor, begin, count, out);
+  };
+}
+
+Timings Execution::go(Work& work) {
+  try {
+    begin();
+    const Program& program = program_.program();
+    for (std::size_t stage = 0; stage < program.repeated_from; ++stage) run_stage(work, stage, 0);
+    for (std::size_t video = 0; video < program.repeats; ++video) {
+      for (std::size_t stage = program.repeated_from; stage < program.stages.size(); ++stage) run_stage(work, stage, video);
+      if (callbacks_.finished) callbacks_.finished(video);
+    }
+  } catch (const Error& error) {
+    stop(error.kind() == ErrorKind::cancelled);
+    throw;
+  } catch (...) {
+    stop(false);
+    throw;
+  }
+  return timings_;
+}
+
+// Nothing stays in flight. What is on the device is good after a request that was cancelled; after another failure who knows.
+void Execution::stop(bool cancelled) {
+  for (Stream* stream : {resources_.stream.get(), resources_.downloads.get()}) {
+    try {
+      stream->synchronize();
+    } catch (const Error&) {
+      cancelled = false;  // the failure at hand is the one to tell of
+    }
+  }
+  if (!cancelled || placement_.residency != Residency::always) resources_.clear();
+}
+
+// What stayed from earlier requests and is of no use to this one, or in its way.
+void Execution::begin() {
+  Resources& r = resources_;
+  const auto& wanted = program_.tensors();
+  const bool stays = placement_.residency == Residency::always;
+  const bool all_fit = std::all_of(r.tensors.begin(), r.tensors.end(), [&](const auto& entry) {
+    const auto found = wanted.find(entry.first);
+    return found != wanted.end() && found->second.type == entry.second.type;
+  });
+  if (stays && all_fit) return;
+  r.recordings = {};
+  if (!stays) return r.clear();
+  std::erase_if(r.tensors, [&](const auto& entry) {
+    const auto found = wanted.find(entry.first);
+    return found == wanted.end() || found->second.type != entry.second.type;
+  });
+}
+
+void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
+  const Stage& stage = program_.program().stages[number];
+  auto start = StepClock::now();
+  load_weights(number, video);
+  timings_.load += seconds_since(start);
+  if (callbacks_.profile) callbacks_.profile->phase("load for " + stage.name, start, StepClock::now());
+
+  start = StepClock::now();
+  make_tensors(number);
+  StageRun run(resources_.platform, *resources_.stream, *resources_.downloads, callbacks_);
+  run.program_ = &program_;
+  run.stage_ = number;
+  run.video_ = video;
+  run.streamed_ = placement_.streamed[number];
+  run.tensors_ = &resources_.tensors;
+  for (const auto& [name, component] : resources_.components) run.weights_[name] = &component->weights();
+  run.no_weights_ = no_weights_.get();
+  run.workspace_ = &resources_.workspace;
+  run.recordings_ = &resources_.recordings;
+  run.timer_ = timer_ ? &timer_ : nullptr;
+  run.runner_ = &runner_;
+  run.stored_ = &stored_;
+  run.on_progress_ = [&](std::size_t done) {
+    if (stage.phase == Phase::denoise && done == 1 && timings_.first_step == 0) timings_.first_step = seconds_since(start_);
+  };
+  work.run(number, video, run);
+  resources_.stream->synchronize();
+  const double seconds = seconds_since(start);
+  switch (stage.phase) {
+    case Phase::load: timings_.load += seconds; break;
+    case Phase::encode: timings_.encode += seconds; break;
+    case Phase::denoise: timings_.denoise += seconds; break;
+    case Phase::decode: timings_.decode += seconds; break;
+  }
+  if (callbacks_.profile) callbacks_.profile->phase(stage.name, start, StepClock::now());
+  free_tensors(number, video);
+  release_weights(number, video);
+}
+
+void Execution::load_weights(std::size_t stage, std::size_t video) {
+  if (placement_.streamed[stage]) return;
+  std::map<std::string, std::vector<const Plan*>> plans;
+  for (const BoundProgram::Use& use : program_.uses(stage))
+    if (!use.use->component.empty()) plans[use.use->component].push_back(&use.plan->plan);
+  for (const auto& [name, of] : plans) {
+    const auto progress = [&](std::size_t done, std::size_t total) {
+      if (callbacks_.progress) callbacks_.progress({Phase::load, video, done, total});
+    };
+    resources_.components.at(name)->load(of, callbacks_.cancel, progress);
+  }
+}
+
+void Execution::release_weights(std::size_t stage, std::size_t video) {
+  if (placement_.residency == Residency::always) return;
+  const bool again = placement_.residency == Residency::repeats && !is_last(video);
+  for (const auto& [name, component] : resources_.components)
+    if (program_.uses_component(stage, name) && !program_.needs_component_after(stage, name, again)) component->weights().clear();
+}
+
+void Execution::make_tensors(std::size_t stage) {
+  Resources& r = resources_;
+  std::size_t workspace = 64;
+  const bool stays = placement_.residency == Residency::always;
+  for (std::size_t other = 0; other < program_.program().stages.size(); ++other)
+    if (stays || other == stage)
+      for (const BoundProgram::Use& use : program_.uses(other)) workspace = std::max(workspace, use.plan->plan.workspace_bytes);
+  if (!r.workspace.buffer || r.workspace.size_bytes() < workspace) {
+    r.recordings = {};
+    r.workspace = {};
+    r.workspace = make_tensor(r.platform, {DType::f32, {static_cast<std::int64_t>((workspace + 3) / 4)}}, "workspace");
+  }
+  for (const auto& [name, tensor] : program_.tensors()) {
+    if (tensor.first != stage) continue;
+    Tensor& made = r.tensors[name];
+    if (made.buffer && tensor.zeroed) r.platform.zero(*r.stream, made.slot(), made.size_bytes());
+    if (made.buffer) continue;
+    made = make_tensor(r.platform, tensor.type, name);
+    ++r.tensors_made;
+  }
+}
+
+void Execution::free_tensors(std::size_t stage, std::size_t video) {
+  if (placement_.residency == Residency::always) return;
+  const std::size_t repeated = program_.program().repeated_from;
+  for (const auto& [name, tensor] : program_.tensors()) {
+    const bool of_every_video = tensor.first < repeated && tensor.last >= repeated;
+    if (tensor.last == stage && (!of_every_video || is_last(video))) resources_.tensors.erase(name);
+  }
+  resources_.workspace = {};
+  resources_.recordings = {};
+}
+
+}  // namespace zoe

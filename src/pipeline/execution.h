@@ -1,0 +1,69 @@
+// Runs a program: loads weights, allocates, and does its stages in order.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pipeline/component.h"
+#include "pipeline/recipe.h"
+#include "pipeline/stage_run.h"
+
+namespace zoe {
+
+// How a program's parts lie in memory.
+struct Placement {
+  Residency residency = Residency::last_use;
+  std::vector<bool> streamed;  // of each stage
+};
+
+// What a session owns and its requests use in turn.
+struct Resources {
+  explicit Resources(Platform& on) : platform(on), stream(on.make_stream()), downloads(on.make_stream()) {}
+
+  Platform& platform;
+  std::unique_ptr<Stream> stream, downloads;
+  std::map<std::string, std::unique_ptr<Component>> components;
+  std::map<std::string, Tensor> tensors;  // by name; between requests: those of the last one that let them stay
+  Tensor workspace;
+  Recordings recordings;  // captured graphs, of these tensors and weights
+  std::size_t tensors_made = 0;
+
+  std::size_t held_bytes() const;  // weights, tensors and workspace
+  std::uint64_t weight_bytes_loaded() const;
+  void forget(const Plan& plan);  // its captured graphs
+  void clear();                   // weights, tensors, graphs
+};
+
+class Execution {
+ public:
+  Execution(Resources& resources, const BoundProgram& program, const Placement& placement, const Callbacks& callbacks,
+            const PlanRunner& runner);
+  // After an error nothing is in flight, and what is half made is gone.
+  Timings go(Work& work);
+
+ private:
+  void run_stage(Work& work, std::size_t stage, std::size_t video);
+  void begin();
+  void stop(bool cancelled);
+  void load_weights(std::size_t stage, std::size_t video);
+  void release_weights(std::size_t stage, std::size_t video);
+  void make_tensors(std::size_t stage);
+  void free_tensors(std::size_t stage, std::size_t video);
+  bool is_last(std::size_t video) const { return video + 1 == program_.program().repeats; }
+
+  Resources& resources_;
+  const BoundProgram& program_;
+  const Placement& placement_;
+  const Callbacks& callbacks_;
+  const PlanRunner& runner_;
+  StepTimer timer_;
+  StageRun::StoredReader stored_;
+  std::unique_ptr<WeightStore> no_weights_;
+  const StepClock::time_point start_ = StepClock::now();
+  Timings timings_;
+};
+
+}  // namespace zoe

@@ -1,0 +1,62 @@
+// What a model is: its parts' configurations, its defaults, and where its weights come from.
+//
+// A folder in the Diffusers layout, a published member of the family by name (configurations only), or one of those with random
+// weights, made in memory: `random:wan2.2-t2v-a14b:7`.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "models/umt5/config.h"
+#include "models/wan_dit/config.h"
+#include "models/wan_vae/config.h"
+#include "schedulers/scheduler.h"
+#include "text/tokenizer.h"
+
+namespace zoe {
+
+// What a request takes where it says nothing. Read from `zoetrope.json` in the model's folder; Wan's own values without one.
+struct GenerationDefaults {
+  std::int64_t height = 480, width = 832, num_frames = 81;
+  double fps = 16;
+  int num_inference_steps = 50;
+  double guidance_scale = 5.0;
+  std::optional<double> guidance_scale_2 = {};  // of the low-noise expert; none: as guidance_scale
+};
+
+struct ModelConfig {
+  std::filesystem::path path;  // empty: no files
+  std::string name;            // the folder's, or the member's
+  Umt5Config text_encoder;
+  WanDitConfig transformer;  // two experts have one configuration
+  // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others
+  // `transformer_2`'s. None: there is one transformer.
+  std::optional<double> boundary_ratio = {};
+  WanVaeConfig vae;
+  SchedulerConfig scheduler;
+  GenerationDefaults defaults;
+  std::optional<std::uint64_t> random_seed = {};  // weights are made from it
+};
+
+// Reads and checks every configuration of a model folder and that its parts belong together; opens no weights.
+ModelConfig read_model_config(const std::filesystem::path& path);
+
+// What --model-path says: "" is the embedded model, "random:MEMBER[:SEED]" a published member with random weights, else a folder.
+ModelConfig read_model(const std::string& spec);
+
+// The published members of the family, whose configurations are known without files.
+std::vector<std::string> published_model_names();
+std::optional<ModelConfig> published_model(std::string_view name);
+GenerationDefaults two_expert_defaults();  // of a folder with two transformers that says nothing itself
+
+// Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
+Tokenizer open_tokenizer(const ModelConfig& model);
+
+// The model that comes with the engine, wherever it was installed or built; an error with the places looked at if it is gone.
+std::filesystem::path embedded_model_path();
+
+}  // namespace zoe

@@ -1,0 +1,123 @@
+// What one request runs, as data: stages, the plans each of them runs, and the named tensors that the plans' arguments are.
+//
+// A recipe lists them. Everything else follows from the list: arguments are bound to tensors by name; a tensor lives from the
+// first stage that names it to the last; which weights are needed when; and the memory statement is worked out from what is
+// allocated, not beside it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compiler/compile.h"
+#include "pipeline/statement.h"
+
+namespace zoe {
+
+// A graph whose results have names; its inputs have them already.
+struct NamedGraph {
+  Graph graph;
+  std::vector<std::string> outputs;
+  // Tensors that belong to it though no argument is one: states that only the graph of later groups reads.
+  std::vector<std::pair<std::string, Type>> tensors = {};
+};
+
+// A compiled one.
+struct NamedPlan {
+  Plan plan;
+  std::vector<std::string> outputs;
+  std::vector<std::pair<std::string, Type>> tensors;
+};
+
+struct ProgramPlan {
+  std::string name;  // within the program: "step"
+  // All that the graph follows from, beside the model and its dtype: plans of equal keys are one, also those of other requests.
+  std::string key;
+  std::function<NamedGraph()> trace;
+};
+
+// A plan as a stage runs it.
+struct PlanUse {
+  std::string name;       // within the stage
+  std::string plan;       // of the program
+  std::string component;  // whose weights it runs with; "": it has none
+  // The tensor that an argument is, by the argument's name, where it has another: {"latent", "latents"}. A name that ends in * is
+  // that of all arguments that begin so: {"state_*", "decoder.state_*"}.
+  std::map<std::string, std::string> tensors = {};
+};
+
+struct ProgramTensor {
+  std::string name;
+  Type type;
+  bool zeroed = false;  // when its first stage begins; else it holds anything
+};
+
+struct Stage {
+  std::string name;  // "denoise, low noise"
+  Phase phase;
+  std::vector<PlanUse> uses;
+  std::vector<ProgramTensor> tensors = {};  // beyond the plans' arguments
+  std::size_t caller_bytes = 0;             // what the caller needs meanwhile: a video encoder
+  bool may_stream = false;                  // its weights may come and go block by block, where all of them are too many
+};
+
+struct Program {
+  std::vector<ProgramPlan> plans;
+  std::vector<Stage> stages;
+  std::size_t repeated_from = 0;  // stages from here on run once for each of `repeats` videos
+  std::size_t repeats = 1;
+};
+
+// How long weights and tensors stay. `last_use`: until the last stage that uses them; `repeats`: weights of repeated stages until the
+// last video is done; `always`: all of them, for the next request.
+enum class Residency : std::uint8_t { last_use, repeats, always };
+
+// A program with its compiled plans: who needs what, when. Checked when made: every use names a plan, an argument in two uses of one
+// name has one type, and what is updated in place may be (Plan::can_update_in_place).
+class BoundProgram {
+ public:
+  // `plans`: of each of the program's, in its order; they must outlive this.
+  BoundProgram(Program program, std::vector<const NamedPlan*> plans);
+
+  const Program& program() const { return program_; }
+  const NamedPlan& plan(std::string_view name) const;
+
+  struct Argument {
+    std::string name, tensor;
+    Type type;
+  };
+  struct Use {
+    const PlanUse* use;
+    const NamedPlan* plan;
+    std::vector<Argument> inputs, outputs;
+  };
+  const std::vector<Use>& uses(std::size_t stage) const { return uses_[stage]; }
+
+  struct Lifetime {
+    Type type;
+    bool zeroed;
+    std::size_t first, last;  // stages
+  };
+  const std::map<std::string, Lifetime>& tensors() const { return tensors_; }
+
+  // Whether `component` is used by `stage`, or again by one that comes after it (with `more_videos`: in the next video's stages).
+  bool uses_component(std::size_t stage, std::string_view component) const;
+  bool needs_component_after(std::size_t stage, std::string_view component, bool more_videos) const;
+
+  // Stages whose weights are streamed are those of `streamed`.
+  MemoryStatement memory(Residency residency, const std::vector<bool>& streamed, std::size_t always) const;
+
+ private:
+  void bind(std::size_t stage);
+  void add_tensor(std::size_t stage, const std::string& name, const Type& type, bool zeroed);
+
+  Program program_;
+  std::vector<const NamedPlan*> plans_;
+  std::vector<std::vector<Use>> uses_;  // of each stage
+  std::map<std::string, Lifetime> tensors_;
+};
+
+}  // namespace zoe

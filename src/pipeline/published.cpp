@@ -1,0 +1,67 @@
+// The published members of the family: configurations and defaults as in their Diffusers folders.
+#include <algorithm>
+#include <array>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "pipeline/model.h"
+
+namespace zoe {
+
+namespace {
+
+struct Member {
+  std::string_view name;
+  int heads, ffn_dim, layers;  // heads of 128
+  std::optional<double> boundary_ratio;
+  GenerationDefaults defaults;
+};
+
+// Two experts: the settings of Wan's own configuration (steps, guidance of high and low noise).
+constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
+
+constexpr std::array<Member, 3> kMembers{{{"wan2.1-t2v-1.3b", 12, 8960, 30, {}, {}},
+                                          {"wan2.1-t2v-14b", 40, 13824, 40, {}, {}},
+                                          {"wan2.2-t2v-a14b", 40, 13824, 40, 0.875, kTwoExperts}}};
+
+Umt5Config umt5_xxl() {
+  return parse_umt5_config(
+      parse_json_object(R"({"vocab_size": 256384, "d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 24,
+    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "model_type": "umt5"})",
+                        "umt5-xxl"));
+}
+
+WanDitConfig wan_dit(const Member& member) {
+  return parse_wan_dit_config(
+      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
+                                    member.heads, member.ffn_dim, member.layers),
+                        member.name));
+}
+
+}  // namespace
+
+GenerationDefaults two_expert_defaults() { return kTwoExperts; }
+
+std::vector<std::string> published_model_names() {
+  std::vector<std::string> names;
+  for (const Member& member : kMembers) names.emplace_back(member.name);
+  return names;
+}
+
+std::optional<ModelConfig> published_model(std::string_view name) {
+  const auto* const member = std::find_if(kMembers.begin(), kMembers.end(), [&](const Member& each) { return each.name == name; });
+  if (member == kMembers.end()) return {};
+  ModelConfig model;
+  model.name = name;
+  model.text_encoder = umt5_xxl();
+  model.transformer = wan_dit(*member);
+  model.boundary_ratio = member->boundary_ratio;
+  model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
+  model.defaults = member->defaults;
+  return model;
+}
+
+}  // namespace zoe

@@ -1,0 +1,85 @@
+#include "pipeline/stage_run.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "compiler/profile.h"
+
+namespace zoe {
+
+namespace {
+
+void set(const std::vector<BoundProgram::Argument>& arguments, std::vector<Tensor>& tensors, std::string_view name, Tensor tensor) {
+  const auto found = std::find_if(arguments.begin(), arguments.end(), [&](const auto& argument) { return argument.name == name; });
+  ZOE_INTERNAL_CHECK(found != arguments.end() && found->type == tensor.type);
+  tensors[static_cast<std::size_t>(found - arguments.begin())] = std::move(tensor);
+}
+
+}  // namespace
+
+void BoundPlan::set_input(std::string_view argument, Tensor tensor) { set(use->inputs, inputs, argument, std::move(tensor)); }
+void BoundPlan::set_output(std::string_view argument, Tensor tensor) { set(use->outputs, outputs, argument, std::move(tensor)); }
+
+const Tensor& StageRun::tensor(std::string_view name) const {
+  const auto found = tensors_->find(std::string(name));
+  check(found != tensors_->end(), ErrorKind::internal, program_->program().stages[stage_].name, "no tensor {}.", name);
+  return found->second;
+}
+
+BoundPlan StageRun::bind(std::string_view use) const {
+  const std::vector<BoundProgram::Use>& uses = program_->uses(stage_);
+  const auto found = std::find_if(uses.begin(), uses.end(), [&](const BoundProgram::Use& each) { return each.use->name == use; });
+  check(found != uses.end(), ErrorKind::internal, program_->program().stages[stage_].name, "no use of a plan {}.", use);
+  BoundPlan plan{&*found, no_weights_, {}, {}};
+  if (const auto weights = weights_.find(found->use->component); weights != weights_.end()) plan.weights = weights->second;
+  for (const auto& argument : found->inputs) plan.inputs.push_back(tensor(argument.tensor));
+  for (const auto& argument : found->outputs) plan.outputs.push_back(tensor(argument.tensor));
+  return plan;
+}
+
+void StageRun::read_stored(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count,
+                           float* out) const {
+  (*stored_)(component, tensor, begin, count, out);
+}
+
+void StageRun::run(const BoundPlan& plan, bool capture) const {
+  const RunOptions options{.cancel = callbacks_.cancel,
+                           .stream_weights = streamed_,
+                           .time = timer_,
+                           .recordings = capture ? recordings_ : nullptr,
+                           .wait = false};
+  (*runner_)(*plan.use->plan, stream_, *plan.weights, plan.inputs, plan.outputs, *workspace_, options);
+}
+
+void StageRun::upload(const Tensor& tensor, std::span<const float> values) const { zoe::upload(platform_, stream_, values, tensor); }
+void StageRun::upload(const Tensor& tensor, std::span<const std::int32_t> values) const {
+  zoe::upload(platform_, stream_, values, tensor);
+}
+
+void StageRun::copy(const Tensor& from, const Tensor& to) const {
+  ZOE_INTERNAL_CHECK(from.size_bytes() == to.size_bytes());
+  platform_.copy(stream_, from.slot(), to.slot(), from.size_bytes());
+}
+
+std::vector<float> StageRun::download(const Tensor& tensor) const {
+  std::vector<float> values(static_cast<std::size_t>(tensor.type.shape.count()));
+  zoe::download(platform_, stream_, tensor, values);
+  return values;
+}
+
+void StageRun::progress(std::size_t done, std::size_t total) const {
+  on_progress_(done);
+  if (callbacks_.progress) callbacks_.progress({program_->program().stages[stage_].phase, video_, done, total});
+}
+
+void StageRun::phase(std::string name, StepClock::time_point start) const {
+  if (callbacks_.profile) callbacks_.profile->phase(std::move(name), start, StepClock::now());
+}
+
+Tensor row_of(const Tensor& table, std::int64_t row, const Type& type) {
+  const std::size_t width = table.size_bytes() / static_cast<std::size_t>(table.type.shape.dim(0));
+  ZOE_INTERNAL_CHECK(row < table.type.shape.dim(0) && type.size_bytes() <= width);
+  return {type, table.buffer, table.offset + static_cast<std::size_t>(row) * width};
+}
+
+}  // namespace zoe

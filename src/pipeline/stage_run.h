@@ -1,0 +1,86 @@
+// What a recipe's stage is given to work with: the tensors and plans it named, a stream, and whom to tell.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compiler/run.h"
+#include "pipeline/callbacks.h"
+#include "pipeline/program.h"
+
+namespace zoe {
+
+// Runs a plan; zoe::run, unless somebody looks on (verify).
+using PlanRunner = std::function<void(const NamedPlan&, Stream&, WeightStore&, std::span<const Tensor> inputs,
+                                      std::span<const Tensor> outputs, const Tensor& workspace, const RunOptions&)>;
+
+// A use of a plan, with the tensors that its arguments are.
+struct BoundPlan {
+  const BoundProgram::Use* use = nullptr;
+  WeightStore* weights = nullptr;  // null: it has none
+  std::vector<Tensor> inputs, outputs;
+
+  // Another tensor of the argument's type, from now on: a row of a table, one of several that take turns.
+  void set_input(std::string_view argument, Tensor tensor);
+  void set_output(std::string_view argument, Tensor tensor);
+};
+
+class StageRun {
+ public:
+  // What a component's checkpoint holds besides weights of plans: `count` elements of a tensor from `begin` on, as f32.
+  using StoredReader = std::function<void(std::string_view component, std::string_view tensor, std::int64_t begin,
+                                          std::int64_t count, float* out)>;
+
+  Platform& platform() const { return platform_; }
+  Stream& stream() const { return stream_; }        // where plans run
+  Stream& downloads() const { return downloads_; }  // for results that are copied out while the next are made
+  const Callbacks& callbacks() const { return callbacks_; }
+
+  // By the names that the stage gave.
+  const Tensor& tensor(std::string_view name) const;
+  BoundPlan bind(std::string_view use) const;
+  void read_stored(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) const;
+
+  // Queues a plan and does not wait. With `capture`, its segments become graphs of the device, launched as one from the third run on
+  // the same arguments on.
+  void run(const BoundPlan& plan, bool capture = true) const;
+  void upload(const Tensor& tensor, std::span<const float> values) const;
+  void upload(const Tensor& tensor, std::span<const std::int32_t> values) const;
+  void copy(const Tensor& from, const Tensor& to) const;    // of equal size
+  std::vector<float> download(const Tensor& tensor) const;  // f32; waits for what is queued
+
+  void progress(std::size_t done, std::size_t total) const;
+  void phase(std::string name, StepClock::time_point start) const;  // a line of the profile, until now
+
+ private:
+  friend class Execution;
+  StageRun(Platform& platform, Stream& stream, Stream& downloads, const Callbacks& callbacks)
+      : platform_(platform), stream_(stream), downloads_(downloads), callbacks_(callbacks) {}
+
+  Platform& platform_;
+  Stream& stream_;
+  Stream& downloads_;
+  const Callbacks& callbacks_;
+  const BoundProgram* program_ = nullptr;
+  std::size_t stage_ = 0, video_ = 0;
+  bool streamed_ = false;
+  const std::map<std::string, Tensor>* tensors_ = nullptr;
+  std::map<std::string, WeightStore*> weights_;  // by component
+  WeightStore* no_weights_ = nullptr;
+  const Tensor* workspace_ = nullptr;
+  Recordings* recordings_ = nullptr;
+  const StepTimer* timer_ = nullptr;
+  const PlanRunner* runner_ = nullptr;
+  const StoredReader* stored_ = nullptr;
+  std::function<void(std::size_t done)> on_progress_;
+};
+
+// Row `row` of a table f32 [rows,width], as a tensor of `type`, which is no larger than a row.
+Tensor row_of(const Tensor& table, std::int64_t row, const Type& type);
+
+}  // namespace zoe

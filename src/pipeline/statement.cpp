@@ -1,0 +1,25 @@
+#include "pipeline/statement.h"
+
+#include <algorithm>
+
+namespace zoe {
+
+std::string_view name(Phase phase) {
+  constexpr std::string_view kNames[] = {"load", "encode", "denoise", "decode"};
+  return kNames[static_cast<std::size_t>(phase)];
+}
+
+std::size_t MemoryStatement::peak() const {
+  std::size_t most = 0;
+  for (const StageMemory& stage : stages) most = std::max(most, stage.total());
+  return always + most;
+}
+
+std::size_t MemoryStatement::of(Phase phase) const {
+  std::size_t most = 0;
+  for (const StageMemory& stage : stages)
+    if (stage.phase == phase) most = std::max(most, stage.total());
+  return most;
+}
+
+}  // namespace zoe

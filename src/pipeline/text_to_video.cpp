@@ -1,0 +1,396 @@
+#include "pipeline/text_to_video.h"
+
+#include <algorithm>
+#include <cmath>
+#include <deque>
+
+#include "base/error.h"
+#include "ir/trace.h"
+#include "models/umt5/model.h"
+#include "models/wan_dit/model.h"
+#include "models/wan_vae/model.h"
+#include "pipeline/settle.h"
+#include "pipeline/stage_run.h"
+#include "pipeline/text_prompts.h"
+#include "pipeline/video_decode.h"
+#include "schedulers/noise.h"
+
+namespace zoe {
+
+namespace {
+
+// Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
+struct Forward {
+  std::string name;                 // "both", "prompt", "negative"
+  std::vector<std::string> results;  // the tensors its predictions go to
+};
+
+std::vector<Forward> forwards(bool guided, std::int64_t batch) {
+  if (!guided) return {{"prompt", {"prediction"}}};
+  if (batch == 2) return {{"both", {"prediction", "unconditional"}}};
+  return {{"prompt", {"prediction"}}, {"negative", {"unconditional"}}};
+}
+
+// A run of steps that one transformer takes.
+struct Expert {
+  std::string component, stage;
+  double guidance_scale;
+  int begin, end;  // steps
+};
+
+std::vector<Expert> experts_of(const Settled& settled, const Scheduler& scheduler, std::int64_t train_timesteps) {
+  const int steps = scheduler.steps();
+  if (!settled.boundary_ratio) return {{"transformer", "denoise", settled.guidance_scale, 0, steps}};
+  const double boundary = *settled.boundary_ratio * static_cast<double>(train_timesteps);
+  const auto& timesteps = scheduler.timesteps();  // they fall
+  const int high = static_cast<int>(std::count_if(timesteps.begin(), timesteps.end(),
+                                                  [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
+  std::vector<Expert> experts;
+  if (high > 0) experts.push_back({"transformer", "denoise, high noise", settled.guidance_scale, 0, high});
+  if (high < steps) experts.push_back({"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
+  return experts;
+}
+
+// The scheduler's coefficients, then the guidance scale; whole rows of a cache line, so that each step's row is aligned.
+std::int64_t update_row(const Scheduler& scheduler) {
+  return round_up(static_cast<std::int64_t>(scheduler.coefficient_count()) + 1, 16);
+}
+
+// What follows the transformer in a step: classifier-free guidance, u + g (c - u), where there is any, and the scheduler.
+// Inputs latents, prediction, unconditional where guided, coefficients, kept_0, ...; results next, written_0, ...
+NamedGraph trace_update(const Scheduler& scheduler, const Type& latents, bool guided) {
+  const Value sample = input("latents", latents.dtype, latents.shape),
+              predicted = input("prediction", latents.dtype, latents.shape);
+  std::vector<Value> inputs{sample, predicted};
+  const auto own = static_cast<std::int64_t>(scheduler.coefficient_count());
+  const Value coefficients = input("coefficients", DType::f32, {update_row(scheduler)});
+  Value prediction = predicted;
+  if (guided) {
+    const Value unconditional = input("unconditional", latents.dtype, latents.shape);
+    inputs.push_back(unconditional);
+    prediction = unconditional + slice(coefficients, 0, own, own + 1) * (predicted - unconditional);
+  }
+  inputs.push_back(coefficients);
+  std::vector<Value> kept;
+  for (std::size_t i = 0; i < scheduler.reads(0).size(); ++i)
+    kept.push_back(input(fmt::format("kept_{}", i), latents.dtype, latents.shape));
+  inputs.insert(inputs.end(), kept.begin(), kept.end());
+  NamedGraph named{make_graph("update", std::move(inputs), scheduler.trace_step(sample, prediction, coefficients, kept)), {"next"}};
+  for (std::size_t i = 0; i < scheduler.writes(0).size(); ++i) named.outputs.push_back(fmt::format("written_{}", i));
+  return named;
+}
+
+class TextToVideoWork : public Work {
+ public:
+  TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts);
+
+  Program program() const override;
+  std::vector<ProgramPlan> companions() const override;
+  void run(std::size_t stage, std::size_t video, StageRun& run) override;
+  std::string need_less() override;
+  std::string advice() const override;
+
+ private:
+  bool guided() const { return settled_.guidance_scale > 1.0; }
+  Type latent_type() const {
+    return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
+  }
+  WanDitSizes sizes(std::int64_t text_rows) const {
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch};
+  }
+  ProgramPlan context_plan(std::int64_t text_rows) const;
+  ProgramPlan step_plan(std::int64_t text_rows) const;
+  Stage denoise_stage(const Expert& expert) const;
+
+  void encode(StageRun& run);
+  void denoise(const Expert& expert, std::size_t video, StageRun& run);
+  void prepare_context(const Forward& forward, std::size_t video, StageRun& run) const;
+  void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
+
+  const ModelConfig& model_;
+  const DType dtype_;
+  const GuidanceBatch asked_batch_;
+  SchedulerConfig scheduler_config_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::vector<Expert> experts_;
+  TextPrompts texts_;
+  VideoDecode decode_;
+  std::size_t caller_bytes_ = 0;
+
+  // Between stages.
+  std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
+};
+
+TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts)
+    : model_(context.model),
+      dtype_(context.dtype),
+      asked_batch_(request.guidance_batch),
+      scheduler_config_(context.model.scheduler),
+      texts_(context),
+      decode_(context) {
+  check_request(request, two_experts ? members::t2v_a14b : members::t2v, context.spelling);
+  settle_size(request, model_, context.spelling, settled_);
+  settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
+  if (two_experts) {
+    settled_.boundary_ratio = request.boundary_ratio ? request.boundary_ratio : model_.boundary_ratio;
+    settled_.guidance_scale_2 =
+        request.guidance_scale_2 ? request.guidance_scale_2
+                                 : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
+  }
+  scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps, settled_.sigmas);
+  settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
+  experts_ = experts_of(settled_, *scheduler_, scheduler_config_.num_train_timesteps);
+  check_fits_at_all(settled_, model_, context.platform.info(), dtype_);
+  check_positions(settled_, model_, context.spelling);
+  if (context.caller_bytes) caller_bytes_ = context.caller_bytes(settled_);
+  texts_.take(settled_.prompts, guided() ? std::optional(settled_.negative_prompt) : std::nullopt);
+  // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
+  settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  decode_.settle(settled_);
+}
+
+std::string TextToVideoWork::need_less() {
+  if (settled_.batch == 1 || asked_batch_ != GuidanceBatch::automatic) return {};
+  settled_.batch = 1;
+  return "guidance takes two forwards";
+}
+
+std::string TextToVideoWork::advice() const {
+  return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
+                     settled_.batch == 2 ? ", or try --guidance-batch off" : "");
+}
+
+ProgramPlan TextToVideoWork::context_plan(std::int64_t text_rows) const {
+  return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
+            NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
+            for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
+              for (const char* kind : {"k", "v"}) named.outputs.push_back(fmt::format("{}_{}", kind, i));
+            return named;
+          }};
+}
+
+ProgramPlan TextToVideoWork::step_plan(std::int64_t text_rows) const {
+  return {"step",
+          fmt::format("step {}x{}x{} rows {} batch {}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
+                      text_rows, settled_.batch),
+          [this, text_rows] {
+            NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
+            for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
+            return named;
+          }};
+}
+
+Stage TextToVideoWork::denoise_stage(const Expert& expert) const {
+  Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
+  for (const Forward& forward : forwards(guided(), settled_.batch)) {
+    const std::string& own = forward.name;
+    stage.uses.push_back({own + " context", "context", expert.component,
+                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
+    PlanUse step{own, "step", expert.component,
+                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
+    for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
+    stage.uses.push_back(std::move(step));
+  }
+  // At step i the scheduler reads and writes those of its tensors that reads(i) and writes(i) say; here each has some.
+  PlanUse update{"update", "update", "", {}};
+  int next = 0;
+  for (std::size_t i = 0; i < scheduler_->reads(0).size(); ++i)
+    update.tensors[fmt::format("kept_{}", i)] = fmt::format("scheduler.{}", next++);
+  for (std::size_t i = 0; i < scheduler_->writes(0).size(); ++i)
+    update.tensors[fmt::format("written_{}", i)] = fmt::format("scheduler.{}", next++);
+  stage.uses.push_back(std::move(update));
+  stage.uses.push_back({"finite", "finite", "", {{"values", "latents"}}});
+
+  const std::int64_t steps = scheduler_->steps();
+  stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
+                   {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
+                   {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
+  for (int i = 0; i < scheduler_->kept_count(); ++i)
+    stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
+  return stage;
+}
+
+Program TextToVideoWork::program() const {
+  Program program;
+  const Type latents = latent_type();
+  const bool guided_steps = guided();
+  program.plans = {texts_.plan(), context_plan(texts_.rows()), step_plan(texts_.rows()),
+                   {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
+                    [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
+                   {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
+  program.stages = {texts_.stage()};
+  program.repeated_from = 1;
+  program.repeats = settled_.prompts.size();
+  for (const Expert& expert : experts_) program.stages.push_back(denoise_stage(expert));
+  decode_.add_to(program, caller_bytes_);
+  return program;
+}
+
+std::vector<ProgramPlan> TextToVideoWork::companions() const {
+  std::vector<ProgramPlan> plans;
+  for (const std::int64_t length : TextPrompts::lengths()) {
+    plans.push_back(texts_.plan(length));
+    plans.push_back(context_plan(length));
+    plans.push_back(step_plan(length));
+  }
+  return plans;
+}
+
+void TextToVideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
+  if (stage == 0) return texts_.encode(run);
+  if (stage <= experts_.size()) return denoise(experts_[stage - 1], video, run);
+  decode_.run(latents_, video, run);
+}
+
+// What one forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
+// all padding rows of a text are the same row, so they are one key with log(count) on its logit.
+void TextToVideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
+  const BoundPlan plan = run.bind(forward.name + " context");
+  const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
+  std::vector<float> states, bias;
+  std::size_t done = 0;
+  for (const std::string& result : forward.results) {
+    const std::vector<float>& text = result == "unconditional" ? texts_.negative_states() : texts_.states(video);
+    states.insert(states.end(), text.begin(), text.end());
+    const std::size_t count = text.size() / static_cast<std::size_t>(padded.dim(2));
+    bias.insert(bias.end(), count, 0.0f);
+    if (count < static_cast<std::size_t>(kMaxTokens))
+      bias.push_back(static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count))));
+    ++done;
+    states.resize(done * static_cast<std::size_t>(padded.count(1, 3)));
+    bias.resize(done * static_cast<std::size_t>(padded.dim(1)), -INFINITY);
+  }
+  run.upload(plan.inputs[0], states);
+  run.run(plan, false);
+  run.upload(run.tensor(forward.name + ".text_bias"), bias);
+}
+
+void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
+  auto start = StepClock::now();
+  const Callbacks& callbacks = run.callbacks();
+  const std::vector<Forward> all = forwards(guided(), settled_.batch);
+  for (const Forward& forward : all) prepare_context(forward, video, run);
+  run.phase("text keys and values", start);
+
+  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run the
+  // same captured graphs.
+  const Scheduler& scheduler = *scheduler_;
+  const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
+  const RotaryTables rotary =
+      rotary_tables(model_.transformer, settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+  run.upload(run.tensor("cos_full"), rotary.cos_full);
+  run.upload(run.tensor("sin_signed"), rotary.sin_signed);
+  const auto kept = [&](int i) -> const Tensor& { return run.tensor(fmt::format("scheduler.{}", i)); };
+  int begin = expert.begin;
+  if (expert.begin == 0) {
+    latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
+    standard_normal(settled_.seeds[video], latents_);
+    run.upload(latents, latents_);
+  }
+  if (callbacks.resume && video == 0) {
+    const DenoiseState& state = *callbacks.resume;
+    const bool is_last = expert.end == scheduler.steps();
+    if (state.next_step >= expert.end && !is_last) return;
+    if (state.next_step >= expert.begin) {
+      check(state.next_step >= 0 && state.next_step <= scheduler.steps() &&
+            state.latents.size() == latents_.size() && state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
+                std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
+            ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
+            state.latents.size(), latents_.size());
+      begin = state.next_step;
+      run.upload(latents, state.latents);
+      for (int i = 0; i < scheduler.kept_count(); ++i) run.upload(kept(i), state.kept[static_cast<std::size_t>(i)]);
+    }
+  }
+
+  std::vector<float> timesteps, coefficients;
+  for (int i = 0; i < scheduler.steps(); ++i) {
+    const std::vector<float> sinusoid = timestep_sinusoid(model_.transformer, scheduler.timesteps()[static_cast<std::size_t>(i)]);
+    timesteps.insert(timesteps.end(), sinusoid.begin(), sinusoid.end());
+    std::vector<float> row = scheduler.coefficients(i);
+    row.push_back(static_cast<float>(expert.guidance_scale));
+    row.resize(static_cast<std::size_t>(update_row(scheduler)));
+    coefficients.insert(coefficients.end(), row.begin(), row.end());
+  }
+  const Tensor &timestep_table = run.tensor("timestep_table"), &coefficient_table = run.tensor("coefficient_table"),
+               &finite_table = run.tensor("finite_table");
+  run.upload(timestep_table, timesteps);
+  run.upload(coefficient_table, coefficients);
+
+  std::vector<BoundPlan> predict;
+  for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
+  BoundPlan update = run.bind("update");
+  const BoundPlan finite = run.bind("finite");
+  const Type row_type = run.tensor("coefficients").type, flag = finite.outputs[0].type;
+
+  // The host queues a step while the device is at the one before, and reports what the device has passed.
+  constexpr std::size_t kStepsAhead = 1;
+  std::deque<std::unique_ptr<Mark>> ahead;
+  const auto total = static_cast<std::size_t>(scheduler.steps());
+  auto done = static_cast<std::size_t>(begin);
+  const auto report_done = [&](std::size_t most_ahead) {
+    for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front()->reached()); ahead.pop_front()) {
+      ahead.front()->wait();
+      run.progress(++done, total);
+    }
+  };
+  if (begin == 0) run.progress(0, total);
+  for (int i = begin; i < expert.end; ++i) {
+    const auto step_start = StepClock::now();
+    if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
+      run.copy(row_of(timestep_table, i, timestep.type), timestep);
+      for (const BoundPlan& plan : predict) run.run(plan);
+    }
+    update.set_input("coefficients", row_of(coefficient_table, i, row_type));
+    const std::vector<int> reads = scheduler.reads(i), writes = scheduler.writes(i);
+    for (std::size_t r = 0; r < reads.size(); ++r) update.set_input(fmt::format("kept_{}", r), kept(reads[r]));
+    for (std::size_t w = 0; w < writes.size(); ++w) update.set_output(fmt::format("written_{}", w), kept(writes[w]));
+    run.run(update, false);  // its arguments change from step to step, and it is one or two kernels
+    run.copy(next, latents);
+    run.run(finite);
+    run.copy(finite.outputs[0], row_of(finite_table, i, flag));
+    ahead.push_back(run.stream().mark());
+    report_done(kStepsAhead);
+    if (callbacks.step) {
+      report_done(0);
+      callbacks.step({video, i, static_cast<int>(total), static_cast<double>(scheduler.sigmas()[static_cast<std::size_t>(i) + 1]),
+                      [&] { return run.download(latents); },
+                      [&] {
+                        DenoiseState state{i + 1, run.download(latents), {}};
+                        for (int k = 0; k < scheduler.kept_count(); ++k) state.kept.push_back(run.download(kept(k)));
+                        return state;
+                      }});
+    }
+    run.phase(fmt::format("step {}", i + 1), step_start);
+  }
+  report_done(0);
+  check_finite(expert, begin, expert.end, run);
+  latents_ = run.download(latents);
+  if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
+}
+
+void TextToVideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
+  const std::vector<float> flags = run.download(run.tensor("finite_table"));
+  for (int i = from; i < to; ++i)
+    check(std::isfinite(flags[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, expert.component,
+          "not a number: the latents are not finite after step {} of {}. A weight of {} is damaged or does not fit {}: check its "
+          "files, or try --dtype f32.",
+          i + 1, scheduler_->steps(), expert.component, name(dtype_));
+}
+
+}  // namespace
+
+TextToVideo::TextToVideo(const ModelConfig& model) : two_experts_(model.boundary_ratio.has_value()) {}
+
+std::vector<std::string> TextToVideo::components() const {
+  std::vector<std::string> components{"text_encoder", "transformer"};
+  if (two_experts_) components.emplace_back("transformer_2");
+  components.emplace_back("vae");
+  return components;
+}
+
+std::unique_ptr<Work> TextToVideo::plan(const Request& request, const RecipeContext& context) const {
+  return std::make_unique<TextToVideoWork>(request, context, two_experts_);
+}
+
+}  // namespace zoe

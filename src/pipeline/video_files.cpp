@@ -1,0 +1,126 @@
+#include "pipeline/video_files.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "compiler/profile.h"
+#include "media/video_writer.h"
+#include "pipeline/model.h"
+#include "platform/platform.h"
+
+namespace zoe {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+
+}  // namespace
+
+struct VideoFiles::State {
+  Session& session;
+  Request request;
+  FileOptions options;
+  double write_seconds = 0, while_decoding = 0;
+
+  // What is known of a file before anything is planned: enough to refuse it, and to say what its encoder will need.
+  VideoSettings frame(const Settled& settled) const {
+    VideoSettings video;
+    video.width = static_cast<int>(settled.width);
+    video.height = static_cast<int>(settled.height);
+    video.frames = static_cast<int>(settled.num_frames);
+    video.fps = settled.fps;
+    video.threads = std::min(2, session.platform().info().threads);
+    return video;
+  }
+};
+
+VideoFiles::VideoFiles(Session& session, Request request, FileOptions options)
+    : state_(new State{session, std::move(request), std::move(options)}) {}
+VideoFiles::~VideoFiles() = default;
+
+Job VideoFiles::prepare() {
+  return state_->session.prepare(state_->request, [this](const Settled& settled) {
+    const VideoSettings video = state_->frame(settled);
+    std::size_t most = 0;
+    for (std::size_t i = 0; i < settled.prompts.size(); ++i) {
+      const std::filesystem::path path = state_->options.path(i);
+      check_output(path, video);
+      most = std::max(most, encoder_bytes(video_format(path), video));
+    }
+    return most;
+  });
+}
+
+Request VideoFiles::decided(const Job& job, std::size_t video) const {
+  const Settled& settled = job.settled();
+  Request one = state_->request;
+  one.prompts = {settled.prompts[video]};
+  one.seeds = {settled.seeds[video]};
+  one.width = settled.width;
+  one.height = settled.height;
+  one.num_frames = settled.num_frames;
+  one.fps = settled.fps;
+  one.num_inference_steps = settled.num_inference_steps;
+  one.guidance_scale = settled.guidance_scale;
+  one.guidance_scale_2 = settled.guidance_scale_2;
+  one.boundary_ratio = settled.boundary_ratio;
+  one.flow_shift = settled.flow_shift;
+  one.scheduler = parse_scheduler_kind(settled.scheduler, "scheduler");
+  return one;
+}
+
+std::vector<std::pair<std::string, std::string>> VideoFiles::metadata(const Job& job, std::size_t video) const {
+  const Request one = decided(job, video);
+  const Session& session = state_->session;
+  std::vector<std::pair<std::string, std::string>> all;
+  for (const RequestField& field : request_fields())
+    if (const std::vector<std::string> texts = get_field(one, field); !texts.empty())
+      all.emplace_back(field.name, fmt::format("{}", fmt::join(texts, ",")));
+  all.emplace_back("model", session.model().name);
+  if (session.model().random_seed)
+    all.emplace_back("weights", fmt::format("random, seed {}: the video is noise", *session.model().random_seed));
+  all.emplace_back("dtype", std::string(name(session.dtype())));
+  all.emplace_back("platform", session.platform().info().platform);
+  all.emplace_back("software", fmt::format("Zoetrope {}", version()));
+  return all;
+}
+
+Timings VideoFiles::run(Job& job, Callbacks callbacks) {
+  State& state = *state_;
+  std::unique_ptr<VideoWriter> writer;
+  const auto wrote = [&](Clock::time_point begin) {
+    const auto end = Clock::now();
+    state.write_seconds += seconds_between(begin, end);
+    if (callbacks.profile) callbacks.profile->phase("write", begin, end);
+    return seconds_between(begin, end);
+  };
+  Callbacks own = callbacks;
+  own.frame = [&](std::size_t video, std::int64_t frame, std::span<const std::uint8_t> rgb) {
+    const auto begin = Clock::now();
+    if (frame == 0) {
+      VideoSettings settings = state.frame(job.settled());
+      settings.software = fmt::format("Zoetrope {}", version());
+      settings.metadata = metadata(job, video);
+      writer = VideoWriter::open(state.options.path(video), settings);
+    }
+    writer->write(rgb);
+    state.while_decoding += wrote(begin);
+    if (callbacks.frame) callbacks.frame(video, frame, rgb);
+  };
+  own.finished = [&](std::size_t video) {
+    const auto begin = Clock::now();
+    writer->finish();
+    writer.reset();
+    wrote(begin);
+    if (callbacks.finished) callbacks.finished(video);
+  };
+  return state.session.run(job, own);
+}
+
+double VideoFiles::write_seconds() const { return state_->write_seconds; }
+double VideoFiles::write_seconds_while_decoding() const { return state_->while_decoding; }
+
+}  // namespace zoe
