@@ -27,8 +27,8 @@ namespace {
 struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
-  std::string part, size = "1.3b", profile;
-  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0;
+  std::string part, size = "1.3b", profile, model;
+  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -325,6 +325,9 @@ int bench(const BenchOptions& options) {
   const LogScope log_scope([&](LogLevel, std::string_view text) {
     if (options.verbose) fmt::print(stderr, "{}\n", text);
   });
+  if (options.part == "session")
+    return bench_session({options.device, options.compile, options.model, options.height, options.width, options.num_frames,
+                          options.steps, options.repeat});
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
@@ -441,7 +444,16 @@ int bench(const BenchOptions& options) {
 
 Command add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  app.add_option("PART", options->part, "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode")->required();
+  app.add_option("PART", options->part,
+                 "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the other")
+      ->required();
+  app.add_option("-m,--model-path", options->model, "session: a model folder or random:MEMBER (default: the embedded toy model)")
+      ->type_name("MODEL");
+  app.add_option_function<std::string>(
+         "--num-inference-steps",
+         [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
+         "session: steps of each request (default 4)")
+      ->type_name("N");
   app.add_option("--size", options->size, "transformer: 1.3b, 14b or toy; the others: published size or toy")
       ->check(CLI::IsMember({"1.3b", "14b", "toy"}))
       ->capture_default_str();

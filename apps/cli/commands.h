@@ -62,6 +62,15 @@ void add_json(CLI::App& app, bool& json);
 // --compile, --override and --compile-exclude.
 void add_compile_options(CLI::App& app, CompileOptions& options);
 
+// `zoe bench session`: requests of one session, one after the other, a line of JSON each.
+struct SessionBench {
+  DeviceOptions device;
+  CompileOptions compile;
+  std::string model;
+  std::int64_t height, width, num_frames, steps, repeat;
+};
+int bench_session(const SessionBench& bench);
+
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);
 double parse_number(std::string_view flag, const std::string& text, double min, double max);

@@ -90,7 +90,7 @@ int generate(GenerateOptions& options) {
         "{}. Say what to show with --prompt \"...\" or --prompt-file FILE.",
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   if (from_file) options.request.prompts = read_prompts(options.prompt_file);
-  const VideoFormat format = video_format(options.output);
+  static_cast<void>(video_format(options.output));  // refused before anything is opened
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");

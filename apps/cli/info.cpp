@@ -31,7 +31,7 @@ Part part_of(std::string_view name, std::string what, const Checkpoint& checkpoi
   Part part{.name = std::string(name),
             .what = std::move(what),
             .parameters = checkpoint.parameter_count(),
-            .bytes = checkpoint.size_bytes(),
+            .bytes = static_cast<std::size_t>(checkpoint.size_bytes()),
             .files = checkpoint.file_names().size(),
             .dtypes = {}};
   for (const TensorEntry& tensor : checkpoint.tensors()) ++part.dtypes[std::string(tensor.dtype)];

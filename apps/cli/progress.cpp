@@ -13,16 +13,6 @@ namespace zoe::cli {
 
 namespace {
 
-const char* name(Phase phase) {
-  switch (phase) {
-    case Phase::load: return "load";
-    case Phase::encode: return "encode";
-    case Phase::denoise: return "denoise";
-    case Phase::decode: return "decode";
-  }
-  return "";
-}
-
 // Columns of the terminal now; it may change at any time.
 std::size_t columns() {
   winsize size{};

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "tensor/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "compiler/weights.h"
 #include "pipeline/model.h"
 

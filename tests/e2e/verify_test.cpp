@@ -1,6 +1,9 @@
 // Compiled against uncompiled on the embedded model, and a difference planted in one kernel.
 #include "pipeline/verify.h"
 
+#include "pipeline/model.h"
+#include "platform/platform.h"
+
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -93,28 +96,28 @@ void expect_the_same_bits(const std::shared_ptr<Platform>& platform) {
 }
 
 TEST(Verify, EveryChainHasTheSameBitsOnCpu) {
-  PlantingPlatform platform("");
+  const auto platform = std::make_shared<PlantingPlatform>("");
   expect_the_same_bits(platform);
 }
 
 // With products as a device has them, whose results chains and attention read inside wider rows.
 TEST(Verify, MergedProductsHaveTheSameBitsOnCpu) {
-  testing::MergingPlatform platform;
+  const auto platform = std::make_shared<testing::MergingPlatform>();
   expect_the_same_bits(platform);
 }
 
 TEST(VerifyOnCuda, EveryChainHasTheSameBits) {
-  std::unique_ptr<Platform> platform;
+  std::shared_ptr<Platform> platform;
   try {
     platform = open_platform("cuda");
   } catch (const Error& error) {
     GTEST_SKIP() << error.what();
   }
-  expect_the_same_bits(*platform);
+  expect_the_same_bits(platform);
 }
 
 TEST(Verify, APlantedDifferenceIsFoundWhereItIsMade) {
-  PlantingPlatform platform("norm_scale_shift");
+  const auto platform = std::make_shared<PlantingPlatform>("norm_scale_shift");
   const VerifyReport report = verify(read_model_config(ZOE_MODELS "/toy-wan"), platform, DType::f32, small(), {});
   EXPECT_FALSE(report.passed());
   for (const ChainDifference& chain : report.chains) {
@@ -133,7 +136,7 @@ TEST(Verify, APlantedDifferenceIsFoundWhereItIsMade) {
 
 // Whatever OpenCL device there is.
 TEST(Verify, ChainsHoldOnOpenCl) {
-  std::unique_ptr<Platform> platform;
+  std::shared_ptr<Platform> platform;
   try {
     platform = open_platform("opencl");
   } catch (const Error& error) {
