@@ -21,8 +21,8 @@ namespace zoe {
 
 namespace {
 
-// What a process holds beside weights, workspaces and frames: thread stacks, library state, generated code. Measured.
-constexpr std::size_t kOverheadBytes = 8 << 20;
+// What a process holds beside weights, tensors, workspaces and what its kernels keep: thread stacks, library state. Measured.
+constexpr std::size_t kOverheadBytes = 4 << 20;
 
 // In GiB, or a smaller unit, with enough digits that two different sizes look different.
 std::string bytes_apart(std::size_t bytes, std::size_t other) {
