@@ -1,6 +1,6 @@
 # Every library the project builds on, found once. docs/dependencies.md says why each is here.
 if(ZOE_PORTABLE)
-  # All that is linked but glibc is linked statically; but sentencepiece, which Debian has as a shared library only.
+  # All that is linked but glibc is linked statically.
   execute_process(COMMAND ${CMAKE_CXX_COMPILER} -print-file-name=libgomp.a OUTPUT_VARIABLE OpenMP_gomp_LIBRARY OUTPUT_STRIP_TRAILING_WHITESPACE)
   set(OpenMP_gomp_LIBRARY ${OpenMP_gomp_LIBRARY} CACHE FILEPATH "")
   set(OPENSSL_USE_STATIC_LIBS ON)
@@ -32,7 +32,6 @@ if(NOT ZOE_PORTABLE)
   set(UTF8PROC_LIBRARY PkgConfig::UTF8PROC)
   pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
 endif()
-pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)
 if(ZOE_TESTS)
   find_package(GTest REQUIRED)
 endif()

@@ -225,7 +225,7 @@ Job Pipeline::prepare(const GenerateSettings& settings, const std::function<std:
   open_vae(model_);
 
   // Text: tokens, and how many keys the longest prompt needs.
-  const Tokenizer tokenizer(model_.path / "tokenizer" / "spiece.model");
+  const Tokenizer tokenizer(model_.path / "tokenizer");
   check(tokenizer.vocab_size() <= model_.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model_.text_encoder.vocab_size);

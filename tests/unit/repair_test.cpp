@@ -1,7 +1,7 @@
 // Repair of prompts against recorded results of ftfy. The strings are made here as tests/fixtures/record_prompts.py makes them.
 #include "text/repair.h"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "text/prompt.h"
+#include "text/tokenizer.h"
 #include "text/unicode.h"
 
 namespace zoe {
@@ -150,7 +151,8 @@ TEST(Repair, Examples) {
 }
 
 TEST(Repair, PromptsOfManyLanguagesAndDamages) {
-  const std::string expected = fixture()["cleaned"].get<std::string>();
+  const Tokenizer tokenizer(ZOE_MODELS "/toy-wan/tokenizer");
+  const std::string expected = fixture()["cleaned"].get<std::string>(), expected_ids = fixture()["ids"].get<std::string>();
   const std::size_t count = expected.size() / 8;
   ASSERT_EQ(count, 9000u);
   ASSERT_GT(fixture()["changed"].get<std::size_t>(), count * 3 / 4);
@@ -158,6 +160,9 @@ TEST(Repair, PromptsOfManyLanguagesAndDamages) {
     const std::string prompt = to_utf8(generate(i)), cleaned = prompt_clean(prompt);
     ASSERT_EQ(crc_of(cleaned), std::stoul(expected.substr(8 * i, 8), nullptr, 16))
         << "record_prompts.py " << i << " prints it; became " << json(cleaned);
+    const std::vector<std::int32_t> ids = tokenizer.encode(cleaned, 512);
+    ASSERT_EQ(crc_of(fmt::format("{}", fmt::join(ids, " "))), std::stoul(expected_ids.substr(8 * i, 8), nullptr, 16))
+        << "record_prompts.py " << i << " prints it; became " << fmt::format("{}", fmt::join(ids, ", "));
   }
 }
 
