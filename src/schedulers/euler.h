@@ -9,7 +9,6 @@ class EulerScheduler final : public Scheduler {
  public:
   // The configuration has been checked by make_scheduler.
   EulerScheduler(const SchedulerConfig& config, int steps);
-  void step(int i, std::span<float> sample, std::span<const float> model_output) override;
   std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
                                 std::span<const Value> kept) const override;
   std::vector<float> coefficients(int i) const override;
