@@ -316,6 +316,30 @@ JsonObject JsonObject::object(std::string_view key) const {
   return JsonObject(std::shared_ptr<const JsonNode>(node_, &item.node), where_, item.path);
 }
 
+std::vector<JsonObject> JsonObject::objects(std::string_view key, std::size_t min_count, std::size_t max_count) const {
+  constexpr std::string_view kExpected = "an object";
+  std::vector<JsonObject> out;
+  for (const JsonNode& node : array(key, kExpected, min_count, max_count)) {
+    const Item item{node, where_, fmt::format("{}[{}]", path_of(key), out.size())};
+    item.as<JsonNode::Object>(kExpected);
+    out.push_back(JsonObject(std::shared_ptr<const JsonNode>(node_, &node), where_, item.path));
+  }
+  return out;
+}
+
+std::vector<std::pair<std::string, double>> JsonObject::named_numbers(std::string_view key, double min, double max,
+                                                                      std::size_t min_count, std::size_t max_count) const {
+  const std::string expected = fmt::format("a pair of a string and {}", number_range(min, max));
+  std::vector<std::pair<std::string, double>> out;
+  for (const JsonNode& node : array(key, expected, min_count, max_count)) {
+    const Item item{node, where_, fmt::format("{}[{}]", path_of(key), out.size())};
+    const auto& pair = item.as<JsonNode::Array>(expected);
+    if (pair.size() != 2) item.refuse(expected);
+    out.emplace_back(Item{pair[0], where_, item.path}.as<std::string>(expected), Item{pair[1], where_, item.path}.number(min, max, expected));
+  }
+  return out;
+}
+
 JsonObject parse_json_object(std::string_view text, std::string_view where, std::size_t max_values) {
   const auto root = std::make_shared<JsonNode>();
   TreeBuilder(text, where, max_values, *root).build();

@@ -17,6 +17,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace zoe {
@@ -51,6 +52,10 @@ class JsonObject {
   std::vector<std::string> strings(std::string_view key, std::size_t min_count, std::size_t max_count) const;
 
   JsonObject object(std::string_view key) const;
+  std::vector<JsonObject> objects(std::string_view key, std::size_t min_count, std::size_t max_count) const;
+  // A required array of pairs [string, number].
+  std::vector<std::pair<std::string, double>> named_numbers(std::string_view key, double min, double max, std::size_t min_count,
+                                                            std::size_t max_count) const;
 
  private:
   friend JsonObject parse_json_object(std::string_view, std::string_view, std::size_t);

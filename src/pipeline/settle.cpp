@@ -70,7 +70,7 @@ void settle_sampling(const Request& request, const ModelConfig& model, Spelling 
       settled.seeds.push_back(seed);
     }
   settled.negative_prompt = request.negative_prompt;
-  settled.sigmas = request.sigmas;
+  settled.sigmas = scheduler.sigmas = request.sigmas;
   settled.num_inference_steps = !request.sigmas.empty() ? static_cast<int>(request.sigmas.size()) :
       chosen(request.num_inference_steps, model.defaults.num_inference_steps, flag("num_inference_steps"), 1, 1000);
   settled.fps = chosen(request.fps, model.defaults.fps, flag("fps"), 0.1, 240);

@@ -137,7 +137,7 @@ TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& co
         request.guidance_scale_2 ? request.guidance_scale_2
                                  : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
-  scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps, settled_.sigmas);
+  scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
   experts_ = experts_of(settled_, *scheduler_, scheduler_config_.num_train_timesteps);
   check_fits_at_all(settled_, model_, context.platform.info(), dtype_);

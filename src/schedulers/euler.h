@@ -8,8 +8,7 @@ namespace zoe {
 class EulerScheduler final : public Scheduler {
  public:
   // The configuration has been checked by make_scheduler.
-  EulerScheduler(const SchedulerConfig& config, int steps, std::span<const double> levels);
-  void step(int i, std::span<float> sample, std::span<const float> model_output) override;
+  EulerScheduler(const SchedulerConfig& config, int steps);
   std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
                                 std::span<const Value> kept) const override;
   std::vector<float> coefficients(int i) const override;

@@ -1,7 +1,9 @@
 #include "schedulers/scheduler.h"
 
 #include <algorithm>
+#include <charconv>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -15,7 +17,8 @@ namespace zoe {
 namespace {
 
 constexpr std::int64_t kMaxTimesteps = 1000000;  // exact in a float
-constexpr double kMinShift = 1e-3, kMaxShift = 1000;
+constexpr double kMinShift = 1e-3, kMaxShift = 1000, kMaxShiftTerminal = 0.999;
+constexpr std::size_t kMaxSteps = 1000;
 
 // For settings of which this engine does one thing only; `otherwise` is what Diffusers takes when the key is missing.
 template <class T>
@@ -71,6 +74,18 @@ void read_euler(const JsonObject& file, SchedulerConfig* config) {
   config->flow_shift = file.number("shift", kMinShift, kMaxShift, 1.0);
 }
 
+void check_sigmas(const std::vector<double>& sigmas, std::string_view where) {
+  double above = 1;
+  for (std::size_t i = 0; i < sigmas.size(); ++i) {
+    const bool falls = i == 0 ? sigmas[i] <= above : sigmas[i] < above;
+    check(falls && sigmas[i] > 0, ErrorKind::invalid_argument, where,
+          "bad noise levels: got {} as number {}, expected falling numbers above 0 and at most 1. Leave out the last 0, and give the "
+          "levels before the shift, as 1,.75,.5,.25.",
+          sigmas[i], i + 1);
+    above = sigmas[i];
+  }
+}
+
 }  // namespace
 
 std::string_view name(SchedulerKind kind) { return kind == SchedulerKind::unipc ? "unipc" : "euler"; }
@@ -80,6 +95,26 @@ SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where
   if (text == "euler") return SchedulerKind::euler;
   fail(ErrorKind::invalid_argument, where, "unknown scheduler: got {}, expected unipc or euler. Choose one of these.",
        text.substr(0, 60));
+}
+
+std::vector<double> parse_sigmas(std::string_view text, std::string_view where) {
+  std::vector<double> sigmas;
+  for (std::string_view rest = text;;) {
+    const std::size_t comma = rest.find(',');
+    std::string_view word = rest.substr(0, comma);
+    while (word.starts_with(' ')) word.remove_prefix(1);
+    while (word.ends_with(' ')) word.remove_suffix(1);
+    double sigma = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), sigma);
+    check(error == std::errc{} && end == word.data() + word.size() && sigmas.size() < kMaxSteps, ErrorKind::invalid_argument, where,
+          "bad noise levels: got {} as number {}, expected at most {} numbers with commas between. Write them as 1,.75,.5,.25.",
+          in_quotes(std::string(word.substr(0, 40))), sigmas.size() + 1, kMaxSteps);
+    sigmas.push_back(sigma);
+    if (comma == std::string_view::npos) break;
+    rest.remove_prefix(comma + 1);
+  }
+  check_sigmas(sigmas, where);
+  return sigmas;
 }
 
 SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_view where) {
@@ -96,13 +131,13 @@ SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_v
   config.num_train_timesteps = file.integer("num_train_timesteps", 1, kMaxTimesteps, 1000);
   for (const auto key : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"})
     only(file, key, false, false);
-  only<double>(file, "shift_terminal", file.number("shift_terminal", -1e6, 1e6, 0.0), 0.0);
+  config.shift_terminal = file.number("shift_terminal", 0, kMaxShiftTerminal, 0.0);
   euler ? read_euler(file, &config) : read_unipc(file, &config);
   note_unknown_keys(file);
   return config;
 }
 
-std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps, std::span<const double> levels) {
+std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps) {
   constexpr auto kind = ErrorKind::invalid_argument;
   check(config.num_train_timesteps >= 1 && config.num_train_timesteps <= kMaxTimesteps, kind, "scheduler",
         "bad num_train_timesteps: got {}, expected 1 to {}. Use 1000.", config.num_train_timesteps, kMaxTimesteps);
@@ -110,18 +145,18 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int ste
         "bad flow shift: got {}, expected {} to {}. Wan models use 1 to 12.", config.flow_shift, kMinShift, kMaxShift);
   check(config.solver_order >= 1 && config.solver_order <= 3, kind, "scheduler",
         "bad solver_order: got {}, expected 1 to 3. Use 2.", config.solver_order);
-  const auto most = static_cast<int>(std::min<std::int64_t>(1000, config.num_train_timesteps));
+  check(config.shift_terminal >= 0 && config.shift_terminal <= kMaxShiftTerminal, kind, "scheduler",
+        "bad shift_terminal: got {}, expected 0 to {}. Use 0, which is none.", config.shift_terminal, kMaxShiftTerminal);
+  const auto most = static_cast<int>(std::min<std::int64_t>(kMaxSteps, config.num_train_timesteps));
   check(steps >= 1 && steps <= most, kind, "scheduler",
         "bad number of inference steps: got {}, expected 1 to {}{}. Choose a number of that range.", steps, most,
-        most < 1000 ? " (num_train_timesteps of the model)" : "");
-  check(levels.empty() || levels.size() == static_cast<std::size_t>(steps), kind, "scheduler",
-        "bad number of noise levels: got {} for {} steps, expected one a step. Give as many.", levels.size(), steps);
-  for (std::size_t i = 0; i < levels.size(); ++i)
-    check(levels[i] > 0 && levels[i] <= (i == 0 ? 1 : levels[i - 1]) && (i == 0 || levels[i] < levels[i - 1]), kind, "scheduler",
-          "bad noise level of step {}: got {}, expected levels that fall from 1 at most and stay above 0. Sort them.", i,
-          levels[i]);
-  if (config.kind == SchedulerKind::euler) return std::make_unique<EulerScheduler>(config, steps, levels);
-  return std::make_unique<UniPCScheduler>(config, steps, levels);
+        most < static_cast<int>(kMaxSteps) ? " (num_train_timesteps of the model)" : "");
+  check_sigmas(config.sigmas, "scheduler");
+  check(config.sigmas.empty() || config.sigmas.size() == static_cast<std::size_t>(steps), kind, "scheduler",
+        "the noise levels do not fit the number of inference steps: got {} levels, expected {}. Leave the number of steps out.",
+        config.sigmas.size(), steps);
+  if (config.kind == SchedulerKind::euler) return std::make_unique<EulerScheduler>(config, steps);
+  return std::make_unique<UniPCScheduler>(config, steps);
 }
 
 }  // namespace zoe

@@ -18,7 +18,8 @@ namespace zoe {
 enum class SolverType : std::uint8_t { bh1, bh2 };         // B(h) of UniPC: h or e^h - 1
 enum class FinalSigma : std::uint8_t { zero, sigma_min };  // where the last step goes: to 0, or nowhere
 
-// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler uses the first three fields.
+// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler uses the first three and the last two
+// fields.
 struct SchedulerConfig {
   SchedulerKind kind = SchedulerKind::unipc;
   std::int64_t num_train_timesteps = 1000;  // 1 to 1000000
@@ -28,7 +29,13 @@ struct SchedulerConfig {
   bool lower_order_final = true;
   FinalSigma final_sigma = FinalSigma::zero;
   std::vector<std::int64_t> disable_corrector{};  // steps after which the corrector is left out
+  double shift_terminal = 0;                      // where set, the levels are stretched so that the last before 0 is this; below 1
+  // Noise levels before the shift, one a step, instead of evenly spaced ones: Diffusers' `sigmas=`. Falling, above 0, at most 1.
+  std::vector<double> sigmas{};
 };
+
+// Levels as a user writes them, "1,.75,.5,.25", checked as make_scheduler checks them; `where` names the option in errors.
+std::vector<double> parse_sigmas(std::string_view text, std::string_view where);
 
 // Reads the text of a Diffusers `scheduler_config.json`; `where` names the file in errors. What this engine does not do and
 // would change the result is an unsupported error; a wrong type or range is an invalid_argument error. Settings that no
@@ -47,13 +54,11 @@ class Scheduler {
   // Noise levels, steps() + 1 of them, falling; the last is where the last step ends.
   const std::vector<float>& sigmas() const { return sigmas_; }
 
-  // Turns the latents of step `i` into those of step `i + 1`, in place. Both spans have one size, the same for all steps.
-  // Steps are taken in order; step 0 starts a new run.
-  virtual void step(int i, std::span<float> sample, std::span<const float> model_output) = 0;
-
-  // The same step as a graph, for where the latents live on a device; the same bits. One graph serves all steps: what differs is
+  // Turns the latents of step i into those of step i + 1, as a graph. One graph serves all steps: what differs is
   // in `coefficients` f32[coefficient_count()], the row coefficients(i), and in which of the kept_count() tensors of the sample's
   // type a step reads and writes. They are zeros before step 0. Results: the next sample, then what is written to writes(i).
+  // Steps are taken in order. Sample, kept tensors and the number of the next step are all that goes from one step to the next: a
+  // run that stored them can be gone on with by a scheduler made alike.
   virtual std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
                                         std::span<const Value> kept) const = 0;
   virtual std::vector<float> coefficients(int i) const = 0;
@@ -68,11 +73,10 @@ class Scheduler {
   std::vector<float> sigmas_;     // [steps + 1]
 };
 
-// A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps) steps; checks the whole configuration first.
+// A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps; as many as config.sigmas where these are given) steps;
+// checks the whole configuration first. sigmas() of the result are the shifted levels.
 // Where a model is configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift)
 // of Diffusers; its from_config() would drop the shift, as the two classes name it differently.
-// `levels`, where there are any, are the noise levels of the steps before the shift, as `sigmas` of Diffusers' set_timesteps:
-// falling, from 1 at most, all above 0, as many as steps.
-std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps, std::span<const double> levels = {});
+std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps);
 
 }  // namespace zoe

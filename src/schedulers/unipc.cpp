@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "ir/trace.h"
+#include "schedulers/sigmas.h"
 
 namespace zoe {
 namespace {
@@ -67,16 +68,12 @@ struct Transition {
 
 }  // namespace
 
-UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps, std::span<const double> levels) {
-  const auto n = static_cast<std::size_t>(steps);
-  const auto train = static_cast<double>(config.num_train_timesteps);
-  const double stride = (1.0 / train - 1.0) / static_cast<double>(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    double sigma = levels.empty() ? static_cast<double>(i) * stride + 1.0 : levels[i];
-    sigma = config.flow_shift * sigma / (1.0 + (config.flow_shift - 1.0) * sigma);
-    if (i == 0 && std::abs(sigma - 1.0) < 1e-6) sigma -= 1e-6;  // pure noise has no finite signal-to-noise ratio
+UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps) : order_(config.solver_order) {
+  std::vector<double> levels = shifted_sigmas(config, steps);
+  if (std::abs(levels[0] - 1.0) < 1e-6) levels[0] -= 1e-6;  // pure noise has no finite signal-to-noise ratio
+  for (const double sigma : levels) {
     sigmas_.push_back(static_cast<float>(sigma));
-    timesteps_.push_back(static_cast<float>(static_cast<std::int64_t>(sigma * train)));
+    timesteps_.push_back(static_cast<float>(static_cast<std::int64_t>(sigma * static_cast<double>(config.num_train_timesteps))));
   }
   sigmas_.push_back(config.final_sigma == FinalSigma::zero ? 0.0f : sigmas_.back());
 
@@ -121,31 +118,6 @@ UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps, std::sp
           i, steps, config.solver_order, config.flow_shift, config.lower_order_final);
     table_.push_back(step);
   }
-  history_.resize(static_cast<std::size_t>(config.solver_order));
-}
-
-void UniPCScheduler::step(int i, std::span<float> sample, std::span<const float> model_output) {
-  ZOE_INTERNAL_CHECK(i >= 0 && i < steps() && (i == 0 || i == next_step_));
-  ZOE_INTERNAL_CHECK(sample.size() == model_output.size() && (i == 0 || sample.size() == last_.size()));
-  if (i == 0) {  // coefficients of steps not taken yet are 0, so what they multiply must be finite
-    last_.assign(sample.size(), 0.0f);
-    for (auto& x0 : history_) x0.assign(sample.size(), 0.0f);
-  }
-  const Step& k = table_[static_cast<std::size_t>(i)];
-  const int order = static_cast<int>(history_.size());
-  // Entry of the step `back` before this one. Beyond the order the coefficient is 0 and any entry will do.
-  const auto past = [&](int back) { return history_[static_cast<std::size_t>((i + kMaxOrder * order - back) % order)].data(); };
-  float* newest = past(0);
-  const float *p1 = past(1), *p2 = past(2), *p3 = past(3);
-  for (std::size_t e = 0; e < sample.size(); ++e) {
-    const float x0 = sample[e] - k.sigma * model_output[e];
-    const float corrected = k.corrected.sample * sample[e] + k.corrected.last * last_[e] + k.corrected.past[0] * p1[e] +
-                            k.corrected.past[1] * p2[e] + k.corrected.past[2] * p3[e] + k.corrected.x0 * x0;
-    sample[e] = k.next.corrected * corrected + k.next.x0 * x0 + k.next.past[0] * p1[e] + k.next.past[1] * p2[e];
-    last_[e] = corrected;
-    newest[e] = x0;
-  }
-  next_step_ = i + 1;
 }
 
 std::vector<float> UniPCScheduler::coefficients(int i) const {
@@ -155,10 +127,9 @@ std::vector<float> UniPCScheduler::coefficients(int i) const {
 }
 
 std::vector<int> UniPCScheduler::reads(int i) const {
-  const int order = static_cast<int>(history_.size());
   std::vector<int> kept{i % 2};
   // Beyond the order the coefficient is 0 and any entry will do.
-  for (int back = 0; back < kMaxOrder; ++back) kept.push_back(2 + (i + ring() - back % order - 1) % ring());
+  for (int back = 0; back < kMaxOrder; ++back) kept.push_back(2 + (i + ring() - back % order_ - 1) % ring());
   return kept;
 }
 

@@ -11,8 +11,7 @@ namespace zoe {
 class UniPCScheduler final : public Scheduler {
  public:
   // The configuration has been checked by make_scheduler.
-  UniPCScheduler(const SchedulerConfig& config, int steps, std::span<const double> levels);
-  void step(int i, std::span<float> sample, std::span<const float> model_output) override;
+  UniPCScheduler(const SchedulerConfig& config, int steps);
   std::vector<Value> trace_step(const Value& sample, const Value& model_output, const Value& coefficients,
                                 std::span<const Value> kept) const override;
   std::vector<float> coefficients(int i) const override;
@@ -22,7 +21,7 @@ class UniPCScheduler final : public Scheduler {
   std::vector<int> writes(int i) const override { return {(i + 1) % 2, 2 + i % ring()}; }
 
  private:
-  int ring() const { return static_cast<int>(history_.size()) + 1; }
+  int ring() const { return order_ + 1; }
   static constexpr int kMaxOrder = 3;
 
   // One step, in terms of x0 = sample - sigma * output, the x0 of the three steps before (most recent first), and the
@@ -40,9 +39,7 @@ class UniPCScheduler final : public Scheduler {
   };
 
   std::vector<Step> table_;
-  std::vector<std::vector<float>> history_;  // x0 of the last solver_order steps; step i writes entry i % solver_order
-  std::vector<float> last_;                  // corrected sample the step before started from
-  int next_step_ = 0;
+  int order_;  // the highest, which is how many x0 are kept
 };
 
 }  // namespace zoe

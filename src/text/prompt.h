@@ -9,13 +9,10 @@ namespace zoe {
 
 constexpr std::size_t kMaxPromptBytes = std::size_t{1} << 20;
 
-// What Diffusers' Wan pipeline does to a prompt: HTML character references are replaced, twice, as Python's `html.unescape` does;
-// then every run of Unicode white space becomes one space, and none is left at the ends. Diffusers repairs broken encodings
-// before that where the Python package ftfy happens to be installed; this does not.
+// What Diffusers' Wan pipeline does to a prompt where ftfy is installed, and Wan's own code always: `ftfy.fix_text` (repair.h); then
+// HTML character references are replaced, twice, as Python's `html.unescape` does; then every run of Unicode white space becomes one
+// space, and none is left at the ends.
 // Text that is not UTF-8 or longer than kMaxPromptBytes is an invalid_argument error.
 std::string prompt_clean(std::string_view prompt);
-
-// One pass of Python's `html.unescape` over valid UTF-8.
-std::string html_unescape(std::string_view text);
 
 }  // namespace zoe

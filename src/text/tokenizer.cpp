@@ -1,190 +1,201 @@
 #include "text/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
-#include <cstring>
-#include <exception>
+#include <array>
+#include <bitset>
+#include <iterator>
+#include <numeric>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/nearest.h"
 #include "text/prompt.h"
-
-// Both libraries write their complaints to stderr unless told otherwise, and no public header of SentencePiece declares how.
-// Weak: where the library is built without these, there is nothing to turn off.
-namespace sentencepiece::logging {
-[[gnu::weak]] void SetMinLogLevel(int level);
-}
-namespace google::protobuf {
-enum LogLevel : int;
-[[gnu::weak]] void SetLogHandler(void (*)(LogLevel, const char* file, int line, const std::string& message));
-}  // namespace google::protobuf
+#include "text/unicode.h"
+#include "text/unigram.h"
 
 namespace zoe {
 namespace {
 
-constexpr std::size_t kMaxModelBytes = std::size_t{64} << 20;  // real ones have a few MiB
+constexpr std::string_view kWhere = "tokenizer";
+constexpr std::size_t kMaxModelBytes = std::size_t{64} << 20;  // real ones have up to 17 MiB
+constexpr std::string_view kWordMark = "\u2581";
 
-void silence_libraries() {
-  if (sentencepiece::logging::SetMinLogLevel != nullptr) sentencepiece::logging::SetMinLogLevel(4);  // above FATAL
-  if (google::protobuf::SetLogHandler != nullptr) google::protobuf::SetLogHandler(nullptr);
-}
+// White space of Unicode, at which words end; not the separators U+001C to U+001F, which Python has for such too.
+bool ends_word(char32_t c) { return is_space(c) && !(c >= 0x1c && c <= 0x1f); }
 
-// Calls `visit(field number, content)` for each length-delimited field of a protobuf message; false if it is malformed.
-template <class F>
-bool for_each_field(std::string_view message, F&& visit) {
-  const auto varint = [&](std::uint64_t* value) {
-    *value = 0;
-    for (unsigned shift = 0; shift < 64 && !message.empty(); shift += 7) {
-      const auto byte = static_cast<std::uint8_t>(message[0]);
-      message.remove_prefix(1);
-      *value |= static_cast<std::uint64_t>(byte & 0x7f) << shift;
-      if (byte < 0x80) return true;
-    }
-    return false;
-  };
-  std::uint64_t tag = 0, size = 0;
-  while (!message.empty()) {
-    if (!varint(&tag)) return false;
-    const auto type = tag & 7;
-    if (type == 0) {
-      if (!varint(&size)) return false;
-      continue;
-    }
-    if (type == 2 ? !varint(&size) : type != 1 && type != 5) return false;  // groups: SentencePiece has none
-    if (type != 2) size = type == 1 ? 8 : 4;
-    if (size > message.size() || (type == 2 && !visit(static_cast<std::uint32_t>(tag) >> 3, message.substr(0, size)))) return false;
-    message.remove_prefix(size);
+UnigramModel read_model(std::filesystem::path path) {
+  const std::filesystem::path folder = path;
+  std::error_code ignored;
+  if (std::filesystem::is_directory(folder, ignored)) {
+    path = folder / "spiece.model";
+    if (!std::filesystem::exists(path, ignored)) path = folder / "tokenizer.json";
+    check(std::filesystem::exists(path, ignored), ErrorKind::io, kWhere,
+          "cannot open a tokenizer in {}: got neither spiece.model nor tokenizer.json, expected one of them. Fetch the folder again.",
+          folder.string());
   }
-  return true;
-}
-
-// SentencePiece follows the character map of a model without looking at bounds, so they are checked here. The map is the size of
-// a double-array trie (Darts), the trie, then the NUL-terminated replacements its leaves point to.
-bool character_map_is_sound(std::string_view map) {
-  if (map.empty()) return true;
-  const auto word = [&](std::size_t i) {
-    std::uint32_t value = 0;
-    std::memcpy(&value, map.data() + 4 * i, 4);
-    return value;
-  };
-  if (map.size() < 4 || word(0) % 4 != 0 || word(0) >= map.size() - 4 || map.back() != '\0') return false;
-  const std::size_t units = word(0) / 4, replacements = map.size() - 4 - word(0);
-  for (std::size_t i = 0; i < units; ++i) {
-    const std::uint32_t unit = word(1 + i);
-    if (unit >> 31 != 0) continue;  // a leaf: nothing goes on from here
-    const std::size_t children = i ^ ((unit >> 10) << ((unit & 0x200) >> 6));
-    if ((children | 0xff) >= units) return false;
-    if ((unit & 0x100) != 0 && (word(1 + children) & 0x7fffffff) >= replacements) return false;
-  }
-  return units > 0;
-}
-
-// Fields 3 and 5 of a model are its normalizer and denormalizer, whose field 2 is a character map.
-bool character_maps_are_sound(std::string_view model) {
-  return for_each_field(model, [](std::uint32_t field, std::string_view spec) {
-    if (field != 3 && field != 5) return true;
-    return for_each_field(spec,
-                          [](std::uint32_t inner, std::string_view map) { return inner != 2 || character_map_is_sound(map); });
-  });
+  const std::string bytes = read_file(path, kWhere, kMaxModelBytes);
+  return path.extension() == ".json" ? read_tokenizer_json(bytes, path.string()) : read_sentencepiece(bytes, path.string());
 }
 
 }  // namespace
 
 struct Tokenizer::Model {
-  sentencepiece::SentencePieceProcessor pieces;
-  std::int32_t eos = -1, unk = -1, pad = -1;
-  std::vector<std::pair<std::string, std::int32_t>> specials;  // written in a text, they are tokens
+  UnigramModel model;
+  std::vector<std::int32_t> sorted;          // ids by the bytes of their pieces, so that pieces with one beginning lie together
+  std::array<std::size_t, 257> first_byte;   // where in it pieces with each first byte begin
+  double unknown_score;                      // of a character that is no piece
+  std::bitset<256> begins_special;           // the first bytes of specials
 
-  // Appends the ids of text without spaces and specials.
-  void encode_word(std::string_view word, std::vector<std::int32_t>* out) const {
-    std::vector<int> ids;
-    const auto status = pieces.Encode({word.data(), word.size()}, &ids);
-    check(status.ok(), ErrorKind::invalid_argument, "tokenizer",
-          "cannot encode the prompt: got {}, expected pieces. Check spiece.model.", status.message());
-    bool in_unknown = false;
-    for (const int id : ids) {
-      const bool unknown = id == unk || pieces.IsByte(id);
-      if (!unknown) out->push_back(id);
-      else if (!in_unknown) out->push_back(unk);
-      in_unknown = unknown;
+  const std::string& piece(std::int32_t id) const { return model.pieces[static_cast<std::size_t>(id)].first; }
+
+  // Calls visit(length, id) for each piece that `text` begins with.
+  template <class F>
+  void for_each_piece(std::string_view text, F&& visit) const {
+    auto begin = sorted.begin() + static_cast<std::ptrdiff_t>(first_byte[static_cast<std::uint8_t>(text[0])]);
+    auto end = sorted.begin() + static_cast<std::ptrdiff_t>(first_byte[static_cast<std::uint8_t>(text[0]) + 1u]);
+    for (std::size_t at = 0; begin != end;) {
+      if (piece(*begin).size() == at + 1) visit(at + 1, *begin);
+      if (++at == text.size()) return;
+      const auto byte_of = [&](std::int32_t id) { return piece(id).size() > at ? static_cast<std::uint8_t>(piece(id)[at]) : -1; };
+      const int byte = static_cast<std::uint8_t>(text[at]);
+      begin = std::partition_point(begin, end, [&](std::int32_t id) { return byte_of(id) < byte; });
+      end = std::partition_point(begin, end, [&](std::int32_t id) { return byte_of(id) == byte; });
     }
   }
 
-  // Word by word, as T5TokenizerFast splits at white space first.
-  void encode_words(std::string_view text, std::vector<std::int32_t>* out) const {
-    while (!text.empty()) {
-      const std::size_t end = std::min(text.find(' '), text.size());
-      if (end > 0) encode_word(text.substr(0, end), out);
-      text.remove_prefix(std::min(end + 1, text.size()));
+  // The longest special that `text` begins with, or nullptr.
+  const std::pair<std::string, std::int32_t>* special(std::string_view text) const {
+    const std::pair<std::string, std::int32_t>* longest = nullptr;
+    if (!begins_special[static_cast<std::uint8_t>(text[0])]) return longest;
+    for (const auto& candidate : model.specials)
+      if (text.starts_with(candidate.first) && (!longest || candidate.first.size() > longest->first.size())) longest = &candidate;
+    return longest;
+  }
+
+  // Appends the ids of what goes from one mark of a word to the next: of all ways to cut it into pieces the most probable one
+  // (Viterbi). A run of unknown characters is one id.
+  void encode_word(std::string_view word, std::vector<std::int32_t>* out) const {
+    struct End {  // the best way to some place
+      double score = 0;
+      std::ptrdiff_t from = -1;  // where its last piece begins
+      std::int32_t id = 0;
+    };
+    std::vector<End> ends(word.size() + 1);
+    for (std::size_t i = 0, character = 0; i < word.size(); i += character) {
+      char32_t code = 0;
+      character = std::max<std::size_t>(decode_utf8(word.substr(i), &code), 1);
+      const auto offer = [&](std::size_t length, std::int32_t id, double score) {
+        End& end = ends[i + length];
+        if (end.from < 0 || ends[i].score + score > end.score) end = {ends[i].score + score, static_cast<std::ptrdiff_t>(i), id};
+      };
+      bool is_piece = false;
+      for_each_piece(word.substr(i), [&](std::size_t length, std::int32_t id) {
+        offer(length, id, model.pieces[static_cast<std::size_t>(id)].second);
+        is_piece = is_piece || length == character;
+      });
+      if (!is_piece) offer(character, model.unk, unknown_score);
     }
+    std::vector<std::int32_t> ids;  // from the end
+    for (auto at = static_cast<std::ptrdiff_t>(word.size()); at > 0; at = ends[static_cast<std::size_t>(at)].from)
+      ids.push_back(ends[static_cast<std::size_t>(at)].id);
+    for (auto id = ids.rbegin(); id != ids.rend(); ++id)
+      if (*id != model.unk || id == ids.rbegin() || *std::prev(id) != model.unk) out->push_back(*id);
+  }
+
+  // Appends the ids of text without specials. As T5TokenizerFast: characters are replaced, the text is split at white space, and each
+  // word gets the mark of a word before it, if it has none; it is split at marks within it, too.
+  void encode_text(std::string_view text, std::vector<std::int32_t>* out) const {
+    const std::string normal = model.character_map.apply(text);
+    std::string word;
+    const auto flush = [&] {
+      if (word.empty()) return;
+      if (!word.starts_with(kWordMark)) word.insert(0, kWordMark);
+      for (std::string_view rest = word; !rest.empty();) {
+        const std::size_t end = std::min(rest.find(kWordMark, kWordMark.size()), rest.size());
+        encode_word(rest.substr(0, end), out);
+        rest.remove_prefix(end);
+      }
+      word.clear();
+    };
+    char32_t code = 0;
+    for (std::string_view rest = normal; !rest.empty();) {
+      const std::size_t length = std::max<std::size_t>(decode_utf8(rest, &code), 1);
+      if (ends_word(code)) flush();
+      else word += rest.substr(0, length);
+      rest.remove_prefix(length);
+    }
+    flush();
   }
 };
 
-Tokenizer::Tokenizer(const std::filesystem::path& spiece_model) : model_(std::make_unique<Model>()) {
-  constexpr std::string_view where = "tokenizer";
-  const std::string bytes = read_file(spiece_model, where, kMaxModelBytes);
-  silence_libraries();
-  std::string problem;
-  if (!character_maps_are_sound(bytes)) {
-    problem = "a damaged file";
-  } else {
-    try {
-      const auto status = model_->pieces.LoadFromSerializedProto({bytes.data(), bytes.size()});
-      if (!status.ok()) problem = status.message();
-    } catch (const std::exception& e) {
-      problem = e.what();
-    }
-  }
-  check(problem.empty(), ErrorKind::invalid_argument, where,
-        "cannot load {}: got {} ({} bytes), expected a SentencePiece model. Fetch the file again.", spiece_model.string(), problem,
-        bytes.size());
-  const auto& pieces = model_->pieces;
-  model_->eos = pieces.eos_id();
-  model_->unk = pieces.unk_id();
-  model_->pad = std::max(pieces.pad_id(), 0);
-  for (const std::int32_t id : {pieces.pad_id(), pieces.eos_id(), pieces.unk_id()}) {
-    if (id >= 0) model_->specials.emplace_back(pieces.IdToPiece(id), id);
-  }
-  check(model_->eos >= 0 && model_->unk >= 0, ErrorKind::invalid_argument, where,
-        "{} is no T5 tokenizer: got end piece {} and unknown piece {}, expected both to exist. Use the model's own spiece.model.",
-        spiece_model.string(), model_->eos, model_->unk);
+Tokenizer::Tokenizer(UnigramModel model, std::string_view name) : model_(std::make_unique<Model>()) {
+  constexpr double kUnknownPenalty = 10;  // below the least probable piece
+  Model& made = *model_;
+  made.model = std::move(model);
+  const auto& pieces = made.model.pieces;
+  made.sorted.resize(pieces.size());
+  std::iota(made.sorted.begin(), made.sorted.end(), 0);
+  std::sort(made.sorted.begin(), made.sorted.end(), [&](std::int32_t a, std::int32_t b) { return made.piece(a) < made.piece(b); });
+  const auto same = std::adjacent_find(made.sorted.begin(), made.sorted.end(),
+                                       [&](std::int32_t a, std::int32_t b) { return made.piece(a) == made.piece(b); });
+  check(same == made.sorted.end(), ErrorKind::invalid_argument, kWhere,
+        "cannot load {}: got piece {} twice, expected each once. Fetch the file again.", name,
+        same == made.sorted.end() ? "" : in_quotes(made.piece(*same)));
+  for (std::size_t byte = 0; byte <= 256; ++byte)
+    made.first_byte[byte] = static_cast<std::size_t>(
+        std::partition_point(made.sorted.begin(), made.sorted.end(),
+                             [&](std::int32_t id) { return static_cast<std::uint8_t>(made.piece(id)[0]) < byte; }) -
+        made.sorted.begin());
+  const auto least = std::min_element(pieces.begin(), pieces.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  made.unknown_score = least->second - kUnknownPenalty;
+  for (const auto& special : made.model.specials) made.begins_special.set(static_cast<std::uint8_t>(special.first[0]));
 }
+
+Tokenizer::Tokenizer(const std::filesystem::path& file_or_folder) : Tokenizer(read_model(file_or_folder), file_or_folder.string()) {}
+
+Tokenizer Tokenizer::of_sentencepiece(std::string_view bytes, std::string_view name) {
+  return Tokenizer(read_sentencepiece(bytes, name), name);
+}
+
+Tokenizer Tokenizer::of_json(std::string_view text, std::string_view name) { return Tokenizer(read_tokenizer_json(text, name), name); }
 
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view cleaned, int max_tokens, std::size_t* total) const {
-  check(cleaned.size() <= kMaxPromptBytes, ErrorKind::invalid_argument, "tokenizer",
+  check(cleaned.size() <= kMaxPromptBytes, ErrorKind::invalid_argument, kWhere,
         "prompt too long: got {} bytes, expected at most {}. Shorten it.", cleaned.size(), kMaxPromptBytes);
-  check(max_tokens >= 1, ErrorKind::invalid_argument, "tokenizer", "bad token limit: got {}, expected 1 or more. Use 512.",
-        max_tokens);
+  check(max_tokens >= 1, ErrorKind::invalid_argument, kWhere, "bad token limit: got {}, expected 1 or more. Use 512.", max_tokens);
   std::vector<std::int32_t> ids;
   std::size_t begin = 0;
   for (std::size_t i = 0; i < cleaned.size();) {
-    const auto special = std::find_if(model_->specials.begin(), model_->specials.end(),
-                                      [&](const auto& s) { return cleaned.substr(i).starts_with(s.first); });
-    if (special == model_->specials.end()) {
+    const auto* special = model_->special(cleaned.substr(i));
+    if (special == nullptr) {
       ++i;
       continue;
     }
-    model_->encode_words(cleaned.substr(begin, i - begin), &ids);
+    model_->encode_text(cleaned.substr(begin, i - begin), &ids);
     ids.push_back(special->second);
     begin = i += special->first.size();
   }
-  model_->encode_words(cleaned.substr(begin), &ids);
+  model_->encode_text(cleaned.substr(begin), &ids);
   if (total != nullptr) *total = ids.size() + 1;
   ids.resize(std::min(ids.size(), static_cast<std::size_t>(max_tokens - 1)));
-  ids.push_back(model_->eos);
+  ids.push_back(model_->model.eos);
   return ids;
 }
 
-int Tokenizer::vocab_size() const { return model_->pieces.GetPieceSize(); }
-std::int32_t Tokenizer::eos_id() const { return model_->eos; }
-std::int32_t Tokenizer::unk_id() const { return model_->unk; }
-std::int32_t Tokenizer::pad_id() const { return model_->pad; }
+int Tokenizer::vocab_size() const {
+  auto size = static_cast<std::int32_t>(model_->model.pieces.size());
+  for (const auto& special : model_->model.specials) size = std::max(size, special.second + 1);
+  return size;
+}
+std::int32_t Tokenizer::eos_id() const { return model_->model.eos; }
+std::int32_t Tokenizer::unk_id() const { return model_->model.unk; }
+std::int32_t Tokenizer::pad_id() const { return model_->model.pad; }
 
 }  // namespace zoe

@@ -1,4 +1,4 @@
-// From text to token ids, with the SentencePiece model of a T5 tokenizer (`spiece.model`).
+// From text to token ids, with the model of a T5 tokenizer: `spiece.model` or `tokenizer.json`.
 #pragma once
 
 #include <cstddef>
@@ -10,10 +10,17 @@
 
 namespace zoe {
 
+struct UnigramModel;
+
 class Tokenizer {
  public:
-  // An io or invalid_argument error if the file is missing, no SentencePiece model, or one without end and unknown pieces.
-  explicit Tokenizer(const std::filesystem::path& spiece_model);
+  // Of a file (a `.json` is a tokenizer.json, any other a SentencePiece model) or of a folder: its spiece.model, else its
+  // tokenizer.json; both give the same ids. An io error if there is none, an invalid_argument error if it is damaged or has no end or
+  // no unknown piece, an unsupported error if it is another kind of tokenizer than T5's.
+  explicit Tokenizer(const std::filesystem::path& file_or_folder);
+  // Of the bytes of a spiece.model, as some weights files hold it; `name` is what errors call it.
+  static Tokenizer of_sentencepiece(std::string_view bytes, std::string_view name);
+  static Tokenizer of_json(std::string_view text, std::string_view name);  // of the text of a tokenizer.json
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -31,6 +38,7 @@ class Tokenizer {
   std::int32_t pad_id() const;  // 0 where the model names none, as in T5
 
  private:
+  explicit Tokenizer(UnigramModel model, std::string_view name);
   struct Model;
   std::unique_ptr<Model> model_;
 };

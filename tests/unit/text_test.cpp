@@ -1,4 +1,4 @@
-// Prompt cleaning and token ids against recorded ones of Python's html module and of Transformers.
+// HTML references, prompt cleaning and token ids against recorded ones of Python's html module, Diffusers and Transformers.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "testing/temporary_folder.h"
 #include "testing/write_safetensors.h"
+#include "text/html.h"
 #include "text/prompt.h"
 #include "text/tokenizer.h"
 
@@ -82,6 +83,26 @@ TEST(HtmlUnescape, NumbersAndOddCases) {
   EXPECT_EQ(html_unescape("&#" + std::string(100000, '9') + ";"), "\xef\xbf\xbd");
 }
 
+std::string base64(std::string_view bytes) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  for (std::size_t i = 0; i < bytes.size(); i += 3) {
+    std::uint32_t group = 0;
+    for (std::size_t k = 0; k < 3; ++k) group = group << 8 | (i + k < bytes.size() ? static_cast<std::uint8_t>(bytes[i + k]) : 0u);
+    for (std::size_t k = 0; k < 4; ++k) out.push_back(i + k > bytes.size() ? '=' : kDigits[group >> (18 - 6 * k) & 63]);
+  }
+  return out;
+}
+
+// What transformers wrote for the toy model's spiece.model; the character map, the greater part of it, is taken from there.
+json tokenizer_json() {
+  json value = fixture("tokenizer.json");
+  const std::string model = read(kSpieceModel);
+  value["tokenizer"]["normalizer"]["precompiled_charsmap"] =
+      base64(std::string_view(model).substr(value["map"][0].get<std::size_t>(), value["map"][1].get<std::size_t>()));
+  return value["tokenizer"];
+}
+
 TEST(Prompt, CleaningAndIdsOfDiffusers) {
   const Tokenizer tokenizer(kSpieceModel);
   const json cases = fixture("prompts.json");
@@ -103,7 +124,7 @@ TEST(Prompt, RefusesWhatIsNotUtf8) {
   const auto kind = ErrorKind::invalid_argument;
   const std::pair<std::string, int> cases[] = {{"abc\xff", 3},          {"\x80", 0},
                                                {"a\xc0\xaf", 1},        {"\xc3", 0},
-                                               {"ab\xe4\xb8", 2},       {"\xed\xa0\x80", 0},
+                                               {"ab\xe4\xb8", 2},       {"\xed\xa0", 0},
                                                {"\xf4\x90\x80\x80", 0}, {"\xf8\x88\x80\x80\x80", 0},
                                                {"\xe0\x80\x80", 0},     {"\xf0\x80\x80\x80", 0},
                                                {"\xe4\xb8\xad\xe4", 3}};
@@ -114,7 +135,7 @@ TEST(Prompt, RefusesWhatIsNotUtf8) {
 TEST(Prompt, LongOnesAreQuickOrRefused) {
   const Tokenizer tokenizer(kSpieceModel);
   for (const std::string& unit :
-       {std::string("a red circle "), std::string("x"), std::string("&amp;amp;"), std::string("\xf0\x9f\x98\x80"),
+       {std::string("a red circle "), std::string("x"), std::string("<"), std::string("&amp;amp;"), std::string("\xf0\x9f\x98\x80"),
         std::string("</s>"), std::string("&"), std::string("&NotEqualTild")}) {
     std::string text;
     while (text.size() + unit.size() <= kMaxPromptBytes) text += unit;
@@ -138,6 +159,111 @@ TEST(Tokenizer, LimitsAndIds) {
   EXPECT_EQ(total, all.size());
   EXPECT_EQ(tokenizer.encode("a red circle", 1), std::vector<std::int32_t>{1});
   expect_error([&] { tokenizer.encode("a", 0); }, ErrorKind::invalid_argument, {"[tokenizer]", "got 0"});
+}
+
+TEST(Tokenizer, ATokenizerJsonGivesTheSameIds) {
+  testing::TemporaryFolder folder;
+  testing::write_bytes(folder.path() / "tokenizer.json", tokenizer_json().dump());
+  const Tokenizer of_file(folder.path() / "tokenizer.json"), of_folder(folder.path());
+  const Tokenizer of_bytes = Tokenizer::of_sentencepiece(read(kSpieceModel), "spiece_model");
+  for (const Tokenizer* tokenizer : {&of_file, &of_folder, &of_bytes}) {
+    EXPECT_EQ(tokenizer->eos_id(), 1);
+    EXPECT_EQ(tokenizer->pad_id(), 0);
+    EXPECT_EQ(tokenizer->unk_id(), 2);
+    EXPECT_EQ(tokenizer->vocab_size(), 403);
+    for (const auto& c : fixture("prompts.json"))
+      ASSERT_EQ(tokenizer->encode(c["cleaned"].get<std::string>(), 512), c["ids"].get<std::vector<std::int32_t>>()) << c["cleaned"];
+  }
+}
+
+TEST(Tokenizer, AFolderWithBothFilesTakesSpieceModel) {
+  testing::TemporaryFolder folder;
+  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::io, {"[tokenizer]", "neither spiece.model nor tokenizer.json"});
+  testing::write_bytes(folder.path() / "tokenizer.json", "{}");
+  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument, {"tokenizer.json]", "model"});
+  testing::write_bytes(folder.path() / "spiece.model", read(kSpieceModel));
+  EXPECT_EQ(Tokenizer(folder.path()).vocab_size(), 403);
+}
+
+TEST(Tokenizer, JsonAsOtherVersionsWriteIt) {
+  testing::TemporaryFolder folder;
+  const auto path = folder.path() / "tokenizer.json";
+  json value = tokenizer_json();
+  const auto ids = [&] {
+    testing::write_bytes(path, value.dump());
+    return Tokenizer(path).encode("a red  circle </s> moves", 512);
+  };
+  const std::vector<std::int32_t> expected = ids();
+  value["normalizer"] = {{"type", "Sequence"},
+                         {"normalizers",
+                          {value["normalizer"],
+                           {{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}},
+                           {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", "\u2581"}}}}};
+  EXPECT_EQ(ids(), expected);
+  value["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"add_prefix_space", true}};
+  EXPECT_EQ(ids(), expected);
+  value["normalizer"] = nullptr;
+  EXPECT_EQ(ids(), expected);
+  // Tokens beyond the pieces, of which the longest counts.
+  value["added_tokens"].push_back({{"id", 500}, {"content", "a red"}});
+  value["added_tokens"].push_back({{"id", 501}, {"content", "a re"}});
+  EXPECT_EQ(ids()[0], 500);
+  EXPECT_EQ(Tokenizer(path).vocab_size(), 502);
+}
+
+TEST(Tokenizer, OtherKindsOfJsonAreRefusedByName) {
+  testing::TemporaryFolder folder;
+  const auto path = folder.path() / "tokenizer.json";
+  const json good = tokenizer_json();
+  const auto refused = [&](const std::string& place, const json& value, ErrorKind kind, const std::vector<std::string>& words) {
+    json bad = good;
+    bad[json::json_pointer(place)] = value;
+    testing::write_bytes(path, bad.dump());
+    SCOPED_TRACE(place + " " + value.dump());
+    expect_error([&] { Tokenizer t(path); }, kind, words);
+  };
+  const auto other = ErrorKind::unsupported, broken = ErrorKind::invalid_argument;
+  refused("/model/type", "BPE", other, {"tokenizer.json]", "\"BPE\"", "expected Unigram"});
+  refused("/model/type", "WordPiece", other, {"\"WordPiece\""});
+  refused("/normalizer", {{"type", "BertNormalizer"}}, other, {"normalizer", "\"BertNormalizer\"", "Precompiled"});
+  refused("/normalizer", {{"type", "Replace"}, {"pattern", {{"Regex", "a"}}}}, other, {"normalizer", "\"Replace\""});
+  refused("/pre_tokenizer", {{"type", "ByteLevel"}}, other, {"pre_tokenizer", "\"ByteLevel\"", "Metaspace"});
+  refused("/pre_tokenizer", nullptr, other, {"pre_tokenizer", "none"});
+  refused("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "_"}}, other, {"replacement", "\"_\""});
+  refused("/pre_tokenizer", {{"type", "Metaspace"}, {"prepend_scheme", "never"}}, other, {"prepend_scheme", "\"never\""});
+  refused("/post_processor", nullptr, other, {"post_processor", "none"});
+  refused("/post_processor", {{"type", "RobertaProcessing"}}, other, {"\"RobertaProcessing\""});
+  refused("/post_processor/single", json::array(), other, {"another template"});
+  refused("/added_tokens/0/single_word", true, other, {"single_word", "\"<pad>\""});
+  refused("/model/vocab", json::array(), broken, {"vocab", "an array"});
+  refused("/model/vocab/5", {"a"}, broken, {"model.vocab[5]", "a pair"});
+  refused("/model/vocab/5/1", "x", broken, {"model.vocab[5]"});
+  refused("/model/vocab/5/1", 1e300, broken, {"model.vocab[5]"});
+  refused("/model/vocab/5/0", "", broken, {"an empty piece"});
+  refused("/model/vocab/5/0", std::string(1, '\0'), broken, {"an empty piece"});
+  refused("/model/vocab/5/0", "<pad>", broken, {"[tokenizer]", "\"<pad>\" twice"});
+  refused("/model/unk_id", 403, broken, {"unk_id", "403"});
+  refused("/model/unk_id", nullptr, broken, {"unk_id"});
+  refused("/post_processor/special_tokens/<~1s>/ids", {403}, broken, {"end piece 403"});
+  refused("/post_processor/special_tokens/<~1s>/ids", {-1}, broken, {"ids"});
+  refused("/added_tokens/0/id", -1, broken, {"id", "-1"});
+  refused("/added_tokens/0/content", "", other, {"no content"});
+  refused("/normalizer/precompiled_charsmap", "a?b", broken, {"base64", "\"?\""});
+  refused("/normalizer/precompiled_charsmap", base64(std::string(100, '\1')), broken, {"a damaged character map"});
+  std::string loop("\x04\0\0\0\xff\xff\xff\x7f\0", 9);
+  refused("/normalizer/precompiled_charsmap", base64(loop), broken, {"a damaged character map"});
+  testing::write_bytes(path, "[1]");
+  expect_error([&] { Tokenizer t(path); }, broken, {"tokenizer.json]"});
+}
+
+// Bytes are pieces like others where they are written out, as in transformers; and a model of another kind is no tokenizer of T5.
+TEST(Tokenizer, KindsOfPieces) {
+  const Tokenizer tokenizer(kSpieceModel);
+  EXPECT_EQ(tokenizer.encode("<0x41>", 512), (std::vector<std::int32_t>{319, 68, 1}));
+  EXPECT_EQ(tokenizer.encode("a \xf0\x9f\x98\x80 b", 512), (std::vector<std::int32_t>{259, 319, 2, 375, 1}));
+  EXPECT_EQ(tokenizer.encode("\xef\xac\x81\xcc\x81", 512), (std::vector<std::int32_t>{319, 381, 398, 1}));
+  std::string bpe = read(kSpieceModel) + std::string("\x12\x02\x18\x02", 4);  // the trainer's model_type
+  expect_error([&] { Tokenizer::of_sentencepiece(bpe, "spiece_model"); }, ErrorKind::unsupported, {"[tokenizer]", "spiece_model", "BPE"});
 }
 
 TEST(Tokenizer, BrokenModelsAreOneSilentError) {
