@@ -1,12 +1,11 @@
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 
 #include "apps/cli/commands.h"
 #include "apps/cli/progress.h"
+#include "apps/cli/signals.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -22,14 +21,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMaxPromptFileBytes = 16 << 20, kMaxPrompts = 9999;
-
-std::atomic<bool> stop_requested{false};
-
-// The first signal asks the run to stop at its next step; a second one ends the process as if it had no handler.
-void request_stop(int signal) {
-  stop_requested = true;
-  std::signal(signal, SIG_DFL);
-}
 
 struct GenerateOptions {
   DeviceOptions device;
@@ -59,6 +50,14 @@ fs::path numbered(const fs::path& path, std::size_t index) {
   const fs::path folder_free = path.has_filename() ? path : path.parent_path();
   return folder_free.parent_path() /
          fmt::format("{}-{:04}{}", folder_free.stem().string(), index + 1, folder_free.extension().string());
+}
+
+// What a run reads, it may not overwrite.
+void check_output_apart(std::string_view where, const fs::path& output, const GenerateOptions& options, const fs::path& model) {
+  check(!is_inside(output, model), ErrorKind::invalid_argument, where,
+        "{} lies in the model folder {}. Choose a path outside of it.", output.string(), model.string());
+  check(options.prompt_file.empty() || !same_file(output, options.prompt_file), ErrorKind::invalid_argument, where,
+        "{} is the file of the prompts. Choose another path.", output.string());
 }
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
@@ -111,13 +110,16 @@ int generate(GenerateOptions& options) {
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   options.settings.prompts = from_file ? read_prompts(options.prompt_file) : std::vector<std::string>{options.prompt};
   const VideoFormat format = video_format(options.output);
+  const fs::path model_path = options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path);
+  check_output_apart("output", options.output, options, model_path);
+  if (!options.profile.empty()) check_output_apart("--profile", options.profile, options, model_path);
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Pipeline pipeline(read_model_config(options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path)), *platform,
+  Pipeline pipeline(read_model_config(model_path), *platform,
                     dtype, options.compile);
   const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
   Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
@@ -132,12 +134,10 @@ int generate(GenerateOptions& options) {
   reporter.line(fmt::format("memory: {} planned (encode {}, denoise {}, decode {})", mib(job.memory.peak()), mib(job.memory.encode),
                             mib(job.memory.denoise), mib(job.memory.decode)));
 
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
   double write_seconds = 0, frame_seconds = 0;  // of that, what falls into decoding
   std::unique_ptr<VideoWriter> writer;
   Callbacks callbacks;
-  callbacks.cancel = &stop_requested;
+  callbacks.cancel = &stop_at_next_step();
   callbacks.profile = profile_file ? &profile : nullptr;
   const auto wrote = [&](Clock::time_point begin) {
     const auto end = Clock::now();

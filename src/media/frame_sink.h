@@ -19,11 +19,14 @@ class FrameSink {
   virtual void finish() = 0;  // flushes and closes; called once
 };
 
-std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path,
-                                      const VideoSettings& settings);  // mp4, webm
-std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path& path, const VideoSettings& settings);
-std::unique_ptr<FrameSink> png_sink(VideoFormat format, const std::filesystem::path& path,
-                                    const VideoSettings& settings);  // png, folder
+// Where a sink writes, and what errors call it: the path that the file will have.
+struct SinkTarget {
+  std::filesystem::path path, name;
+};
+
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings);  // mp4, webm
+std::unique_ptr<FrameSink> gif_sink(const SinkTarget& target, const VideoSettings& settings);
+std::unique_ptr<FrameSink> png_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings);  // png, folder
 
 // The picture with all frames: cells of a frame with a bar for its number above it, `gap` pixels between and around.
 struct SheetLayout {
@@ -42,6 +45,6 @@ MetadataText metadata_text(const VideoSettings& settings);
 // Writes (mode "wb") or changes (mode "r+b") a whole file: the parts one after the other, every step checked.
 // replace_last: how many bytes at the end of the file they take the place of.
 using Bytes = std::span<const std::uint8_t>;
-void write_file(const std::filesystem::path& path, const char* mode, std::initializer_list<Bytes> parts, int replace_last = 0);
+void write_file(const SinkTarget& target, const char* mode, std::initializer_list<Bytes> parts, int replace_last = 0);
 
 }  // namespace zoe

@@ -29,12 +29,12 @@ std::vector<std::uint8_t> comment_and_trailer(const std::string& json) {
 
 class GifSink : public FrameSink {
  public:
-  GifSink(const std::filesystem::path& path, const VideoSettings& settings)
-      : path_(path),
+  GifSink(const SinkTarget& target, const VideoSettings& settings)
+      : target_(target),
         fps_(settings.fps),
         width_(settings.width),
         json_(metadata_text(settings).json),
-        file_("gif", path,
+        file_("gif", target,
               {.codec = "gif",
                .pixel_format = AV_PIX_FMT_PAL8,
                .width = settings.width,
@@ -60,11 +60,11 @@ class GifSink : public FrameSink {
     }
     file_.finish();
     // FFmpeg writes no comments into GIFs; one may stand anywhere before the trailer, the file's last byte.
-    write_file(path_, "r+b", {comment_and_trailer(json_)}, 1);
+    write_file(target_, "r+b", {comment_and_trailer(json_)}, 1);
   }
 
  private:
-  std::filesystem::path path_;
+  SinkTarget target_;
   double fps_;
   int width_;
   std::string json_;
@@ -74,8 +74,8 @@ class GifSink : public FrameSink {
 
 }  // namespace
 
-std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path& path, const VideoSettings& settings) {
-  return std::make_unique<GifSink>(path, settings);
+std::unique_ptr<FrameSink> gif_sink(const SinkTarget& target, const VideoSettings& settings) {
+  return std::make_unique<GifSink>(target, settings);
 }
 
 }  // namespace zoe

@@ -7,6 +7,8 @@ extern "C" {
 #include <libswscale/swscale.h>
 }
 
+#include <cstring>
+
 #include "media/ffmpeg.h"
 #include "media/frame_sink.h"
 
@@ -61,20 +63,23 @@ EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settin
 
 class MovieSink : public FrameSink {
  public:
-  MovieSink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings, const MetadataText& text)
+  MovieSink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings, const MetadataText& text)
       : width_(settings.width),
         height_(settings.height),
+        rgb_(make_frame(AV_PIX_FMT_RGB24, width_, height_)),
         converter_(yuv_converter(width_, height_)),
-        file_(format == VideoFormat::mp4 ? "mp4" : "webm", path, encoder_settings(format, settings),
+        file_(format == VideoFormat::mp4 ? "mp4" : "webm", target, encoder_settings(format, settings),
               {{"title", text.title}, {"comment", text.json}, {"encoding_tool", settings.software}},
               format == VideoFormat::mp4 ? FfmpegOptions{{"movflags", "+faststart"}} : FfmpegOptions{}) {}
 
   void write(std::span<const std::uint8_t> rgb) override {
+    const auto row_bytes = 3 * static_cast<std::size_t>(width_);
+    for (int y = 0; y < height_; ++y)
+      std::memcpy(rgb_->data[0] + static_cast<std::ptrdiff_t>(y) * rgb_->linesize[0],
+                  rgb.data() + static_cast<std::size_t>(y) * row_bytes, row_bytes);
     AVFrame& frame = file_.frame();
-    const std::uint8_t* const planes[] = {rgb.data()};
-    const int strides[] = {3 * width_};
-    check_ffmpeg(sws_scale(converter_.get(), planes, strides, 0, height_, frame.data, frame.linesize), ErrorKind::unsupported,
-                 "convert a frame", "Choose another output suffix");
+    check_ffmpeg(sws_scale(converter_.get(), rgb_->data, rgb_->linesize, 0, height_, frame.data, frame.linesize),
+                 ErrorKind::unsupported, "convert a frame", "Choose another output suffix");
     file_.encode(index_++);
   }
   void finish() override { file_.finish(); }
@@ -82,14 +87,15 @@ class MovieSink : public FrameSink {
  private:
   int width_, height_;
   std::int64_t index_ = 0;
+  FfmpegPtr<AVFrame> rgb_;
   FfmpegPtr<SwsContext> converter_;
   EncodedFile file_;
 };
 
 }  // namespace
 
-std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
-  return std::make_unique<MovieSink>(format, path, settings, metadata_text(settings));
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings) {
+  return std::make_unique<MovieSink>(format, target, settings, metadata_text(settings));
 }
 
 }  // namespace zoe

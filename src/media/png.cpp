@@ -126,7 +126,7 @@ class PngWriter {
     append_text_chunk(text_, "Comment", text.json);
   }
 
-  void write(const Picture& picture, const std::filesystem::path& path) {
+  void write(const Picture& picture, const SinkTarget& target) {
     std::vector<std::uint8_t> bytes{0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
     // Address space only, touched as it is filled: growing would copy.
     bytes.reserve(text_.size() + compressBound(picture.rgb.size() + static_cast<std::size_t>(picture.height)) + 256);
@@ -141,7 +141,7 @@ class PngWriter {
     compress(picture, bytes);
     close_chunk(bytes, data);
     close_chunk(bytes, open_chunk(bytes, "IEND"));
-    write_file(path, "wb", {bytes});
+    write_file(target, "wb", {bytes});
   }
 
  private:
@@ -196,8 +196,8 @@ void draw_number(Picture& image, int number, int left, int top, int right, int s
 
 class SheetSink : public FrameSink {
  public:
-  SheetSink(const std::filesystem::path& path, const VideoSettings& settings)
-      : path_(path),
+  SheetSink(const SinkTarget& target, const VideoSettings& settings)
+      : target_(target),
         layout_(sheet_layout(settings)),
         width_(settings.width),
         height_(settings.height),
@@ -214,10 +214,10 @@ class SheetSink : public FrameSink {
     copy_into(picture_, left, top + layout_.bar, rgb, width_);
   }
 
-  void finish() override { writer_.write(picture_, path_); }
+  void finish() override { writer_.write(picture_, target_); }
 
  private:
-  std::filesystem::path path_;
+  SinkTarget target_;
   SheetLayout layout_;
   int width_, height_, index_ = 0;
   Picture picture_;
@@ -227,17 +227,18 @@ class SheetSink : public FrameSink {
 // One image, or a folder of them.
 class ImagesSink : public FrameSink {
  public:
-  ImagesSink(const std::filesystem::path& path, const VideoSettings& settings, bool folder)
-      : path_(path), folder_(folder), picture_(settings.width, settings.height), writer_(settings) {}
+  ImagesSink(const SinkTarget& target, const VideoSettings& settings, bool folder)
+      : target_(target), folder_(folder), picture_(settings.width, settings.height), writer_(settings) {}
 
   void write(std::span<const std::uint8_t> rgb) override {
     copy_into(picture_, 0, 0, rgb, picture_.width);
-    writer_.write(picture_, folder_ ? path_ / fmt::format("{:04}.png", ++index_) : path_);
+    const std::string number = fmt::format("{:04}.png", ++index_);
+    writer_.write(picture_, folder_ ? SinkTarget{target_.path / number, target_.name / number} : target_);
   }
   void finish() override {}
 
  private:
-  std::filesystem::path path_;
+  SinkTarget target_;
   bool folder_;
   int index_ = 0;
   Picture picture_;
@@ -262,9 +263,9 @@ SheetLayout sheet_layout(const VideoSettings& settings) {
   return layout;
 }
 
-std::unique_ptr<FrameSink> png_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
-  if (format == VideoFormat::png && settings.frames > 1) return std::make_unique<SheetSink>(path, settings);
-  return std::make_unique<ImagesSink>(path, settings, format == VideoFormat::folder);
+std::unique_ptr<FrameSink> png_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings) {
+  if (format == VideoFormat::png && settings.frames > 1) return std::make_unique<SheetSink>(target, settings);
+  return std::make_unique<ImagesSink>(target, settings, format == VideoFormat::folder);
 }
 
 }  // namespace zoe

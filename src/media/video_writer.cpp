@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/nearest.h"
@@ -71,15 +71,15 @@ void check_settings(VideoFormat format, const VideoSettings& settings) {
   }
 }
 
-std::unique_ptr<FrameSink> make_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
+std::unique_ptr<FrameSink> make_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings) {
   switch (format) {
     case VideoFormat::mp4:
-    case VideoFormat::webm: return movie_sink(format, path, settings);
-    case VideoFormat::gif: return gif_sink(path, settings);
+    case VideoFormat::webm: return movie_sink(format, target, settings);
+    case VideoFormat::gif: return gif_sink(target, settings);
     case VideoFormat::png:
     case VideoFormat::folder: break;
   }
-  return png_sink(format, path, settings);
+  return png_sink(format, target, settings);
 }
 
 }  // namespace
@@ -101,14 +101,13 @@ void check_output(const std::filesystem::path& path, const VideoSettings& settin
   const VideoFormat format = video_format(path);
   check_settings(format, settings);
   const PendingOutput probe(path, output_kind(format));
-  if (format != VideoFormat::folder) write_file(probe.path(), "wb", {});  // removed by its owner
 }
 
 VideoWriter::VideoWriter(const std::filesystem::path& path, VideoFormat format, const VideoSettings& settings)
     : frames_(settings.frames),
       frame_bytes_(3 * static_cast<std::size_t>(settings.width) * static_cast<std::size_t>(settings.height)),
       output_(path, output_kind(format)),
-      sink_(make_sink(format, output_.path(), settings)) {}
+      sink_(make_sink(format, {output_.path(), output_.final_path()}, settings)) {}
 
 VideoWriter::~VideoWriter() = default;
 
@@ -173,15 +172,16 @@ MetadataText metadata_text(const VideoSettings& settings) {
   return text;
 }
 
-void write_file(const std::filesystem::path& path, const char* mode, std::initializer_list<Bytes> parts, int replace_last) {
+void write_file(const SinkTarget& target, const char* mode, std::initializer_list<Bytes> parts, int replace_last) {
   const auto check_system = [&](bool ok) {
-    check(ok, ErrorKind::io, kWhere, "cannot write {}: {}. Free some space or choose another place with -o.", path.string(),
-          std::strerror(errno));
+    const int error = errno;
+    check(ok, ErrorKind::io, kWhere, "cannot write {}: {}. Free some space or choose another place with -o.", target.name.string(),
+          std::generic_category().message(error));
   };
   struct Close {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
-  std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), mode));
+  std::unique_ptr<std::FILE, Close> file(std::fopen(target.path.c_str(), mode));
   check_system(file != nullptr);
   if (replace_last > 0) check_system(std::fseek(file.get(), -replace_last, SEEK_END) == 0);
   for (const Bytes part : parts) check_system(std::fwrite(part.data(), 1, part.size(), file.get()) == part.size());

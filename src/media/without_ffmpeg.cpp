@@ -11,12 +11,12 @@ void require_encoder(const char* codec) {
        codec);
 }
 
-std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path&, const VideoSettings&) {
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const SinkTarget&, const VideoSettings&) {
   require_encoder(format == VideoFormat::mp4 ? "libx264" : "libvpx-vp9");
   return nullptr;
 }
 
-std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path&, const VideoSettings&) {
+std::unique_ptr<FrameSink> gif_sink(const SinkTarget&, const VideoSettings&) {
   require_encoder("gif");
   return nullptr;
 }
