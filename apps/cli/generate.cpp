@@ -45,13 +45,6 @@ std::vector<std::string> read_prompts(const std::string& path) {
   return prompts;
 }
 
-// With a prompt file, out.mp4 becomes out-0001.mp4, out-0002.mp4, ...
-fs::path numbered(const fs::path& path, std::size_t index) {
-  const fs::path folder_free = path.has_filename() ? path : path.parent_path();
-  return folder_free.parent_path() /
-         fmt::format("{}-{:04}{}", folder_free.stem().string(), index + 1, folder_free.extension().string());
-}
-
 // What a run reads, it may not overwrite.
 void check_output_apart(std::string_view where, const fs::path& output, const GenerateOptions& options, const fs::path& model) {
   check(!is_inside(output, model), ErrorKind::invalid_argument, where,
@@ -119,9 +112,8 @@ int generate(GenerateOptions& options) {
 
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Pipeline pipeline(read_model_config(model_path), *platform,
-                    dtype, options.compile);
-  const auto outputs = [&](std::size_t i) { return from_file ? numbered(options.output, i) : fs::path(options.output); };
+  Pipeline pipeline(read_model_config(model_path), *platform, dtype, options.compile);
+  const auto outputs = [&](std::size_t i) { return from_file ? numbered_output(options.output, i + 1) : fs::path(options.output); };
   Job job = pipeline.prepare(options.settings, [&](const VideoShape& shape) {
     const VideoSettings video = video_frame(shape, options.settings.fps.value_or(pipeline.model().defaults.fps), *platform);
     for (std::size_t i = 0; i < options.settings.prompts.size(); ++i) check_output(outputs(i), video);
@@ -234,7 +226,7 @@ Command add_generate(CLI::App& app) {
          "--seed", [&settings](const std::string& text) { settings.seed = parse_seed("--seed", text); },
          "Of the initial noise, as torch.Generator(\"cpu\").manual_seed (default: 0)")
       ->type_name("N");
-  app.add_option("-o,--output", options->output, "By suffix: .mp4 .webm .gif .png, or a folder for numbered PNG frames")
+  app.add_option("-o,--output", options->output, "By suffix: .mp4 .mov .mkv .webm .gif .png, or a folder for numbered PNG frames")
       ->type_name("PATH")
       ->capture_default_str();
   add_device_options(app, options->device);

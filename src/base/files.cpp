@@ -104,7 +104,6 @@ std::string read_file(const std::filesystem::path& path, std::string_view where,
   return text;
 }
 
-
 // One for each PendingOutput, reused, never freed: a signal handler may look at any time. Only `state` changes hands.
 struct PendingSlot {
   // busy: a thread makes, renames or removes the output, with all signals blocked, so that no handler on it waits for itself.
@@ -121,7 +120,7 @@ namespace {
 namespace fs = std::filesystem;
 
 std::atomic<PendingSlot*> slots{nullptr};  // a list that only grows, at its head
-std::atomic<bool> ending{false};                   // remove_pending_outputs() was called
+std::atomic<bool> ending{false};           // remove_pending_outputs() was called
 
 [[noreturn]] void wait_for_the_end() {
   for (;;) ::pause();
@@ -200,7 +199,8 @@ std::string stem_for(std::string_view name) {
 
 std::string random_name(std::string_view name) {
   std::uint64_t bits = 0;
-  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits) bits = (std::uint64_t{std::random_device{}()} << 32) | std::random_device{}();
+  if (::getrandom(&bits, sizeof bits, 0) != sizeof bits)
+    bits = (std::uint64_t{std::random_device{}()} << 32) | std::random_device{}();
   return fmt::format("{}{:016x}{}", stem_for(name), bits, kSuffix);
 }
 
@@ -245,12 +245,13 @@ void PendingOutput::check_place(std::string_view where) {
         final_.string(), parent.string());
   check(error == 0, ErrorKind::io, where, "cannot write into {}: {}. Choose another folder.", parent.string(), reason(error));
 
-  struct stat folder {}, old {};
+  struct stat folder {
+  }, old{};
   check(::fstat(parent_, &folder) == 0, ErrorKind::io, where, "cannot write into {}. Choose another folder.", parent.string());
   const bool exists = ::fstatat(parent_, name_.c_str(), &old, 0) == 0;  // what a link leads to
   const int missing = exists ? 0 : errno;
-  check(missing != ENAMETOOLONG, kInvalid, where, "the name of {} is too long: got {} bytes. Choose a shorter one.", final_.string(),
-        name_.size());
+  check(missing != ENAMETOOLONG, kInvalid, where, "the name of {} is too long: got {} bytes. Choose a shorter one.",
+        final_.string(), name_.size());
   check(exists || missing == ENOENT || missing == ELOOP, ErrorKind::io, where, "cannot write {}: {}. Choose another folder.",
         final_.string(), reason(missing));
   if (kind_ == Kind::file && exists) {
@@ -261,22 +262,22 @@ void PendingOutput::check_place(std::string_view where) {
     const bool is_empty = fs::is_empty(final_, status);
     check(!status, ErrorKind::io, where, "cannot look into {}: {}. Choose another.", final_.string(), status.message());
     check(is_empty, kInvalid, where, "folder {} is not empty. Choose another, or empty it.", final_.string());
-    check(old.st_dev == folder.st_dev, kInvalid, where, "{} is where a disk is mounted, which cannot be replaced. Choose a folder in it.",
-          final_.string());
+    check(old.st_dev == folder.st_dev, kInvalid, where,
+          "{} is where a disk is mounted, which cannot be replaced. Choose a folder in it.", final_.string());
   }
   // In a folder like /tmp only its owner, or a file's, may replace a file.
   struct stat entry {};
   if (::geteuid() != 0 && (folder.st_mode & S_ISVTX) && folder.st_uid != ::geteuid() &&
       ::fstatat(parent_, name_.c_str(), &entry, AT_SYMLINK_NOFOLLOW) == 0)
-    check(entry.st_uid == ::geteuid(), ErrorKind::io, where, "cannot replace {}, which belongs to another user. Choose another name.",
-          final_.string());
+    check(entry.st_uid == ::geteuid(), ErrorKind::io, where,
+          "cannot replace {}, which belongs to another user. Choose another name.", final_.string());
 
   Registry& registry = Registry::instance();
   const std::lock_guard lock(registry.mutex);
   for (const PendingOutput* other : registry.outputs) {
     struct stat its {};
-    const bool is_same = other->name_ == name_ && ::fstat(other->parent_, &its) == 0 && its.st_dev == folder.st_dev &&
-                         its.st_ino == folder.st_ino;
+    const bool is_same =
+        other->name_ == name_ && ::fstat(other->parent_, &its) == 0 && its.st_dev == folder.st_dev && its.st_ino == folder.st_ino;
     check(!is_same, kInvalid, where, "{} is being written already, for [{}]. Choose another name.", final_.string(), other->where_);
   }
   registry.outputs.push_back(this);
@@ -330,9 +331,9 @@ void PendingOutput::make(std::string_view where) {
       if (is_folder && ::mkdirat(parent_, slot_->name, 0777) != 0) error = errno;
       if (error == 0) {
         // 0666: what the user's mask makes of it is what the finished file has.
-        own_ = ::openat(parent_, slot_->name,
-                        is_folder ? O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                        0666);
+        own_ = ::openat(
+            parent_, slot_->name,
+            is_folder ? O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC : O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
         if (own_ < 0) error = errno;
         if (is_folder && own_ < 0) ::unlinkat(parent_, slot_->name, AT_REMOVEDIR);
       }
@@ -396,7 +397,8 @@ void PendingOutput::commit() {
     check(!status, ErrorKind::io, where_, "cannot write {}: {}. Choose another place.", final_.string(), status.message());
   }
   check_system(sync(own_), "write");
-  struct stat mine {}, named {};
+  struct stat mine {
+  }, named{};
   check_system(::fstat(own_, &mine) == 0 && ::fstatat(parent_, slot_->name, &named, AT_SYMLINK_NOFOLLOW) == 0, "write");
   check(mine.st_dev == named.st_dev && mine.st_ino == named.st_ino, ErrorKind::io, where_,
         "cannot write {}: somebody else changed the folder meanwhile. Choose another folder.", final_.string());

@@ -42,7 +42,8 @@ class PendingOutput {
  public:
   enum class Kind { file, folder };
   // Refuses all that commit() could not replace. invalid_argument: no folder to write into, something of another kind in place, a
-  // folder that is not empty, or a path that another PendingOutput of this process is for. io: the system refuses. `where` is who asks.
+  // folder that is not empty, or a path that another PendingOutput of this process is for. io: the system refuses. `where` is who
+  // asks.
   PendingOutput(std::filesystem::path final_path, Kind kind, std::string_view where = "output");
   PendingOutput(const PendingOutput&) = delete;
   PendingOutput& operator=(const PendingOutput&) = delete;
@@ -63,7 +64,7 @@ class PendingOutput {
   std::filesystem::path final_, write_path_;
   std::string where_, name_;  // who asked; the final path without its folder
   Kind kind_;
-  int parent_ = -1, own_ = -1;  // descriptors: of the folder it appears in, and of the temporary, locked
+  int parent_ = -1, own_ = -1;   // descriptors: of the folder it appears in, and of the temporary, locked
   PendingSlot* slot_ = nullptr;  // what remove_pending_outputs() sees of it, until committed
 };
 

@@ -172,8 +172,8 @@ void Encoder::receive(const PacketSink& sink) {
   }
 }
 
-EncodedFile::EncodedFile(const char* container, const SinkTarget& target, const EncoderSettings& settings, const FfmpegOptions& tags,
-                         const FfmpegOptions& options)
+EncodedFile::EncodedFile(const char* container, const SinkTarget& target, const EncoderSettings& settings,
+                         const FfmpegOptions& tags, const std::string& encoder_tag, const FfmpegOptions& options)
     : name_(target.name), encoder_(settings) {
   // "file:" because FFmpeg would read a colon in the name as the end of a protocol.
   const std::string url = "file:" + target.path.string();
@@ -193,6 +193,10 @@ EncodedFile::EncodedFile(const char* container, const SinkTarget& target, const 
 
   check_written(avio_open(&container_->pb, url.c_str(), AVIO_FLAG_WRITE));
   Dictionary option_entries(options);
+  check_written(avformat_init_output(container_.get(), &option_entries.entries));
+  // FFmpeg has just put its own name there.
+  check_ffmpeg(av_dict_set(&container_->metadata, "encoder", encoder_tag.empty() ? nullptr : encoder_tag.c_str(), 0),
+               ErrorKind::out_of_memory, "prepare the file", kFileAdvice);
   check_written(avformat_write_header(container_.get(), &option_entries.entries));
   option_entries.check_all_used();
 }

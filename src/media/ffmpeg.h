@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -76,8 +77,9 @@ class Encoder {
 // An encoder and the container file its packets go to.
 class EncodedFile {
  public:
+  // encoder_tag: who made the file, in place of FFmpeg's name, where the container has a tag for it.
   EncodedFile(const char* container, const SinkTarget& target, const EncoderSettings& settings, const FfmpegOptions& tags,
-              const FfmpegOptions& options);
+              const std::string& encoder_tag, const FfmpegOptions& options);
   AVFrame& frame() { return encoder_.frame(); }
   void encode(std::int64_t timestamp);
   void finish();

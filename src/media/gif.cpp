@@ -41,7 +41,7 @@ class GifSink : public FrameSink {
                .height = settings.height,
                .rate_num = 100,
                .rate_den = 1},
-              {}, {{"loop", "0"}}) {}
+              {}, "", {{"loop", "0"}}) {}
 
   void write(std::span<const std::uint8_t> rgb) override { frames_.emplace_back(rgb.begin(), rgb.end()); }
 
@@ -60,7 +60,10 @@ class GifSink : public FrameSink {
     }
     file_.finish();
     // FFmpeg writes no comments into GIFs; one may stand anywhere before the trailer, the file's last byte.
-    write_file(target_, "r+b", {comment_and_trailer(json_)}, 1);
+    OutputFile file(target_, "r+b");
+    file.seek_from_end(-1);
+    file.write(comment_and_trailer(json_));
+    file.close();
   }
 
  private:

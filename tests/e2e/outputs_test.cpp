@@ -29,7 +29,7 @@ using testing::CommandOptions;
 using testing::CommandResult;
 
 const std::string kToy = std::string(ZOE_MODELS) + "/toy-wan";
-const std::vector<std::string> kOutputs{"a.mp4", "a.webm", "a.gif", "a.png", "a"};
+const std::vector<std::string> kOutputs{"a.mp4", "a.mov", "a.mkv", "a.webm", "a.gif", "a.png", "a"};
 
 std::string read_bytes(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -48,8 +48,9 @@ std::map<std::string, std::string> content(const fs::path& folder) {
 
 // The smallest run that writes several frames.
 std::vector<std::string> small(const std::vector<std::string>& more = {}) {
-  std::vector<std::string> arguments{ZOE_COMMAND, "generate", "--height", "32", "--width", "32", "--num-frames", "5",
-                                     "--num-inference-steps", "1", "--guidance-scale", "1", "--threads", "1"};
+  std::vector<std::string> arguments{
+      ZOE_COMMAND, "generate",         "--height", "32",        "--width", "32", "--num-frames", "5", "--num-inference-steps",
+      "1",         "--guidance-scale", "1",        "--threads", "1"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
 }
@@ -156,8 +157,8 @@ TEST_F(Outputs, KilledAtAnyMoment) {
       if (signal == SIGKILL) run_whole();
       EXPECT_TRUE(fs::is_empty(folder_)) << output << ", signal " << signal;
       if (wanted)
-        std::printf("%-7s signal %2d: %d runs, %d stopped, %d whole, up to %d left by KILL\n", output.c_str(), signal, moments, stopped,
-                    whole, partial);
+        std::printf("%-7s signal %2d: %d runs, %d stopped, %d whole, up to %d left by KILL\n", output.c_str(), signal, moments,
+                    stopped, whole, partial);
     }
   }
 }
@@ -184,9 +185,12 @@ TEST_F(Outputs, AReaderThatGoesEndsTheRun) {
     ::close(ends[0]);
     ::close(ends[1]);
   };
-  for (const std::vector<std::string>& arguments :
-       {with_prompt({"--num-inference-steps", "30", "-o", "a.mp4"}), {ZOE_COMMAND, "info"}, {ZOE_COMMAND, "--help"},
-        {ZOE_COMMAND, "generate", "--help"}, {ZOE_COMMAND, "--version"}, {ZOE_COMMAND, "platforms"}}) {
+  for (const std::vector<std::string>& arguments : {with_prompt({"--num-inference-steps", "30", "-o", "a.mp4"}),
+                                                    {ZOE_COMMAND, "info"},
+                                                    {ZOE_COMMAND, "--help"},
+                                                    {ZOE_COMMAND, "generate", "--help"},
+                                                    {ZOE_COMMAND, "--version"},
+                                                    {ZOE_COMMAND, "platforms"}}) {
     const CommandResult result = testing::run_command(arguments, {.folder = folder_, .in_child = closed_pipe});
     EXPECT_EQ(result.code, 141) << result.line << result.err;
     EXPECT_LE(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
@@ -203,14 +207,14 @@ TEST_F(Outputs, ClosedDescriptorsGetNothingIntoTheFile) {
     fs::rename(folder_ / output, folder_ / ("usual-" + output));
     for (int closed = 1; closed < 8; ++closed) {
       const CommandResult result = testing::run_command(with_prompt({"-o", output}), {.folder = folder_, .in_child = [closed] {
-                                                          for (int fd = 0; fd <= 2; ++fd)
-                                                            if (closed >> fd & 1) ::close(fd);
-                                                        }});
+                                                                                        for (int fd = 0; fd <= 2; ++fd)
+                                                                                          if (closed >> fd & 1) ::close(fd);
+                                                                                      }});
       EXPECT_EQ(result.code, 0) << output << ", closed " << closed << ": " << result.err;
       EXPECT_EQ(result.err, "");
       EXPECT_EQ(what_is_wrong_with(folder_ / output), "") << output << ", closed " << closed;
-      // A webm has a random identity.
-      if (output != "a.webm" && output != "a") {
+      // Matroska files have a random identity.
+      if (output != "a.webm" && output != "a.mkv" && output != "a") {
         EXPECT_TRUE(read_bytes(folder_ / output) == read_bytes(folder_ / ("usual-" + output))) << output << ", closed " << closed;
       }
       if (output == "a") {
@@ -220,9 +224,9 @@ TEST_F(Outputs, ClosedDescriptorsGetNothingIntoTheFile) {
       // An error has the same code where nobody hears of it.
       if (output == "a.png") {
         const CommandResult refused = testing::run_command(small({"-o", output}), {.folder = folder_, .in_child = [closed] {
-                                                             for (int fd = 0; fd <= 2; ++fd)
-                                                               if (closed >> fd & 1) ::close(fd);
-                                                           }});
+                                                                                     for (int fd = 0; fd <= 2; ++fd)
+                                                                                       if (closed >> fd & 1) ::close(fd);
+                                                                                   }});
         EXPECT_EQ(refused.code, 2);
         EXPECT_EQ(refused.err.empty(), (closed & 4) != 0) << refused.err;
       }
@@ -282,22 +286,45 @@ std::vector<Case> cases() {
       {"Explain", {ZOE_COMMAND, "explain", "--height", "32", "--width", "32", "--num-frames", "1", "--platform", "null"}},
       {"Verify", {ZOE_COMMAND, "verify", "--height", "32", "--width", "32", "--num-frames", "1", "--num-inference-steps", "1"}},
       {"Bench",
-       {ZOE_COMMAND, "bench", "transformer", "--size", "toy", "--height", "32", "--width", "32", "--num-frames", "1", "--repeat", "1"}}};
+       {ZOE_COMMAND, "bench", "transformer", "--size", "toy", "--height", "32", "--width", "32", "--num-frames", "1", "--repeat",
+        "1"}}};
   for (const auto& [name, arguments] : talkers)
     add({"FullStdout" + name, arguments, 4, {"[output] cannot write to the standard output"}, {}, stdout_is_full});
-  add({"FullStdoutGenerate", with_prompt({"-o", "a.mp4"}), 4, {"[output] cannot write to the standard output"}, {}, stdout_is_full,
-       RLIM_INFINITY, true});
+  add({"FullStdoutGenerate",
+       with_prompt({"-o", "a.mp4"}),
+       4,
+       {"[output] cannot write to the standard output"},
+       {},
+       stdout_is_full,
+       RLIM_INFINITY,
+       true});
   add({"FullStdoutOfAnError", small(), 2, {"no prompt given"}, {}, stdout_is_full});
   add({"FullStderr", small(), 2, {}, {}, [] { ::dup2(::open("/dev/full", O_WRONLY), STDERR_FILENO); }});
 
   // Full: where files go. The limit is per file.
   for (const std::string& output : kOutputs)
     for (const rlim_t limit : {0, 900})
-      add({"FullDisk" + std::to_string(limit) + output, with_prompt({"-o", output}), 4,
-           {"[output] cannot write", "File too large", "Free some space"}, {}, {}, limit});
-  add({"FullDiskWithAnOlderFile", with_prompt({"-o", "a.mp4"}), 4, {"File too large"},
-       [](const fs::path& folder) { write(folder / "a.mp4", "older"); }, {}, 900});
-  add({"FullDiskForTheProfile", with_prompt({"-o", "a.png", "--profile", "trace.json"}), 4, {"trace", "File too large"}, {}, {}, 6000,
+      add({"FullDisk" + std::to_string(limit) + output,
+           with_prompt({"-o", output}),
+           4,
+           {"[output] cannot write", "File too large", "Free some space"},
+           {},
+           {},
+           limit});
+  add({"FullDiskWithAnOlderFile",
+       with_prompt({"-o", "a.mp4"}),
+       4,
+       {"File too large"},
+       [](const fs::path& folder) { write(folder / "a.mp4", "older"); },
+       {},
+       900});
+  add({"FullDiskForTheProfile",
+       with_prompt({"-o", "a.png", "--profile", "trace.json"}),
+       4,
+       {"trace", "File too large"},
+       {},
+       {},
+       6000,
        true});
 
   // Permission.
@@ -308,14 +335,34 @@ std::vector<Case> cases() {
     };
   };
   for (const std::string& output : kOutputs)
-    add({"ReadOnlyFolder" + output, with_prompt({"-o", "closed/" + output}), 4,
-         {"[output] cannot write into closed: Permission denied. Choose another folder."}, closed("closed", 0555), as_nobody});
-  add({"FolderThatMayNotBeEntered", with_prompt({"-o", "closed/a.mp4"}), 4, {"Permission denied"}, closed("closed", 0444), as_nobody});
-  add({"FolderBelowOneThatMayNotBeEntered", with_prompt({"-o", "closed/x/a.mp4"}), 4, {"Permission denied"}, closed("closed", 0),
+    add({"ReadOnlyFolder" + output,
+         with_prompt({"-o", "closed/" + output}),
+         4,
+         {"[output] cannot write into closed: Permission denied. Choose another folder."},
+         closed("closed", 0555),
+         as_nobody});
+  add({"FolderThatMayNotBeEntered",
+       with_prompt({"-o", "closed/a.mp4"}),
+       4,
+       {"Permission denied"},
+       closed("closed", 0444),
        as_nobody});
-  add({"ReadOnlyFolderForTheProfile", with_prompt({"-o", "a.png", "--profile", "closed/trace.json"}), 4,
-       {"[--profile] cannot write into closed: Permission denied"}, closed("closed", 0555), as_nobody});
-  add({"PromptFileThatMayNotBeRead", small({"--prompt-file", "prompts.txt"}), 4, {"[--prompt-file]", "Permission denied"},
+  add({"FolderBelowOneThatMayNotBeEntered",
+       with_prompt({"-o", "closed/x/a.mp4"}),
+       4,
+       {"Permission denied"},
+       closed("closed", 0),
+       as_nobody});
+  add({"ReadOnlyFolderForTheProfile",
+       with_prompt({"-o", "a.png", "--profile", "closed/trace.json"}),
+       4,
+       {"[--profile] cannot write into closed: Permission denied"},
+       closed("closed", 0555),
+       as_nobody});
+  add({"PromptFileThatMayNotBeRead",
+       small({"--prompt-file", "prompts.txt"}),
+       4,
+       {"[--prompt-file]", "Permission denied"},
        [](const fs::path& folder) {
          write(folder / "prompts.txt", "a red circle\n");
          fs::permissions(folder / "prompts.txt", fs::perms::none);
@@ -327,38 +374,63 @@ std::vector<Case> cases() {
       write(folder / "shared/a.mp4", "another's");
       fs::permissions(folder / "shared", static_cast<fs::perms>(01777));
     };
-    add({"AnothersFileInASharedFolder", with_prompt({"-o", "shared/a.mp4"}), 4, {"cannot replace", "another user"}, shared, as_nobody});
+    add({"AnothersFileInASharedFolder",
+         with_prompt({"-o", "shared/a.mp4"}),
+         4,
+         {"cannot replace", "another user"},
+         shared,
+         as_nobody});
   }
   for (const char* const output : {"/proc/a.mp4", "/proc/a", "/sys/a.png"})
-    add({"SystemsFolder" + fs::path(output).filename().string() + std::to_string(all.size()), with_prompt({"-o", output}), 4,
+    add({"SystemsFolder" + fs::path(output).filename().string() + std::to_string(all.size()),
+         with_prompt({"-o", output}),
+         4,
          {"[output] cannot write into"}});
 
   // Names.
   for (const std::string& output : {std::string("n.mp4"), std::string("n.gif"), std::string("n.png")}) {
     const std::string suffix = fs::path(output).extension().string();
-    add({"NameOf256Bytes" + suffix, with_prompt({"-o", std::string(256 - suffix.size(), 'n') + suffix}), 2,
+    add({"NameOf256Bytes" + suffix,
+         with_prompt({"-o", std::string(256 - suffix.size(), 'n') + suffix}),
+         2,
          {"the name of", "is too long: got 256 bytes"}});
   }
   add({"FolderNameOf256Bytes", with_prompt({"-o", long_name + "n"}), 2, {"is too long: got 256 bytes"}});
   add({"ProfileNameOf256Bytes", with_prompt({"-o", "a.png", "--profile", long_name + "n"}), 2, {"[--profile]", "is too long"}});
-  add({"PathOf5000Bytes", with_prompt({"-o", [] {
-                                         std::string path;
-                                         while (path.size() < 5000) path += "folder/";
-                                         return path + "a.mp4";
-                                       }()}),
-       4, {"[output] cannot write into", "File name too long"}});
-  add({"NumberedNameOf256Bytes", small({"--prompt-file", "prompts.txt", "-o", std::string(247, 'n') + ".mp4"}), 2, {"is too long"},
+  add({"PathOf5000Bytes",
+       with_prompt({"-o",
+                    [] {
+                      std::string path;
+                      while (path.size() < 5000) path += "folder/";
+                      return path + "a.mp4";
+                    }()}),
+       4,
+       {"[output] cannot write into", "File name too long"}});
+  add({"NumberedNameOf256Bytes",
+       small({"--prompt-file", "prompts.txt", "-o", std::string(247, 'n') + ".mp4"}),
+       2,
+       {"is too long"},
        [](const fs::path& folder) { write(folder / "prompts.txt", "a red circle\na blue square\n"); }});
   add({"PromptFileNameOf300Bytes", small({"--prompt-file", std::string(300, 'p'), "-o", "a.mp4"}), 2, {"File name too long"}});
-  add({"ShortOptionWithAnEqualSign", {ZOE_COMMAND, "generate", "-p", "x", "-o=x.mp4"}, 2, {"got \"-o=x.mp4\", expected \"-o x.mp4\""}});
+  add({"ShortOptionWithAnEqualSign",
+       {ZOE_COMMAND, "generate", "-p", "x", "-o=x.mp4"},
+       2,
+       {"got \"-o=x.mp4\", expected \"-o x.mp4\""}});
+  add({"StandardOutput", with_prompt({"-o", "-"}), 2, {"a video is not written to the standard output: got \"-\""}});
+  for (const char* const suffix : {".mp4", ".mov", ".PNG"})
+    add({std::string("SuffixWithoutAName") + suffix, with_prompt({"-o", suffix}), 2, {"no name before the suffix"}});
   add({"CurrentFolder", with_prompt({"-o", "."}), 2, {"no file name in \".\""}});
-  add({"FolderAbove", with_prompt({"-o", "below/.."}), 2, {"no file name in"},
-       [](const fs::path& folder) { fs::create_directory(folder / "below"); }});
+  add({"FolderAbove", with_prompt({"-o", "below/.."}), 2, {"no file name in"}, [](const fs::path& folder) {
+         fs::create_directory(folder / "below");
+       }});
 
   // One file for two things.
   const auto twice = [&](const std::string& name, const std::string& output, const std::string& profile,
                          std::function<void(const fs::path&)> prepare = {}) {
-    add({"ProfileIsTheVideo" + name, with_prompt({"-o", output, "--profile", profile}), 2, {"is being written already, for [--profile]"},
+    add({"ProfileIsTheVideo" + name,
+         with_prompt({"-o", output, "--profile", profile}),
+         2,
+         {"is being written already, for [--profile]"},
          std::move(prepare)});
   };
   twice("", "a.mp4", "a.mp4");
@@ -371,31 +443,51 @@ std::vector<Case> cases() {
   twice("ThroughTheFolderAbove", "a.gif", "below/../a.gif", [](const fs::path& folder) { fs::create_directory(folder / "below"); });
   twice("ThatIsThereAlready", "a.mp4", "a.mp4", [](const fs::path& folder) { write(folder / "a.mp4", "older"); });
   const auto prompts = [](const fs::path& folder) { write(folder / "prompts.txt", "a red circle\na blue square\n"); };
-  add({"ProfileIsANumberedVideo", small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "a-0002.mp4"}), 2,
-       {"is being written already"}, prompts});
-  add({"ProfileIsThePromptFile", small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "prompts.txt"}), 2,
-       {"[--profile] prompts.txt is the file of the prompts"}, prompts});
-  add({"ProfileIsALinkToThePromptFile", small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "hard.txt"}), 2,
+  add({"ProfileIsANumberedVideo",
+       small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "a-0002.mp4"}),
+       2,
+       {"is being written already"},
+       prompts});
+  add({"ProfileIsThePromptFile",
+       small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "prompts.txt"}),
+       2,
+       {"[--profile] prompts.txt is the file of the prompts"},
+       prompts});
+  add({"ProfileIsALinkToThePromptFile",
+       small({"--prompt-file", "prompts.txt", "-o", "a.mp4", "--profile", "hard.txt"}),
+       2,
        {"[--profile] hard.txt is the file of the prompts"},
        all_of({prompts, [](const fs::path& folder) { fs::create_hard_link(folder / "prompts.txt", folder / "hard.txt"); }})});
-  add({"VideoIsThePromptFile", small({"--prompt-file", "prompts.mp4", "-o", "prompts.mp4"}), 2, {"[output] prompts.mp4 is the file of"},
+  add({"VideoIsThePromptFile",
+       small({"--prompt-file", "prompts.mp4", "-o", "prompts.mp4"}),
+       2,
+       {"[output] prompts.mp4 is the file of"},
        [](const fs::path& folder) { write(folder / "prompts.mp4", "a red circle\n"); }});
 
   // The model.
   const auto in_model = [&](const std::string& name, const std::string& model, const std::string& output,
                             std::function<void(const fs::path&)> more = {}) {
-    Case c{"VideoInTheModel" + name, with_prompt({"--model-path", model, "-o", output}), 2, {"[output]", "lies in the model folder"}, copy_model};
+    Case c{"VideoInTheModel" + name,
+           with_prompt({"--model-path", model, "-o", output}),
+           2,
+           {"[output]", "lies in the model folder"},
+           copy_model};
     if (more) c.prepare = all_of({copy_model, more});
     add(std::move(c));
   };
   in_model("", "model", "model/a.mp4");
   in_model("sPart", "model", "model/vae/a.gif");
   in_model("AsAFolder", "model/", "model/frames");
-  in_model("ThroughALink", "model", "link/a.png", [](const fs::path& folder) { fs::create_directory_symlink("model", folder / "link"); });
-  in_model("ThatIsALink", "link", "model/a.webm", [](const fs::path& folder) { fs::create_directory_symlink("model", folder / "link"); });
+  in_model("ThroughALink", "model", "link/a.png",
+           [](const fs::path& folder) { fs::create_directory_symlink("model", folder / "link"); });
+  in_model("ThatIsALink", "link", "model/a.webm",
+           [](const fs::path& folder) { fs::create_directory_symlink("model", folder / "link"); });
   in_model("InPlaceOfAFile", "model", "model/vae/config.json/a.png");
-  add({"ProfileOverAFileOfTheModel", with_prompt({"--model-path", "model", "-o", "a.png", "--profile", "model/vae/config.json"}), 2,
-       {"[--profile] model/vae/config.json lies in the model folder model"}, copy_model});
+  add({"ProfileOverAFileOfTheModel",
+       with_prompt({"--model-path", "model", "-o", "a.png", "--profile", "model/vae/config.json"}),
+       2,
+       {"[--profile] model/vae/config.json lies in the model folder model"},
+       copy_model});
   add({"VideoInTheEmbeddedModel", with_prompt({"-o", kToy + "/a.mp4"}), 2, {"lies in the model folder"}});
   return all;
 }

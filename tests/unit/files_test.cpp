@@ -185,9 +185,9 @@ TEST_F(Files, OthersFilesStay) {
     const PendingOutput output(folder_ / "a", Kind::file);
     mine = names()[0];
   }
-  write(folder_ / mine.substr(0, 13), "x");                             // no end
-  write(folder_ / (mine.substr(0, 13) + "-0.partial.txt"), "x");        // another end
-  fs::create_symlink("/etc/passwd", folder_ / (mine + "x.partial"));    // a link
+  write(folder_ / mine.substr(0, 13), "x");                           // no end
+  write(folder_ / (mine.substr(0, 13) + "-0.partial.txt"), "x");      // another end
+  fs::create_symlink("/etc/passwd", folder_ / (mine + "x.partial"));  // a link
   { const PendingOutput output(folder_ / "a", Kind::file); }
   EXPECT_EQ(names().size(), 3u);
 }
@@ -274,12 +274,13 @@ TEST_F(Files, InsideAFolderThroughLinks) {
   fs::create_directory_symlink("model", folder_ / "link");
   fs::create_directory(folder_ / "model-2");
   const fs::path model = folder_ / "model";
-  for (const fs::path& path : {model / "a.mp4", model / "vae/a.mp4", folder_ / "link/a.mp4", folder_ / "link/vae/not/there.mp4", model,
-                               model / "", folder_ / "model-2/../model/a.mp4"}) {
+  for (const fs::path& path : {model / "a.mp4", model / "vae/a.mp4", folder_ / "link/a.mp4", folder_ / "link/vae/not/there.mp4",
+                               model, model / "", folder_ / "model-2/../model/a.mp4"}) {
     EXPECT_TRUE(is_inside(path, model)) << path;
     EXPECT_TRUE(is_inside(path, folder_ / "link")) << path;
   }
-  for (const fs::path& path : {folder_ / "a.mp4", folder_ / "model-2/a.mp4", model / "../a.mp4", folder_ / "model.mp4", fs::path("/")})
+  for (const fs::path& path :
+       {folder_ / "a.mp4", folder_ / "model-2/a.mp4", model / "../a.mp4", folder_ / "model.mp4", fs::path("/")})
     EXPECT_FALSE(is_inside(path, model)) << path;
   EXPECT_FALSE(is_inside(folder_ / "a.mp4", folder_ / "missing"));
   write(folder_ / "one", "1");
