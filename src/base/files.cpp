@@ -245,8 +245,8 @@ void PendingOutput::check_place(std::string_view where) {
         final_.string(), parent.string());
   check(error == 0, ErrorKind::io, where, "cannot write into {}: {}. Choose another folder.", parent.string(), reason(error));
 
-  struct stat folder {
-  }, old{};
+  struct stat folder {};
+  struct stat old {};
   check(::fstat(parent_, &folder) == 0, ErrorKind::io, where, "cannot write into {}. Choose another folder.", parent.string());
   const bool exists = ::fstatat(parent_, name_.c_str(), &old, 0) == 0;  // what a link leads to
   const int missing = exists ? 0 : errno;
@@ -397,8 +397,8 @@ void PendingOutput::commit() {
     check(!status, ErrorKind::io, where_, "cannot write {}: {}. Choose another place.", final_.string(), status.message());
   }
   check_system(sync(own_), "write");
-  struct stat mine {
-  }, named{};
+  struct stat mine {};
+  struct stat named {};
   check_system(::fstat(own_, &mine) == 0 && ::fstatat(parent_, slot_->name, &named, AT_SYMLINK_NOFOLLOW) == 0, "write");
   check(mine.st_dev == named.st_dev && mine.st_ino == named.st_ino, ErrorKind::io, where_,
         "cannot write {}: somebody else changed the folder meanwhile. Choose another folder.", final_.string());
@@ -427,7 +427,7 @@ void remove_pending_outputs() noexcept {
 
 bool is_inside(const fs::path& path, const fs::path& folder) {
   std::error_code status;
-  fs::path at = fs::absolute(path, status).lexically_normal();
+  fs::path at = fs::absolute(path, status);
   if (!at.has_filename()) at = at.parent_path();
   // A link at the end of the path would be replaced, not followed.
   at = fs::weakly_canonical(at.parent_path(), status) / at.filename();

@@ -99,6 +99,7 @@ int run_and_kill(const std::vector<std::string>& arguments, const fs::path& fold
   if (child == 0) {
     const int null = ::open("/dev/null", O_RDWR);
     for (int fd = 0; fd <= 2; ++fd) ::dup2(null, fd);
+    for (const int each : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) std::signal(each, SIG_DFL);  // also where the test runs with nohup
     if (::chdir(folder.c_str()) != 0) ::_exit(127);
     ::execv(argv[0], argv.data());
     ::_exit(127);
@@ -319,7 +320,7 @@ std::vector<Case> cases() {
        {},
        900});
   add({"FullDiskForTheProfile",
-       with_prompt({"-o", "a.png", "--profile", "trace.json"}),
+       with_prompt({"-o", "a.mp4", "--profile", "trace.json"}),
        4,
        {"trace", "File too large"},
        {},
