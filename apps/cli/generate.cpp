@@ -1,7 +1,5 @@
 #include <CLI/CLI.hpp>
-#include <atomic>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -10,6 +8,7 @@
 #include "apps/cli/commands.h"
 #include "apps/cli/progress.h"
 #include "apps/cli/prompts.h"
+#include "apps/cli/signals.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -28,14 +27,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
-
-std::atomic<bool> stop_requested{false};
-
-// The first signal asks the run to stop at its next step; a second one ends the process as if it had no handler.
-void request_stop(int signal) {
-  stop_requested = true;
-  std::signal(signal, SIG_DFL);
-}
 
 struct GenerateOptions {
   DeviceOptions device;
@@ -62,11 +53,12 @@ void follow(GenerateOptions& options) {
     options.device.dtype = dtype->second;
 }
 
-// With several videos or a prompt file, out.mp4 becomes out-0001.mp4, out-0002.mp4, ...
-fs::path numbered(const fs::path& path, std::size_t index) {
-  const fs::path folder_free = path.has_filename() ? path : path.parent_path();
-  return folder_free.parent_path() /
-         fmt::format("{}-{:04}{}", folder_free.stem().string(), index + 1, folder_free.extension().string());
+// What a run reads, it may not overwrite.
+void check_output_apart(std::string_view where, const fs::path& output, const GenerateOptions& options, const fs::path& model) {
+  check(!is_inside(output, model), ErrorKind::invalid_argument, where,
+        "{} lies in the model folder {}. Choose a path outside of it.", output.string(), model.string());
+  check(options.prompt_file.empty() || !same_file(output, options.prompt_file), ErrorKind::invalid_argument, where,
+        "{} is the file of the prompts. Choose another path.", output.string());
 }
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
@@ -91,6 +83,9 @@ int generate(GenerateOptions& options) {
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   if (from_file) options.request.prompts = read_prompts(options.prompt_file);
   static_cast<void>(video_format(options.output));  // refused before anything is opened
+  const fs::path model_path = options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path);
+  check_output_apart("output", options.output, options, model_path);
+  if (!options.profile.empty()) check_output_apart("--profile", options.profile, options, model_path);
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
@@ -101,7 +96,7 @@ int generate(GenerateOptions& options) {
                   {.dtype = dtype, .compile = options.compile, .single_request = true, .spelling = Spelling::option});
   const ModelConfig& model = session.model();
   const bool numbers = from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
-  const auto outputs = [&](std::size_t video) { return numbers ? numbered(options.output, video) : fs::path(options.output); };
+  const auto outputs = [&](std::size_t video) { return numbers ? numbered_output(options.output, video + 1) : fs::path(options.output); };
   VideoFiles files(session, options.request, {.path = outputs});
   Job job = files.prepare();
   const Settled& settled = job.settled();
@@ -127,10 +122,8 @@ int generate(GenerateOptions& options) {
     stages += fmt::format("{}{} {}", stages.empty() ? "" : ", ", stage.stage, mib(stage.total()));
   reporter.line(fmt::format("memory: {} planned ({})", mib(memory.peak()), stages));
 
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
   Callbacks callbacks;
-  callbacks.cancel = &stop_requested;
+  callbacks.cancel = &stop_at_next_step();
   callbacks.profile = profile_file ? &profile : nullptr;
   callbacks.progress = [&](const Progress& progress) {
     watch.sample();
@@ -206,7 +199,7 @@ Command add_generate(CLI::App& app) {
   app.add_option("--prompt-file", options->prompt_file,
                  "One prompt a line, - for stdin: as many videos for one load, OUT-0001.mp4 and so on")
       ->type_name("FILE");
-  app.add_option("-o,--output", options->output, "By suffix: .mp4 .webm .gif .png, or a folder for numbered PNG frames")
+  app.add_option("-o,--output", options->output, "By suffix: .mp4 .mov .mkv .webm .gif .png, or a folder for numbered PNG frames")
       ->type_name("PATH")
       ->capture_default_str();
   add_device_options(app, options->device);

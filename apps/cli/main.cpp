@@ -1,7 +1,6 @@
 // The command `zoe`.
 //
-// Exit codes: 0 done, 2 bad arguments or input, 3 cannot run here (memory, missing platform or feature), 130 stopped by
-// Ctrl-C, 1 anything else. An error is exactly one line on stderr; all else goes to stdout.
+// An error is exactly one line on stderr; all else goes to stdout. kExitCodes lists the exit codes.
 
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "apps/cli/commands.h"
+#include "apps/cli/signals.h"
 #include "base/error.h"
 #include "base/nearest.h"
 #include "pipeline/request.h"
@@ -33,14 +33,18 @@ void start_again_with_short_spins(char** argv) {
 
 int exit_code(zoe::ErrorKind kind) {
   switch (kind) {
-    case zoe::ErrorKind::invalid_argument:
-    case zoe::ErrorKind::io: return 2;
+    case zoe::ErrorKind::invalid_argument: return 2;
+    case zoe::ErrorKind::io: return 4;
     case zoe::ErrorKind::unsupported:
     case zoe::ErrorKind::out_of_memory: return 3;
-    case zoe::ErrorKind::cancelled: return 130;
+    case zoe::ErrorKind::cancelled: return 128 + (zoe::cli::stopping_signal() ? zoe::cli::stopping_signal() : SIGINT);
     default: return 1;
   }
 }
+
+constexpr const char* kExitCodes =
+    "Exit codes: 0 done; 1 a failure of the program or the device, or of a verification; 2 a bad request or file; 3 cannot run or\n"
+    "does not fit here; 4 reading or writing failed; 129, 130, 141, 143 stopped by the signal HUP, INT, PIPE, TERM";
 
 int report(std::string_view line, int code) {
   fmt::print(stderr, "zoe: {}\n", line);
@@ -52,6 +56,10 @@ std::vector<std::string> reversed_arguments(int argc, char** argv) {
   std::vector<std::string> arguments;
   for (int i = 1; i < argc; ++i) {
     std::string argument = argv[i];
+    // CLI11 would take "=x.mp4" for the value of "-o=x.mp4".
+    zoe::check(!(argument.size() > 2 && argument[0] == '-' && argument[1] != '-' && argument[2] == '='),
+               zoe::ErrorKind::invalid_argument, "arguments", "bad argument: got {}, expected \"{} {}\". Write it so.",
+               zoe::in_quotes(argument), argument.substr(0, 2), argument.size() > 3 ? argument.substr(3, 80) : "VALUE");
     const bool is_empty_value = argument.size() > 3 && argument.rfind("--", 0) == 0 && argument.find('=') == argument.size() - 1;
     if (is_empty_value) argument.pop_back();
     arguments.push_back(std::move(argument));
@@ -111,6 +119,7 @@ int run(int argc, char** argv) {
   using namespace zoe::cli;
   CLI::App app{"Zoetrope: text to video with the Wan models", "zoe"};
   app.set_version_flag("--version", fmt::format("zoe {}", kVersion));
+  app.footer(kExitCodes);
   app.require_subcommand(1);
   app.formatter(help_formatter());
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -171,15 +180,21 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  zoe::cli::open_standard_descriptors();
   start_again_with_short_spins(argv);
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error of the write, not the end of the process
-  try {
-    return run(argc, argv);
-  } catch (const zoe::Error& error) {
-    return report(error.what(), exit_code(error.kind()));
-  } catch (const std::bad_alloc&) {
-    return report("[memory] out of memory. Lower --width, --height or --num-frames.", 3);
-  } catch (const std::exception& error) {
-    return report(error.what(), 1);
-  }
+  zoe::cli::handle_signals();
+  const auto code = [&] {
+    try {
+      return run(argc, argv);
+    } catch (const zoe::Error& error) {
+      return report(error.what(), exit_code(error.kind()));
+    } catch (const std::bad_alloc&) {
+      return report("[memory] out of memory. Lower --width, --height or --num-frames.", 3);
+    } catch (const std::exception& error) {
+      if (std::ferror(stdout)) return 0;  // a line that could not be printed: flush_output says so
+      return report(error.what(), 1);
+    }
+  }();
+  return zoe::cli::flush_output(code);
 }

@@ -34,7 +34,7 @@ void Reporter::clear_bar() {
 }
 
 void Reporter::line(std::string_view text) {
-  if (quiet_) return;
+  if (quiet_ || std::ferror(stdout)) return;  // what cannot be printed is said at the end; the run goes on
   clear_bar();
   fmt::print("{}\n", text);
   std::fflush(stdout);
@@ -45,7 +45,7 @@ void Reporter::detail(std::string_view text) {
 }
 
 void Reporter::progress(const Progress& progress) {
-  if (quiet_ || progress.phase == Phase::encode || progress.total == 0) return;
+  if (quiet_ || std::ferror(stdout) || progress.phase == Phase::encode || progress.total == 0) return;
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
   if (progress.done == 0 || phase_ != progress.phase || video_ != progress.video) {

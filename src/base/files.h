@@ -30,23 +30,52 @@ void read_ahead(const std::byte* bytes, std::size_t size);
 // Reads a whole file; an error if it is missing, not a regular file, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes);
 
-// A path beside `final_path` to write to, renamed onto it by commit(); removed by the destructor otherwise.
-// Works for a file and for a folder (a folder that exists and is not empty is refused by the constructor).
+struct PendingSlot;
+
+// Output that appears whole or not at all: written beside `final_path` under a name of its own, renamed onto it by commit(),
+// removed by the destructor otherwise. Works for a file and for a folder.
+//
+// The name is short, unpredictable, and made exclusively; the file is locked (flock) as long as the object lives. So outputs never
+// meet in a temporary, whoever writes them, and what a killed process left is told from what a living one writes: the constructor
+// removes the former, if it was meant for the same path.
 class PendingOutput {
  public:
   enum class Kind { file, folder };
-  // io error if the parent is missing or not writable; `where` is who asks.
+  // Refuses all that commit() could not replace. invalid_argument: no folder to write into, something of another kind in place, a
+  // folder that is not empty, or a path that another PendingOutput of this process is for. io: the system refuses. `where` is who
+  // asks.
   PendingOutput(std::filesystem::path final_path, Kind kind, std::string_view where = "output");
   PendingOutput(const PendingOutput&) = delete;
   PendingOutput& operator=(const PendingOutput&) = delete;
   ~PendingOutput();
-  // Keeps the suffix of the final path, so that libraries that look at it still do.
-  const std::filesystem::path& path() const { return temporary_; }
+  // Where to write: an empty file to open again, or an empty folder to make files in. A file's path leads to what the constructor
+  // made, and creates nothing when that is gone.
+  const std::filesystem::path& path() const { return write_path_; }
+  const std::filesystem::path& final_path() const { return final_; }
+  // Everything written is on the disk (fsync) before the new name is.
   void commit();
 
  private:
-  std::filesystem::path final_, temporary_;
-  bool committed_ = false;
+  void check_place(std::string_view where);
+  void make(std::string_view where);
+  void remove_stale() const;
+  void close();
+
+  std::filesystem::path final_, write_path_;
+  std::string where_, name_;  // who asked; the final path without its folder
+  Kind kind_;
+  int parent_ = -1, own_ = -1;   // descriptors: of the folder it appears in, and of the temporary, locked
+  PendingSlot* slot_ = nullptr;  // what remove_pending_outputs() sees of it, until committed
 };
+
+// Removes what every PendingOutput of the process has made and not committed. For a signal handler of a process that ends right
+// behind it: async-signal-safe, as long as the handler's signals are blocked while it runs; threads that would make, commit or
+// remove an output from now on wait for ever.
+void remove_pending_outputs() noexcept;
+
+// Whether `path`, which need not exist, is `folder` or lies below it, through whatever links.
+bool is_inside(const std::filesystem::path& path, const std::filesystem::path& folder);
+// Whether both exist and are one file.
+bool same_file(const std::filesystem::path& a, const std::filesystem::path& b);
 
 }  // namespace zoe

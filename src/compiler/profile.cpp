@@ -103,7 +103,7 @@ void Profile::write(const std::filesystem::path& path) const {
   }
   file << "\n]}\n";
   file.close();
-  check(file.good(), ErrorKind::io, "--profile", "cannot write {}: {}. Check the folder and the space on its disk.", path.string(),
+  check(file.good(), ErrorKind::io, "--profile", "cannot write the trace: {}. Check the folder and the space on its disk.",
         std::strerror(errno));
 }
 

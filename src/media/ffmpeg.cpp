@@ -105,6 +105,15 @@ int check_ffmpeg(int result, ErrorKind kind, std::string_view doing, std::string
        lines.empty() ? "" : " (", lines, lines.empty() ? "" : ")", advice);
 }
 
+FfmpegPtr<AVFrame> make_frame(int pixel_format, int width, int height) {
+  FfmpegPtr<AVFrame> frame(not_null(av_frame_alloc()));
+  frame->format = pixel_format;
+  frame->width = width;
+  frame->height = height;
+  check_ffmpeg(av_frame_get_buffer(frame.get(), 0), ErrorKind::out_of_memory, "allocate a frame", kEncoderAdvice);
+  return frame;
+}
+
 void require_encoder(const char* codec) {
   check(avcodec_find_encoder_by_name(codec) != nullptr, ErrorKind::unsupported, "output", "FFmpeg has no encoder {} here. {}.",
         codec, kEncoderAdvice);
@@ -135,13 +144,9 @@ Encoder::Encoder(const EncoderSettings& settings) {
                fmt::format("open FFmpeg's encoder {} for {}x{}", settings.codec, settings.width, settings.height), kEncoderAdvice);
   options.check_all_used();
 
-  frame_.reset(not_null(av_frame_alloc()));
-  frame_->format = context_->pix_fmt;
-  frame_->width = settings.width;
-  frame_->height = settings.height;
+  frame_ = make_frame(context_->pix_fmt, settings.width, settings.height);
   frame_->colorspace = context_->colorspace;
   frame_->color_range = context_->color_range;
-  check_ffmpeg(av_frame_get_buffer(frame_.get(), 0), ErrorKind::out_of_memory, "allocate a frame", kEncoderAdvice);
   packet_.reset(not_null(av_packet_alloc()));
 }
 
@@ -171,11 +176,11 @@ void Encoder::receive(const PacketSink& sink) {
   }
 }
 
-EncodedFile::EncodedFile(const char* container, const std::filesystem::path& path, const EncoderSettings& settings,
-                         const FfmpegOptions& tags, const FfmpegOptions& options)
-    : encoder_(settings) {
+EncodedFile::EncodedFile(const char* container, const SinkTarget& target, const EncoderSettings& settings,
+                         const FfmpegOptions& tags, const std::string& encoder_tag, const FfmpegOptions& options)
+    : name_(target.name), encoder_(settings) {
   // "file:" because FFmpeg would read a colon in the name as the end of a protocol.
-  const std::string url = "file:" + path.string();
+  const std::string url = "file:" + target.path.string();
   AVFormatContext* made = nullptr;
   const int result = avformat_alloc_output_context2(&made, nullptr, container, url.c_str());
   container_.reset(made);
@@ -190,19 +195,25 @@ EncodedFile::EncodedFile(const char* container, const std::filesystem::path& pat
   Dictionary tag_entries(tags);
   std::swap(container_->metadata, tag_entries.entries);
 
-  check_ffmpeg(avio_open(&container_->pb, url.c_str(), AVIO_FLAG_WRITE), ErrorKind::io, fmt::format("write {}", path.string()),
-               kFileAdvice);
+  check_written(avio_open(&container_->pb, url.c_str(), AVIO_FLAG_WRITE));
   Dictionary option_entries(options);
-  check_ffmpeg(avformat_write_header(container_.get(), &option_entries.entries), ErrorKind::io,
-               fmt::format("write {}", path.string()), kFileAdvice);
+  check_written(avformat_init_output(container_.get(), &option_entries.entries));
+  // FFmpeg has just put its own name there.
+  check_ffmpeg(av_dict_set(&container_->metadata, "encoder", encoder_tag.empty() ? nullptr : encoder_tag.c_str(), 0),
+               ErrorKind::out_of_memory, "prepare the file", kFileAdvice);
+  check_written(avformat_write_header(container_.get(), &option_entries.entries));
   option_entries.check_all_used();
+}
+
+int EncodedFile::check_written(int result) const {
+  return result >= 0 ? result : check_ffmpeg(result, ErrorKind::io, fmt::format("write {}", name_.string()), kFileAdvice);
 }
 
 void EncodedFile::write(AVPacket& packet) {
   packet.stream_index = stream_->index;
   av_packet_rescale_ts(&packet, encoder_.context().time_base, stream_->time_base);
-  check_ffmpeg(av_write_frame(container_.get(), &packet), ErrorKind::io, "write the video", kFileAdvice);
-  check_ffmpeg(container_->pb->error, ErrorKind::io, "write the video", kFileAdvice);
+  check_written(av_write_frame(container_.get(), &packet));
+  check_written(container_->pb->error);
 }
 
 void EncodedFile::encode(std::int64_t timestamp) {
@@ -211,10 +222,10 @@ void EncodedFile::encode(std::int64_t timestamp) {
 
 void EncodedFile::finish() {
   encoder_.flush([this](AVPacket& packet) { write(packet); });
-  check_ffmpeg(av_write_trailer(container_.get()), ErrorKind::io, "write the video", kFileAdvice);
+  check_written(av_write_trailer(container_.get()));
   avio_flush(container_->pb);
-  check_ffmpeg(container_->pb->error, ErrorKind::io, "write the video", kFileAdvice);
-  check_ffmpeg(avio_closep(&container_->pb), ErrorKind::io, "write the video", kFileAdvice);
+  check_written(container_->pb->error);
+  check_written(avio_closep(&container_->pb));
 }
 
 }  // namespace zoe

@@ -2,14 +2,15 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "media/frame_sink.h"
 
 struct AVCodecContext;
 struct AVDictionary;
@@ -37,6 +38,10 @@ void capture_log();
 // Throws for a negative result: `[output] cannot <doing>: <FFmpeg's text> (<last log lines>). <advice>`; else returns it.
 // No memory is out_of_memory, whatever the kind.
 int check_ffmpeg(int result, ErrorKind kind, std::string_view doing, std::string_view advice);
+
+// A picture with memory of its own, rows aligned and padded as FFmpeg's code wants to read and write them: it works in vectors and
+// goes beyond what was asked for. Nothing of a caller may be handed to it directly.
+FfmpegPtr<AVFrame> make_frame(int pixel_format, int width, int height);
 
 using FfmpegOptions = std::vector<std::pair<std::string_view, std::string>>;
 
@@ -75,15 +80,18 @@ class Encoder {
 // An encoder and the container file its packets go to.
 class EncodedFile {
  public:
-  EncodedFile(const char* container, const std::filesystem::path& path, const EncoderSettings& settings, const FfmpegOptions& tags,
-              const FfmpegOptions& options);
+  // encoder_tag: who made the file, in place of FFmpeg's name, where the container has a tag for it.
+  EncodedFile(const char* container, const SinkTarget& target, const EncoderSettings& settings, const FfmpegOptions& tags,
+              const std::string& encoder_tag, const FfmpegOptions& options);
   AVFrame& frame() { return encoder_.frame(); }
   void encode(std::int64_t timestamp);
   void finish();
 
  private:
   void write(AVPacket& packet);
+  int check_written(int result) const;
 
+  std::filesystem::path name_;
   Encoder encoder_;
   FfmpegPtr<AVFormatContext> container_;
   AVStream* stream_ = nullptr;  // owned by container_

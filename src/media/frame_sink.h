@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,11 +19,15 @@ class FrameSink {
   virtual void finish() = 0;  // flushes and closes; called once
 };
 
-std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path,
-                                      const VideoSettings& settings);  // mp4, webm
-std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path& path, const VideoSettings& settings);
-std::unique_ptr<FrameSink> png_sink(VideoFormat format, const std::filesystem::path& path,
-                                    const VideoSettings& settings);  // png, folder
+// Where a sink writes, and what errors call it: the path that the file will have.
+struct SinkTarget {
+  std::filesystem::path path, name;
+};
+
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const SinkTarget& target,
+                                      const VideoSettings& settings);  // mp4, mov, mkv, webm
+std::unique_ptr<FrameSink> gif_sink(const SinkTarget& target, const VideoSettings& settings);
+std::unique_ptr<FrameSink> png_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings);  // png, folder
 
 // The picture with all frames: cells of a frame with a bar for its number above it, `gap` pixels between and around.
 struct SheetLayout {
@@ -39,9 +43,21 @@ struct MetadataText {
 };
 MetadataText metadata_text(const VideoSettings& settings);
 
-// Writes (mode "wb") or changes (mode "r+b") a whole file: the parts one after the other, every step checked.
-// replace_last: how many bytes at the end of the file they take the place of.
-using Bytes = std::span<const std::uint8_t>;
-void write_file(const std::filesystem::path& path, const char* mode, std::initializer_list<Bytes> parts, int replace_last = 0);
+// A file being written, every step checked. Modes as fopen: "wb" a new file, "r+b" changes one.
+class OutputFile {
+ public:
+  OutputFile(const SinkTarget& target, const char* mode);
+  void write(std::span<const std::uint8_t> bytes);
+  void seek_from_end(long offset);
+  void close();  // what was still buffered is written here
+
+ private:
+  void check_system(bool ok) const;
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::filesystem::path name_;
+  std::unique_ptr<std::FILE, Close> file_;
+};
 
 }  // namespace zoe

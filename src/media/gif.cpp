@@ -29,19 +29,19 @@ std::vector<std::uint8_t> comment_and_trailer(const std::string& json) {
 
 class GifSink : public FrameSink {
  public:
-  GifSink(const std::filesystem::path& path, const VideoSettings& settings)
-      : path_(path),
+  GifSink(const SinkTarget& target, const VideoSettings& settings)
+      : target_(target),
         fps_(settings.fps),
         width_(settings.width),
         json_(metadata_text(settings).json),
-        file_("gif", path,
+        file_("gif", target,
               {.codec = "gif",
                .pixel_format = AV_PIX_FMT_PAL8,
                .width = settings.width,
                .height = settings.height,
                .rate_num = 100,
                .rate_den = 1},
-              {}, {{"loop", "0"}}) {}
+              {}, "", {{"loop", "0"}}) {}
 
   void write(std::span<const std::uint8_t> rgb) override { frames_.emplace_back(rgb.begin(), rgb.end()); }
 
@@ -60,11 +60,14 @@ class GifSink : public FrameSink {
     }
     file_.finish();
     // FFmpeg writes no comments into GIFs; one may stand anywhere before the trailer, the file's last byte.
-    write_file(path_, "r+b", {comment_and_trailer(json_)}, 1);
+    OutputFile file(target_, "r+b");
+    file.seek_from_end(-1);
+    file.write(comment_and_trailer(json_));
+    file.close();
   }
 
  private:
-  std::filesystem::path path_;
+  SinkTarget target_;
   double fps_;
   int width_;
   std::string json_;
@@ -74,8 +77,8 @@ class GifSink : public FrameSink {
 
 }  // namespace
 
-std::unique_ptr<FrameSink> gif_sink(const std::filesystem::path& path, const VideoSettings& settings) {
-  return std::make_unique<GifSink>(path, settings);
+std::unique_ptr<FrameSink> gif_sink(const SinkTarget& target, const VideoSettings& settings) {
+  return std::make_unique<GifSink>(target, settings);
 }
 
 }  // namespace zoe

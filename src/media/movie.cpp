@@ -1,4 +1,4 @@
-// .mp4 and .webm: RGB to yuv420p by swscale, then x264 or libvpx.
+// .mp4, .mov, .mkv and .webm: RGB to yuv420p by swscale, then x264 or libvpx.
 extern "C" {
 #include <libavutil/frame.h>
 #include <libavutil/opt.h>
@@ -6,6 +6,8 @@ extern "C" {
 #include <libavutil/rational.h>
 #include <libswscale/swscale.h>
 }
+
+#include <cstring>
 
 #include "media/ffmpeg.h"
 #include "media/frame_sink.h"
@@ -43,38 +45,54 @@ FfmpegPtr<SwsContext> yuv_converter(int width, int height) {
 
 EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settings) {
   const AVRational rate = av_d2q(settings.fps, 100'000);
-  EncoderSettings encoder{.codec = format == VideoFormat::mp4 ? "libx264" : "libvpx-vp9",
+  const bool is_vp9 = format == VideoFormat::webm;
+  EncoderSettings encoder{.codec = is_vp9 ? "libvpx-vp9" : "libx264",
                           .pixel_format = AV_PIX_FMT_YUV420P,
                           .width = settings.width,
                           .height = settings.height,
                           .rate_num = rate.num,
                           .rate_den = rate.den,
                           .threads = settings.threads};
+  const std::string crf = fmt::format("{}", settings.crf.value_or(default_crf(format)));
   // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
-  if (format == VideoFormat::mp4)
-    encoder.options = {{"preset", "medium"}, {"crf", "18"}, {"x264-params", "rc-lookahead=10:sync-lookahead=0:sliced-threads=1"}};
-  else
-    encoder.options = {{"deadline", "good"},    {"cpu-used", "4"}, {"row-mt", "1"},
-                       {"lag-in-frames", "10"}, {"crf", "20"},     {"b", "0"}};
+  if (is_vp9)
+    encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"row-mt", "1"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};
+  else encoder.options = {{"preset", "medium"}, {"crf", crf}, {"x264-params", "rc-lookahead=20:sync-lookahead=0"}};
   return encoder;
+}
+
+struct Container {
+  const char* name;
+  FfmpegOptions options;
+};
+Container container(VideoFormat format) {
+  switch (format) {
+    case VideoFormat::webm: return {"webm", {}};
+    case VideoFormat::mkv: return {"matroska", {}};
+    case VideoFormat::mov: return {"mov", {{"movflags", "+faststart"}}};
+    default: return {"mp4", {{"movflags", "+faststart"}}};
+  }
 }
 
 class MovieSink : public FrameSink {
  public:
-  MovieSink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings, const MetadataText& text)
+  MovieSink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings, const MetadataText& text)
       : width_(settings.width),
         height_(settings.height),
+        rgb_(make_frame(AV_PIX_FMT_RGB24, width_, height_)),
         converter_(yuv_converter(width_, height_)),
-        file_(format == VideoFormat::mp4 ? "mp4" : "webm", path, encoder_settings(format, settings),
-              {{"title", text.title}, {"comment", text.json}, {"encoding_tool", settings.software}},
-              format == VideoFormat::mp4 ? FfmpegOptions{{"movflags", "+faststart"}} : FfmpegOptions{}) {}
+        file_(container(format).name, target, encoder_settings(format, settings),
+              {{"title", text.title}, {"comment", text.json}, {"encoding_tool", settings.software}}, settings.software,
+              container(format).options) {}
 
   void write(std::span<const std::uint8_t> rgb) override {
+    const auto row_bytes = 3 * static_cast<std::size_t>(width_);
+    for (int y = 0; y < height_; ++y)
+      std::memcpy(rgb_->data[0] + static_cast<std::ptrdiff_t>(y) * rgb_->linesize[0],
+                  rgb.data() + static_cast<std::size_t>(y) * row_bytes, row_bytes);
     AVFrame& frame = file_.frame();
-    const std::uint8_t* const planes[] = {rgb.data()};
-    const int strides[] = {3 * width_};
-    check_ffmpeg(sws_scale(converter_.get(), planes, strides, 0, height_, frame.data, frame.linesize), ErrorKind::unsupported,
-                 "convert a frame", "Choose another output suffix");
+    check_ffmpeg(sws_scale(converter_.get(), rgb_->data, rgb_->linesize, 0, height_, frame.data, frame.linesize),
+                 ErrorKind::unsupported, "convert a frame", "Choose another output suffix");
     file_.encode(index_++);
   }
   void finish() override { file_.finish(); }
@@ -82,14 +100,15 @@ class MovieSink : public FrameSink {
  private:
   int width_, height_;
   std::int64_t index_ = 0;
+  FfmpegPtr<AVFrame> rgb_;
   FfmpegPtr<SwsContext> converter_;
   EncodedFile file_;
 };
 
 }  // namespace
 
-std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
-  return std::make_unique<MovieSink>(format, path, settings, metadata_text(settings));
+std::unique_ptr<FrameSink> movie_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings) {
+  return std::make_unique<MovieSink>(format, target, settings, metadata_text(settings));
 }
 
 }  // namespace zoe

@@ -4,8 +4,8 @@
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/nearest.h"
@@ -22,8 +22,10 @@ struct Suffix {
   std::string_view text;
   VideoFormat format;
 };
-constexpr Suffix kSuffixes[] = {
-    {".mp4", VideoFormat::mp4}, {".webm", VideoFormat::webm}, {".gif", VideoFormat::gif}, {".png", VideoFormat::png}};
+constexpr Suffix kSuffixes[] = {{".mp4", VideoFormat::mp4},   {".mov", VideoFormat::mov}, {".mkv", VideoFormat::mkv},
+                                {".webm", VideoFormat::webm}, {".gif", VideoFormat::gif}, {".png", VideoFormat::png}};
+
+bool is_h264(VideoFormat format) { return format == VideoFormat::mp4 || format == VideoFormat::mov || format == VideoFormat::mkv; }
 
 PendingOutput::Kind output_kind(VideoFormat format) {
   return format == VideoFormat::folder ? PendingOutput::Kind::folder : PendingOutput::Kind::file;
@@ -42,10 +44,19 @@ void check_settings(VideoFormat format, const VideoSettings& settings) {
         "bad frame rate: got {}, expected 0.1 to 1000 frames a second. Choose another --fps.", fps);
   check(threads >= 1 && threads <= kMaxThreads, kInvalid, kWhere, "bad encoder thread count: got {}, expected 1 to {}.", threads,
         kMaxThreads);
+  if (settings.crf) {
+    const int most = is_h264(format) ? 51 : 63;
+    check(is_h264(format) || format == VideoFormat::webm, kInvalid, kWhere,
+          "a crf is for .mp4, .mov, .mkv and .webm only: got {} for pictures that lose nothing. Leave it out.", *settings.crf);
+    check(*settings.crf >= 0 && *settings.crf <= most, kInvalid, kWhere,
+          "bad crf: got {}, expected 0 (best) to {}. Leave it out for {}.", *settings.crf, most, default_crf(format));
+  }
   switch (format) {
     case VideoFormat::mp4:
+    case VideoFormat::mov:
+    case VideoFormat::mkv:
       check(width % 2 == 0 && height % 2 == 0, kInvalid, kWhere,
-            "bad size for .mp4: got {}x{}, expected even numbers. Choose a .webm, .gif or .png output, or another size.", width,
+            "bad size for H.264: got {}x{}, expected even numbers. Choose a .webm, .gif or .png output, or another size.", width,
             height);
       require_encoder("libx264");
       break;
@@ -71,44 +82,67 @@ void check_settings(VideoFormat format, const VideoSettings& settings) {
   }
 }
 
-std::unique_ptr<FrameSink> make_sink(VideoFormat format, const std::filesystem::path& path, const VideoSettings& settings) {
+std::unique_ptr<FrameSink> make_sink(VideoFormat format, const SinkTarget& target, const VideoSettings& settings) {
   switch (format) {
     case VideoFormat::mp4:
-    case VideoFormat::webm: return movie_sink(format, path, settings);
-    case VideoFormat::gif: return gif_sink(path, settings);
+    case VideoFormat::mov:
+    case VideoFormat::mkv:
+    case VideoFormat::webm: return movie_sink(format, target, settings);
+    case VideoFormat::gif: return gif_sink(target, settings);
     case VideoFormat::png:
     case VideoFormat::folder: break;
   }
-  return png_sink(format, path, settings);
+  return png_sink(format, target, settings);
 }
 
 }  // namespace
 
 VideoFormat video_format(const std::filesystem::path& path) {
   check(!path.empty(), ErrorKind::invalid_argument, kWhere, "the path is empty, expected a file or a folder. Choose one with -o.");
-  std::string suffix = path.extension().string();
-  if (suffix.empty()) return VideoFormat::folder;
-  std::ranges::transform(suffix, suffix.begin(),
-                         [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
-  for (const Suffix& known : kSuffixes)
+  check(path != "-", ErrorKind::invalid_argument, kWhere,
+        "a video is not written to the standard output: got \"-\". Name a file, as ./- for one of that name.");
+  const auto lower = [](std::string text) {
+    std::ranges::transform(text, text.begin(),
+                           [](unsigned char c) { return static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c); });
+    return text;
+  };
+  const std::string name = lower(path.filename().string()), suffix = lower(path.extension().string());
+  for (const Suffix& known : kSuffixes) {
+    check(known.text != name, ErrorKind::invalid_argument, kWhere, "no name before the suffix in {}. Write one, as out{}.",
+          in_quotes(path.string()), known.text);
     if (known.text == suffix) return known.format;
+  }
+  // No suffix is a number, alone or before a sign: that is part of a name, as a version is.
+  const std::size_t digits = suffix.empty() ? 0 : std::min(suffix.find_first_not_of("0123456789", 1), suffix.size());
+  const bool is_number = digits > 1 && (digits == suffix.size() || !((suffix[digits] >= 'a' && suffix[digits] <= 'z')));
+  std::error_code status;
+  if (suffix.empty() || is_number || std::filesystem::is_directory(path, status)) return VideoFormat::folder;
   fail(ErrorKind::invalid_argument, kWhere,
-       "unknown suffix of {}: got {}, expected .mp4, .webm, .gif, .png, or none for a folder of frames. Choose one of them.",
-       in_quotes(path.string()), in_quotes(suffix));
+       "unknown suffix of {}: got {}, expected .mp4, .mov, .mkv, .webm, .gif, .png, or none for a folder of frames. Choose one of "
+       "them, or end a folder's name with a slash.",
+       in_quotes(path.string()), in_quotes(path.extension().string()));
 }
+
+std::filesystem::path numbered_output(const std::filesystem::path& path, std::size_t number) {
+  const std::filesystem::path plain = path.has_filename() ? path : path.parent_path();
+  const bool has_suffix = video_format(path) != VideoFormat::folder;
+  const std::string stem = has_suffix ? plain.stem().string() : plain.filename().string();
+  return plain.parent_path() / fmt::format("{}-{:04}{}", stem, number, has_suffix ? plain.extension().string() : "");
+}
+
+int default_crf(VideoFormat format) { return format == VideoFormat::webm ? 30 : 21; }
 
 void check_output(const std::filesystem::path& path, const VideoSettings& settings) {
   const VideoFormat format = video_format(path);
   check_settings(format, settings);
   const PendingOutput probe(path, output_kind(format));
-  if (format != VideoFormat::folder) write_file(probe.path(), "wb", {});  // removed by its owner
 }
 
 VideoWriter::VideoWriter(const std::filesystem::path& path, VideoFormat format, const VideoSettings& settings)
     : frames_(settings.frames),
       frame_bytes_(3 * static_cast<std::size_t>(settings.width) * static_cast<std::size_t>(settings.height)),
       output_(path, output_kind(format)),
-      sink_(make_sink(format, output_.path(), settings)) {}
+      sink_(make_sink(format, {output_.path(), output_.final_path()}, settings)) {}
 
 VideoWriter::~VideoWriter() = default;
 
@@ -148,7 +182,9 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   double bytes = 0;
   switch (format) {
     // x264 pads its reference and lookahead frames by 32 pixels on each side, libvpx by 80; row threads of libvpx have tables each.
-    case VideoFormat::mp4: bytes = 2.4 * kMiB + 0.2 * kMiB * settings.threads + 67 * (width + 64) * (height + 64); break;
+    case VideoFormat::mp4:
+    case VideoFormat::mov:
+    case VideoFormat::mkv: bytes = 2.4 * kMiB + 0.2 * kMiB * settings.threads + 67 * (width + 64) * (height + 64); break;
     case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * settings.threads + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:
@@ -173,19 +209,23 @@ MetadataText metadata_text(const VideoSettings& settings) {
   return text;
 }
 
-void write_file(const std::filesystem::path& path, const char* mode, std::initializer_list<Bytes> parts, int replace_last) {
-  const auto check_system = [&](bool ok) {
-    check(ok, ErrorKind::io, kWhere, "cannot write {}: {}. Free some space or choose another place with -o.", path.string(),
-          std::strerror(errno));
-  };
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), mode));
-  check_system(file != nullptr);
-  if (replace_last > 0) check_system(std::fseek(file.get(), -replace_last, SEEK_END) == 0);
-  for (const Bytes part : parts) check_system(std::fwrite(part.data(), 1, part.size(), file.get()) == part.size());
-  check_system(std::fclose(file.release()) == 0);  // what was still buffered is written here
+OutputFile::OutputFile(const SinkTarget& target, const char* mode)
+    : name_(target.name), file_(std::fopen(target.path.c_str(), mode)) {
+  check_system(file_ != nullptr);
 }
+
+void OutputFile::check_system(bool ok) const {
+  const int error = errno;
+  check(ok, ErrorKind::io, kWhere, "cannot write {}: {}. Free some space or choose another place with -o.", name_.string(),
+        std::generic_category().message(error));
+}
+
+void OutputFile::write(std::span<const std::uint8_t> bytes) {
+  check_system(std::fwrite(bytes.data(), 1, bytes.size(), file_.get()) == bytes.size());
+}
+
+void OutputFile::seek_from_end(long offset) { check_system(std::fseek(file_.get(), offset, SEEK_END) == 0); }
+
+void OutputFile::close() { check_system(std::fclose(file_.release()) == 0); }
 
 }  // namespace zoe

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,24 +25,36 @@
 namespace zoe {
 
 enum class VideoFormat {
-  mp4,     // .mp4: H.264 (x264, crf 18), yuv420p, BT.709 limited range, index first; even sizes only
-  webm,    // .webm: VP9 (libvpx, crf 20), yuv420p, BT.709 limited range
+  mp4,     // .mp4: H.264 (x264), yuv420p, BT.709 limited range, index first; even sizes only
+  mov,     // .mov: the same in QuickTime's container
+  mkv,     // .mkv: the same in Matroska
+  webm,    // .webm: VP9 (libvpx), yuv420p, BT.709 limited range
   gif,     // .gif: one palette for all frames, ordered dither, repeats for ever; delays are whole centiseconds, right on average
   png,     // .png: the image, or with several frames one sheet of them in reading order, each with its number above it
-  folder,  // no suffix, or a trailing slash: a folder of 0001.png, 0002.png ...
+  folder,  // no suffix, a trailing slash, or a folder that exists: a folder of 0001.png, 0002.png ...
 };
 
-// The format that a path's suffix names (upper or lower case); invalid_argument for an unknown suffix.
+// The format that a path's suffix names (upper or lower case); invalid_argument for an unknown suffix, a suffix without a name, and
+// "-". What begins with a number is no suffix: `wan2.1` and `wan2.1-run` are folders.
 VideoFormat video_format(const std::filesystem::path& path);
+
+// The path of one of several videos: out.mp4 is out-0001.mp4 for number 1, and the folder wan2.1 is wan2.1-0001.
+std::filesystem::path numbered_output(const std::filesystem::path& path, std::size_t number);
+
+// The crf of a format where VideoSettings has none.
+int default_crf(VideoFormat format);
 
 struct VideoSettings {
   int width = 0, height = 0;  // pixels, up to 16384
   int frames = 0;             // exactly as many are written before finish()
   double fps = 16;
-  int threads = 1;            // of the encoder (mp4, webm); the file depends on it, memory too
+  int threads = 1;  // of the encoder (all but gif, png, folder); the file depends on it, memory too
+  // Constant rate factor: the quality of H.264 (0 to 51) and VP9 (0 to 63), smaller is better and larger files; invalid_argument
+  // for the other formats, which have none.
+  std::optional<int> crf = {};
   std::string software = {};  // "Zoetrope 0.1.0"
-  // Written as one JSON object of strings, in this order, into the comment of mp4, webm, gif and every png; the value of "prompt"
-  // is also the title of mp4, webm and png.
+  // Written as one JSON object of strings, in this order, into the comment of every format and every png of a
+  // folder; the value of "prompt" is also the title, but of gif.
   std::vector<std::pair<std::string, std::string>> metadata = {};
 };
 

@@ -119,7 +119,7 @@ ModelConfig read_model(const std::string& spec) {
 
 Tokenizer open_tokenizer(const ModelConfig& model) {
   const fs::path folder = model.path.empty() ? embedded_model_path() : model.path;
-  Tokenizer tokenizer(folder / "tokenizer" / "spiece.model");
+  Tokenizer tokenizer(folder / "tokenizer");
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model.text_encoder.vocab_size);

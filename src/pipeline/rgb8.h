@@ -5,7 +5,7 @@
 
 namespace zoe {
 
-// f32 in -1..1 -> u8 of the same shape: what to_rgb8 of media/pixels.h makes of each value.
+// f32 in -1..1 -> u8 of the same shape: round(255 * clamp(x / 2 + 0.5, 0, 1)), ties to even, NaN 0: Diffusers' postprocess and numpy's round.
 Value to_rgb8(const Value& frames);
 
 }  // namespace zoe

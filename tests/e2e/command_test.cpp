@@ -238,7 +238,7 @@ TEST_F(Command, ControlCStopsSoonAndLeavesNothing) {
   for (const int signal : {SIGINT, SIGTERM}) {
     const CommandResult result = zoe({"generate", "-p", "a red circle", "--threads", "1", "-o", "a.mp4"},
                                      {.signal_after = "denoise 1/30", .signal = signal});
-    EXPECT_EQ(result.code, 130) << result.out << result.err;
+    EXPECT_EQ(result.code, 128 + signal) << result.out << result.err;
     EXPECT_LT(result.seconds_after_signal, 3);
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
     EXPECT_TRUE(fs::is_empty(folder_));

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -26,6 +27,7 @@ struct CommandOptions {
   // Once stdout holds this text, the signal is sent.
   std::string signal_after = {};
   int signal = SIGINT;
+  std::function<void()> in_child = {};  // the last thing before the program starts: closes descriptors, changes the user, ...
 };
 
 struct CommandResult {
@@ -62,6 +64,7 @@ inline CommandResult run_command(const std::vector<std::string>& arguments, cons
       const rlimit limit{options.max_file_bytes, options.max_file_bytes};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
+    if (options.in_child) options.in_child();
     ::execvp(argv[0], argv.data());
     ::_exit(127);
   }

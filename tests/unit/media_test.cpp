@@ -14,7 +14,6 @@
 #include "base/error.h"
 #include "compiler/run.h"
 #include "ir/trace.h"
-#include "media/pixels.h"
 #include "media/video_writer.h"
 #include "pipeline/rgb8.h"
 #include "testing/read_video.h"
@@ -99,42 +98,25 @@ void expect_metadata(const std::string& comment, const std::string& title, const
   EXPECT_EQ(title, settings.metadata.at(0).second);
 }
 
-TEST(Pixels, RoundsHalfToEvenLikeNumpy) {
-  // The values are numpy's: (np.float32(255) * np.clip(x / 2 + np.float32(0.5), 0, 1)).round(); 0 is the tie 127.5.
-  const std::vector<float> in{
-      -1,   1,          0,     -2,  7, std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(),
-      0.5f, 1.0f / 255, -0.9f, 0.2f};
-  const std::vector<std::uint8_t> expected{0, 255, 128, 0, 255, 255, 0, 191, 128, 13, 153};
-  std::vector<std::uint8_t> out(in.size());
-  to_rgb8(in, out);
-  EXPECT_EQ(out, expected);
+// numpy's (np.float32(255) * np.clip(x / 2 + np.float32(0.5), 0, 1)).round(), NaN as 0.
+std::uint8_t rounded(float x) {
+  const float half = x / 2 + 0.5f;
+  return std::isnan(x) ? 0 : static_cast<std::uint8_t>(std::nearbyint(255.0f * std::clamp(half, 0.0f, 1.0f)));
 }
 
-TEST(Pixels, EqualsTheFormulaForManyValues) {
-  std::vector<float> in;
-  for (int i = -70000; i <= 70000; ++i) in.push_back(static_cast<float>(i) / 65536);
-  std::vector<std::uint8_t> out(in.size());
-  to_rgb8(in, out);
-  std::size_t ties = 0;
-  for (std::size_t i = 0; i < in.size(); ++i) {
-    const float scaled = 255.0f * std::clamp(in[i] / 2 + 0.5f, 0.0f, 1.0f);
-    ties += scaled - std::floor(scaled) == 0.5f;
-    ASSERT_EQ(out[i], static_cast<int>(std::nearbyint(scaled))) << in[i];
-  }
-  EXPECT_GT(ties, 0u);
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  std::uint8_t one = 9;
-  to_rgb8({&nan, 1}, {&one, 1});
-  EXPECT_EQ(one, 0);
-}
-
-// What leaves a device: the same bytes, made by a graph.
-TEST(Pixels, OfAGraphAreTheSameBytes) {
-  std::vector<float> in{std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -3, 7, 0};
+// What leaves a device. The first values with numpy's results; 0 is the tie 127.5.
+TEST(Pixels, AreRoundedHalfToEvenLikeNumpy) {
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  std::vector<float> in{-1, 1, 0, -2, 7, kInf, -kInf, 0.5f, 1.0f / 255, -0.9f, 0.2f, std::numeric_limits<float>::quiet_NaN()};
+  const std::vector<std::uint8_t> from_numpy{0, 255, 128, 0, 255, 255, 0, 191, 128, 13, 153, 0};
   for (int i = -70000; in.size() < 3 * 40000; i += 1) in.push_back(static_cast<float>(i) / 65536);
   const std::int64_t width = static_cast<std::int64_t>(in.size()) / 3 / 10;
   std::vector<std::uint8_t> expected(in.size()), got(in.size());
-  to_rgb8(in, expected);
+  std::transform(in.begin(), in.end(), expected.begin(), rounded);
+  ASSERT_TRUE(std::equal(from_numpy.begin(), from_numpy.end(), expected.begin()));
+  ASSERT_GT(
+      std::count_if(in.begin(), in.end(), [](float x) { return 255 * (x / 2 + 0.5f) == std::floor(255 * (x / 2 + 0.5f)) + 0.5f; }),
+      1);
   for (const bool compiled : {true, false}) {
     const auto platform = open_platform("cpu", {.threads = 2});
     const auto stream = platform->make_stream();
@@ -157,10 +139,75 @@ TEST(VideoFormat, ComesFromTheSuffix) {
   EXPECT_EQ(video_format("a.mp4"), VideoFormat::mp4);
   EXPECT_EQ(video_format("x/a.b.MP4"), VideoFormat::mp4);
   EXPECT_EQ(video_format("a.webm"), VideoFormat::webm);
+  EXPECT_EQ(video_format("a.Mov"), VideoFormat::mov);
+  EXPECT_EQ(video_format("a.mkv"), VideoFormat::mkv);
   EXPECT_EQ(video_format("a.gif"), VideoFormat::gif);
   EXPECT_EQ(video_format("a.png"), VideoFormat::png);
   EXPECT_EQ(video_format("frames"), VideoFormat::folder);
   EXPECT_EQ(video_format("frames.mp4/"), VideoFormat::folder);
+}
+
+// A number behind a point is part of a name, as a version is; a folder that exists is one, whatever its name.
+TEST_F(MediaTest, FoldersWithPointsInTheirNames) {
+  for (const char* name : {"wan2.1-run", "wan2.1", "v1.0.2", "a.7_b", "x.mp4/", "any.thing/", ".hidden", "./x/wan2.2-"})
+    EXPECT_EQ(video_format(name), VideoFormat::folder) << name;
+  for (const char* name : {"a.3gp", "a.7z", "wan2.1b", "any.thing", "a.", "a.x1"}) EXPECT_THROW(video_format(name), Error) << name;
+  fs::create_directory(folder_ / "any.thing");
+  EXPECT_EQ(video_format(folder_ / "any.thing"), VideoFormat::folder);
+  write_video(folder_ / "wan2.1-run", settings_of(16, 16, 2));
+  EXPECT_EQ(content(), (std::vector<std::string>{"any.thing", "wan2.1-run"}));
+}
+
+TEST(VideoFormat, NumbersKeepTheSuffix) {
+  EXPECT_EQ(numbered_output("a.mp4", 7), "a-0007.mp4");
+  EXPECT_EQ(numbered_output("x/a.b.PNG", 12), "x/a.b-0012.PNG");
+  EXPECT_EQ(numbered_output("frames", 1), "frames-0001");
+  EXPECT_EQ(numbered_output("frames/", 1), "frames-0001");
+  EXPECT_EQ(numbered_output("wan2.1-run", 12345), "wan2.1-run-12345");
+}
+
+// The same pictures in QuickTime's container and in Matroska.
+TEST_F(MediaTest, MovAndMkvAreTheMp4InOtherContainers) {
+  const VideoSettings settings = settings_of(64, 48, 9);
+  write_video(folder_ / "a.mp4", settings);
+  const ReadVideo mp4 = read_video(folder_ / "a.mp4");
+  for (const char* name : {"a.mov", "a.mkv"}) {
+    write_video(folder_ / name, settings);
+    const ReadVideo video = read_video(folder_ / name);
+    EXPECT_EQ(video.codec, "h264") << name;
+    EXPECT_TRUE(video.frames == mp4.frames) << name;
+    EXPECT_NEAR(video.fps, 16, 1e-2) << name;
+    EXPECT_EQ(video.colorspace, AVCOL_SPC_BT709) << name;
+    EXPECT_EQ(video.color_range, AVCOL_RANGE_MPEG) << name;
+    expect_metadata(video.tags.at("comment"), video.tags.at("title"), settings);
+    EXPECT_EQ(video.tags.at("encoder"), "Zoetrope test") << name;
+  }
+  EXPECT_EQ(bytes_of(folder_ / "a.mov").substr(4, 8), "ftypqt  ");
+  EXPECT_EQ(bytes_of(folder_ / "a.mkv").substr(0, 4), "\x1a\x45\xdf\xa3");
+}
+
+TEST_F(MediaTest, CrfTradesBytesForQuality) {
+  for (const char* suffix : {".mp4", ".mov", ".mkv", ".webm"}) {
+    std::size_t last_size = SIZE_MAX;
+    double last_quality = 1e9;
+    for (const int crf : {8, 20, 36, 50}) {
+      VideoSettings settings = settings_of(128, 96, 9);
+      settings.crf = crf;
+      const fs::path path = folder_ / (std::to_string(crf) + suffix);
+      const auto frames = write_video(path, settings);
+      const std::size_t size = fs::file_size(path);
+      const double quality = psnr(frames, read_video(path).frames);
+      EXPECT_LT(size, last_size) << path;
+      EXPECT_LT(quality, last_quality) << path;
+      last_size = size, last_quality = quality;
+    }
+    VideoSettings settings = settings_of(128, 96, 9), same = settings;
+    same.crf = default_crf(video_format(std::string("a") + suffix));
+    write_video(folder_ / (std::string("default") + suffix), settings);
+    write_video(folder_ / (std::string("same") + suffix), same);
+    EXPECT_EQ(read_video(folder_ / (std::string("default") + suffix)).frames,
+              read_video(folder_ / (std::string("same") + suffix)).frames);
+  }
 }
 
 TEST_F(MediaTest, Mp4KeepsFramesRateColoursAndSettings) {
@@ -186,12 +233,12 @@ TEST_F(MediaTest, Mp4KeepsFramesRateColoursAndSettings) {
 }
 
 TEST_F(MediaTest, TheSameInputGivesTheSameFile) {
-  for (const char* suffix : {".mp4", ".webm", ".gif", ".png"}) {
+  for (const char* suffix : {".mp4", ".mov", ".mkv", ".webm", ".gif", ".png"}) {
     const fs::path one = folder_ / (std::string("one") + suffix), two = folder_ / (std::string("two") + suffix);
     write_video(one, settings_of(64, 64, 12));
     write_video(two, settings_of(64, 64, 12));
-    // A webm has a random identity.
-    if (suffix == std::string(".webm")) EXPECT_EQ(read_video(one).frames, read_video(two).frames);
+    // Matroska files have a random identity.
+    if (suffix == std::string(".webm") || suffix == std::string(".mkv")) EXPECT_EQ(read_video(one).frames, read_video(two).frames);
     else EXPECT_TRUE(bytes_of(one) == bytes_of(two)) << suffix;
   }
 }
@@ -220,6 +267,9 @@ TEST_F(MediaTest, WebmOfOddSize) {
   EXPECT_EQ(video.color_range, AVCOL_RANGE_MPEG);
   EXPECT_GT(psnr(frames, video.frames), 36);
   expect_metadata(video.tags.at("comment"), video.tags.at("title"), settings);
+  EXPECT_EQ(video.tags.at("encoder"), "Zoetrope test");
+  EXPECT_NE(bytes_of(folder_ / "a.webm").find("Zoetrope test"),
+            std::string::npos);  // the program's field, which FFmpeg does not show
 }
 
 TEST_F(MediaTest, GifKeepsTimeInTheMeanAndRepeats) {
@@ -319,7 +369,7 @@ TEST_F(MediaTest, ColonsAndPercentsInNamesAreOrdinary) {
 }
 
 TEST_F(MediaTest, DroppedWriterLeavesNothing) {
-  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png", "frames"}) {
+  for (const char* name : {"a.mp4", "a.mov", "a.mkv", "a.webm", "a.gif", "a.png", "frames"}) {
     const VideoSettings settings = settings_of(32, 32, 5);
     for (int written = 0; written <= 5; ++written) {
       const auto writer = VideoWriter::open(folder_ / name, settings);
@@ -332,7 +382,8 @@ TEST_F(MediaTest, DroppedWriterLeavesNothing) {
 TEST_F(MediaTest, NothingReachesTheTerminal) {
   ::testing::internal::CaptureStdout();
   ::testing::internal::CaptureStderr();
-  for (const char* name : {"a.mp4", "a.webm", "a.gif", "a.png", "frames"}) write_video(folder_ / name, settings_of(32, 32, 9));
+  for (const char* name : {"a.mp4", "a.mov", "a.mkv", "a.webm", "a.gif", "a.png", "frames"})
+    write_video(folder_ / name, settings_of(32, 32, 9));
   EXPECT_EQ(::testing::internal::GetCapturedStdout(), "");
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
