@@ -18,7 +18,7 @@ std::string count(std::int64_t parameters) {
 
 void describe_part(std::string_view part, std::string_view what, const Checkpoint& checkpoint) {
   std::map<std::string_view, int> dtypes;
-  for (const TensorEntry& tensor : checkpoint.tensors()) ++dtypes[tensor.dtype];
+  for (const TensorEntry& tensor : checkpoint.tensors()) ++dtypes[tensor.dtype()];
   std::string stored;
   for (const auto& [dtype, tensors] : dtypes) stored += fmt::format("{}{} {}", stored.empty() ? "" : ", ", tensors, dtype);
   fmt::print("{:<13} {:>9} parameters  {:>9.1f} MiB  {} file{}  tensors: {}\n              {}\n", part,

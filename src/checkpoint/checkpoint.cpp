@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <map>
 #include <set>
 #include <unordered_map>
@@ -9,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/nearest.h"
 
 namespace zoe {
@@ -105,10 +107,19 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
 }
 
 void Checkpoint::add_file(const fs::path& path, std::string_view where) {
-  MappedFile file(path);
-  Safetensors contents = parse_safetensors(file.bytes(), where);
-  std::move(contents.tensors.begin(), contents.tensors.end(), std::back_inserter(tensors_));
-  files_.push_back(std::move(file));
+  const auto file = std::make_shared<const MappedFile>(path);
+  // What is parsed must be there: the header's length, then the header.
+  file->fetch(0, sizeof(std::uint64_t));
+  if (file->bytes().size() >= sizeof(std::uint64_t)) {
+    std::uint64_t header_bytes;
+    std::memcpy(&header_bytes, file->bytes().data(), sizeof header_bytes);
+    file->fetch(sizeof header_bytes, std::min<std::uint64_t>(header_bytes, file->bytes().size()));
+  }
+  Safetensors contents = parse_safetensors(file->bytes(), where);
+  for (TensorEntry& tensor : contents.tensors) {
+    tensor.file = file;
+    tensors_.push_back(std::move(tensor));
+  }
   file_names_.push_back(path.filename().string());
 }
 
@@ -130,52 +141,86 @@ std::int64_t Checkpoint::parameter_count() const {
   return sum;
 }
 
+namespace {
+
+// Whether two entries hold the same bytes, as far as a look at their begin, middle and end tells.
+bool look_alike(const TensorEntry& a, const TensorEntry& b) {
+  if (a.encoding != b.encoding || a.bytes.size() != b.bytes.size()) return false;
+  const std::size_t size = a.bytes.size(), piece = std::min<std::size_t>(size, 1 << 14);
+  for (const std::size_t begin : {std::size_t{0}, (size - piece) / 2, size - piece}) {
+    for (const TensorEntry* entry : {&a, &b})
+      if (entry->file)
+        entry->file->fetch(static_cast<std::size_t>(entry->bytes.data() - entry->file->bytes().data()) + begin, piece);
+    if (piece > 0 && std::memcmp(a.bytes.data() + begin, b.bytes.data() + begin, piece) != 0) return false;
+  }
+  return true;
+}
+
+std::string_view first_word(std::string_view name) { return name.substr(0, name.find('.')); }
+
+}  // namespace
+
 std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
                                               std::span<const TensorAlias> aliases) {
-  std::unordered_multimap<std::string_view, std::string_view> aliases_of;
-  for (const TensorAlias& alias : aliases) aliases_of.emplace(alias.name, alias.alias);
+  std::unordered_multimap<std::string_view, const TensorAlias*> aliases_of;
+  for (const TensorAlias& alias : aliases) aliases_of.emplace(alias.name, &alias);
 
   std::vector<const TensorEntry*> out;
   std::vector<std::string> missing;
-  std::unordered_set<std::string_view> used;
+  std::unordered_set<std::string_view> used, words;
   for (const ExpectedTensor& tensor : expected) {
-    const TensorEntry* own = nullptr;
-    const auto use = [&](std::string_view name) {
+    words.insert(first_word(tensor.name));
+    const auto find = [&](std::string_view name) {
       const TensorEntry* entry = checkpoint.find(name);
-      if (!entry) return;
+      if (!entry) return entry;
       check(entry->shape == tensor.shape, ErrorKind::invalid_argument, checkpoint.where(),
             "bad shape of {}: got {}, expected {}. Check that the weights belong to the config.", in_quotes(name),
             entry->shape.str(), tensor.shape.str());
-      weight_dtype(*entry, checkpoint.where());
+      weight_of(*entry, checkpoint.where());
       used.insert(entry->name);
-      if (!own) own = entry;
+      return entry;
     };
-    use(tensor.name);
+    const TensorEntry* taken = find(tensor.name);
     const auto [first, last] = aliases_of.equal_range(tensor.name);
-    for (auto it = first; it != last; ++it) use(it->second);
-    if (!own) missing.push_back(tensor.name);
-    out.push_back(own);
+    for (auto it = first; it != last; ++it) {
+      const TensorEntry* const other = find(it->second->alias);
+      if (!other) continue;
+      const TensorEntry* const before = taken;
+      if (!taken || it->second->first) taken = other;
+      if (before && !look_alike(*before, *other))
+        log(LogLevel::notice,
+            fmt::format("{}: {} and {} differ; {} is taken.", checkpoint.where(), before->name, other->name, taken->name));
+    }
+    if (!taken) missing.push_back(tensor.name);
+    out.push_back(taken);
   }
-  std::vector<std::string> unknown;
+  std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name)) unknown.push_back(tensor.name);
-  if (missing.empty() && unknown.empty()) return out;
-
-  const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size());
+    if (!used.contains(tensor.name)) (words.contains(first_word(tensor.name)) ? unknown : passed_over).push_back(tensor.name);
+  const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size() + passed_over.size());
   if (!missing.empty()) {
-    const std::string near = nearest(missing.front(), unknown);
+    std::vector<std::string> others = unknown;
+    others.insert(others.end(), passed_over.begin(), passed_over.end());
+    const std::string near = nearest(missing.front(), others);
     fail(ErrorKind::invalid_argument, checkpoint.where(),
          "missing tensor {}: got {}, expected {} tensors ({}). Check that the weights belong to the config.",
          in_quotes(missing.front()), near.empty() ? "no similar unknown name" : in_quotes(near) + " as the nearest unknown name",
          expected.size(), counts);
   }
-  std::vector<std::string> known;
-  for (const ExpectedTensor& tensor : expected) known.push_back(tensor.name);
-  const std::string near = nearest(unknown.front(), known);
-  fail(ErrorKind::invalid_argument, checkpoint.where(),
-       "unknown tensor {}: got {} tensors ({}), expected {}{}. Check that the weights belong to the config.",
-       in_quotes(unknown.front()), checkpoint.tensors().size(), counts, expected.size(),
-       near.empty() ? "" : ", the nearest being " + in_quotes(near));
+  if (!unknown.empty()) {
+    std::vector<std::string> known;
+    for (const ExpectedTensor& tensor : expected) known.push_back(tensor.name);
+    const std::string near = nearest(unknown.front(), known);
+    fail(ErrorKind::invalid_argument, checkpoint.where(),
+         "unknown tensor {}: got {} tensors ({}), expected {}{}. Check that the weights belong to the config.",
+         in_quotes(unknown.front()), checkpoint.tensors().size(), counts, expected.size(),
+         near.empty() ? "" : ", the nearest being " + in_quotes(near));
+  }
+  if (!passed_over.empty())
+    log(LogLevel::notice,
+        fmt::format("{}: {}{} not read: the model has no such tensor.", checkpoint.where(), in_quotes(passed_over.front()),
+                    passed_over.size() == 1 ? std::string(" is") : fmt::format(" and {} more are", passed_over.size() - 1)));
+  return out;
 }
 
 }  // namespace zoe

@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "base/error.h"
+#include "checkpoint/component_weights.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "models/umt5/model.h"
@@ -25,7 +26,7 @@ WeightSource source_of(const Checkpoint& checkpoint) {
   return [&checkpoint](const std::string& name) {
     const TensorEntry* entry = checkpoint.find(name);
     check(entry != nullptr, ErrorKind::internal, checkpoint.where(), "no tensor {}.", name);
-    return HostTensor{weight_dtype(*entry, checkpoint.where()), entry->shape, entry->bytes.data()};
+    return weight_of(*entry, checkpoint.where());
   };
 }
 
@@ -35,11 +36,9 @@ std::vector<Tensor> make_tensors(Platform& platform, const std::vector<Value>& v
   return tensors;
 }
 
-std::vector<float> gather_rows(const TensorEntry& table, std::span<const std::int32_t> ids, std::int64_t padded_rows) {
-  const std::int64_t width = table.shape.dim(1);
-  std::vector<float> rows(static_cast<std::size_t>(padded_rows * width));  // rows beyond the prompt stay zero and are masked
-  for (std::size_t i = 0; i < ids.size(); ++i)
-    read_elements(table, ids[i] * width, width, DType::f32, rows.data() + static_cast<std::int64_t>(i) * width);
+std::vector<float> embedded_rows(const WeightReader& table, std::span<const std::int32_t> ids, std::int64_t padded_rows) {
+  std::vector<float> rows = gather_rows(table, ids);
+  rows.resize(static_cast<std::size_t>(padded_rows * table.shape().dim(1)));  // rows beyond the prompt stay zero and are masked
   return rows;
 }
 
@@ -111,7 +110,7 @@ class Run {
       const std::vector<std::int32_t>& tokens = plans_.tokens[i];
       std::vector<float> mask(static_cast<std::size_t>(padded), -INFINITY);
       std::fill_n(mask.begin(), tokens.size(), 0.0f);
-      upload(platform_, *stream_, gather_rows(*table, tokens, padded), inputs[0]);
+      upload(platform_, *stream_, embedded_rows(*weight_of(*table, part.checkpoint.where()), tokens, padded), inputs[0]);
       upload(platform_, *stream_, mask, inputs[2]);
       const std::vector<Tensor> outputs = make_tensors(platform_, graph.outputs, "text");
       plans_.run(plans_.text, *stream_, part.store, inputs, outputs, workspace, run_options);

@@ -139,7 +139,7 @@ class Runs : public ::testing::Test {
   LogStream stream;
   const std::vector<float> weight = std::vector<float>(64, 0.5f);
   WeightStore store{platform, [this](const std::string&) {
-                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weight.data())};
+                      return dense_weight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weight.data()));
                     }};
   Plan plan;
   Tensor workspace;
@@ -301,7 +301,7 @@ TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
     y = linear(y, parameter(fmt::format("{}", i), DType::bf16, {kSide, kSide}, static_cast<int>(i % 2)));
   const Graph graph = make_graph("many", {x}, {y});
   const WeightSource source = [&](const std::string& name) {  // each begins an element later
-    return HostTensor{DType::f32, {kSide, kSide}, reinterpret_cast<const std::byte*>(values.data() + std::stoi(name))};
+    return dense_weight(DType::f32, {kSide, kSide}, reinterpret_cast<const std::byte*>(values.data() + std::stoi(name)));
   };
   const Plan near_plan = compile(graph, near), far_plan = compile(graph, far);
   WeightStore near_store(near, source), far_store(far, source);
@@ -332,7 +332,7 @@ TEST(Weights, AnErrorInAThreadIsTheCallers) {
   const Plan plan = compile(make_graph("many", {x}, {y}), platform);
   const std::vector<float> values(64);
   WeightStore store(platform, [&](const std::string&) {
-    return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())};
+    return dense_weight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data()));
   });
   platform.good_uploads = platform.uploads + 10;
   EXPECT_THROW(store.load(plan), Error);

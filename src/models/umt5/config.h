@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/expected.h"
 
 namespace zoe {
 
@@ -30,7 +30,7 @@ inline constexpr const char* kUmt5Embedding = "shared.weight";
 // other than umt5, a feed-forward other than gated-gelu with gelu_new, a decoder).
 Umt5Config parse_umt5_config(const JsonObject& json);
 
-// Names and shapes as in the files of Transformers' UMT5EncoderModel, in the order of the graph.
+// Names and shapes as in the files of Transformers' UMT5EncoderModel: those that tracing asks for, and the embedding.
 std::vector<ExpectedTensor> umt5_tensors(const Umt5Config& config);
 // encoder.embed_tokens.weight may stand for the embedding, or beside it.
 std::vector<TensorAlias> umt5_aliases();
