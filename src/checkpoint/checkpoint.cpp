@@ -33,6 +33,32 @@ std::string other_weights(const fs::path& folder) {
   return names.size() == 1 ? in_quotes(*names.begin()) : fmt::format("{} and {} more", in_quotes(*names.begin()), names.size() - 1);
 }
 
+// The file or index of a variant ("fp16"), as tools write them beside or instead of the plain ones: model.fp16.safetensors,
+// model.safetensors.index.fp16.json. Empty if there is none; of several variants none is better than another.
+std::string variant_file(const fs::path& folder, std::string_view where) {
+  std::map<std::string, std::string> file_of;  // by variant; an index before a single file
+  std::error_code status;
+  for (fs::directory_iterator it(folder, status), end; !status && it != end; it.increment(status)) {
+    const std::string name = it->path().filename().string();
+    for (const std::string_view stem : {"diffusion_pytorch_model.", "model."})
+      for (const auto& [before, behind] :
+           {std::pair<std::string_view, std::string_view>{"safetensors.index.", ".json"}, {"", ".safetensors"}}) {
+        const std::string begin = std::string(stem).append(before);
+        if (!name.starts_with(begin) || !name.ends_with(behind) || name.size() <= begin.size() + behind.size()) continue;
+        const std::string variant = name.substr(begin.size(), name.size() - begin.size() - behind.size());
+        if (variant.find_first_of(".-") != std::string::npos) continue;  // a shard, or something else
+        std::string& file = file_of[variant];
+        if (file.empty() || !before.empty()) file = name;
+      }
+  }
+  if (file_of.empty()) return {};
+  check(file_of.size() == 1, ErrorKind::invalid_argument, where,
+        "several variants of the weights in {}: got {} and {}, expected one. Keep only the files of one.", folder.string(),
+        in_quotes(file_of.begin()->second), in_quotes(std::next(file_of.begin())->second));
+  log(LogLevel::notice, fmt::format("{}: {} is read, as there are no weights of the plain name.", where, file_of.begin()->second));
+  return file_of.begin()->second;
+}
+
 bool is_plain_file_name(std::string_view name) {
   return name.ends_with(".safetensors") && name.size() <= 255 &&
          std::none_of(name.begin(), name.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f; });
@@ -67,17 +93,18 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
   } else {
     check(fs::is_directory(path, status), ErrorKind::invalid_argument, where_,
           "no weights: got {}, which is no folder, expected a folder with safetensors files. Check the path.", path.string());
-    const auto* const found = std::find_if(kCandidates.begin(), kCandidates.end(),
+    const auto* const plain = std::find_if(kCandidates.begin(), kCandidates.end(),
                                            [&](std::string_view name) { return fs::exists(path / name, status); });
-    check(found != kCandidates.end(), ErrorKind::invalid_argument, where_,
+    const std::string found = plain != kCandidates.end() ? std::string(*plain) : variant_file(path, where_);
+    check(!found.empty(), ErrorKind::invalid_argument, where_,
           "no weights in {}: got {}, expected diffusion_pytorch_model.safetensors, model.safetensors, or one of them with "
           ".index.json and its shards. Check the path.",
           path.string(), other_weights(path));
-    const std::string file_where = fmt::format("{}/{}", where_, *found);
-    if (!found->ends_with(".json")) {
-      add_file(path / *found, file_where);
+    const std::string file_where = fmt::format("{}/{}", where_, found);
+    if (!found.ends_with(".json")) {
+      add_file(path / found, file_where);
     } else {
-      const auto shard_of = read_index(path / *found, file_where);
+      const auto shard_of = read_index(path / found, file_where);
       std::set<std::string> shards;
       for (const auto& [name, shard] : shard_of) shards.insert(shard);
       for (const std::string& shard : shards) {
@@ -91,7 +118,7 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
           const auto indexed = shard_of.find(tensors_[i].name);
           check(indexed != shard_of.end(), ErrorKind::invalid_argument, shard_where,
                 "tensor {} is not in the index: got it in this shard, expected every tensor in {}. Download both again.",
-                in_quotes(tensors_[i].name), *found);
+                in_quotes(tensors_[i].name), found);
           check(indexed->second == shard, ErrorKind::invalid_argument, shard_where,
                 "tensor {} is in the wrong shard: got it in {}, expected it in {} by the index. Download both again.",
                 in_quotes(tensors_[i].name), shard, indexed->second);
@@ -221,6 +248,25 @@ std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std:
         fmt::format("{}: {}{} not read: the model has no such tensor.", checkpoint.where(), in_quotes(passed_over.front()),
                     passed_over.size() == 1 ? std::string(" is") : fmt::format(" and {} more are", passed_over.size() - 1)));
   return out;
+}
+
+fs::path resolve_snapshot(const fs::path& path) {
+  std::error_code status;
+  if (!fs::is_directory(path / "snapshots", status) || fs::exists(path / "model_index.json", status)) return path;
+  if (fs::is_regular_file(path / "refs/main", status)) {
+    std::string hash = read_file(path / "refs/main", "refs/main", 4096);
+    while (!hash.empty() && (hash.back() == '\n' || hash.back() == ' ')) hash.pop_back();
+    if (hash.find('/') == std::string::npos && !hash.empty() && hash != "." && hash != ".." &&
+        fs::is_directory(path / "snapshots" / hash, status))
+      return path / "snapshots" / hash;
+  }
+  std::set<fs::path> found;
+  for (fs::directory_iterator it(path / "snapshots", status), end; !status && it != end; it.increment(status))
+    if (it->is_directory(status)) found.insert(it->path());
+  check(found.size() == 1, ErrorKind::invalid_argument, path.filename().string(),
+        "got {} revisions in {}, expected one, or one that refs/main names. Give one of its folders.", found.size(),
+        (path / "snapshots").string());
+  return *found.begin();
 }
 
 }  // namespace zoe

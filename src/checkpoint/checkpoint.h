@@ -18,10 +18,12 @@ namespace zoe {
 // Which file is read when a folder has several is what Diffusers and Transformers do, in this order:
 //   diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.safetensors,
 //   model.safetensors, model.safetensors.index.json
-// Other files, such as variants (model.fp16.safetensors), are not looked at. The path may also be one .safetensors file.
+// Where there is none of them, the one variant that there is (model.fp16.safetensors, ...), with a notice. Other files are not
+// looked at. The path may also be one .safetensors file.
 //
 // Errors (invalid_argument or io) name the file: nothing to read, a broken file, shard names that are no plain file names
-// (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor.
+// (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor;
+// several variants; a Git LFS pointer in the place of weights.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& path);            // named by the last part of the path
@@ -51,5 +53,10 @@ class Checkpoint {
 // where they differ.
 std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
                                               std::span<const TensorAlias> aliases = {});
+
+// A folder of the Hugging Face cache (models--OWNER--NAME) keeps the files in a folder a revision, snapshots/HASH: that of its
+// branch "main", else the only one there is. Any other path is returned as it is. Error (invalid_argument) if it cannot be told
+// which.
+std::filesystem::path resolve_snapshot(const std::filesystem::path& path);
 
 }  // namespace zoe

@@ -91,9 +91,7 @@ class Run {
     auto start = std::chrono::steady_clock::now();
     Part part(platform_, open_text_encoder(model_));
     if (!plans_.stream_text) part.store.load(plans_.text);
-    const TensorEntry* table = nullptr;
-    for (const TensorAlias& alias : umt5_aliases())
-      if (!(table = part.checkpoint.find(alias.name))) table = part.checkpoint.find(alias.alias);
+    const ComponentWeights weights(part.checkpoint, umt5_tensors(model_.text_encoder), umt5_aliases(model_.text_encoder));
     timings_.load += seconds_since(start);
     phase("load text encoder", start);
 
@@ -110,7 +108,7 @@ class Run {
       const std::vector<std::int32_t>& tokens = plans_.tokens[i];
       std::vector<float> mask(static_cast<std::size_t>(padded), -INFINITY);
       std::fill_n(mask.begin(), tokens.size(), 0.0f);
-      upload(platform_, *stream_, embedded_rows(*weight_of(*table, part.checkpoint.where()), tokens, padded), inputs[0]);
+      upload(platform_, *stream_, embedded_rows(*weights(kUmt5Embedding), tokens, padded), inputs[0]);
       upload(platform_, *stream_, mask, inputs[2]);
       const std::vector<Tensor> outputs = make_tensors(platform_, graph.outputs, "text");
       plans_.run(plans_.text, *stream_, part.store, inputs, outputs, workspace, run_options);

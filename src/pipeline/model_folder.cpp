@@ -55,14 +55,15 @@ GenerationDefaults read_defaults(const fs::path& path) {
 
 }  // namespace
 
-ModelConfig read_model_config(const fs::path& path) {
+ModelConfig read_model_config(const fs::path& given) {
   std::error_code status;
+  const fs::path path = resolve_snapshot(given);
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
         "{} is not a folder. Give a model in the Diffusers layout (a folder with model_index.json).", path.string());
   check_index(path);
   ModelConfig model;
   model.path = path;
-  const fs::path absolute = fs::absolute(path).lexically_normal();
+  const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
   model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
   model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
@@ -82,7 +83,7 @@ ModelConfig read_model_config(const fs::path& path) {
 
 Checkpoint open_text_encoder(const ModelConfig& model) {
   Checkpoint checkpoint(model.path / "text_encoder", "text_encoder");
-  match_tensors(checkpoint, umt5_tensors(model.text_encoder), umt5_aliases());
+  match_tensors(checkpoint, umt5_tensors(model.text_encoder), umt5_aliases(model.text_encoder));
   return checkpoint;
 }
 

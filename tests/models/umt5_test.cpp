@@ -50,7 +50,7 @@ TEST_P(Umt5, MatchesTransformers) {
                                                                          : std::string(ZOE_FIXTURES) + "/models/" + c.model;
   const Checkpoint recorded(std::string(ZOE_FIXTURES) + "/models/" + c.file), weights(folder);
   const Umt5Config config = read_config(folder);
-  match_tensors(weights, umt5_tensors(config), umt5_aliases());
+  match_tensors(weights, umt5_tensors(config), umt5_aliases(config));
 
   const ReferenceTensor ids = read_tensor(recorded, std::string(c.prompt) + ".input_ids");
   const auto prompt = static_cast<std::int64_t>(ids.values.size()), tokens = prompt + c.padding;

@@ -29,6 +29,7 @@ Umt5Config parse_umt5_config(const JsonObject& json) {
       .buckets = json.integer("relative_attention_num_buckets", 4, 1 << 16, 32),
       .max_distance = json.integer("relative_attention_max_distance", 2, 1 << 24, 128),
       .eps = json.number("layer_norm_epsilon", 0, 1, 1e-6),
+      .tie_embeddings = json.boolean("tie_word_embeddings", true),
   };
   check(config.inner_dim() <= kWidest, ErrorKind::invalid_argument, json.where(),
         "num_heads x d_kv is too large: got {} x {}, expected at most {}.", config.num_heads, config.d_kv, kWidest);
@@ -40,6 +41,8 @@ Umt5Config parse_umt5_config(const JsonObject& json) {
   return config;
 }
 
-std::vector<TensorAlias> umt5_aliases() { return {{kUmt5Embedding, "encoder.embed_tokens.weight"}}; }
+std::vector<TensorAlias> umt5_aliases(const Umt5Config& config) {
+  return {{kUmt5Embedding, "encoder.embed_tokens.weight", !config.tie_embeddings}};
+}
 
 }  // namespace zoe

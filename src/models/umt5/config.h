@@ -19,6 +19,7 @@ struct Umt5Config {
   std::int64_t buckets;       // relative_attention_num_buckets: half for each direction
   std::int64_t max_distance;  // relative_attention_max_distance: all positions farther away share a bucket
   double eps;                 // layer_norm_epsilon
+  bool tie_embeddings;        // tie_word_embeddings: the encoder's table is the shared one
 
   std::int64_t inner_dim() const { return num_heads * d_kv; }
 };
@@ -32,7 +33,7 @@ Umt5Config parse_umt5_config(const JsonObject& json);
 
 // Names and shapes as in the files of Transformers' UMT5EncoderModel: those that tracing asks for, and the embedding.
 std::vector<ExpectedTensor> umt5_tensors(const Umt5Config& config);
-// encoder.embed_tokens.weight may stand for the embedding, or beside it.
-std::vector<TensorAlias> umt5_aliases();
+// encoder.embed_tokens.weight may stand for the embedding, or beside it; if embeddings are not tied it is the one that is read.
+std::vector<TensorAlias> umt5_aliases(const Umt5Config& config);
 
 }  // namespace zoe
