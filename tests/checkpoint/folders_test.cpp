@@ -138,7 +138,7 @@ TEST(Shards, AGitLfsPointerIsSaidToBeOne) {
   testing::write_bytes(folder.path() / "model.safetensors",
                        "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '0') + "\nsize 507591892\n");
   expect_error([&] { Checkpoint(folder.path(), "vae"); }, ErrorKind::invalid_argument,
-               {"[vae/model.safetensors]", "got a Git LFS pointer of 132 bytes", "git lfs pull"});
+               {"[vae/model.safetensors]", "got a Git LFS pointer of 134 bytes", "git lfs pull"});
 }
 
 TEST(HubCache, TheSnapshotOfMainOrTheOnlyOneIsTaken) {
