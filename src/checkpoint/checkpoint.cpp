@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "checkpoint/gguf.h"
 
 namespace zoe {
 
@@ -135,15 +136,20 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
 
 void Checkpoint::add_file(const fs::path& path, std::string_view where) {
   const auto file = std::make_shared<const MappedFile>(path);
-  // What is parsed must be there: the header's length, then the header.
-  file->fetch(0, sizeof(std::uint64_t));
-  if (file->bytes().size() >= sizeof(std::uint64_t)) {
-    std::uint64_t header_bytes;
-    std::memcpy(&header_bytes, file->bytes().data(), sizeof header_bytes);
-    file->fetch(sizeof header_bytes, std::min<std::uint64_t>(header_bytes, file->bytes().size()));
+  const std::span<const std::byte> bytes = file->bytes();
+  file->fetch(0, sizeof(std::uint64_t));  // what is looked at must be there
+  std::vector<TensorEntry> tensors;
+  if (is_gguf(bytes)) {
+    tensors = parse_gguf(bytes, where, [&](std::size_t begin, std::size_t count) { file->fetch(begin, count); }).tensors;
+  } else {
+    if (bytes.size() >= sizeof(std::uint64_t)) {
+      std::uint64_t header_bytes;
+      std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
+      file->fetch(sizeof header_bytes, std::min<std::uint64_t>(header_bytes, bytes.size()));
+    }
+    tensors = parse_safetensors(bytes, where).tensors;
   }
-  Safetensors contents = parse_safetensors(file->bytes(), where);
-  for (TensorEntry& tensor : contents.tensors) {
+  for (TensorEntry& tensor : tensors) {
     tensor.file = file;
     tensors_.push_back(std::move(tensor));
   }

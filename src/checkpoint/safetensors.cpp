@@ -150,10 +150,9 @@ Safetensors parse_safetensors(std::span<const std::byte> file, std::string_view 
 }
 
 WeightPtr weight_of(const TensorEntry& tensor, std::string_view where) {
-  check(
-      tensor.encoding->is_weight(), ErrorKind::unsupported, where,
-      "unsupported dtype of {}: got {}, expected F32, F16, BF16, F64, F8_E4M3 or F8_E5M2. Convert the checkpoint to one of these.",
-      in_quotes(tensor.name), tensor.dtype());
+  check(tensor.encoding->is_weight(), ErrorKind::unsupported, where,
+        "unsupported dtype of {}: got {}, expected floats or a block type of GGUF. Convert the checkpoint to one of these.",
+        in_quotes(tensor.name), tensor.dtype());
   return std::make_shared<StoredWeight>(tensor);
 }
 
