@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/nearest.h"
 #include "checkpoint/gguf.h"
+#include "checkpoint/pytorch.h"
 
 namespace zoe {
 
@@ -138,9 +139,12 @@ void Checkpoint::add_file(const fs::path& path, std::string_view where) {
   const auto file = std::make_shared<const MappedFile>(path);
   const std::span<const std::byte> bytes = file->bytes();
   file->fetch(0, sizeof(std::uint64_t));  // what is looked at must be there
+  const auto fetch = [&](std::size_t begin, std::size_t count) { file->fetch(begin, count); };
   std::vector<TensorEntry> tensors;
   if (is_gguf(bytes)) {
-    tensors = parse_gguf(bytes, where, [&](std::size_t begin, std::size_t count) { file->fetch(begin, count); }).tensors;
+    tensors = parse_gguf(bytes, where, fetch).tensors;
+  } else if (is_zip(bytes)) {
+    tensors = parse_pytorch(bytes, where, fetch);
   } else {
     if (bytes.size() >= sizeof(std::uint64_t)) {
       std::uint64_t header_bytes;

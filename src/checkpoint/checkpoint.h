@@ -19,7 +19,7 @@ namespace zoe {
 //   diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.safetensors,
 //   model.safetensors, model.safetensors.index.json
 // Where there is none of them, the one variant that there is (model.fp16.safetensors, ...), with a notice. Other files are not
-// looked at. The path may also be one file, safetensors or GGUF, told by its
+// looked at. The path may also be one file, safetensors, GGUF or of torch.save, told by its
 // first bytes.
 //
 // Errors (invalid_argument or io) name the file: nothing to read, a broken file, shard names that are no plain file names
