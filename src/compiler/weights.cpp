@@ -16,7 +16,7 @@ namespace {
 // Of reading, packing and uploading: enough threads for the bus, few enough for the staging memory, and none that has little to do.
 constexpr std::size_t kMostThreads = 8, kBytesAThread = std::size_t{32} << 20;
 // What is waited for at a time: the flag that cancels is looked at between, and the next few pieces are on their way meanwhile.
-constexpr std::size_t kFetchBytes = std::size_t{4} << 20, kBytesAhead = std::size_t{16} << 20;
+constexpr std::size_t kFetchBytes = std::size_t{4} << 20, kBytesAhead = std::size_t{32} << 20;
 
 // Of any store: a new one in the place of an old one shares none of its numbers.
 std::uint64_t next_generation() {
