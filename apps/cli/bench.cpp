@@ -13,6 +13,7 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "checkpoint/random_weight.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
@@ -104,30 +105,14 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
   return made;
 }
 
-// Weights in the dtype they are computed with, all from one block of memory.
-class RandomWeights {
- public:
-  explicit RandomWeights(const Case& measured) {
-    std::map<DType, std::int64_t> largest;
-    for (const Plan& plan : measured.plans)
-      for (const PlanWeight& weight : plan.weights)
-        for (const auto& [name, type] : weight.parts) {
-          types_[name] = type;
-          largest[type.dtype] = std::max(largest[type.dtype], type.shape.count());
-        }
-    for (const auto& [dtype, count] : largest) values_.emplace(dtype, RandomValues(count, dtype, 0.02f));
-  }
-  WeightSource source() const {
-    return [this](const std::string& name) {
-      const Type& type = types_.at(name);
-      return HostTensor{type.dtype, type.shape, values_.at(type.dtype).data()};
-    };
-  }
-
- private:
-  std::map<std::string, Type> types_;
-  std::map<DType, RandomValues> values_;
-};
+// Made as they are loaded.
+WeightSource random_weights(const Case& measured) {
+  std::map<std::string, Shape> shapes;
+  for (const Plan& plan : measured.plans)
+    for (const PlanWeight& weight : plan.weights)
+      for (const auto& [name, type] : weight.parts) shapes[name] = type.shape;
+  return [shapes = std::move(shapes)](const std::string& name) { return random_weight(0, name, shapes.at(name)); };
+}
 
 // The tensors that the plans read and write.
 struct Arguments {
@@ -217,8 +202,7 @@ Ceilings measure_ceilings(Platform& platform, Stream& stream, DType dtype, const
   Case product;
   product.graphs.push_back({make_graph("product", {x}, {linear(x, parameter("w", dtype, {n, n}))})});
   product.plans.push_back(compile(product.graphs[0].graph, platform, options));
-  const RandomWeights weights(product);
-  WeightStore store(platform, weights.source());
+  WeightStore store(platform, random_weights(product));
   store.load(product.plans[0]);
   const Arguments arguments(product, platform, stream);
   const Plan* const only = &product.plans[0];
@@ -346,8 +330,7 @@ int bench(const BenchOptions& options) {
   }
   // As in a pipeline: weights that would fill the memory come and go block by block, and their packing is part of the time.
   const bool streamed = plans[0]->weight_bytes() > platform->free_bytes() / (platform->info().unified_memory ? 2 : 1);
-  const RandomWeights weights(measured);
-  WeightStore store(*platform, weights.source());
+  WeightStore store(*platform, random_weights(measured));
   start = StepClock::now();
   if (!streamed)
     for (const Plan* plan : plans) store.load(*plan);

@@ -34,7 +34,7 @@ Part part_of(std::string_view name, std::string what, const Checkpoint& checkpoi
             .bytes = static_cast<std::size_t>(checkpoint.size_bytes()),
             .files = checkpoint.file_names().size(),
             .dtypes = {}};
-  for (const TensorEntry& tensor : checkpoint.tensors()) ++part.dtypes[std::string(tensor.dtype)];
+  for (const TensorEntry& tensor : checkpoint.tensors()) ++part.dtypes[std::string(tensor.dtype())];
   return part;
 }
 

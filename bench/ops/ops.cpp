@@ -271,7 +271,7 @@ class Bench {
         interpreting_(open_platform("cpu", {.threads = options.threads, .compiler = "none"})),
         stream_(platform_->make_stream()),
         weights_(*platform_,
-                 [](const std::string& name) -> HostTensor { fail(ErrorKind::internal, "bench_ops", "no weight {}.", name); }),
+                 [](const std::string& name) -> WeightPtr { fail(ErrorKind::internal, "bench_ops", "no weight {}.", name); }),
         copies_(*platform_, options.threads),
         commit_(commit()) {
     std::mt19937 generator(1);

@@ -1,5 +1,8 @@
 #include "base/dtype.h"
 
+#include <algorithm>
+#include <array>
+
 #include "base/error.h"
 
 namespace zoe {
@@ -27,7 +30,17 @@ std::uint16_t f32_to_f16(float value) {
 
 void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::size_t count) {
   if (src_dtype == dst_dtype) {
-    std::memcpy(dst, src, count * size_of(src_dtype));
+    if (count > 0) std::memcpy(dst, src, count * size_of(src_dtype));
+    return;
+  }
+  if (reinterpret_cast<std::uintptr_t>(src) % size_of(src_dtype) != 0) {
+    alignas(64) std::array<std::byte, 4096> aligned;
+    const std::size_t step = aligned.size() / size_of(src_dtype);
+    for (std::size_t i = 0; i < count; i += step) {
+      const std::size_t n = std::min(step, count - i);
+      std::memcpy(aligned.data(), static_cast<const std::byte*>(src) + i * size_of(src_dtype), n * size_of(src_dtype));
+      convert(aligned.data(), src_dtype, static_cast<std::byte*>(dst) + i * size_of(dst_dtype), dst_dtype, n);
+    }
     return;
   }
   const auto* src16 = static_cast<const std::uint16_t*>(src);

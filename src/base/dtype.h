@@ -55,7 +55,8 @@ inline std::uint8_t f32_to_u8(float value) {
 float f16_to_f32(std::uint16_t bits);
 std::uint16_t f32_to_f16(float value);
 
-// Converts `count` elements between the three float types, and between f32 and u8. The ranges must not overlap.
+// Converts `count` elements between the three float types, and between f32 and u8. The ranges must not overlap; `src` may lie at
+// any address, `dst` at a multiple of its size.
 void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::size_t count);
 
 }  // namespace zoe

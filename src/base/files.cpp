@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -29,6 +30,12 @@ namespace {
 
 // The text of an errno, taken before anything else may set it.
 std::string reason(int error) { return std::generic_category().message(error); }
+
+#ifndef MADV_POPULATE_READ  // of Linux 5.14; libraries older than that do not name it
+#define MADV_POPULATE_READ 22
+#endif
+
+const std::size_t kPageBytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 
 // A file descriptor that closes itself.
 struct Descriptor {
@@ -57,32 +64,74 @@ Descriptor open_regular(const std::filesystem::path& path, std::string_view wher
 
 }  // namespace
 
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const Descriptor file = open_regular(path, "file", &size_);
+MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
+  Descriptor file = open_regular(path, "file", &size_);
   check(size_ > 0, ErrorKind::invalid_argument, "file", "{} is empty: got 0 bytes. Download or copy it again.", path.string());
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
   const int error = address == MAP_FAILED ? errno : 0;
   check(error == 0, ErrorKind::io, "file", "cannot map {} ({} bytes): {}.", path.string(), size_, reason(error));
   data_ = static_cast<const std::byte*>(address);
+  fd_ = std::exchange(file.fd, -1);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)),
+      fd_(std::exchange(other.fd_, -1)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(fd_, other.fd_);
   return *this;
 }
 
 MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) ::close(fd_);
 }
 
-void read_ahead(const std::byte* bytes, std::size_t size) {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE)),
-             begin = reinterpret_cast<std::uintptr_t>(bytes) / page * page;
-  ::madvise(reinterpret_cast<void*>(begin), reinterpret_cast<std::uintptr_t>(bytes) + size - begin, MADV_WILLNEED);
+void MappedFile::fetch(std::size_t begin, std::size_t count) const {
+  constexpr std::size_t kPiece = std::size_t{4} << 20;
+  const std::size_t end = std::min(begin + count, size_);
+  for (std::size_t at = begin / kPageBytes * kPageBytes; at < end; at += kPiece) {
+    struct stat info {};
+    check(::fstat(fd_, &info) == 0, ErrorKind::io, "file", "cannot read the size of {}: {}.", path_.string(), reason(errno));
+    const auto size_now = static_cast<std::size_t>(info.st_size);
+    check(size_now >= size_, ErrorKind::io, "file",
+          "{} was cut while it was read: got {} bytes, expected {}. Leave it alone, or copy it again.", path_.string(), size_now,
+          size_);
+    const std::size_t bytes = std::min(kPiece, end - at);
+    int failure;
+    do failure = ::madvise(const_cast<std::byte*>(data_) + at, bytes, MADV_POPULATE_READ) == 0 ? 0 : errno;
+    while (failure == EINTR || failure == EAGAIN);
+    if (failure != 0) read_through(at, bytes, failure);
+  }
+}
+
+// What madvise refused is read in the ordinary way, which tells why. It may be no more than a system without MADV_POPULATE_READ
+// (Linux before 5.14, where this is EINVAL): then the bytes are in the system's cache now.
+void MappedFile::read_through(std::size_t begin, std::size_t count, int failure) const {
+  std::vector<char> bytes(std::min(count, std::size_t{1} << 18));
+  for (std::size_t done = 0; done < count;) {
+    const ssize_t got = ::pread(fd_, bytes.data(), std::min(bytes.size(), count - done), static_cast<off_t>(begin + done));
+    if (got < 0 && errno == EINTR) continue;
+    check(got >= 0, ErrorKind::io, "file", "cannot read {}: {}. Check the disk, or copy the file again.", path_.string(),
+          reason(errno));
+    check(got > 0, ErrorKind::io, "file",
+          "{} was cut while it was read: got {} bytes, expected {}. Leave it alone, or copy it again.", path_.string(),
+          begin + done, size_);
+    done += static_cast<std::size_t>(got);
+  }
+  check(failure == EINVAL, ErrorKind::io, "file", "cannot read {}: {}. Check the disk, or copy the file again.", path_.string(),
+        reason(failure));
+}
+
+void MappedFile::read_ahead(std::size_t begin, std::size_t count) const {
+  const std::size_t first = begin / kPageBytes * kPageBytes, end = std::min(begin + count, size_);
+  if (first < end) ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_WILLNEED);
 }
 
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes) {

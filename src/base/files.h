@@ -9,7 +9,8 @@
 
 namespace zoe {
 
-// A file mapped read-only. Movable; the bytes stay valid until destruction.
+// A file mapped read-only. Movable; the bytes stay valid until destruction. Touching a byte that the system cannot read (the file
+// was cut, its disk is gone) ends the process by SIGBUS: fetch() what is about to be read, which fails with an error instead.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -18,14 +19,21 @@ class MappedFile {
   MappedFile& operator=(MappedFile&& other) noexcept;
   ~MappedFile();
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+  // Waits until bytes [begin, begin + count) are in memory. io error if the file is shorter than it was or cannot be read.
+  void fetch(std::size_t begin, std::size_t count) const;
+  // Asks the system to read them from the disk soon; returns at once, and has no other effect.
+  void read_ahead(std::size_t begin, std::size_t count) const;
 
  private:
+  void read_through(std::size_t begin, std::size_t count, int failure) const;
+
+  std::filesystem::path path_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
+  int fd_ = -1;  // to ask for the size, and for the reason of a failure
 };
-
-// Asks the system to read mapped bytes from the disk soon; returns at once, and has no other effect.
-void read_ahead(const std::byte* bytes, std::size_t size);
 
 // Reads a whole file; an error if it is missing, not a regular file, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes);

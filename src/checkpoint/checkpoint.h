@@ -1,4 +1,4 @@
-// The weights of one model part: a folder with one safetensors file or with shards and their index, all mapped.
+// The files of one model component: a folder with one safetensors file or with shards and their index, all mapped.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/files.h"
+#include "checkpoint/expected.h"
 #include "checkpoint/safetensors.h"
 
 namespace zoe {
@@ -18,10 +18,13 @@ namespace zoe {
 // Which file is read when a folder has several is what Diffusers and Transformers do, in this order:
 //   diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.safetensors,
 //   model.safetensors, model.safetensors.index.json
-// Other files, such as variants (model.fp16.safetensors), are not looked at. The path may also be one .safetensors file.
+// Where there is none of them, the one variant that there is (model.fp16.safetensors, ...), with a notice. Other files are not
+// looked at. The path may also be one file, safetensors, GGUF or of torch.save, told by its
+// first bytes.
 //
 // Errors (invalid_argument or io) name the file: nothing to read, a broken file, shard names that are no plain file names
-// (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor.
+// (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor;
+// several variants; a Git LFS pointer in the place of weights.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& path);            // named by the last part of the path
@@ -39,25 +42,22 @@ class Checkpoint {
 
   std::string where_;
   std::vector<std::string> file_names_;
-  std::vector<MappedFile> files_;
   std::vector<TensorEntry> tensors_;
 };
 
-struct ExpectedTensor {
-  std::string name;
-  Shape shape;
-};
-
-// A second name under which an expected tensor may be stored, instead of its own or beside it.
-struct TensorAlias {
-  std::string name, alias;
-};
-
-// The entries of `expected`, in its order, if the checkpoint has exactly these tensors in these shapes and weight dtypes. Else one
-// error: a missing tensor with the nearest unknown name, an unknown one with the nearest missing or expected name, a wrong
-// shape (all invalid_argument), or a dtype that no weight may have (unsupported), with the counts.
-// Of a tensor stored under its name and its alias, both must have the shape; the entry is the one under its own name.
+// The entries of `expected`, in its order, if the checkpoint has these tensors in these shapes and in types that weights have. Else
+// one error: a missing tensor with the nearest unknown name, an unknown one with the nearest expected name, a wrong shape (all
+// invalid_argument), or a type that no weight has (unsupported), with the counts.
+// What a model would never look for is passed over with a notice: a tensor whose first word ("lm_head" of lm_head.weight) begins
+// no expected name. One that could belong to the model (another layer, another kind of attention) is an error.
+// Of a tensor stored under its name and its alias, both must have the shape; which one is read TensorAlias says. A notice tells
+// where they differ.
 std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
                                               std::span<const TensorAlias> aliases = {});
+
+// A folder of the Hugging Face cache (models--OWNER--NAME) keeps the files in a folder a revision, snapshots/HASH: that of its
+// branch "main", else the only one there is. Any other path is returned as it is. Error (invalid_argument) if it cannot be told
+// which.
+std::filesystem::path resolve_snapshot(const std::filesystem::path& path);
 
 }  // namespace zoe

@@ -1,10 +1,8 @@
 #include "checkpoint/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstring>
-#include <optional>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -18,33 +16,6 @@ constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limi
 constexpr std::size_t kMaxTensors = 100'000;
 constexpr std::size_t kMaxRank = 8;
 
-struct StoredDType {
-  std::string_view name;
-  std::int64_t bytes;
-  std::optional<DType> weight;  // for the types a weight may have
-};
-
-constexpr std::array<StoredDType, 15> kStoredDTypes{{{"F64", 8, {}},
-                                                     {"F32", 4, DType::f32},
-                                                     {"F16", 2, DType::f16},
-                                                     {"BF16", 2, DType::bf16},
-                                                     {"I64", 8, {}},
-                                                     {"I32", 4, {}},
-                                                     {"I16", 2, {}},
-                                                     {"I8", 1, {}},
-                                                     {"U8", 1, {}},
-                                                     {"U16", 2, {}},
-                                                     {"U32", 4, {}},
-                                                     {"U64", 8, {}},
-                                                     {"BOOL", 1, {}},
-                                                     {"F8_E4M3", 1, {}},
-                                                     {"F8_E5M2", 1, {}}}};
-
-const StoredDType* find_dtype(std::string_view name) {
-  const auto found = std::find_if(kStoredDTypes.begin(), kStoredDTypes.end(), [&](const StoredDType& d) { return d.name == name; });
-  return found == kStoredDTypes.end() ? nullptr : &*found;
-}
-
 // One tensor of the header; `data` is everything behind the header.
 TensorEntry read_entry(const JsonObject& header, const std::string& name, std::span<const std::byte> data) {
   const JsonObject fields = header.object(name);
@@ -52,7 +23,7 @@ TensorEntry read_entry(const JsonObject& header, const std::string& name, std::s
   const std::string shown = in_quotes(name);
 
   const std::string dtype_name = fields.string("dtype");
-  const StoredDType* dtype = find_dtype(dtype_name);
+  const Encoding* dtype = safetensors_encoding(dtype_name);
   check(dtype, ErrorKind::invalid_argument, where,
         "bad dtype of {}: got {}, expected a safetensors type such as F32, F16 or BF16. Check the file.", shown,
         in_quotes(dtype_name));
@@ -67,7 +38,7 @@ TensorEntry read_entry(const JsonObject& header, const std::string& name, std::s
         "bad data_offsets of {}: got [{},{}], expected begin <= end <= {}, the bytes behind the header. Download or copy the file "
         "again.",
         shown, offsets[0], offsets[1], data_bytes);
-  std::int64_t size_bytes = dtype->bytes;
+  std::int64_t size_bytes = dtype->block_bytes;
   bool overflows = false;
   for (const std::int64_t extent : shape.dims()) overflows |= __builtin_mul_overflow(size_bytes, extent, &size_bytes);
   check(!overflows, ErrorKind::invalid_argument, where, "bad shape of {}: got {}, expected fewer than 2^63 bytes. Check the file.",
@@ -75,8 +46,8 @@ TensorEntry read_entry(const JsonObject& header, const std::string& name, std::s
   check(offsets[1] - offsets[0] == size_bytes, ErrorKind::invalid_argument, where,
         "bad size of {}: got {} bytes in the file, expected {} for {} {}. Check the file.", shown, offsets[1] - offsets[0],
         size_bytes, dtype->name, shape.str());
-  return {name, dtype->name, std::move(shape),
-          data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(size_bytes))};
+  return {
+      name, dtype, std::move(shape), data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(size_bytes)), {}};
 }
 
 // The tensors must cover the data exactly once.
@@ -98,6 +69,40 @@ void check_layout(const std::vector<TensorEntry>& tensors, std::span<const std::
         "bytes behind the last tensor: got {} bytes of data, expected {}. Check the file.", data.size(), end);
 }
 
+class StoredWeight : public WeightReader {
+ public:
+  explicit StoredWeight(TensorEntry tensor) : tensor_(std::move(tensor)) {}
+  const Shape& shape() const override { return tensor_.shape; }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    ZOE_INTERNAL_CHECK(begin >= 0 && count >= 0 && count <= tensor_.shape.count() - begin);
+    decode(*tensor_.encoding, tensor_.bytes.data(), begin, count, dtype, out);
+  }
+  const std::byte* dense(DType dtype) const override { return tensor_.encoding->dtype == dtype ? tensor_.bytes.data() : nullptr; }
+  std::size_t stored_bytes() const override { return tensor_.bytes.size(); }
+  const void* place() const override { return tensor_.bytes.data(); }
+  void read_ahead(std::int64_t begin, std::int64_t count) const override {
+    if (!tensor_.file) return;
+    const auto [first, bytes] = range(begin, count);
+    tensor_.file->read_ahead(first, bytes);
+  }
+  void fetch(std::int64_t begin, std::int64_t count) const override {
+    if (!tensor_.file) return;
+    const auto [first, bytes] = range(begin, count);
+    tensor_.file->fetch(first, bytes);
+  }
+
+ private:
+  // Where the blocks that hold some elements lie in the file.
+  std::pair<std::size_t, std::size_t> range(std::int64_t begin, std::int64_t count) const {
+    const std::int64_t block = tensor_.encoding->block_elements, first = begin / block, last = (begin + count + block - 1) / block;
+    const auto bytes = static_cast<std::size_t>(tensor_.encoding->block_bytes);
+    return {static_cast<std::size_t>(tensor_.bytes.data() - tensor_.file->bytes().data()) + static_cast<std::size_t>(first) * bytes,
+            static_cast<std::size_t>(last - first) * bytes};
+  }
+
+  TensorEntry tensor_;
+};
+
 }  // namespace
 
 Safetensors parse_safetensors(std::span<const std::byte> file, std::string_view where) {
@@ -106,6 +111,13 @@ Safetensors parse_safetensors(std::span<const std::byte> file, std::string_view 
         "no safetensors file: got {} bytes, expected at least 8. Download or copy it again.", file.size());
   static_assert(std::endian::native == std::endian::little);
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
+  constexpr std::string_view kPointer = "version https://git-lfs.github.com/spec/";
+  check(
+      !std::string_view(reinterpret_cast<const char*>(file.data()), file.size()).starts_with(kPointer), ErrorKind::invalid_argument,
+      where,
+      "no safetensors file: got a Git LFS pointer of {} bytes, expected the weights that it stands for. Run `git lfs pull` in the "
+      "model's folder, or download the file.",
+      file.size());
   const std::size_t most = file.size() - sizeof header_bytes;
   check(header_bytes <= most, ErrorKind::invalid_argument, where,
         "header beyond the end of the file: got a header of {} bytes, expected at most {}. Download or copy the file again.",
@@ -137,32 +149,11 @@ Safetensors parse_safetensors(std::span<const std::byte> file, std::string_view 
   return out;
 }
 
-DType weight_dtype(const TensorEntry& tensor, std::string_view where) {
-  const StoredDType* dtype = find_dtype(tensor.dtype);
-  check(dtype && dtype->weight, ErrorKind::unsupported, where,
-        "unsupported dtype of {}: got {}, expected F32, F16 or BF16. Convert the checkpoint to one of these.",
-        in_quotes(tensor.name), tensor.dtype);
-  return *dtype->weight;
-}
-
-void read_elements(const TensorEntry& tensor, std::int64_t begin, std::int64_t count, DType dst_dtype, void* dst) {
-  const DType src_dtype = weight_dtype(tensor, "weights");
-  ZOE_INTERNAL_CHECK(begin >= 0 && count >= 0 && begin <= tensor.shape.count() && count <= tensor.shape.count() - begin);
-  const std::byte* src = tensor.bytes.data() + static_cast<std::size_t>(begin) * size_of(src_dtype);
-  const auto elements = static_cast<std::size_t>(count);
-  if (src_dtype == dst_dtype) {
-    if (elements > 0) std::memcpy(dst, src, elements * size_of(src_dtype));
-  } else if (reinterpret_cast<std::uintptr_t>(src) % size_of(src_dtype) == 0) {
-    convert(src, src_dtype, dst, dst_dtype, elements);
-  } else {
-    alignas(4) std::array<std::byte, 16 * 1024> aligned;
-    const std::size_t piece = aligned.size() / size_of(src_dtype);
-    for (std::size_t done = 0; done < elements; done += piece) {
-      const std::size_t now = std::min(piece, elements - done);
-      std::memcpy(aligned.data(), src + done * size_of(src_dtype), now * size_of(src_dtype));
-      convert(aligned.data(), src_dtype, static_cast<std::byte*>(dst) + done * size_of(dst_dtype), dst_dtype, now);
-    }
-  }
+WeightPtr weight_of(const TensorEntry& tensor, std::string_view where) {
+  check(tensor.encoding->is_weight(), ErrorKind::unsupported, where,
+        "unsupported dtype of {}: got {}, expected floats or a block type of GGUF. Convert the checkpoint to one of these.",
+        in_quotes(tensor.name), tensor.dtype());
+  return std::make_shared<StoredWeight>(tensor);
 }
 
 }  // namespace zoe

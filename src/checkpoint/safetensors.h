@@ -5,21 +5,27 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "base/dtype.h"
+#include "base/files.h"
 #include "base/shape.h"
+#include "base/weight_reader.h"
+#include "checkpoint/encoding.h"
 
 namespace zoe {
 
 struct TensorEntry {
   std::string name;
-  std::string_view dtype;            // as stored: "BF16", "F32", "I64", ...
-  Shape shape;                       // [] is a scalar; an extent may be 0
-  std::span<const std::byte> bytes;  // in the file's map; aligned only by luck, so read it with read_elements()
+  const Encoding* encoding;
+  Shape shape;                             // [] is a scalar; an extent may be 0
+  std::span<const std::byte> bytes;        // in the file's map; at any address
+  std::shared_ptr<const MappedFile> file;  // that holds them; null: somebody else does
+
+  std::string_view dtype() const { return encoding->name; }  // as stored: "BF16", "F32", "I64", ...
 };
 
 struct Safetensors {
@@ -31,10 +37,7 @@ struct Safetensors {
 // invalid_argument. Bounds: header of 100 MB, 100,000 tensors, 8 dimensions.
 Safetensors parse_safetensors(std::span<const std::byte> file, std::string_view where);
 
-// The element type of a tensor that can be a weight (F32, F16, BF16); unsupported error for any other.
-DType weight_dtype(const TensorEntry& tensor, std::string_view where);
-
-// Converts elements [begin, begin + count) of a weight to f32, bf16 or f16, whatever the alignment of its bytes.
-void read_elements(const TensorEntry& tensor, std::int64_t begin, std::int64_t count, DType dst_dtype, void* dst);
+// The tensor as a weight, which keeps the entry's file mapped; unsupported error if its type holds no numbers that weights have.
+WeightPtr weight_of(const TensorEntry& tensor, std::string_view where);
 
 }  // namespace zoe

@@ -103,7 +103,7 @@ class PlanRun {
     const bool is_done = std::none_of(plan_.steps.begin() + static_cast<std::ptrdiff_t>(begin), plan_.steps.end(),
                                       [&](const Step& step) { return step.node->segment == loaded_; });
     if (loaded_ > 0 && is_done) weights_.release(plan_, loaded_);
-    for (; loaded_ < segment; ++loaded_) weights_.load(plan_, loaded_ + 1);
+    for (; loaded_ < segment; ++loaded_) weights_.load(plan_, loaded_ + 1, {.cancel = options_.cancel});
   }
 
   Slot slot(const Place& place) const {

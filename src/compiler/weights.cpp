@@ -1,14 +1,13 @@
 #include "compiler/weights.h"
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
 #include <mutex>
 #include <set>
+#include <system_error>
 #include <thread>
 
 #include "base/error.h"
-#include "base/files.h"
 #include "base/log.h"
 
 namespace zoe {
@@ -17,10 +16,8 @@ namespace {
 
 // Of reading, packing and uploading: enough threads for the bus, few enough for the staging memory, and none that has little to do.
 constexpr std::size_t kMostThreads = 8, kBytesAThread = std::size_t{32} << 20;
-
-std::size_t source_bytes(const HostTensor& tensor) {
-  return static_cast<std::size_t>(tensor.shape.count()) * size_of(tensor.dtype);
-}
+// What is waited for at a time: the flag that cancels is looked at between, and the next few pieces are on their way meanwhile.
+constexpr std::size_t kFetchBytes = std::size_t{4} << 20, kBytesAhead = std::size_t{32} << 20;
 
 // Of any store: a new one in the place of an old one shares none of its numbers.
 std::uint64_t next_generation() {
@@ -30,22 +27,153 @@ std::uint64_t next_generation() {
 
 std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
 
-// Rows of one tensor before those of the next, in the dtype they are computed with.
-HostTensor joined(const std::vector<HostTensor>& sources, const Type& type, std::vector<std::byte>& bytes) {
-  bytes.resize(type.size_bytes());
-  std::size_t end = 0;
-  for (const HostTensor& source : sources) {
-    const auto count = static_cast<std::size_t>(source.shape.count());
-    std::vector<std::byte> aligned(source.data, source.data + source_bytes(source));
-    convert(aligned.data(), source.dtype, bytes.data() + end, type.dtype, count);
-    end += count * size_of(type.dtype);
-  }
-  return {type.dtype, type.shape, bytes.data()};
-}
-
 }  // namespace
 
-void WeightStore::load(std::vector<const PlanWeight*> wanted) {
+// One call of load(): its pieces, taken by one thread or several.
+class WeightStore::Loading {
+ public:
+  Loading(Platform& platform, const std::vector<Missing>& missing, const LoadOptions& options)
+      : platform_(platform), missing_(missing), options_(options) {
+    for (const Missing& piece : missing_) {
+      total_ += piece.source->stored_bytes();
+      uploaded_ += piece.size_bytes;
+    }
+  }
+
+  void pack_in_place() {
+    for (std::size_t i = 0; i < missing_.size(); ++i) {
+      const Missing& piece = missing_[i];
+      if (i + 1 < missing_.size()) begin_to_read(missing_[i + 1]);
+      fetch(piece);
+      piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source,
+                                        static_cast<std::byte*>(piece.buffer->data) + piece.offset);
+      report(piece.source->stored_bytes());
+    }
+  }
+
+  void pack_and_upload() {
+    threads_ = std::min({missing_.size(), kMostThreads, 1 + uploaded_ / kBytesAThread,
+                         std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
+    std::vector<std::thread> others;
+    try {
+      others.reserve(threads_);
+      while (others.size() + 1 < threads_) others.emplace_back([this, target = log_target()] {
+        const LogScope log_scope(target);
+        work();
+      });
+    } catch (const std::system_error&) {
+      // No more threads for this process: those that run do it, this one if need be alone.
+    }
+    work();
+    for (std::thread& other : others) other.join();
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  void work() {
+    std::unique_ptr<Stream> stream;
+    try {
+      stream = platform_.make_stream();
+      std::vector<std::byte> staging;
+      for (std::size_t i; (i = next_++) < missing_.size();) {
+        const Missing& piece = missing_[i];
+        if (i + threads_ < missing_.size()) begin_to_read(missing_[i + threads_]);
+        if (is_dense(piece)) {
+          upload_in_pieces(*stream, piece, staging);
+          continue;
+        }
+        fetch(piece);
+        if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
+        piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, staging.data());
+        platform_.upload(*stream, staging.data(), {piece.buffer.get(), piece.offset}, piece.size_bytes);
+        report(piece.source->stored_bytes());
+      }
+      stream->synchronize();
+    } catch (...) {
+      fail_with(std::current_exception());
+      // What is queued writes to buffers that the caller is about to free.
+      try {
+        if (stream) stream->synchronize();
+      } catch (...) {
+      }
+    }
+  }
+
+  // Whether the platform takes the elements in their order.
+  static bool is_dense(const Missing& piece) {
+    return piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes();
+  }
+
+  void upload_in_pieces(Stream& stream, const Missing& piece, std::vector<std::byte>& staging) {
+    const std::size_t element = size_of(piece.type.dtype);
+    const std::byte* const stored = piece.source->dense(piece.type.dtype);
+    std::size_t reported = 0;
+    fetch(piece, [&](std::int64_t begin, std::int64_t count) {
+      const std::size_t offset = static_cast<std::size_t>(begin) * element, size = static_cast<std::size_t>(count) * element;
+      if (!stored) {
+        if (staging.size() < size) staging.resize(size);
+        piece.source->read(begin, count, piece.type.dtype, staging.data());
+      }
+      platform_.upload(stream, stored ? stored + offset : staging.data(), {piece.buffer.get(), piece.offset + offset}, size);
+      const double share = static_cast<double>(begin + count) / static_cast<double>(piece.source->count());
+      const auto done = static_cast<std::size_t>(share * static_cast<double>(piece.source->stored_bytes()));
+      report(done - reported);
+      reported = done;
+    });
+  }
+
+  void begin_to_read(const Missing& piece) const {
+    piece.source->read_ahead(0, std::min(piece.source->count(), elements_in(*piece.source, kBytesAhead)));
+  }
+
+  // How many elements so many stored bytes are, about.
+  static std::int64_t elements_in(const WeightReader& source, std::size_t bytes) {
+    const double of_all = static_cast<double>(bytes) / static_cast<double>(std::max<std::size_t>(1, source.stored_bytes()));
+    return std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(source.count()) * of_all));
+  }
+
+  // Brings a piece's bytes into memory and tells `use` of every part that is there.
+  template <class Use>
+  void fetch(const Missing& piece, const Use& use) {
+    const WeightReader& source = *piece.source;
+    const std::int64_t count = source.count(), step = elements_in(source, kFetchBytes), ahead = elements_in(source, kBytesAhead);
+    std::int64_t asked = 0;
+    for (std::int64_t begin = 0; begin < count; begin += step) {
+      if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
+        fail(ErrorKind::cancelled, "weights", "loading was cancelled.");
+      const std::int64_t until = std::min(count, begin + step + ahead);
+      if (asked < until) source.read_ahead(asked, until - asked);
+      asked = until;
+      source.fetch(begin, std::min(step, count - begin));
+      use(begin, std::min(step, count - begin));
+    }
+  }
+  void fetch(const Missing& piece) {
+    fetch(piece, [](std::int64_t, std::int64_t) {});
+  }
+
+  void report(std::size_t bytes) {
+    if (!options_.progress) return;
+    const std::lock_guard lock(mutex_);
+    options_.progress(done_ += bytes, total_);
+  }
+
+  void fail_with(std::exception_ptr failure) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::move(failure);
+    next_ = missing_.size();
+  }
+
+  Platform& platform_;
+  const std::vector<Missing>& missing_;
+  const LoadOptions& options_;
+  std::size_t total_ = 0, uploaded_ = 0, done_ = 0, threads_ = 1;
+  std::atomic<std::size_t> next_{0};
+  std::mutex mutex_;  // of done_ and failure_
+  std::exception_ptr failure_;
+};
+
+void WeightStore::load(std::vector<const PlanWeight*> wanted, const LoadOptions& options) {
   std::vector<Missing> missing;
   std::set<std::pair<std::string_view, std::string_view>> seen;
   for (const PlanWeight* weight : wanted) {
@@ -53,18 +181,18 @@ void WeightStore::load(std::vector<const PlanWeight*> wanted) {
     add_pieces(*weight, missing);
   }
   if (missing.empty()) return;
-  std::stable_sort(missing.begin(), missing.end(), [](const Missing& a, const Missing& b) {
-    return std::less<>()(a.sources.front().data, b.sources.front().data);
-  });
-  generation_ = next_generation();
+  std::stable_sort(missing.begin(), missing.end(),
+                   [](const Missing& a, const Missing& b) { return std::less<>()(a.source->place(), b.source->place()); });
   std::map<const PlanWeight*, std::shared_ptr<Buffer>> buffers;
   for (Missing& each : missing) {
     std::shared_ptr<Buffer>& buffer = buffers[each.weight];
     if (!buffer) buffer = platform_.allocate(each.weight->size_bytes, each.weight->name);
     each.buffer = buffer;
   }
-  if (platform_.host_addressable()) pack_in_place(missing);
-  else pack_and_upload(missing);
+  Loading loading(platform_, missing, options);
+  if (platform_.host_addressable()) loading.pack_in_place();
+  else loading.pack_and_upload();
+  generation_ = next_generation();
   for (const auto& [weight, buffer] : buffers) {
     packed_[{weight->name, weight->layout}] = buffer;
     size_bytes_ += weight->size_bytes;
@@ -72,96 +200,36 @@ void WeightStore::load(std::vector<const PlanWeight*> wanted) {
 }
 
 void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const {
-  std::vector<HostTensor> sources;
+  std::vector<WeightPtr> sources;
   for (const PlanWeight::Part& part : weight.parts) {
     sources.push_back(source_(part.name));
-    check(sources.back().shape.count() == part.type.shape.count(), ErrorKind::invalid_argument, "weights",
+    check(sources.back()->count() == part.type.shape.count(), ErrorKind::invalid_argument, "weights",
           "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", part.name,
-          sources.back().shape.str(), part.type.shape.str());
+          sources.back()->shape().str(), part.type.shape.str());
   }
   if (weight.layout != dense(weight.type.dtype) || weight.size_bytes != weight.type.size_bytes()) {
-    missing.push_back({&weight, weight.type, std::move(sources), nullptr, 0, weight.size_bytes});
+    WeightPtr source = sources.size() == 1 ? sources.front() : std::make_shared<JoinedWeight>(weight.type.shape, sources);
+    missing.push_back({&weight, weight.type, std::move(source), nullptr, 0, weight.size_bytes});
     return;
   }
   std::size_t end = 0;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const Type& type = weight.parts[i].type;
-    missing.push_back({&weight, type, {sources[i]}, nullptr, std::exchange(end, end + type.size_bytes()), type.size_bytes()});
+    missing.push_back({&weight, type, sources[i], nullptr, std::exchange(end, end + type.size_bytes()), type.size_bytes()});
   }
 }
 
-void WeightStore::pack(const Missing& piece, std::byte* to) {
-  std::vector<std::byte> bytes;
-  const HostTensor source = piece.sources.size() == 1 ? piece.sources.front() : joined(piece.sources, piece.type, bytes);
-  piece.weight->kernel->pack_weight(piece.weight->input, piece.type, source, to);
-}
-
-void WeightStore::pack_in_place(const std::vector<Missing>& missing) {
-  for (std::size_t i = 0; i < missing.size(); ++i) {
-    if (i + 1 < missing.size()) read_ahead(missing[i + 1]);
-    pack(missing[i], static_cast<std::byte*>(missing[i].buffer->data) + missing[i].offset);
-  }
-}
-
-void WeightStore::read_ahead(const Missing& piece) {
-  for (const HostTensor& source : piece.sources) zoe::read_ahead(source.data, source_bytes(source));
-}
-
-// Whether the platform takes the bytes as they are stored.
-bool WeightStore::is_packed(const Missing& piece) {
-  const HostTensor& source = piece.sources.front();
-  return piece.sources.size() == 1 && piece.weight->layout == dense(source.dtype) && piece.size_bytes == source_bytes(source);
-}
-
-void WeightStore::pack_and_upload(const std::vector<Missing>& missing) {
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr failure;
-  std::mutex failure_mutex;
-  std::size_t total = 0;
-  for (const Missing& each : missing) total += each.size_bytes;
-  const std::size_t threads = std::min(
-      {missing.size(), kMostThreads, 1 + total / kBytesAThread, std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
-  const auto work = [&, target = log_target()] {
-    const LogScope log_scope(target);
-    try {
-      const auto stream = platform_.make_stream();
-      std::vector<std::byte> staging;
-      for (std::size_t i; (i = next++) < missing.size();) {
-        if (i + threads < missing.size()) read_ahead(missing[i + threads]);
-        const Missing& piece = missing[i];
-        const std::byte* bytes = piece.sources.front().data;
-        if (!is_packed(piece)) {
-          if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
-          pack(piece, staging.data());
-          bytes = staging.data();
-        }
-        platform_.upload(*stream, bytes, {piece.buffer.get(), piece.offset}, piece.size_bytes);
-      }
-      stream->synchronize();
-    } catch (...) {
-      const std::lock_guard lock(failure_mutex);
-      if (!failure) failure = std::current_exception();
-      next = missing.size();
-    }
-  };
-  std::vector<std::thread> others;
-  for (std::size_t i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
-  if (failure) std::rethrow_exception(failure);
-}
-
-void WeightStore::load(const Plan& plan) {
+void WeightStore::load(const Plan& plan, const LoadOptions& options) {
   std::vector<const PlanWeight*> wanted;
   for (const PlanWeight& weight : plan.weights) wanted.push_back(&weight);
-  load(std::move(wanted));
+  load(std::move(wanted), options);
 }
 
-void WeightStore::load(const Plan& plan, int segment) {
+void WeightStore::load(const Plan& plan, int segment, const LoadOptions& options) {
   std::vector<const PlanWeight*> wanted;
   for (const PlanWeight& weight : plan.weights)
     if (weight.segment == segment) wanted.push_back(&weight);
-  load(std::move(wanted));
+  load(std::move(wanted), options);
 }
 
 void WeightStore::release(const Plan& plan, int segment) {

@@ -1,6 +1,7 @@
 // The packed weights of one model on one platform, shared by its plans.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -9,22 +10,29 @@
 #include <utility>
 #include <vector>
 
+#include "base/weight_reader.h"
 #include "compiler/compile.h"
 
 namespace zoe {
 
-// Looks a weight up by name, in whatever dtype it is stored; throws if there is none. Its bytes stay as they are while the store
-// loads.
-using WeightSource = std::function<HostTensor(const std::string& name)>;
+// Looks a weight up by name; throws if there is none. Its bytes stay as they are while the store loads.
+using WeightSource = std::function<WeightPtr(const std::string& name)>;
+
+struct LoadOptions {
+  // Looked at before every few MiB; true ends the load with an Error of kind cancelled.
+  const std::atomic<bool>* cancel = nullptr;
+  // Is told how much of what is missing has been taken, in bytes as they are stored; from one thread at a time, any thread.
+  std::function<void(std::size_t done, std::size_t total)> progress = {};
+};
 
 class WeightStore {
  public:
   WeightStore(Platform& platform, WeightSource source) : platform_(platform), source_(std::move(source)) {}
 
   // Packs what a plan (or one segment of it) needs and is not here yet, in the order in which it lies in its files. Where buffers
-  // are not this process's memory, several threads read, pack and upload side by side.
-  void load(const Plan& plan);
-  void load(const Plan& plan, int segment);
+  // are not this process's memory, several threads read, pack and upload side by side. After an error the store is as it was.
+  void load(const Plan& plan, const LoadOptions& options = {});
+  void load(const Plan& plan, int segment, const LoadOptions& options = {});
   void release(const Plan& plan, int segment);  // frees the segment's weights
   void clear();                                 // frees all
   const Buffer& at(const PlanWeight& weight) const;
@@ -37,17 +45,13 @@ class WeightStore {
   struct Missing {
     const PlanWeight* weight;
     Type type;
-    std::vector<HostTensor> sources;  // its parts
+    WeightPtr source;
     std::shared_ptr<Buffer> buffer;
     std::size_t offset, size_bytes;  // in the buffer
   };
-  void load(std::vector<const PlanWeight*> wanted);
+  class Loading;
+  void load(std::vector<const PlanWeight*> wanted, const LoadOptions& options);
   void add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const;
-  static void pack(const Missing& piece, std::byte* to);
-  static bool is_packed(const Missing& piece);
-  static void read_ahead(const Missing& piece);
-  void pack_in_place(const std::vector<Missing>& missing);
-  void pack_and_upload(const std::vector<Missing>& missing);
 
   Platform& platform_;
   WeightSource source_;

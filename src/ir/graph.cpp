@@ -43,6 +43,11 @@ std::vector<Value> parts_of(const NodePtr& parameter) {
   return packed ? packed->parts : std::vector<Value>{Value(parameter)};
 }
 
+const Shape& stored_shape(const Node& parameter) {
+  const auto* stored = std::get_if<StoredAttributes>(&parameter.attributes);
+  return stored ? stored->shape : parameter.types[0].shape;
+}
+
 std::vector<NodePtr> Graph::parameters() const {
   std::vector<NodePtr> found;
   std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(found),

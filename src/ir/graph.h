@@ -45,6 +45,9 @@ HeadsLayout heads_layout(const Node& attention, int operand);
 // The parameters of single tensors that a parameter is made of: itself, mostly.
 std::vector<Value> parts_of(const NodePtr& parameter);
 
+// The shape of a parameter's tensor in files.
+const Shape& stored_shape(const Node& parameter);
+
 // What decides a node's kernel: opcode, attributes, operand and result types, and which operands are weights. Nodes of
 // equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the model
 // that comes from: no names of ops, arguments and weights are in it.

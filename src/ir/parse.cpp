@@ -88,6 +88,17 @@ std::array<int, 3> parse_triple(const Line& line, std::string_view text) {
   return {numbers[0], numbers[1], numbers[2]};
 }
 
+// "1,576,256"
+Shape parse_extents(const Line& line, std::string_view text) {
+  std::vector<std::int64_t> dims = parse_numbers<std::int64_t>(line, text);
+  std::int64_t room = std::int64_t{1} << 48;  // so that no product of extents overflows
+  for (const std::int64_t extent : dims) {
+    if (extent < 1 || extent > room) line.refuse("got '{}', expected extents of 1 or more, and fewer elements.", text);
+    room /= extent;
+  }
+  return Shape(std::move(dims));
+}
+
 // "bf16[1,576,256]"
 Type parse_type(const Line& line, std::string_view text) {
   const std::size_t open = text.find('[');
@@ -98,14 +109,7 @@ Type parse_type(const Line& line, std::string_view text) {
   if (dtype == kDTypes.end()) line.refuse("got '{}', expected f32, bf16, f16, i32 or u8.", text.substr(0, open));
   type.dtype = *dtype;
   const std::string_view extents = text.substr(open + 1, text.size() - open - 2);
-  if (extents.empty()) return type;
-  std::vector<std::int64_t> dims = parse_numbers<std::int64_t>(line, extents);
-  std::int64_t room = std::int64_t{1} << 48;  // so that no product of extents overflows
-  for (const std::int64_t extent : dims) {
-    if (extent < 1 || extent > room) line.refuse("got '{}', expected extents of 1 or more, and fewer elements.", text);
-    room /= extent;
-  }
-  type.shape = Shape(std::move(dims));
+  if (!extents.empty()) type.shape = parse_extents(line, extents);
   return type;
 }
 
@@ -205,6 +209,11 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
         std::copy(first.begin(), first.end(), attributes.first_head.begin());
       }
       return attributes;
+    }
+    case Opcode::parameter: {
+      const auto stored = words.take("stored=");
+      if (!stored) return {};
+      return StoredAttributes{parse_extents(line, *stored)};
     }
     default: return {};
   }

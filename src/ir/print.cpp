@@ -16,6 +16,8 @@ std::string attributes(const Node& node) {
     for (const Value& part : packed->parts) rows.push_back(part.dim(0));
     return fmt::format(" parts={}", fmt::join(rows, ","));
   }
+  if (const auto* stored = std::get_if<StoredAttributes>(&node.attributes))
+    return fmt::format(" stored={}", fmt::join(stored->shape.dims(), ","));
   if (const auto* axis = std::get_if<AxisAttributes>(&node.attributes)) {
     if (node.opcode == Opcode::concat || node.opcode == Opcode::flip) return fmt::format(" axis={}", axis->axis);
     return fmt::format(" axis={} [{},{})", axis->axis, axis->begin, axis->end);

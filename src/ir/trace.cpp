@@ -80,9 +80,16 @@ Value input(std::string input_name, DType dtype, Shape shape) {
   return make_node(Opcode::input, {}, {}, {Type{dtype, std::move(shape)}}, std::move(input_name));
 }
 
-Value parameter(std::string parameter_name, DType dtype, Shape shape, int segment) {
+Value parameter(std::string parameter_name, DType dtype, Shape shape, int segment, Shape stored) {
   require(dtype != DType::u8, "parameter", "bad dtype of {}: got u8, expected f32 or bf16. Make it an input.", parameter_name);
-  return make_node(Opcode::parameter, {}, {}, {Type{dtype, std::move(shape)}}, std::move(parameter_name), segment);
+  Attributes attributes;
+  if (stored.rank() > 0 && stored != shape) {
+    require(stored.count() == shape.count(), "parameter", "bad stored shape of {}: got {}, expected as many elements as {}.",
+            parameter_name, stored.str(), shape.str());
+    attributes = StoredAttributes{std::move(stored)};
+  }
+  return make_node(Opcode::parameter, {}, std::move(attributes), {Type{dtype, std::move(shape)}}, std::move(parameter_name),
+                   segment);
 }
 
 Value packed_parameter(std::vector<Value> parts) {

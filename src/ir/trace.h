@@ -15,8 +15,9 @@
 namespace zoe {
 
 Value input(std::string name, DType dtype, Shape shape);
-// A weight, in the dtype it is computed with; the checkpoint may store another. `segment`: see Node::segment.
-Value parameter(std::string name, DType dtype, Shape shape, int segment = 0);
+// A weight, in the dtype it is computed with; the checkpoint may store another. `segment`: see Node::segment. `stored`: the shape
+// in files where it is another (a convolution that runs as a product); of as many elements, rank 0 for the same.
+Value parameter(std::string name, DType dtype, Shape shape, int segment = 0, Shape stored = {});
 // For passes: parameters of one dtype and segment, which become one, rows [..] of the first before those of the next.
 Value packed_parameter(std::vector<Value> parts);
 Value constant(double value, DType dtype = DType::f32);  // rank 0

@@ -90,6 +90,9 @@ struct ConstantAttributes {
 struct PackedAttributes {    // parameter: several tensors of the checkpoint, one behind the other along the first axis
   std::vector<Value> parts;  // parameters, of one tensor each
 };
+struct StoredAttributes {  // parameter: the shape of its tensor in files, where that is another of the same elements
+  Shape shape;
+};
 struct AxisAttributes {  // slice (end exclusive), concat and flip (begin and end unused)
   int axis;
   std::int64_t begin = 0, end = 0;
@@ -115,8 +118,8 @@ struct AttentionAttributes {  // operands are q, k, v, then bias where present
 };
 struct CallAttributes;  // call and fused; ir/graph.h: it holds a Graph
 
-using Attributes = std::variant<std::monostate, ConstantAttributes, PackedAttributes, AxisAttributes, PermuteAttributes,
-                                ProductAttributes, AttentionAttributes, std::shared_ptr<const CallAttributes>>;
+using Attributes = std::variant<std::monostate, ConstantAttributes, PackedAttributes, StoredAttributes, AxisAttributes,
+                                PermuteAttributes, ProductAttributes, AttentionAttributes, std::shared_ptr<const CallAttributes>>;
 
 struct Node {
   Opcode opcode;

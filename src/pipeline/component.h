@@ -4,36 +4,36 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <memory>
 #include <span>
 #include <string>
-#include <string_view>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/component_weights.h"
 #include "compiler/weights.h"
 #include "pipeline/model.h"
 
 namespace zoe {
 
-// Opens the files of "text_encoder", "transformer", "transformer_2" or "vae". An error if a tensor is missing, unknown or of another
-// shape than the configuration says.
+// The files of "text_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is missing, unknown or
+// of another shape than the configuration says.
 Checkpoint open_component(const ModelConfig& model, const std::string& name);
 
 class Component {
  public:
+  // As open_component; of a model with random weights nothing is opened.
   Component(Platform& platform, const ModelConfig& model, const std::string& name);
   WeightStore& weights() { return store_; }
 
   // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
-  using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes
+  using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes as they are stored, of a plan
   void load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress);
-  std::uint64_t bytes_loaded() const { return bytes_loaded_; }
+  std::uint64_t bytes_loaded() const { return bytes_loaded_; }  // packed, since the beginning
 
   // Elements [begin, begin + count) of a stored tensor, as f32.
-  void read(std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) const;
+  void read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const;
 
  private:
-  Checkpoint checkpoint_;
+  ComponentWeights source_;
   WeightStore store_;
   std::uint64_t bytes_loaded_ = 0;
 };

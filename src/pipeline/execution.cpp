@@ -41,7 +41,7 @@ Execution::Execution(Resources& resources, const BoundProgram& program, const Pl
   if (callbacks.profile) timer_ = callbacks.profile->timer();
   no_weights_ = std::make_unique<WeightStore>(resources.platform, WeightSource());
   stored_ = [&](std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) {
-    resources_.components.at(std::string(component))->read(tensor, begin, count, out);
+    resources_.components.at(std::string(component))->read(std::string(tensor), begin, count, out);
   };
 }
 

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/nearest.h"
+#include "checkpoint/checkpoint.h"
 
 namespace zoe {
 
@@ -66,15 +67,16 @@ GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
 
 }  // namespace
 
-ModelConfig read_model_config(const fs::path& path) {
+ModelConfig read_model_config(const fs::path& given) {
   std::error_code status;
+  const fs::path path = resolve_snapshot(given);
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
         "{} is not a folder. Give a model in the Diffusers layout (a folder with model_index.json).", path.string());
   const JsonObject index = read_index(path);
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
   model.path = path;
-  const fs::path absolute = fs::absolute(path).lexically_normal();
+  const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
   model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
   model.transformer = parse_wan_dit_config(part_config(path, "transformer"));

@@ -10,22 +10,6 @@
 namespace zoe {
 namespace {
 
-// Converts `count` elements from an address of any alignment.
-void convert_unaligned(const std::byte* src, DType src_dtype, std::byte* dst, DType dst_dtype, std::size_t count) {
-  if (src_dtype == dst_dtype) {
-    std::memcpy(dst, src, count * size_of(src_dtype));
-    return;
-  }
-  if (reinterpret_cast<std::uintptr_t>(src) % size_of(src_dtype) == 0) return convert(src, src_dtype, dst, dst_dtype, count);
-  alignas(64) std::array<std::byte, 4096> aligned;
-  const std::size_t step = aligned.size() / size_of(src_dtype);
-  for (std::size_t i = 0; i < count; i += step) {
-    const std::size_t n = std::min(step, count - i);
-    std::memcpy(aligned.data(), src + i * size_of(src_dtype), n * size_of(src_dtype));
-    convert(aligned.data(), src_dtype, dst + i * size_of(dst_dtype), dst_dtype, n);
-  }
-}
-
 // Of a queue that was drained when the mark was made.
 class DrainedMark : public Mark {
  public:
@@ -74,18 +58,14 @@ bool Kernel::can_overwrite(int, int) const { return false; }
 
 std::size_t Kernel::packed_bytes(int, const Type& type) const { return type.size_bytes(); }
 
-void Kernel::pack_weight(int, const Type& type, const HostTensor& source, std::byte* packed) const {
-  ZOE_INTERNAL_CHECK(source.shape.count() == type.shape.count());
-  constexpr std::size_t kChunk = std::size_t{1} << 18;  // elements: large enough to hide the cost of a thread's turn
-  const auto count = static_cast<std::size_t>(type.shape.count());
-  const auto chunks = static_cast<std::int64_t>((count + kChunk - 1) / kChunk);
-  // The source is usually a mapped file, so threads also wait for the disk side by side.
+void Kernel::pack_weight(int, const Type& type, const WeightReader& source, std::byte* packed) const {
+  ZOE_INTERNAL_CHECK(source.count() == type.shape.count());
+  constexpr std::int64_t kChunk = 1 << 18;  // elements: large enough to hide the cost of a thread's turn
+  const std::int64_t count = type.shape.count(), chunks = (count + kChunk - 1) / kChunk;
 #pragma omp parallel for schedule(static) if (chunks > 1)
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const std::size_t begin = static_cast<std::size_t>(chunk) * kChunk, n = std::min(kChunk, count - begin);
-    convert_unaligned(source.data + begin * size_of(source.dtype), source.dtype, packed + begin * size_of(type.dtype), type.dtype,
-                      n);
-  }
+  for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
+    source.read(chunk * kChunk, std::min(kChunk, count - chunk * kChunk), type.dtype,
+                packed + static_cast<std::size_t>(chunk * kChunk) * size_of(type.dtype));
 }
 
 std::vector<std::unique_ptr<Kernel>> Platform::make_kernels(std::span<const Node* const> nodes) {

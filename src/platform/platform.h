@@ -16,6 +16,7 @@
 #include "base/dtype.h"
 #include "base/shape.h"
 #include "base/support.h"
+#include "base/weight_reader.h"
 #include "ir/value.h"
 
 namespace zoe {
@@ -91,13 +92,6 @@ class Stream {
   virtual void replay(const Recording& recording);
 };
 
-// A dense tensor in host memory that somebody else owns; `data` may be unaligned (it points into a mapped file).
-struct HostTensor {
-  DType dtype;
-  Shape shape;
-  const std::byte* data;
-};
-
 // One loaded function with its launch geometry. Immutable, and usable from any thread.
 class Kernel {
  public:
@@ -111,7 +105,7 @@ class Kernel {
   // "dense bf16" and its like are the elements in their order, so that a file's bytes of that dtype are taken as they are.
   virtual std::string weight_layout(int input) const;
   virtual std::size_t packed_bytes(int input, const Type& type) const;
-  virtual void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const;
+  virtual void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const;
 
   // True if output `output` may lie in the memory of input `input`, of equal size: each of its elements is read for the last
   // time before, or where, the same element of the output is written.

@@ -184,7 +184,7 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
     const auto& [from, type] = weights.at(name);
     Bytes& bytes = weight_bytes[name];  // stays where it is: a weight in two layouts is asked for twice
     if (bytes.empty()) bytes = testing::RandomGraph::wide_values(from, name, type);
-    return HostTensor{type.dtype, type.shape, bytes.data()};
+    return dense_weight(type.dtype, type.shape, bytes.data());
   });
   if (!runner.streams_weights) store.load(plan);
   std::vector<Guarded> given, made;

@@ -52,7 +52,7 @@ class LyingKernel : public Kernel {
   std::size_t scratch_bytes() const override { return bug_.hides_scratch ? 0 : kernel_->scratch_bytes(); }
   std::string weight_layout(int input) const override { return kernel_->weight_layout(input); }
   std::size_t packed_bytes(int input, const Type& type) const override { return kernel_->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     kernel_->pack_weight(input, type, source, packed);
   }
   bool can_overwrite(int input, int output) const override {

@@ -75,7 +75,7 @@ void use(const FakeVendor& fake, const fs::path& cache, const std::vector<DType>
     const std::vector<std::byte> zeros(std::size_t{1} << 20);
     WeightStore weights(*platform, [&](const std::string& wanted) {
       for (const PlanWeight& weight : plan.weights)
-        if (weight.name == wanted) return HostTensor{weight.type.dtype, weight.type.shape, zeros.data()};
+        if (weight.name == wanted) return dense_weight(weight.type.dtype, weight.type.shape, zeros.data());
       throw std::runtime_error("no weight " + wanted);
     });
     for (int segment = 0; segment < plan.segment_count; ++segment) weights.load(plan, segment);  // one each: no second thread

@@ -23,7 +23,7 @@ struct OffByOne : Kernel {
   std::size_t scratch_bytes() const override { return inner->scratch_bytes(); }
   std::string weight_layout(int input) const override { return inner->weight_layout(input); }
   std::size_t packed_bytes(int input, const Type& type) const override { return inner->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     inner->pack_weight(input, type, source, packed);
   }
   bool can_overwrite(int input, int output) const override { return inner->can_overwrite(input, output); }

@@ -252,7 +252,7 @@ std::vector<Case> cases() {
        {{"block.0.bias", {1, 2}}}},
       {"IntegersAsWeights",
        header("{" + header_entry("a", "I64", {1}, 0, 8) + "}", 8),
-       {"[part]", "unsupported dtype of \"a\"", "got I64", "expected F32, F16 or BF16"},
+       {"[part]", "unsupported dtype of \"a\"", "got I64", "expected floats or a block type of GGUF"},
        ErrorKind::unsupported,
        {{"a", {1}}}},
       {"AliasInAnotherShape",

@@ -109,7 +109,7 @@ Edit with_tensors(const std::string& file, const std::function<void(std::vector<
       const Checkpoint checkpoint(model / file);
       for (const TensorEntry& tensor : checkpoint.tensors())
         tensors.push_back({std::string(tensor.name),
-                           std::string(tensor.dtype),
+                           std::string(tensor.dtype()),
                            tensor.shape,
                            {reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()}});
     }

@@ -14,9 +14,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::size_t covered = 0;
     for (const zoe::TensorEntry& tensor : read.tensors) {
       covered += tensor.bytes.size();
-      if (tensor.dtype != "F32" && tensor.dtype != "F16" && tensor.dtype != "BF16") continue;
+      if (!tensor.encoding->is_weight()) continue;
       std::vector<float> values(static_cast<std::size_t>(tensor.shape.count()));
-      zoe::read_elements(tensor, 0, tensor.shape.count(), zoe::DType::f32, values.data());
+      zoe::weight_of(tensor, "fuzz")->read(0, tensor.shape.count(), zoe::DType::f32, values.data());
     }
     if (covered > size) std::abort();
   } catch (const zoe::Error& error) {

@@ -50,15 +50,15 @@ TEST_P(Umt5, MatchesTransformers) {
                                                                          : std::string(ZOE_FIXTURES) + "/models/" + c.model;
   const Checkpoint recorded(std::string(ZOE_FIXTURES) + "/models/" + c.file), weights(folder);
   const Umt5Config config = read_config(folder);
-  match_tensors(weights, umt5_tensors(config), umt5_aliases());
+  match_tensors(weights, umt5_tensors(config), umt5_aliases(config));
 
   const ReferenceTensor ids = read_tensor(recorded, std::string(c.prompt) + ".input_ids");
   const auto prompt = static_cast<std::int64_t>(ids.values.size()), tokens = prompt + c.padding;
   std::vector<float> embedded(static_cast<std::size_t>(tokens * config.d_model)), key_bias(static_cast<std::size_t>(tokens));
+  const WeightPtr table = weight_of(*weights.find(kUmt5Embedding), "text_encoder");
   for (std::int64_t i = 0; i < tokens; ++i) {
     const auto id = i < prompt ? static_cast<std::int64_t>(ids.values[static_cast<std::size_t>(i)]) : 0;
-    read_elements(*weights.find(kUmt5Embedding), id * config.d_model, config.d_model, DType::f32,
-                  embedded.data() + i * config.d_model);
+    table->read(id * config.d_model, config.d_model, DType::f32, embedded.data() + i * config.d_model);
     if (i >= prompt) key_bias[static_cast<std::size_t>(i)] = -std::numeric_limits<float>::infinity();
   }
   const auto buckets = relative_position_buckets(config, tokens);

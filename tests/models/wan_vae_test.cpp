@@ -222,7 +222,7 @@ TEST_P(WanVaeVideo, InPlaceIsTheSameBitForBit) {
   const auto stream = platform->make_stream();
   WeightStore store(*platform, [&](const std::string& name) {
     const TensorEntry& entry = *model.weights.find(name);
-    return HostTensor{weight_dtype(entry, "vae"), entry.shape, entry.bytes.data()};
+    return weight_of(entry, "vae");
   });
   std::vector<Tensor> states;
   std::vector<ReferenceTensor> results(parts.size());

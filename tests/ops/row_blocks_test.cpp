@@ -60,7 +60,7 @@ std::vector<Bytes> run_node_by_node(const Graph& graph, const std::vector<Bytes>
   const auto platform = open_platform("cpu", {.threads = 1});
   const auto stream = platform->make_stream();
   const Plan plan = compile(graph, *platform, {.compile = false});
-  WeightStore store(*platform, [](const std::string&) { return HostTensor{}; });
+  WeightStore store(*platform, [](const std::string&) { return WeightPtr(); });
   std::vector<Tensor> given, results;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     given.push_back(make_tensor(*platform, graph.inputs[i].type(), "input"));

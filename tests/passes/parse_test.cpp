@@ -131,6 +131,8 @@ const Mistake kMistakes[] = {
     {"%0 = input : f64[2]\nreturn %0\n", "line 2] got 'f64', expected f32, bf16, f16, i32 or u8."},
     {"%0 = input : f32\nreturn %0\n", "line 2] got 'f32', expected a type such as f32[2,3]."},
     {"%0 = input : f32[2,]\nreturn %0\n", "line 2] got '', expected a number."},
+    {"%0 = parameter stored=2,2 : f32[5]\nreturn %0\n", "got [2,2], expected as many elements as [5]."},
+    {"%0 = parameter stored= : f32[5]\nreturn %0\n", "line 2] got '', expected a number."},
     {"%0 = input : f32[0]\nreturn %0\n", "expected extents of 1 or more"},
     {"%0 = input : f32[4294967296,4294967296]\nreturn %0\n", "and fewer elements."},
     {"%0 = input : f32[99999999999999999999]\nreturn %0\n", "got '99999999999999999999', expected a number."},

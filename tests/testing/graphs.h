@@ -26,13 +26,13 @@ inline ReferenceTensor make_reference(Shape shape, const std::vector<float>& val
 inline ReferenceTensor read_tensor(const Checkpoint& file, const std::string& name) {
   const TensorEntry* entry = file.find(name);
   if (!entry) throw std::runtime_error(file.where() + " has no tensor " + name);
-  if (entry->dtype == "I32") {
+  if (entry->dtype() == "I32") {
     std::vector<std::int32_t> values(entry->bytes.size() / 4);
     std::memcpy(values.data(), entry->bytes.data(), entry->bytes.size());
     return {entry->shape, {values.begin(), values.end()}};
   }
   std::vector<float> values(static_cast<std::size_t>(entry->shape.count()));
-  read_elements(*entry, 0, entry->shape.count(), DType::f32, values.data());
+  weight_of(*entry, file.where())->read(0, entry->shape.count(), DType::f32, values.data());
   return make_reference(entry->shape, values);
 }
 
@@ -73,7 +73,7 @@ inline std::vector<ReferenceTensor> run_graph(const std::string& runner, const G
   WeightStore store(*platform, [&](const std::string& name) {
     const TensorEntry* entry = weights->find(name);
     if (!entry) throw std::runtime_error(weights->where() + " has no tensor " + name);
-    return HostTensor{weight_dtype(*entry, weights->where()), entry->shape, entry->bytes.data()};
+    return weight_of(*entry, weights->where());
   });
   store.load(plan);
   std::vector<Tensor> given, results;

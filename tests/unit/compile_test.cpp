@@ -157,7 +157,7 @@ struct Fixture {
                       const float scale = static_cast<float>(name.back() - '0') * 0.1f + 0.1f;
                       std::vector<float>& values = weights[name];
                       values.assign(64, scale);
-                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())};
+                      return dense_weight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data()));
                     }};
 
   std::vector<float> run_plan(const Plan& plan, const RunOptions& options) {

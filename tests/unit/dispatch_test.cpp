@@ -118,7 +118,7 @@ std::vector<std::vector<float>> run_on(Platform& platform, const Plan& plan) {
   std::vector<float> weight;
   WeightStore store(platform, [&](const std::string&) {
     weight = make(plan.weights[0].type);
-    return HostTensor{DType::f32, plan.weights[0].type.shape, reinterpret_cast<const std::byte*>(weight.data())};
+    return dense_weight(DType::f32, plan.weights[0].type.shape, reinterpret_cast<const std::byte*>(weight.data()));
   });
   std::vector<Tensor> inputs, outputs;
   for (const Value& value : plan.graph.inputs) {

@@ -122,7 +122,7 @@ TEST(Pixels, AreRoundedHalfToEvenLikeNumpy) {
     const auto stream = platform->make_stream();
     const Value frames = input("frames", DType::f32, {2, 5, width, 3});
     const Plan plan = compile(make_graph("rgb8", {frames}, {to_rgb8(frames)}), *platform, {.compile = compiled});
-    WeightStore no_weights(*platform, [](const std::string&) { return HostTensor{}; });
+    WeightStore no_weights(*platform, [](const std::string&) { return WeightPtr(); });
     const std::vector<Tensor> given{make_tensor(*platform, frames.type(), "frames")},
         made{make_tensor(*platform, plan.graph.outputs[0].type(), "rgb8")};
     upload(*platform, *stream, in, given[0]);

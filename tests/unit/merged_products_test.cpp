@@ -42,7 +42,7 @@ class Checkpoint {
   WeightSource source() const {
     return [this](const std::string& name) {
       const Stored& tensor = tensors.at(name);
-      return HostTensor{tensor.dtype, tensor.shape, tensor.bytes.data()};
+      return dense_weight(tensor.dtype, tensor.shape, tensor.bytes.data());
     };
   }
   std::map<std::string, Stored> tensors;
@@ -125,7 +125,7 @@ struct WeightKernel : Kernel {
   explicit WeightKernel(bool turned_) : turned(turned_) {}
   std::string_view implementation() const override { return "none"; }
   std::string weight_layout(int input) const override { return turned && input == 1 ? "turned" : "dense bf16"; }
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     Kernel::pack_weight(input, type, source, packed);
     if (turned && input == 1) std::reverse(packed, packed + packed_bytes(input, type));
   }

@@ -68,7 +68,7 @@ void run_profiled(Ran& ran) {
   ran.plan = compile(make_graph("small", {x}, {y}), *platform);
   std::vector<float> weights(16 * 32, 0.5f);
   WeightStore store(*platform, [&](const std::string& name) {
-    return HostTensor{DType::f32, name == "g" ? Shape{32} : Shape{16, 32}, reinterpret_cast<const std::byte*>(weights.data())};
+    return dense_weight(DType::f32, name == "g" ? Shape{32} : Shape{16, 32}, reinterpret_cast<const std::byte*>(weights.data()));
   });
   store.load(ran.plan);
   const std::vector<Tensor> inputs{make_tensor(*platform, x.type(), "in")}, outputs{make_tensor(*platform, y.type(), "out")};

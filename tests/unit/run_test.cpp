@@ -4,6 +4,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <new>
 #include <numeric>
 #include <thread>
@@ -73,7 +76,8 @@ struct LogBuffer : Buffer {
 };
 
 struct LogKernel : Kernel {
-  explicit LogKernel(const bool& fails_) : fails(fails_) {}
+  LogKernel(const bool& fails_, std::string layout_) : fails(fails_), layout(std::move(layout_)) {}
+  std::string weight_layout(int) const override { return layout; }
   std::string_view implementation() const override { return "log"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     auto& log = static_cast<LogStream&>(stream);
@@ -86,11 +90,13 @@ struct LogKernel : Kernel {
     log.kernel(std::move(line));
   }
   const bool& fails;
+  const std::string layout;
 };
 
 struct LogPlatform : Platform {
   DeviceInfo device{.platform = "log", .name = "", .features = "", .memory_bytes = 1 << 30};
   bool kernels_fail = false;
+  std::string layout = "dense";
   std::atomic<std::size_t> uploads{0}, streams{0};
   bool addressable = true;
   std::size_t good_uploads = ~std::size_t{0};  // the next one fails
@@ -107,7 +113,7 @@ struct LogPlatform : Platform {
     std::memcpy(to.data(), host, size);
   }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<LogKernel>(kernels_fail); }
+  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<LogKernel>(kernels_fail, layout); }
 };
 
 // A plan of `blocks` segments with two steps each.
@@ -145,7 +151,7 @@ class Runs : public ::testing::Test {
   LogStream stream;
   const std::vector<float> weight = std::vector<float>(64, 0.5f);
   WeightStore store{platform, [this](const std::string&) {
-                      return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weight.data())};
+                      return dense_weight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(weight.data()));
                     }};
   Plan plan;
   Tensor workspace;
@@ -365,7 +371,7 @@ TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
     y = linear(y, parameter(fmt::format("{}", i), DType::bf16, {kSide, kSide}, static_cast<int>(i % 2)));
   const Graph graph = make_graph("many", {x}, {y});
   const WeightSource source = [&](const std::string& name) {  // each begins an element later
-    return HostTensor{DType::f32, {kSide, kSide}, reinterpret_cast<const std::byte*>(values.data() + std::stoi(name))};
+    return dense_weight(DType::f32, {kSide, kSide}, reinterpret_cast<const std::byte*>(values.data() + std::stoi(name)));
   };
   const Plan near_plan = compile(graph, near), far_plan = compile(graph, far);
   WeightStore near_store(near, source), far_store(far, source);
@@ -396,7 +402,7 @@ TEST(Weights, AnErrorInAThreadIsTheCallers) {
   const Plan plan = compile(make_graph("many", {x}, {y}), platform);
   const std::vector<float> values(64);
   WeightStore store(platform, [&](const std::string&) {
-    return HostTensor{DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())};
+    return dense_weight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data()));
   });
   platform.good_uploads = platform.uploads + 10;
   EXPECT_THROW(store.load(plan), Error);
@@ -405,6 +411,98 @@ TEST(Weights, AnErrorInAThreadIsTheCallers) {
   store.load(plan);
   EXPECT_EQ(store.size_bytes(), 20u * 256);
 }
+
+// A large weight in a file that comes slowly; it counts what was waited for, and may fail or cancel on the way.
+struct SlowWeight : DenseWeight {
+  SlowWeight(const std::vector<float>& values, std::int64_t side)
+      : DenseWeight(DType::f32, {side, side}, reinterpret_cast<const std::byte*>(values.data())) {}
+  void fetch(std::int64_t begin, std::int64_t count) const override {
+    EXPECT_LE(count * 4, 4 << 20);
+    EXPECT_EQ(begin, next.exchange(begin + count));
+    if (begin + count >= stop_at) stop();
+  }
+  mutable std::atomic<std::int64_t> next{0};
+  std::int64_t stop_at = std::int64_t{1} << 60;
+  std::function<void()> stop = [] {};
+};
+
+struct Way {
+  const char* name;
+  bool addressable;
+  const char* layout;
+};
+
+class Loads : public ::testing::TestWithParam<Way> {
+ protected:
+  static constexpr std::int64_t kSide = 2048;  // 16 MiB
+  void SetUp() override {
+    platform.addressable = GetParam().addressable;
+    platform.layout = GetParam().layout;
+    const Value x = input("x", DType::f32, {1, kSide});
+    const Value y =
+        linear(linear(x, parameter("first", DType::f32, {kSide, kSide})), parameter("second", DType::f32, {kSide, kSide}));
+    plan = compile(make_graph("two", {x}, {y}), platform);
+  }
+  std::size_t total() const { return static_cast<std::size_t>(2 * kSide * kSide * 4); }
+
+  LogPlatform platform;
+  const std::vector<float> values = std::vector<float>(static_cast<std::size_t>(kSide * kSide), 0.25f);
+  std::shared_ptr<SlowWeight> first = std::make_shared<SlowWeight>(values, kSide),
+                              second = std::make_shared<SlowWeight>(values, kSide);
+  WeightStore store{platform, [this](const std::string& name) -> WeightPtr { return name == "first" ? first : second; }};
+  Plan plan;
+};
+
+TEST_P(Loads, TellHowFarTheyAre) {
+  std::vector<std::size_t> told;
+  bool inside = false;
+  store.load(plan, {.progress = [&](std::size_t done, std::size_t all) {
+               EXPECT_FALSE(std::exchange(inside, true)) << "one thread at a time";
+               EXPECT_EQ(all, total());
+               told.push_back(done);
+               inside = false;
+             }});
+  ASSERT_GE(told.size(), 2u);
+  EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
+  EXPECT_EQ(told.back(), total());
+  EXPECT_EQ(first->next, kSide * kSide);
+  const float expected = 0.25f;
+  EXPECT_EQ(std::memcmp(store.at(plan.weights[0]).data, &expected, 4), 0);
+}
+
+TEST_P(Loads, CancelledInTheMiddleOfATensorLeaveTheStoreAsItWas) {
+  std::atomic<bool> cancel{false};
+  for (SlowWeight* weight : {first.get(), second.get()}) {
+    weight->stop_at = kSide * kSide / 2;
+    weight->stop = [&] { cancel = true; };
+  }
+  const std::uint64_t generation = store.generation();
+  try {
+    store.load(plan, {.cancel = &cancel});
+    FAIL() << "was not cancelled";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+  }
+  EXPECT_LT(std::min<std::int64_t>(first->next, second->next), kSide * kSide);
+  EXPECT_EQ(store.size_bytes(), 0u);
+  EXPECT_EQ(store.generation(), generation);
+  cancel = false;
+  for (SlowWeight* weight : {first.get(), second.get()}) weight->next = 0, weight->stop = [] {};
+  store.load(plan, {.cancel = &cancel});
+  EXPECT_EQ(store.size_bytes(), plan.weight_bytes());
+}
+
+TEST_P(Loads, ThatFailLeaveTheStoreAsItWas) {
+  first->stop_at = kSide * kSide / 2;
+  first->stop = [] { fail(ErrorKind::io, "file", "the disk is gone."); };
+  EXPECT_THROW(store.load(plan), Error);
+  EXPECT_EQ(store.size_bytes(), 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Weights, Loads,
+                         ::testing::Values(Way{"InPlace", true, "dense"}, Way{"PackedAndUploaded", false, "dense"},
+                                           Way{"UploadedAsStored", false, "dense f32"}),
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace zoe

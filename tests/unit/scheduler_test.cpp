@@ -150,7 +150,7 @@ TEST(Scheduler, OneStepGoesToThePredictedSample) {
 TEST(Scheduler, StepsOfAPlatform) {
   const auto platform = open_platform("cpu", {.threads = 1});
   const auto stream = platform->make_stream();
-  WeightStore no_weights(*platform, [](const std::string&) { return HostTensor{}; });
+  WeightStore no_weights(*platform, [](const std::string&) { return WeightPtr(); });
   std::vector<SchedulerConfig> configs{{.kind = SchedulerKind::euler}};
   for (const int order : {1, 2, 3})
     configs.push_back({.solver_order = order, .lower_order_final = order != 1, .disable_corrector = {order == 2 ? 3 : 100}});

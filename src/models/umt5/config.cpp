@@ -29,6 +29,7 @@ Umt5Config parse_umt5_config(const JsonObject& json) {
       .buckets = json.integer("relative_attention_num_buckets", 4, 1 << 16, 32),
       .max_distance = json.integer("relative_attention_max_distance", 2, 1 << 24, 128),
       .eps = json.number("layer_norm_epsilon", 0, 1, 1e-6),
+      .tie_embeddings = json.boolean("tie_word_embeddings", true),
   };
   check(config.inner_dim() <= kWidest, ErrorKind::invalid_argument, json.where(),
         "num_heads x d_kv is too large: got {} x {}, expected at most {}.", config.num_heads, config.d_kv, kWidest);
@@ -40,25 +41,8 @@ Umt5Config parse_umt5_config(const JsonObject& json) {
   return config;
 }
 
-std::vector<ExpectedTensor> umt5_tensors(const Umt5Config& config) {
-  std::vector<ExpectedTensor> tensors{{kUmt5Embedding, {config.vocab_size, config.d_model}}};
-  for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const std::string attention = fmt::format("encoder.block.{}.layer.0.", i),
-                      feed_forward = fmt::format("encoder.block.{}.layer.1.", i);
-    tensors.push_back({attention + "layer_norm.weight", {config.d_model}});
-    for (const char* projection : {"q", "k", "v"})
-      tensors.push_back({attention + "SelfAttention." + projection + ".weight", {config.inner_dim(), config.d_model}});
-    tensors.push_back({attention + "SelfAttention.relative_attention_bias.weight", {config.buckets, config.num_heads}});
-    tensors.push_back({attention + "SelfAttention.o.weight", {config.d_model, config.inner_dim()}});
-    tensors.push_back({feed_forward + "layer_norm.weight", {config.d_model}});
-    tensors.push_back({feed_forward + "DenseReluDense.wi_0.weight", {config.d_ff, config.d_model}});
-    tensors.push_back({feed_forward + "DenseReluDense.wi_1.weight", {config.d_ff, config.d_model}});
-    tensors.push_back({feed_forward + "DenseReluDense.wo.weight", {config.d_model, config.d_ff}});
-  }
-  tensors.push_back({"encoder.final_layer_norm.weight", {config.d_model}});
-  return tensors;
+std::vector<TensorAlias> umt5_aliases(const Umt5Config& config) {
+  return {{kUmt5Embedding, "encoder.embed_tokens.weight", !config.tie_embeddings}};
 }
-
-std::vector<TensorAlias> umt5_aliases() { return {{kUmt5Embedding, "encoder.embed_tokens.weight"}}; }
 
 }  // namespace zoe

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/expected.h"
 
 namespace zoe {
 
@@ -19,6 +19,7 @@ struct Umt5Config {
   std::int64_t buckets;       // relative_attention_num_buckets: half for each direction
   std::int64_t max_distance;  // relative_attention_max_distance: all positions farther away share a bucket
   double eps;                 // layer_norm_epsilon
+  bool tie_embeddings;        // tie_word_embeddings: the encoder's table is the shared one
 
   std::int64_t inner_dim() const { return num_heads * d_kv; }
 };
@@ -30,9 +31,9 @@ inline constexpr const char* kUmt5Embedding = "shared.weight";
 // other than umt5, a feed-forward other than gated-gelu with gelu_new, a decoder).
 Umt5Config parse_umt5_config(const JsonObject& json);
 
-// Names and shapes as in the files of Transformers' UMT5EncoderModel, in the order of the graph.
+// Names and shapes as in the files of Transformers' UMT5EncoderModel: those that tracing asks for, and the embedding.
 std::vector<ExpectedTensor> umt5_tensors(const Umt5Config& config);
-// encoder.embed_tokens.weight may stand for the embedding, or beside it.
-std::vector<TensorAlias> umt5_aliases();
+// encoder.embed_tokens.weight may stand for the embedding, or beside it; if embeddings are not tied it is the one that is read.
+std::vector<TensorAlias> umt5_aliases(const Umt5Config& config);
 
 }  // namespace zoe

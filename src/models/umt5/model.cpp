@@ -77,6 +77,12 @@ Graph trace_umt5(const Umt5Config& config, DType dtype, std::int64_t tokens, boo
   return make_graph("umt5", {embedded, buckets, key_bias}, std::move(outputs));
 }
 
+std::vector<ExpectedTensor> umt5_tensors(const Umt5Config& config) {
+  std::vector<ExpectedTensor> tensors{{kUmt5Embedding, {config.vocab_size, config.d_model}}};
+  for (ExpectedTensor& tensor : parameters_of(trace_umt5(config, DType::f32, 1))) tensors.push_back(std::move(tensor));
+  return tensors;
+}
+
 std::vector<std::int32_t> relative_position_buckets(const Umt5Config& config, std::int64_t tokens) {
   check_tokens_in_range(tokens);
   const std::int64_t half = config.buckets / 2, exact = half / 2;

@@ -48,38 +48,4 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
   return config;
 }
 
-std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {
-  const std::int64_t dim = config.dim();
-  std::vector<ExpectedTensor> tensors;
-  const auto add_linear = [&](const std::string& name, std::int64_t out, std::int64_t in) {
-    tensors.push_back({name + ".weight", {out, in}});
-    tensors.push_back({name + ".bias", {out}});
-  };
-  const auto& patch = config.patch_size;
-  tensors.push_back({"patch_embedding.weight", {dim, config.in_channels, patch[0], patch[1], patch[2]}});
-  tensors.push_back({"patch_embedding.bias", {dim}});
-  add_linear("condition_embedder.time_embedder.linear_1", dim, config.freq_dim);
-  add_linear("condition_embedder.time_embedder.linear_2", dim, dim);
-  add_linear("condition_embedder.time_proj", 6 * dim, dim);
-  add_linear("condition_embedder.text_embedder.linear_1", dim, config.text_dim);
-  add_linear("condition_embedder.text_embedder.linear_2", dim, dim);
-  for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const std::string block = fmt::format("blocks.{}.", i);
-    tensors.push_back({block + "scale_shift_table", {1, 6, dim}});
-    for (const char* attention : {"attn1.", "attn2."}) {
-      for (const char* projection : {"to_q", "to_k", "to_v", "to_out.0"}) add_linear(block + attention + projection, dim, dim);
-      for (const char* norm : {"norm_q.weight", "norm_k.weight"}) tensors.push_back({block + attention + norm, {dim}});
-    }
-    if (config.cross_attn_norm) {
-      tensors.push_back({block + "norm2.weight", {dim}});
-      tensors.push_back({block + "norm2.bias", {dim}});
-    }
-    add_linear(block + "ffn.net.0.proj", config.ffn_dim, dim);
-    add_linear(block + "ffn.net.2", dim, config.ffn_dim);
-  }
-  tensors.push_back({"scale_shift_table", {1, 2, dim}});
-  add_linear("proj_out", config.out_channels * config.patch_volume(), dim);
-  return tensors;
-}
-
 }  // namespace zoe

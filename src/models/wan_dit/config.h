@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/expected.h"
 
 namespace zoe {
 
@@ -32,7 +32,7 @@ struct WanDitConfig {
 // value; unsupported names what belongs to other members of the family (image conditioning, other norms, other classes).
 WanDitConfig parse_wan_dit_config(const JsonObject& json);
 
-// Names and shapes as in Diffusers' files, in the order of the graphs. The graphs declare patch_embedding.weight, a convolution's
+// Names and shapes as in Diffusers' files: those that tracing asks for. The graphs declare patch_embedding.weight, a convolution's
 // kernel [D,C,pt,ph,pw], as the matrix [D, C*pt*ph*pw] of the same elements.
 std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config);
 

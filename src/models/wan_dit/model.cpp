@@ -49,13 +49,13 @@ struct Part {
   std::string prefix;
   int segment;
 
-  Value weight(std::string_view name, DType kind, Shape shape) const {
-    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment);
+  Value weight(std::string_view name, DType kind, Shape shape, Shape stored = {}) const {
+    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment, std::move(stored));
   }
 
-  // x [..,K] -> [..,out], in x's dtype.
-  Value project(std::string_view name, const Value& x, std::int64_t out, ProductOptions options = {}) const {
-    const Value matrix = weight(fmt::format("{}.weight", name), x.dtype(), {out, x.dim(-1)});
+  // x [..,K] -> [..,out], in x's dtype. `stored`: see parameter().
+  Value project(std::string_view name, const Value& x, std::int64_t out, ProductOptions options = {}, Shape stored = {}) const {
+    const Value matrix = weight(fmt::format("{}.weight", name), x.dtype(), {out, x.dim(-1)}, std::move(stored));
     options.bias = weight(fmt::format("{}.bias", name), x.dtype(), {out});
     return linear(x, matrix, options);
   }
@@ -166,7 +166,8 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
   const Value by_patch = permute(reshape(cast(latent, dtype), {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
-  Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim);
+  Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim, {},
+                               {dim, channels, pt, ph, pw});
 
   const Part embedder{config, dtype, "condition_embedder.", 0};
   const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
@@ -194,6 +195,13 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   }
   if (block_outputs) outputs.insert(outputs.end(), blocks.begin(), blocks.end());
   return make_graph("wan_dit", std::move(inputs), std::move(outputs));
+}
+
+std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {
+  const auto [pt, ph, pw] = config.patch_size;
+  std::vector<ExpectedTensor> tensors = parameters_of(trace_wan_dit(config, DType::f32, {pt, ph, pw, 1}));
+  for (ExpectedTensor& tensor : parameters_of(trace_wan_context(config, DType::f32, 1))) tensors.push_back(std::move(tensor));
+  return tensors;
 }
 
 std::vector<float> timestep_sinusoid(const WanDitConfig& config, float timestep) {

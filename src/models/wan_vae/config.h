@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/expected.h"
 
 namespace zoe {
 
@@ -23,7 +23,8 @@ struct WanVaeConfig {
 // unsupported names what belongs to other members of the family (the residual VAE of Wan 2.2, attention at other scales).
 WanVaeConfig parse_wan_vae_config(const JsonObject& json);
 
-// Names and shapes as in Diffusers' files. The graphs declare kernels of two axes with a third, and 1x1x1 ones as matrices.
+// Names and shapes as in Diffusers' files: those that tracing asks for. The graphs declare kernels of two axes with a third, and
+// 1x1x1 ones as matrices.
 std::vector<ExpectedTensor> wan_vae_tensors(const WanVaeConfig& config);
 
 }  // namespace zoe

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kCachedFrames = 2;                            // a kernel of three frames sees two earlier ones
 constexpr std::int64_t kMaxLatentPositions = std::int64_t{1} << 26;  // of a group
 
-// Traces one of the two halves; collects its states and the file's tensors on the way.
+// Traces one of the two halves; collects its states on the way.
 class Tracer {
  public:
   Tracer(DType dtype, bool first) : dtype_(dtype), first_(first) {}
@@ -117,12 +117,9 @@ class Tracer {
     return traced;
   }
 
-  const std::vector<ExpectedTensor>& tensors() const { return tensors_; }
-
  private:
   Value weight(const std::string& name, const Shape& file_shape, Shape shape) {
-    tensors_.push_back({name, file_shape});
-    return parameter(name, dtype_, std::move(shape));
+    return parameter(name, dtype_, std::move(shape), 0, file_shape);
   }
 
   void skip_state(const Value& x, std::int64_t frames) {
@@ -150,7 +147,6 @@ class Tracer {
   std::vector<Type> states_;
   std::vector<std::size_t> reads_, writes_;
   std::vector<Value> state_inputs_, state_outputs_;
-  std::vector<ExpectedTensor> tensors_;
 };
 
 void check_group(std::string_view where, std::int64_t frames, std::int64_t multiple, std::int64_t height, std::int64_t width,
@@ -226,13 +222,11 @@ WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::i
   return trace_encode(tracer, config, dtype, frames, height, width);
 }
 
-// What tracing asks for is what the file must hold, so the smallest possible graphs tell.
 std::vector<ExpectedTensor> wan_vae_tensors(const WanVaeConfig& config) {
-  Tracer decoder(DType::f32, false), encoder(DType::f32, false);
-  trace_decode(decoder, config, DType::f32, 1, 1, 1, false);
-  trace_encode(encoder, config, DType::f32, config.scale_factor_temporal, config.scale_factor_spatial, config.scale_factor_spatial);
-  std::vector<ExpectedTensor> tensors = encoder.tensors();
-  tensors.insert(tensors.end(), decoder.tensors().begin(), decoder.tensors().end());
+  const std::int64_t frames = config.scale_factor_temporal, side = config.scale_factor_spatial;
+  std::vector<ExpectedTensor> tensors = parameters_of(trace_wan_vae_encode(config, DType::f32, frames, side, side, false).graph);
+  for (ExpectedTensor& tensor : parameters_of(trace_wan_vae_decode(config, DType::f32, 1, 1, 1, false).graph))
+    tensors.push_back(std::move(tensor));
   return tensors;
 }
 

@@ -89,7 +89,7 @@ class ProductKernel : public Kernel {
     return input == 1 ? weights_.get_size() : Kernel::packed_bytes(input, type);
   }
 
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     const auto rows = static_cast<std::int64_t>(row_offsets_.size()), columns = static_cast<std::int64_t>(column_offsets_.size());
     const std::size_t element = weights_.data_type() == memory::data_type::f32 ? 4 : 2;
@@ -115,7 +115,7 @@ class ProductKernel : public Kernel {
     std::byte* residual = attributes_.has_residual ? inputs[next].data() : nullptr;
     std::byte* dst = outputs[0].data();
     if (weight_is_computed_) {
-      pack_weight(1, weight_type_, {weight_type_.dtype, weight_type_.shape, weight}, place(weight_place_));
+      pack_weight(1, weight_type_, DenseWeight(weight_type_.dtype, weight_type_.shape, weight), place(weight_place_));
       weight = place(weight_place_);
     }
     if (widened_) {
@@ -216,21 +216,19 @@ class ProductKernel : public Kernel {
                           fmt::join(blocking.inner_idxs, blocking.inner_idxs + blocking.inner_nblks, ","));
   }
 
-  void pack_piece(const HostTensor& source, std::int64_t begin, std::int64_t count, std::int64_t row_offset,
+  void pack_piece(const WeightReader& source, std::int64_t begin, std::int64_t count, std::int64_t row_offset,
                   const std::int64_t* column_offsets, std::byte* packed) const {
-    const std::size_t size = size_of(source.dtype), n = static_cast<std::size_t>(count);
-    alignas(64) std::array<std::uint32_t, kTile> given;  // the source may be unaligned
+    const auto n = static_cast<std::size_t>(count);
     alignas(64) std::array<std::uint16_t, kTile> narrow;
     alignas(64) std::array<float, kTile> wide;
-    std::memcpy(given.data(), source.data + static_cast<std::size_t>(begin) * size, n * size);
-    if (dtype_ == DType::bf16) convert(given.data(), source.dtype, narrow.data(), DType::bf16, n);
+    if (dtype_ == DType::bf16) source.read(begin, count, DType::bf16, narrow.data());
+    else source.read(begin, count, DType::f32, wide.data());
     if (weights_.data_type() == memory::data_type::bf16) {
       auto* to = reinterpret_cast<std::uint16_t*>(packed) + row_offset;
       for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = narrow[i];
       return;
     }
     if (widened_) convert(narrow.data(), DType::bf16, wide.data(), DType::f32, n);
-    else convert(given.data(), source.dtype, wide.data(), DType::f32, n);
     auto* to = reinterpret_cast<float*>(packed) + row_offset;
     for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = wide[i];
   }

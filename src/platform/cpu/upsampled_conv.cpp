@@ -51,15 +51,14 @@ class UpsampledConvKernel : public Kernel {
     return input == 1 ? packed_bytes_ : phases_[0]->packed_bytes(input, type);
   }
 
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return phases_[0]->pack_weight(input, type, source, packed);
-    const auto kernels = static_cast<std::size_t>(type.shape.count(0, 3));                         // 3x3 each
-    std::vector<std::byte> given(source.data, source.data + kernels * 9 * size_of(source.dtype));  // aligned
+    const auto kernels = static_cast<std::size_t>(type.shape.count(0, 3));  // 3x3 each
     std::vector<float> taps(kernels * 9), sums(kernels * 4);
-    convert(given.data(), source.dtype, taps.data(), DType::f32, taps.size());
+    source.read(0, source.count(), DType::f32, taps.data());
     for (std::size_t phase = 0; phase < kPhases; ++phase) {
       sum_taps(taps, static_cast<int>(phase), sums);
-      const HostTensor summed{DType::f32, phase_weight_.shape, reinterpret_cast<const std::byte*>(sums.data())};
+      const DenseWeight summed(DType::f32, phase_weight_.shape, reinterpret_cast<const std::byte*>(sums.data()));
       phases_[phase]->pack_weight(1, phase_weight_, summed, packed + weight_places_[phase]);
     }
   }

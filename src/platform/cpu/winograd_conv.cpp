@@ -339,7 +339,7 @@ class WinogradConvKernel : public Kernel {
     return static_cast<std::size_t>(kPositions * geometry_.depth() * geometry_.padded_out_channels()) * sizeof(float);
   }
 
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     const std::int64_t groups = geometry_.padded_out_channels() / geometry_.lanes;
     parallel_ranges(groups, 1, type.shape.count(), threads_, [&](std::int64_t begin, std::int64_t end) {
@@ -370,32 +370,29 @@ class WinogradConvKernel : public Kernel {
   }
 
   // One vector of results: the transformed weights of all channels, a piece at a time.
-  void pack_group(std::int64_t group, const HostTensor& source, float* packed) const {
+  void pack_group(std::int64_t group, const WeightReader& source, float* packed) const {
     constexpr std::int64_t kPiece = 32;  // channels
     const Geometry& g = geometry_;
     const std::int64_t lanes = g.lanes, taps = g.kernel_frames * 9;
-    const std::size_t size = size_of(source.dtype);
     // Where the group lies: in a panel of two vectors, or of one behind the last pair.
     const std::int64_t pair = group / 2, padded = g.padded_out_channels();
     const std::int64_t width = std::min(2 * lanes, padded - pair * 2 * lanes);
     float* const to = packed + pair * 2 * lanes * g.depth() + group % 2 * lanes;
-    std::vector<std::byte> given(static_cast<std::size_t>(kPiece * taps) * size);  // aligned
     std::vector<float> wide(static_cast<std::size_t>(kPiece * taps));
     std::vector<std::uint16_t> narrow(wide.size());
     std::vector<float> transformed(
         static_cast<std::size_t>(kPositions * g.kernel_frames * kPiece * lanes));  // [16][kt][kPiece][lanes]
     for (std::int64_t c0 = 0; c0 < g.channels; c0 += kPiece) {
       const std::int64_t count = std::min(kPiece, g.channels - c0);
-      const auto n = static_cast<std::size_t>(count * taps);
+      const std::int64_t n = count * taps;
       std::fill(transformed.begin(), transformed.end(), 0.0f);
       for (std::int64_t lane = 0; lane < std::min(lanes, g.out_channels - group * lanes); ++lane) {
         const std::int64_t from = ((group * lanes + lane) * g.channels + c0) * taps;
-        std::memcpy(given.data(), source.data + static_cast<std::size_t>(from) * size, n * size);
         if (dtype_ == DType::bf16) {
-          convert(given.data(), source.dtype, narrow.data(), DType::bf16, n);
-          convert(narrow.data(), DType::bf16, wide.data(), DType::f32, n);
+          source.read(from, n, DType::bf16, narrow.data());
+          convert(narrow.data(), DType::bf16, wide.data(), DType::f32, static_cast<std::size_t>(n));
         } else {
-          convert(given.data(), source.dtype, wide.data(), DType::f32, n);
+          source.read(from, n, DType::f32, wide.data());
         }
         for (std::int64_t c = 0; c < count; ++c)
           for (std::int64_t f = 0; f < g.kernel_frames; ++f)

@@ -187,7 +187,7 @@ class CudnnConvKernel : public Kernel {
   }
 
   // [outputs,inputs,kt,kh,kw] to [outputs of cuDNN's, taps of cuDNN's, inputs of cuDNN's]; a bias once a phase.
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1 && !is_packed_bias(input)) return Kernel::pack_weight(input, type, source, packed);
     const std::size_t size = packed_bytes(input, type);
     if (input != 1) {
@@ -197,14 +197,12 @@ class CudnnConvKernel : public Kernel {
       return;
     }
     const std::int64_t inputs = g_.weight.dim(1), given = g_.weight.count(2, 5), outputs = g_.weight.dim(0);
-    const std::size_t row = static_cast<std::size_t>(inputs * given);
+    const std::int64_t row = inputs * given;
     std::vector<float> sums(size / 2);
-#pragma omp parallel for schedule(static) if (source.shape.count() > (1 << 16))
+#pragma omp parallel for schedule(static) if (source.count() > (1 << 16))
     for (std::int64_t output = 0; output < outputs; ++output) {
-      std::vector<std::byte> bytes(row * size_of(source.dtype));  // aligned
-      std::memcpy(bytes.data(), source.data + static_cast<std::size_t>(output) * bytes.size(), bytes.size());
-      std::vector<float> values(row);
-      convert(bytes.data(), source.dtype, values.data(), DType::f32, row);
+      std::vector<float> values(static_cast<std::size_t>(row));
+      source.read(output * row, row, DType::f32, values.data());
       for (std::int64_t phase = 0; phase < g_.phases; ++phase)
         for (std::int64_t channel = 0; channel < inputs; ++channel)
           for (std::int64_t tap = 0; tap < given; ++tap)

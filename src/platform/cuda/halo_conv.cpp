@@ -97,7 +97,7 @@ class HaloConvKernel : public Kernel {
   }
 
   // [columns, channels, taps] becomes [phases, column blocks, stages, taps in space, depth / 8, taps in time, columns, 8].
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     if (weight_.dim(0) % form_.columns != 0) std::memset(packed, 0, packed_bytes(input, type));
     const std::int64_t channels = weight_.dim(1), given_taps = weight_.count(2, 5), row = channels * given_taps;
@@ -105,10 +105,8 @@ class HaloConvKernel : public Kernel {
     const std::int64_t stages = channels / kDepth, blocks = blocks_of(weight_.dim(0), form_.columns);
 #pragma omp parallel for schedule(static) if (weight_.dim(0) * row > (1 << 16))
     for (std::int64_t column = 0; column < weight_.dim(0); ++column) {
-      std::vector<std::byte> aligned(static_cast<std::size_t>(row) * size_of(source.dtype));
       std::vector<float> given(static_cast<std::size_t>(row)), sums(static_cast<std::size_t>(channels * taps));
-      std::memcpy(aligned.data(), source.data + static_cast<std::size_t>(column) * aligned.size(), aligned.size());
-      convert(aligned.data(), source.dtype, given.data(), DType::f32, given.size());
+      source.read(column * row, row, DType::f32, given.data());
       for (std::int64_t phase = 0; phase < form_.phases; ++phase) {
         if (form_.phases == 4) sum_taps(given, static_cast<int>(phase), sums);
         else sums = given;

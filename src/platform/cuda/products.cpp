@@ -102,16 +102,14 @@ class ProductKernel : public Kernel {
   }
 
   // [columns, channels, taps] becomes [phases, columns, taps, channels].
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1 || !is_packed()) return Kernel::pack_weight(input, type, source, packed);
     const std::int64_t given_taps = weight_.count(2, 5), row = channels_ * given_taps, packed_row = channels_ * taps_;
     const std::size_t element = size_of(dtype_);
 #pragma omp parallel for schedule(static) if (columns_ * row > (1 << 16))
     for (std::int64_t column = 0; column < columns_; ++column) {
-      std::vector<std::byte> aligned(static_cast<std::size_t>(row) * size_of(source.dtype));
       std::vector<float> taps(static_cast<std::size_t>(row)), sums(static_cast<std::size_t>(packed_row)), turned(sums.size());
-      std::memcpy(aligned.data(), source.data + static_cast<std::size_t>(column) * aligned.size(), aligned.size());
-      convert(aligned.data(), source.dtype, taps.data(), DType::f32, taps.size());
+      source.read(column * row, row, DType::f32, taps.data());
       for (int phase = 0; phase < phases_; ++phase) {
         if (phases_ == 4) sum_taps(taps, phase, sums);
         else sums = taps;

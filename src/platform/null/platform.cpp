@@ -28,7 +28,7 @@ struct NullStream : Stream {
 
 struct NullKernel : Kernel {
   std::string_view implementation() const override { return "null"; }
-  void pack_weight(int, const Type&, const HostTensor&, std::byte*) const override {}
+  void pack_weight(int, const Type&, const WeightReader&, std::byte*) const override {}
   void run(Stream&, std::span<const Slot>, std::span<const Slot>, Slot) const override {}
 };
 

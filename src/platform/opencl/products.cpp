@@ -92,20 +92,18 @@ class ProductKernel : public Kernel {
     return input == 1 ? weight_bytes() : Kernel::packed_bytes(input, type);
   }
 
-  void pack_weight(int input, const Type& type, const HostTensor& source, std::byte* packed) const override {
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     std::memset(packed, 0, weight_bytes());
     const std::int64_t given_taps = weight_.rank() == 5 ? weight_.count(2, 5) : 1, row = channels_ * given_taps;
     const std::size_t element = size_of(dtype_);
 #pragma omp parallel for schedule(static) if (columns_ * row > (1 << 16))
     for (std::int64_t panel = 0; panel < panels_; ++panel) {
-      std::vector<std::byte> aligned(static_cast<std::size_t>(row) * size_of(source.dtype));
       std::vector<float> taps(static_cast<std::size_t>(row)), sums(static_cast<std::size_t>(channels_ * taps_));
       std::vector<std::byte> converted(sums.size() * element);
       for (std::int64_t lane = 0; lane < std::min<std::int64_t>(tile_.panel, columns_ - panel * tile_.panel); ++lane) {
         const std::int64_t column = panel * tile_.panel + lane;
-        std::memcpy(aligned.data(), source.data + static_cast<std::size_t>(column) * aligned.size(), aligned.size());
-        convert(aligned.data(), source.dtype, taps.data(), DType::f32, taps.size());
+        source.read(column * row, row, DType::f32, taps.data());
         for (int phase = 0; phase < phases_; ++phase) {
           if (phases_ == 4) sum_taps(taps, phase, sums);
           convert(phases_ == 4 ? sums.data() : taps.data(), DType::f32, converted.data(), dtype_, sums.size());

@@ -26,7 +26,7 @@ std::string bytes_of(const std::vector<T>& values) {
 
 std::vector<float> values_of(const TensorEntry& tensor, std::int64_t begin, std::int64_t count) {
   std::vector<float> out(static_cast<std::size_t>(count));
-  read_elements(tensor, begin, count, DType::f32, out.data());
+  weight_of(tensor, "file")->read(begin, count, DType::f32, out.data());
   return out;
 }
 
@@ -42,10 +42,10 @@ TEST(Safetensors, ReadsTensorsAndMetadata) {
   ASSERT_EQ(read.tensors.size(), 4u);
   EXPECT_EQ(read.metadata, (std::map<std::string, std::string>{{"format", "pt"}}));
   EXPECT_EQ(read.tensors[0].name, "index");
-  EXPECT_EQ(read.tensors[0].dtype, "I64");
+  EXPECT_EQ(read.tensors[0].dtype(), "I64");
   EXPECT_EQ(read.tensors[1].name, "matrix");
   EXPECT_EQ(read.tensors[1].shape, Shape({2, 3}));
-  EXPECT_EQ(weight_dtype(read.tensors[1], "file"), DType::bf16);
+  EXPECT_EQ(read.tensors[1].encoding->dtype, DType::bf16);
   EXPECT_EQ(values_of(read.tensors[1], 0, 6), (std::vector<float>{1, 2, 3, 4, 5, 6}));
   EXPECT_EQ(values_of(read.tensors[1], 2, 3), (std::vector<float>{3, 4, 5}));
   EXPECT_EQ(read.tensors[2].shape, Shape({0, 7}));
@@ -53,7 +53,7 @@ TEST(Safetensors, ReadsTensorsAndMetadata) {
   EXPECT_EQ(values_of(read.tensors[2], 0, 0), std::vector<float>());
   EXPECT_EQ(read.tensors[3].shape, Shape());
   EXPECT_EQ(values_of(read.tensors[3], 0, 1), (std::vector<float>{2.5f}));
-  EXPECT_THROW(weight_dtype(read.tensors[0], "file"), Error);
+  EXPECT_THROW(weight_of(read.tensors[0], "file"), Error);
 }
 
 TEST(Safetensors, NoTensorsAtAll) {
@@ -81,7 +81,7 @@ TEST(Safetensors, ReadsWeightsAtAnyAlignment) {
     EXPECT_EQ(values_of(read.tensors[1], 0, kCount), f32);
     EXPECT_EQ(values_of(read.tensors[1], 7, 8000), std::vector<float>(f32.begin() + 7, f32.begin() + 8007));
     std::vector<std::uint16_t> narrow(kCount);
-    read_elements(read.tensors[0], 0, kCount, DType::bf16, narrow.data());
+    weight_of(read.tensors[0], "file")->read(0, kCount, DType::bf16, narrow.data());
     EXPECT_EQ(narrow, bf16);
   }
 }
