@@ -22,12 +22,9 @@ using testing::TensorToWrite;
 // What is logged while it lives.
 struct Notices {
   std::vector<std::string> lines;
-  Notices() {
-    set_log_sink([this](LogLevel level, std::string_view message) {
-      if (level == LogLevel::notice) lines.emplace_back(message);
-    });
-  }
-  ~Notices() { set_log_sink({}); }
+  const LogScope scope{[this](LogLevel level, std::string_view message) {
+    if (level == LogLevel::notice) lines.emplace_back(message);
+  }};
 };
 
 TensorToWrite tensor(const std::string& name, float value, std::int64_t count = 1) {

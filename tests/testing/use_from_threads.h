@@ -43,9 +43,7 @@ inline std::vector<std::byte> use_once(Platform& platform, std::int64_t width, b
   std::vector<std::int32_t> indices(static_cast<std::size_t>(kThreadTokens));
   for (std::size_t i = 0; i < indices.size(); ++i) indices[i] = static_cast<std::int32_t>(i * 7 % 10);
   if (bad_index) indices[3] = 1000;
-  WeightStore weights(platform, [&](const std::string&) {
-    return HostTensor{DType::f32, {width, width}, reinterpret_cast<const std::byte*>(weight.data())};
-  });
+  WeightStore weights(platform, [&](const std::string&) { return dense_weight(DType::f32, {width, width}, weight.data()); });
   weights.load(plan);
   const auto stream = platform.make_stream();
   std::vector<Tensor> inputs, outputs;
