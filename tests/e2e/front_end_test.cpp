@@ -273,6 +273,21 @@ TEST_F(FrontEnd, RunsAgainOnlyWhatItMade) {
   EXPECT_EQ(zoe({"generate", "--from", "a.png", "--model-path", "other-model", "-o", "b.png", "--threads", "1"}).code, 0);
 }
 
+// --- Quality ---------------------------------------------------------------------------------------------------------------------
+
+TEST_F(FrontEnd, ACrfIsQualityForBytes) {
+  for (const std::string suffix : {".mp4", ".webm"}) {
+    for (const std::string crf : {"10", "45"})
+      generate({"-p", "a red circle", "--num-frames", "5", "--steps", "3", "--crf", crf, "-o", crf + suffix});
+    EXPECT_LT(fs::file_size(folder_ / ("45" + suffix)), fs::file_size(folder_ / ("10" + suffix))) << suffix;
+  }
+  EXPECT_TRUE(has(testing::read_video(folder_ / "45.mp4").tags.at("comment"), R"("crf":"45")"));
+  EXPECT_TRUE(
+      has(zoe({"generate", "-p", "x", "--size", "64x64", "--frames", "1", "--crf", "60", "-o", "a.mp4"}).err, "bad crf: got 60"));
+  EXPECT_TRUE(
+      has(zoe({"generate", "-p", "x", "--size", "64x64", "--frames", "1", "--crf", "20", "-o", "a.gif"}).err, "a crf is for"));
+}
+
 // --- Help, completion, man page --------------------------------------------------------------------------------------------------
 
 TEST_F(FrontEnd, TheFieldsOfARequestAreAsTheDocsSay) {
