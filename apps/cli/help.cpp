@@ -69,6 +69,7 @@ std::string bash(const CLI::App& app) {
   std::string commands, cases;
   for (const CLI::App* command : commands_of(app)) {
     commands += (commands.empty() ? "" : " ") + command->get_name();
+    if (command->get_name() == "completion") continue;  // takes words, below
     std::string values;
     for (const CLI::Option* option : named_options(*command)) {
       if (!takes_value(*option)) continue;
@@ -138,8 +139,8 @@ std::string zsh(const CLI::App& app) {
   };
   std::string commands, cases;
   for (const CLI::App* command : commands_of(app)) {
-    commands += fmt::format("    {}\n",
-                            in_shell_quotes(fmt::format("{}:{}", command->get_name(), replaced(command->get_description(), ":", "\\:"))));
+    commands += fmt::format(
+        "    {}\n", in_shell_quotes(fmt::format("{}:{}", command->get_name(), replaced(command->get_description(), ":", "\\:"))));
     cases += fmt::format("    {})\n      _arguments{} \\\n        {} ;;\n", command->get_name(), arguments(*command),
                          command->get_name() == "completion" ? "'1:shell:(bash zsh fish)'" : "'*:file:_files'");
   }

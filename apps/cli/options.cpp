@@ -28,7 +28,8 @@ PlatformOptions platform_options(const DeviceOptions& options) {
 
 void add_device_options(CLI::App& app, DeviceOptions& options) {
   app.add_option("--platform", options.platform, "Where to run: auto, cpu, ... (see `zoe platforms`)")->capture_default_str();
-  app.add_option("--dtype", options.dtype, "auto, f32 or bf16; auto is bf16 where the device has bf16 products, else f32")
+  app.add_option("--dtype", options.dtype, "auto is bf16 where the device has bf16 products, else f32")
+      ->type_name("auto|f32|bf16")
       ->capture_default_str();
   app.add_option_function<std::string>(
          "--threads",

@@ -36,6 +36,7 @@ struct Request {
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};
+  std::optional<int> crf;  // of the file's encoder; empty: the format's (media/video_writer.h)
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
   bool operator==(const Request&) const = default;

@@ -6,6 +6,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "compiler/profile.h"
@@ -23,18 +24,6 @@ namespace {
 
 // What a process holds beside weights, tensors, workspaces and what its kernels keep: thread stacks, library state. Measured.
 constexpr std::size_t kOverheadBytes = 4 << 20;
-
-// In GiB, or a smaller unit, with enough digits that two different sizes look different.
-std::string bytes_apart(std::size_t bytes, std::size_t other) {
-  for (int digits = 1; digits <= 3; ++digits)
-    for (const auto& [unit, name] : {std::pair{30, "GiB"}, {20, "MiB"}}) {
-      const auto text = [&, unit = unit, name = name](std::size_t value) {
-        return fmt::format("{:.{}f} {}", static_cast<double>(value) / static_cast<double>(1ull << unit), digits, name);
-      };
-      if (text(bytes) != text(other)) return text(bytes);
-    }
-  return fmt::format("{} bytes", bytes);
-}
 
 double gib(std::size_t bytes) { return static_cast<double>(bytes) / (1u << 30); }
 
@@ -112,7 +101,8 @@ struct Session::State {
         recipe(r ? std::move(r) : make_recipe(model)),
         tokenizer(std::make_unique<Tokenizer>(open_tokenizer(model))),
         resources(*platform) {
-    for (const std::string& name : recipe->components()) resources.components.emplace(name, std::make_unique<Component>(*platform, model, name));
+    for (const std::string& name : recipe->components())
+      resources.components.emplace(name, std::make_unique<Component>(*platform, model, name));
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
@@ -131,7 +121,9 @@ struct Session::State {
     std::vector<Plan> made = graphs.empty() ? std::vector<Plan>() : compile(graphs, *platform, options.compile);
     for (std::size_t i = 0; i < made.size(); ++i) {
       log(LogLevel::detail, summarize(made[i]));
-      plans[keys[i]] = {std::make_shared<NamedPlan>(NamedPlan{std::move(made[i]), std::move(traced[i].outputs), std::move(traced[i].tensors)}), 0};
+      plans[keys[i]] = {
+          std::make_shared<NamedPlan>(NamedPlan{std::move(made[i]), std::move(traced[i].outputs), std::move(traced[i].tensors)}),
+          0};
     }
     compiled += made.size();
     std::vector<std::shared_ptr<const NamedPlan>> result;
@@ -201,10 +193,12 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
   // What the session holds it can let go.
   const std::size_t free_bytes = state.platform->free_bytes() + state.resources.held_bytes();
   auto job = std::make_unique<Job::State>();
-  job->work = state.recipe->plan(request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
+  job->work = state.recipe->plan(
+      request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
   for (;;) {
     Program program = job->work->program();
-    job->plans = state.get_plans(program.plans, state.options.single_request ? std::vector<ProgramPlan>() : job->work->companions());
+    job->plans =
+        state.get_plans(program.plans, state.options.single_request ? std::vector<ProgramPlan>() : job->work->companions());
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
@@ -213,13 +207,13 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
     if (peak <= free_bytes) break;
     const std::string advice = job->work->advice(), less = job->work->need_less();
     const Settled& settled = job->work->settled();
+    const auto [needed, free] = bytes_apart(peak, free_bytes);
     check(!less.empty(), ErrorKind::out_of_memory, "memory",
           "{}x{}x{} in {} does not fit: needs {} ({:.1f} GiB to encode, {:.1f} to denoise, {:.1f} to decode), {} are free. {}.",
-          settled.made_width, settled.made_height, settled.num_frames, name(state.dtype), bytes_apart(peak, free_bytes),
-          gib(job->memory.of(Phase::encode)), gib(job->memory.of(Phase::denoise)), gib(job->memory.of(Phase::decode)),
-          bytes_apart(free_bytes, peak), advice);
-    log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, bytes_apart(peak, free_bytes),
-                                      bytes_apart(free_bytes, peak)));
+          settled.made_width, settled.made_height, settled.num_frames, name(state.dtype), needed,
+          gib(job->memory.of(Phase::encode)), gib(job->memory.of(Phase::denoise)), gib(job->memory.of(Phase::decode)), free,
+          advice);
+    log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
   }
   return Job(std::move(job));
 }

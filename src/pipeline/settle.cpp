@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "ir/trace.h"
@@ -37,8 +38,9 @@ void settle_size(const Request& request, const ModelConfig& model, Spelling spel
   const std::int64_t height = chosen(request.height, model.defaults.height, flag("height"), 1, kMaxExtent);
   const std::int64_t width = chosen(request.width, model.defaults.width, flag("width"), 1, kMaxExtent);
   const std::int64_t frames = chosen(request.num_frames, model.defaults.num_frames, flag("num_frames"), 1, kMaxFrames);
-  check(request.exact_size || (height >= height_step && width >= width_step), ErrorKind::invalid_argument, flag("height") + ", " + flag("width"),
-        "too small: got {}x{} (width x height), expected at least {}x{}.", width, height, width_step, height_step);
+  check(request.exact_size || (height >= height_step && width >= width_step), ErrorKind::invalid_argument,
+        flag("height") + ", " + flag("width"), "too small: got {}x{} (width x height), expected at least {}x{}.", width, height,
+        width_step, height_step);
   settled.made_height = request.exact_size ? round_up(height, height_step) : round_down(height, height_step);
   settled.made_width = request.exact_size ? round_up(width, width_step) : round_down(width, width_step);
   settled.height = request.exact_size ? height : settled.made_height;
@@ -49,21 +51,22 @@ void settle_size(const Request& request, const ModelConfig& model, Spelling spel
                                       "the next larger one and crops it",
                                       width, height, settled.width, settled.height, width_step, height_step));
   else if (settled.made_height != height || settled.made_width != width)
-    log(LogLevel::notice, fmt::format("size {}x{} is made as {}x{} and cropped", width, height, settled.made_width,
-                                      settled.made_height));
-  if (settled.num_frames != frames)
     log(LogLevel::notice,
-        fmt::format("{} frames become {}: one more than a multiple of {}", frames, settled.num_frames, temporal));
+        fmt::format("size {}x{} is made as {}x{} and cropped", width, height, settled.made_width, settled.made_height));
+  if (settled.num_frames != frames)
+    log(LogLevel::notice, fmt::format("{} frames become {}: one more than a multiple of {}", frames, settled.num_frames, temporal));
   settled.latent_height = settled.made_height / spatial;
   settled.latent_width = settled.made_width / spatial;
   settled.latent_frames = (settled.num_frames - 1) / temporal + 1;
 }
 
-void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled, SchedulerConfig& scheduler) {
+void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled,
+                     SchedulerConfig& scheduler) {
   const auto flag = [&](std::string_view name) { return spelled(name, spelling); };
   check(!request.prompts.empty(), ErrorKind::invalid_argument, flag("prompt"), "no prompt given. Say what to show.");
-  check(!request.seeds.empty() && request.prompts.size() <= kMaxVideos / request.seeds.size(), ErrorKind::invalid_argument, flag("seed"),
-        "got {} prompts with {} seeds each, expected 1 to {} videos.", request.prompts.size(), request.seeds.size(), kMaxVideos);
+  check(!request.seeds.empty() && request.prompts.size() <= kMaxVideos / request.seeds.size(), ErrorKind::invalid_argument,
+        flag("seed"), "got {} prompts with {} seeds each, expected 1 to {} videos.", request.prompts.size(), request.seeds.size(),
+        kMaxVideos);
   for (const std::string& prompt : request.prompts)
     for (const std::uint64_t seed : request.seeds) {
       settled.prompts.push_back(prompt);
@@ -91,10 +94,10 @@ void check_fits_at_all(const Settled& settled, const ModelConfig& model, const D
   const double decode = static_cast<double>(settled.made_height) * static_cast<double>(settled.made_width) *
                         static_cast<double>(model.vae.base_dim) * element * 4;
   const double needed = std::max(denoise, decode), total = static_cast<double>(device.memory_bytes);
-  check(
-      needed < total, ErrorKind::out_of_memory, "memory",
-      "{}x{}x{} does not fit: needs more than {:.1f} GiB, the {} platform has {:.1f} GiB. Lower --width, --height or --num-frames.",
-      settled.made_width, settled.made_height, settled.num_frames, needed / (1u << 30), device.platform, total / (1u << 30));
+  const auto [more_than, has] = bytes_apart(static_cast<std::size_t>(needed), device.memory_bytes);
+  check(needed < total, ErrorKind::out_of_memory, "memory",
+        "{}x{}x{} does not fit: needs more than {}, the {} platform has {}. Lower --width, --height or --num-frames.",
+        settled.made_width, settled.made_height, settled.num_frames, more_than, device.platform, has);
 }
 
 void check_positions(const Settled& settled, const ModelConfig& model, Spelling spelling) {

@@ -32,6 +32,7 @@ struct VideoFiles::State {
     video.height = static_cast<int>(settled.height);
     video.frames = static_cast<int>(settled.num_frames);
     video.fps = settled.fps;
+    video.crf = request.crf;
     video.threads = std::min(2, session.platform().info().threads);
     return video;
   }

@@ -23,6 +23,9 @@ TEST(Install, TheCommandFindsItsModelAndAProjectItsLibrary) {
   // The copy knows no other place: that of the build would be one more folder up.
   const CommandResult info = run_command({(prefix / "bin/zoe").string(), "info"});
   EXPECT_NE(info.out.find((prefix / "share/zoetrope/models/toy-wan").string()), std::string::npos) << info.out << info.err;
+  for (const char* const page : {"share/man/man1/zoe.1", "share/bash-completion/completions/zoe", "share/zsh/site-functions/_zoe",
+                                 "share/fish/vendor_completions.d/zoe.fish"})
+    EXPECT_GT(fs::file_size(prefix / page), 1000u) << page;
   ASSERT_NO_FATAL_FAILURE(run({(prefix / "bin/zoe").string(), "generate", "-p", "a red circle", "--width", "64", "--height", "64",
                                "--num-frames", "5", "--num-inference-steps", "1", "--threads", "1", "-o", "a.mp4"}));
   EXPECT_EQ(testing::read_video(temporary.path() / "a.mp4").frames.size(), 5u);

@@ -52,6 +52,7 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   set_field(request, "guidance_batch", "off");
   set_field(request, "seed", seeds);
   set_field(request, "exact_size", "true");
+  set_field(request, "crf", "30");
   EXPECT_EQ(request.prompts, prompts);
   EXPECT_EQ(request.width, 832);
   EXPECT_EQ(request.height, 480);
