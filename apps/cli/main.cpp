@@ -2,13 +2,10 @@
 //
 // An error is exactly one line on stderr; all else goes to stdout. kExitCodes lists the exit codes.
 
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <new>
 #include <string>
@@ -21,15 +18,6 @@
 #include "pipeline/request.h"
 
 namespace {
-
-// Between two steps of a plan libgomp's threads wait for the next: by spinning for milliseconds, unless told otherwise. That is
-// right on idle cores and a disaster on busy ones, where a spinning thread keeps the working one from its core. About 0.1 ms
-// is enough to bridge steps. libgomp reads the variable once, when it is loaded: so the process starts itself again with it.
-void start_again_with_short_spins(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  ::setenv("GOMP_SPINCOUNT", "10000", 1);
-  ::execv("/proc/self/exe", argv);  // where that fails, the run goes on, with the long spins
-}
 
 int exit_code(zoe::ErrorKind kind) {
   switch (kind) {
@@ -181,7 +169,6 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   zoe::cli::open_standard_descriptors();
-  start_again_with_short_spins(argv);
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error of the write, not the end of the process
   zoe::cli::handle_signals();
   const auto code = [&] {

@@ -1,8 +1,9 @@
 // Rates of the CPU platform's linear, conv and attention kernels at the shapes of Wan (full size and the embedded model).
 //
-//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N]
+//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--processor-time]
 //
-// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. With DNNL_MAX_CPU_ISA=AVX2: what cores
+// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. `--processor-time`: the least processor
+// time of a run instead, for busy cores (give it one thread: waiting ones spin). With DNNL_MAX_CPU_ISA=AVX2: what cores
 // without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
 // 3x3 layers: the least processor time of each (give it one thread: waiting ones spin), their ratio, whether make_conv takes
 // Winograd, and the relative RMS error of both against f64 at some pixels.
@@ -20,6 +21,7 @@
 #include "base/error.h"
 #include "ir/trace.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/tiles.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -28,6 +30,7 @@ namespace {
 struct Options {
   std::string dtype = "f32", only;
   int threads = 0, runs = 5;
+  bool processor_time = false;
 };
 
 // A kernel with its operands, small pseudo-random numbers: the same for every kernel of a node.
@@ -127,14 +130,24 @@ struct Bench {
   // `flops` a run of the node.
   void measure(const Value& result, double flops) const {
     const Node& node = result.node();
-    const Prepared prepared(platform, node, platform.make_kernel(node));
+    measure(node, platform.make_kernel(node), flops);
+    // Where it is our own on AMX tiles, what it takes the place of beside it.
+    if (!cpu::why_no_tiles().empty()) return;
+    if (node.opcode == Opcode::linear && cpu::tiles_take(node))
+      measure(node, cpu::make_onednn_linear(node, platform.info()), flops);
+    if (node.opcode == Opcode::attention && cpu::tiles_take_attention(node))
+      measure(node, cpu::make_vector_attention(node, platform.info()), flops);
+  }
+
+  void measure(const Node& node, std::unique_ptr<Kernel> kernel, double flops) const {
+    const Prepared prepared(platform, node, std::move(kernel));
     std::vector<double> times;
     for (int run = 0; run <= options.runs; ++run) {  // the first warms up
-      const double seconds = prepared.seconds();
+      const double seconds = options.processor_time ? prepared.processor_seconds() : prepared.seconds();
       if (run > 0) times.push_back(seconds);
     }
     std::sort(times.begin(), times.end());
-    const double median = times[times.size() / 2];
+    const double median = options.processor_time ? times.front() : times[times.size() / 2];
     fmt::print(
         "{{\"what\":\"{}\",\"shape\":\"{}\",\"dtype\":\"{}\",\"implementation\":\"{}\",\"threads\":{},\"median_ms\":{:.3f},"
         "\"gflops\":{:.1f}}}\n",
@@ -178,9 +191,16 @@ void run(const Options& options) {
   };
   if (wanted("linear"))
     for (const Linear& c : {Linear{512, 1536, 1536},
+                            {512, 1536, 8960, Activation::gelu_tanh},
+                            {512, 8960, 1536, Activation::none, true},
                             {2550, 1536, 1536},
                             {2550, 1536, 8960, Activation::gelu_tanh},
+                            {2560, 1536, 8960, Activation::gelu_tanh},
                             {2550, 8960, 1536, Activation::none, true},
+                            {2560, 8960, 1536, Activation::none, true},
+                            {9000, 1536, 1536},
+                            {9000, 1536, 8960, Activation::gelu_tanh},
+                            {9000, 8960, 1536, Activation::none, true},
                             {576, 256, 256, Activation::none, true},
                             {576, 256, 1024, Activation::gelu_tanh},
                             {576, 1024, 256},
@@ -269,6 +289,7 @@ int main(int argc, char** argv) {
   app.add_option("--only", options.only)->check(CLI::IsMember({"linear", "conv", "attention", "winograd"}));
   app.add_option("--threads", options.threads, "0: as many as the process may use")->check(CLI::Range(0, 1024));
   app.add_option("--runs", options.runs)->check(CLI::Range(1, 1000));
+  app.add_flag("--processor-time", options.processor_time);
   CLI11_PARSE(app, argc, argv);
   try {
     zoe::run(options);

@@ -4,7 +4,8 @@
 // For a group of heads, keys and values are first copied to panels of two vectors' width (keys transposed), so that both
 // products run through one register-blocked kernel. Tiles of queries are independent: the result does not depend on threads.
 // bf16 operands are widened to f32; on cores with AVX-512 bf16 products they stay as they are, two channels (or two keys) in
-// one word, and the keys' weights are rounded to bf16 before they meet the values.
+// one word, and the keys' weights are rounded to bf16 before they meet the values. AMX tiles multiply the same words, 32 queries
+// with a panel of 32 at a time.
 
 // foreach_target.h includes this file again for each of them.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
@@ -26,7 +27,9 @@
 #include <string>
 
 #include "base/dtype.h"
+#include "base/error.h"
 #include "platform/cpu/kernels.h"
+#include "platform/cpu/tiles.h"
 
 namespace zoe::cpu {
 namespace {
@@ -47,7 +50,9 @@ struct Geometry {
   std::int64_t q_stride, k_stride, v_stride, stride;  // between positions of q, k, v and the result
   std::int64_t bias_stride;
   float scale;
-  std::int64_t panel;  // width of a panel, the instruction set's
+  std::int64_t panel;     // width of a panel, the instruction set's
+  std::int64_t key_step;  // the values' panels have whole steps of so many keys, filled up with zeros
+  std::int64_t padded_values() const { return (keys + key_step - 1) / key_step * key_step; }
   std::int64_t padded_keys() const { return (keys + panel - 1) / panel * panel; }
   std::int64_t padded_channels() const { return (channels + panel - 1) / panel * panel; }
   // Elements of the work memory of one thread: queries, scores, result, maxima and sums of a tile.
@@ -55,7 +60,9 @@ struct Geometry {
 };
 
 // What the node stores, and what is multiplied.
-enum Operands { f32_products, bf16_widened, bf16_products };
+enum Operands { f32_products, bf16_widened, bf16_products, bf16_tiles, bf16_emulated_tiles };
+constexpr std::size_t kOperandKinds = 5;
+constexpr std::int64_t kTilePanel = 32;  // words of a panel of two tiles' width, and rows of two tiles' height
 
 // Copies keys [begin, end) of a head to its panels; `begin` is a multiple of the panel.
 using PackLoop = void (*)(const Geometry& geometry, const Head& head, std::int64_t begin, std::int64_t end);
@@ -64,8 +71,8 @@ using TileLoop = void (*)(const Geometry& geometry, const Head& head, std::int64
 
 struct Loops {
   std::int64_t panel;
-  PackLoop pack[3];  // by Operands
-  TileLoop tile[3];
+  PackLoop pack[kOperandKinds];  // by Operands
+  TileLoop tile[kOperandKinds];
 };
 
 }  // namespace
@@ -162,12 +169,67 @@ HWY_INLINE void product(const float* a, std::int64_t a_stride, const float* pane
   multiply<kAccumulate>(a, a_stride, panel, depth, sums, sums_stride);
 }
 
+// The products of a tile of queries with panels, by vectors and by AMX tiles. `rows` is a multiple of kRowStep.
+template <bool kPairs>
+struct VectorProducts {
+  static constexpr std::int64_t kRowStep = kRows, kPanelWidth = kPanel;
+  template <bool kAccumulate>
+  static HWY_INLINE void multiply_rows(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel,
+                                       std::int64_t depth, float* sums, std::int64_t sums_stride) {
+    for (std::int64_t r = 0; r < rows; r += kRows)
+      product<kPairs, kAccumulate>(a + r * a_stride, a_stride, panel, depth, sums + r * sums_stride, sums_stride);
+  }
+  static void begin() {}
+  static void end() {}
+};
+
+template <class Tiles>
+struct TileProducts {
+  static constexpr std::int64_t kRowStep = 2 * kTileRows, kPanelWidth = kTilePanel;
+  template <bool kAccumulate>
+  static void multiply_rows(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel, std::int64_t depth,
+                            float* sums, std::int64_t sums_stride) {
+    constexpr std::int64_t kWords = kTileBytes / 4, kPanelStride = kTilePanel * 4;
+    const std::int64_t a_bytes = a_stride * 4, sums_bytes = sums_stride * 4;
+    for (std::int64_t r = 0; r < rows; r += kRowStep, a += kRowStep * a_stride, sums += kRowStep * sums_stride) {
+      float* const below = sums + kTileRows * sums_stride;
+      if constexpr (kAccumulate) {
+        Tiles::template load<0>(sums, sums_bytes);
+        Tiles::template load<1>(sums + kWords, sums_bytes);
+        Tiles::template load<2>(below, sums_bytes);
+        Tiles::template load<3>(below + kWords, sums_bytes);
+      } else {
+        Tiles::template zero<0>();
+        Tiles::template zero<1>();
+        Tiles::template zero<2>();
+        Tiles::template zero<3>();
+      }
+      for (std::int64_t i = 0; i < depth; i += kWords) {
+        Tiles::template load<4>(a + i, a_bytes);
+        Tiles::template load<6>(panel + i * kTilePanel, kPanelStride);
+        Tiles::template multiply<0, 4, 6>();
+        Tiles::template load<7>(panel + i * kTilePanel + kWords, kPanelStride);
+        Tiles::template multiply<1, 4, 7>();
+        Tiles::template load<5>(a + kTileRows * a_stride + i, a_bytes);
+        Tiles::template multiply<2, 5, 6>();
+        Tiles::template multiply<3, 5, 7>();
+      }
+      Tiles::template store<0>(sums, sums_bytes);
+      Tiles::template store<1>(sums + kWords, sums_bytes);
+      Tiles::template store<2>(below, sums_bytes);
+      Tiles::template store<3>(below + kWords, sums_bytes);
+    }
+  }
+  static void begin() { Tiles::configure(TileShapes::of_rows({16, 16, 16, 16, 16, 16, 16, 16})); }
+  static void end() { Tiles::release(); }
+};
+
 // A word of a panel: the number `from` points at, with its partner `step` further if there is one.
 [[maybe_unused]] HWY_INLINE std::uint32_t pair(const std::uint16_t* from, std::int64_t step, bool has_partner) {
   return from[0] | (has_partner ? static_cast<std::uint32_t>(from[step]) << 16 : 0u);
 }
 
-template <class T, bool kPairs>
+template <class T, bool kPairs, std::int64_t kPanelWidth>
 void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t kStep = kPairs ? 2 : 1;
   const auto *k = reinterpret_cast<const T*>(head.k), *v = reinterpret_cast<const T*>(head.v);
@@ -179,22 +241,23 @@ void pack(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t 
       return widen(*from);
     }
   };
-  for (std::int64_t key0 = begin; key0 < end; key0 += kPanel) {
-    float* to = head.k_panels + key0 * words<kPairs>(g.channels);  // [D][kPanel]
-    const std::int64_t count = std::min(kPanel, g.keys - key0);
-    for (std::int64_t c = 0; c < g.channels; c += kStep, to += kPanel) {
+  for (std::int64_t key0 = begin; key0 < end; key0 += kPanelWidth) {
+    float* to = head.k_panels + key0 * words<kPairs>(g.channels);  // [D][kPanelWidth]
+    const std::int64_t count = std::min(kPanelWidth, g.keys - key0);
+    for (std::int64_t c = 0; c < g.channels; c += kStep, to += kPanelWidth) {
       for (std::int64_t j = 0; j < count; ++j) to[j] = word(k + (key0 + j) * g.k_stride + c, 1, c + 1 < g.channels);
-      std::fill(to + count, to + kPanel, 0.0f);
+      std::fill(to + count, to + kPanelWidth, 0.0f);
     }
   }
-  for (std::int64_t c0 = 0; c0 < g.channels; c0 += kPanel) {
-    float* to = head.v_panels + c0 * words<kPairs>(g.keys) + words<kPairs>(begin) * kPanel;  // [Lk][kPanel]
-    const std::int64_t count = std::min(kPanel, g.channels - c0);
-    for (std::int64_t key = begin; key < end; key += kStep, to += kPanel) {
+  for (std::int64_t c0 = 0; c0 < g.channels; c0 += kPanelWidth) {
+    float* to = head.v_panels + c0 * words<kPairs>(g.padded_values()) + words<kPairs>(begin) * kPanelWidth;  // [Lk][kPanelWidth]
+    const std::int64_t count = std::min(kPanelWidth, g.channels - c0);
+    for (std::int64_t key = begin; key < end; key += kStep, to += kPanelWidth) {
       const T* from = v + key * g.v_stride + c0;
       for (std::int64_t j = 0; j < count; ++j) to[j] = word(from + j, g.v_stride, key + 1 < g.keys);
-      std::fill(to + count, to + kPanel, 0.0f);
+      std::fill(to + count, to + kPanelWidth, 0.0f);
     }
+    if (end == g.keys) std::fill_n(to, (words<kPairs>(g.padded_values()) - words<kPairs>(end)) * kPanelWidth, 0.0f);
   }
 }
 
@@ -239,9 +302,10 @@ HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float
   return shrink;
 }
 
-template <class T, bool kPairs>
+template <class T, bool kPairs, class Products = VectorProducts<kPairs>>
 void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) {
-  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRows - 1) / kRows * kRows;
+  constexpr std::int64_t kRowStep = Products::kRowStep, kPanelWidth = Products::kPanelWidth;
+  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRowStep - 1) / kRowStep * kRowStep;
   const std::int64_t width = g.padded_channels();
   float* queries = work;                            // [kQueries][D]
   float* scores = queries + kQueries * g.channels;  // [kQueries][kKeys]
@@ -261,26 +325,31 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
   std::fill_n(result, whole_rows * width, 0.0f);
   std::fill_n(maxima, whole_rows, std::numeric_limits<float>::lowest());
   std::fill_n(totals, whole_rows, 0.0f);
+  Products::begin();
 
   for (std::int64_t key0 = 0; key0 < g.keys; key0 += kKeys) {
     const std::int64_t count = std::min(kKeys, g.keys - key0);
-    for (std::int64_t j = 0; j < count; j += kPanel)
-      for (std::int64_t r = 0; r < whole_rows; r += kRows)
-        product<kPairs, false>(queries + r * depth, depth, head.k_panels + (key0 + j) * depth, depth, scores + r * kKeys + j,
-                               kKeys);
+    for (std::int64_t j = 0; j < count; j += kPanelWidth)
+      Products::template multiply_rows<false>(whole_rows, queries, depth, head.k_panels + (key0 + j) * depth, depth, scores + j,
+                                              kKeys);
     for (std::int64_t r = 0; r < rows; ++r) {
       const float* bias = head.bias ? head.bias + (begin + r) * g.bias_stride + key0 : nullptr;
       const float shrink = soften<kPairs>(scores + r * kKeys, bias, count, g.scale, maxima + r, totals + r);
+      if (const std::int64_t filled = (count + kWidth - 1) / kWidth * kWidth; kPairs && filled % g.key_step != 0)
+        std::fill_n(reinterpret_cast<std::uint16_t*>(scores + r * kKeys) + filled, g.key_step - filled % g.key_step,
+                    std::uint16_t{0});
       if (shrink == 1.0f) continue;
       const V factor = hn::Set(kLanes, shrink);
       float* row = result + r * width;
       for (std::int64_t c = 0; c < width; c += kWidth) hn::StoreU(hn::Mul(hn::LoadU(kLanes, row + c), factor), kLanes, row + c);
     }
-    for (std::int64_t c = 0; c < width; c += kPanel)
-      for (std::int64_t r = 0; r < whole_rows; r += kRows)
-        product<kPairs, true>(scores + r * kKeys, kKeys, head.v_panels + c * words<kPairs>(g.keys) + words<kPairs>(key0) * kPanel,
-                              words<kPairs>(count), result + r * width + c, width);
+    const std::int64_t weights = words<kPairs>((count + g.key_step - 1) / g.key_step * g.key_step);
+    for (std::int64_t c = 0; c < width; c += kPanelWidth)
+      Products::template multiply_rows<true>(
+          whole_rows, scores, kKeys, head.v_panels + c * words<kPairs>(g.padded_values()) + words<kPairs>(key0) * kPanelWidth,
+          weights, result + c, width);
   }
+  Products::end();
 
   T* to = reinterpret_cast<T*>(head.result) + begin * g.stride;
   for (std::int64_t r = 0; r < rows; ++r, to += g.stride) {
@@ -299,9 +368,20 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
 
 Loops loops() {
   using B = std::uint16_t;
-  return {kPanel,
-          {pack<float, false>, pack<B, false>, kHasPairs ? pack<B, kHasPairs> : nullptr},
-          {tile<float, false>, tile<B, false>, kHasPairs ? tile<B, kHasPairs> : nullptr}};
+  Loops loops{};
+  loops.panel = kPanel;
+  const auto set = [&](Operands operands, PackLoop pack_loop, TileLoop tile_loop) {
+    loops.pack[operands] = pack_loop;
+    loops.tile[operands] = tile_loop;
+  };
+  set(f32_products, pack<float, false, kPanel>, tile<float, false>);
+  set(bf16_widened, pack<B, false, kPanel>, tile<B, false>);
+  if constexpr (kHasPairs) set(bf16_products, pack<B, kHasPairs, kPanel>, tile<B, kHasPairs>);
+#if defined(__x86_64__)
+  set(bf16_tiles, pack<B, true, kTilePanel>, tile<B, true, TileProducts<HardwareTiles>>);
+#endif
+  set(bf16_emulated_tiles, pack<B, true, kTilePanel>, tile<B, true, TileProducts<EmulatedTiles>>);
+  return loops;
 }
 
 }  // namespace
@@ -316,7 +396,9 @@ HWY_EXPORT(loops);
 
 class AttentionKernel : public Kernel {
  public:
-  AttentionKernel(const Node& node, const DeviceInfo& device) : loops_(HWY_DYNAMIC_DISPATCH(loops)()), threads_(device.threads) {
+  AttentionKernel(const Node& node, const DeviceInfo& device, Operands operands)
+      : loops_(HWY_DYNAMIC_DISPATCH(loops)()), threads_(device.threads), operands_(operands) {
+    const bool on_tiles = operands == bf16_tiles || operands == bf16_emulated_tiles;
     const Shape& q = node.inputs[0].shape();
     const auto& attributes = node.as<AttentionAttributes>();
     dtype_ = node.types[0].dtype;
@@ -332,7 +414,8 @@ class AttentionKernel : public Kernel {
                  heads_ * q.dim(3),
                  0,
                  static_cast<float>(attributes.scale),
-                 loops_.panel};
+                 on_tiles ? kTilePanel : loops_.panel,
+                 on_tiles ? kTilePanel : 1};
     if (attributes.has_bias) {
       const Shape& bias = node.inputs[3].shape();
       const std::int64_t keys = geometry_.keys;
@@ -340,16 +423,18 @@ class AttentionKernel : public Kernel {
       bias_head_stride_ = bias.dim(1) == 1 ? 0 : bias.dim(2) * keys;
       bias_batch_stride_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(2) * keys;
     }
-    operands_ = dtype_ == DType::f32 ? f32_products : bf16_widened;
-    if (dtype_ == DType::bf16 && device.bf16_products && loops_.tile[bf16_products] && __builtin_cpu_supports("avx512bf16"))
-      operands_ = bf16_products;
     // As many heads at a time as have panels of about 32 MiB, to give all threads work.
-    panel_elements_ = geometry_.padded_keys() * geometry_.channels + geometry_.keys * geometry_.padded_channels();
+    panel_elements_ = geometry_.padded_keys() * geometry_.channels + geometry_.padded_values() * geometry_.padded_channels();
     group_ = std::clamp<std::int64_t>((8 << 20) / panel_elements_, 1, batch_ * heads_);
   }
 
   std::string_view implementation() const override {
-    return operands_ == bf16_products ? "online softmax, bf16 products" : "online softmax";
+    switch (operands_) {
+      case bf16_products: return "online softmax, bf16 products";
+      case bf16_tiles: return "online softmax, amx tiles";
+      case bf16_emulated_tiles: return "online softmax, amx tiles, emulated";
+      default: return "online softmax";
+    }
   }
   std::size_t scratch_bytes() const override {
     return static_cast<std::size_t>(group_ * panel_elements_ + threads_ * geometry_.tile_elements()) * sizeof(float);
@@ -408,8 +493,27 @@ class AttentionKernel : public Kernel {
 
 }  // namespace
 
+bool tiles_take_attention(const Node& attention) {
+  return attention.types[0].dtype == DType::bf16 && attention.inputs[0].dim(3) % kTilePanel == 0;
+}
+
+std::unique_ptr<Kernel> make_tile_attention(const Node& node, const DeviceInfo& device, bool emulated) {
+  ZOE_INTERNAL_CHECK(tiles_take_attention(node) && (emulated || why_no_tiles().empty()));
+  return std::make_unique<AttentionKernel>(node, device, emulated ? bf16_emulated_tiles : bf16_tiles);
+}
+
+std::unique_ptr<Kernel> make_vector_attention(const Node& node, const DeviceInfo& device) {
+  Operands operands = node.types[0].dtype == DType::f32 ? f32_products : bf16_widened;
+#if defined(__x86_64__)
+  const bool has_pairs = HWY_DYNAMIC_DISPATCH(loops)().tile[bf16_products] && __builtin_cpu_supports("avx512bf16");
+  if (operands == bf16_widened && device.bf16_products && has_pairs) operands = bf16_products;
+#endif
+  return std::make_unique<AttentionKernel>(node, device, operands);
+}
+
 std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device) {
-  return std::make_unique<AttentionKernel>(node, device);
+  if (device.bf16_products && why_no_tiles().empty() && tiles_take_attention(node)) return make_tile_attention(node, device);
+  return make_vector_attention(node, device);
 }
 
 }  // namespace zoe::cpu

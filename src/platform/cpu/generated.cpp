@@ -1,7 +1,6 @@
 #include "platform/cpu/generated.h"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <string>
@@ -45,10 +44,9 @@ class GeneratedKernel : public Kernel {
     for (const Slot& slot : inputs) memory[next++] = slot.data();
     for (const Slot& slot : outputs) memory[next++] = slot.data();
     // Pieces of a flat chain begin at cache lines; pairs that are swapped stay together.
-    parallel_ranges(count_, flat_ ? 64 : 1, elements_, threads_, [&](std::int64_t begin, std::int64_t end) {
-      std::byte* own = source_.scratch_bytes == 0
-                           ? nullptr
-                           : scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * source_.scratch_bytes;
+    parallel_ranges(count_, flat_ ? 64 : 1, elements_, threads_, [&](std::int64_t begin, std::int64_t end, int thread) {
+      std::byte* own =
+          source_.scratch_bytes == 0 ? nullptr : scratch.data() + static_cast<std::size_t>(thread) * source_.scratch_bytes;
       function_(memory, source_.geometry.data(), begin, end, own);
     });
   }

@@ -25,6 +25,11 @@ std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& de
 // reshape (a copy), slice, concat, permute, swap_pairs, gather.
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
+// What make_linear chooses from: our own product on AMX tiles (for nodes that tiles_take, where why_no_tiles() is "", or emulated
+// anywhere with the same bits), and oneDNN's.
+std::unique_ptr<Kernel> make_tile_linear(const Node& node, const DeviceInfo& device, bool emulated = false);
+bool tiles_take(const Node& linear);
+std::unique_ptr<Kernel> make_onednn_linear(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
 // What make_conv chooses from: a conv that upsamples, oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
 std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device);
@@ -32,5 +37,9 @@ std::unique_ptr<Kernel> make_direct_conv(const Node& node, const DeviceInfo& dev
 std::unique_ptr<Kernel> make_winograd_conv(const Node& node, const DeviceInfo& device);
 bool winograd_wins(const Node& node, const DeviceInfo& device);  // by measurement
 std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device);
+// What make_attention chooses from, as for linear.
+std::unique_ptr<Kernel> make_tile_attention(const Node& node, const DeviceInfo& device, bool emulated = false);
+bool tiles_take_attention(const Node& attention);
+std::unique_ptr<Kernel> make_vector_attention(const Node& node, const DeviceInfo& device);
 
 }  // namespace zoe::cpu

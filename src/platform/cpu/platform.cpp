@@ -15,6 +15,8 @@
 #include "platform/cpu/host.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
+#include "platform/cpu/spins.h"
+#include "platform/cpu/tiles.h"
 
 namespace zoe::cpu {
 namespace {
@@ -67,6 +69,9 @@ class CpuPlatform : public Platform {
     info_.cache_bytes = last_level_cache_bytes();
     info_.bf16_products = info_.features.find("bf16") != std::string::npos && !limited_to_avx2();  // AVX-512 or AMX
     omp_set_num_threads(info_.threads);
+    short_spins_ = keep_spins_short(info_.threads);
+    if (info_.bf16_products && cores_have_tiles() && why_no_tiles() == kNoTilePermission)
+      log(LogLevel::notice, fmt::format("{}: products in bf16 take vectors instead", why_no_tiles()));
     cache_folder_ = options.cache_dir;
     compiler_name_ = options.compiler;
   }
@@ -178,6 +183,7 @@ class CpuPlatform : public Platform {
   }
 
   DeviceInfo info_;
+  std::shared_ptr<void> short_spins_;
   std::filesystem::path cache_folder_;
   std::string compiler_name_;
   std::mutex compiler_mutex_;           // of what follows

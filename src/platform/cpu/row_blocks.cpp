@@ -4,8 +4,6 @@
 // row. What a pass makes stays in registers from load to store; what later passes need is kept in rows of the scratch. Tiles are
 // runs of rows along the innermost row axes, along which every view moves evenly. Rows that share their other indices are a
 // segment: values that do not vary inside it (1 + scale, the tanh of a gate) are made once a segment, by programs of their own.
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <optional>
@@ -124,8 +122,8 @@ class RowBlocks : public Kernel {
     // Threads share out rows, or the columns of the only one. Their pieces begin near cache lines.
     const std::int64_t count = is_flat_ ? columns_ : rows_,
                        grain = is_flat_ ? kFlatGrain : std::max<std::int64_t>(1, 64 / columns_);
-    parallel_ranges(count, grain, rows_ * columns_, threads_, [&](std::int64_t begin, std::int64_t end) {
-      std::byte* own = scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * thread_bytes_;
+    parallel_ranges(count, grain, rows_ * columns_, threads_, [&](std::int64_t begin, std::int64_t end, int thread) {
+      std::byte* own = scratch.data() + static_cast<std::size_t>(thread) * thread_bytes_;
       if (is_flat_) run_rows({inputs, outputs, own, begin, end}, 0, 1);
       else run_rows({inputs, outputs, own, 0, columns_}, begin, end);
       if (streams_) flush_streams();

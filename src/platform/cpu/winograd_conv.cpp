@@ -26,8 +26,6 @@
 
 #ifndef ZOE_PLATFORM_CPU_WINOGRAD_CONV_ONCE
 #define ZOE_PLATFORM_CPU_WINOGRAD_CONV_ONCE
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -355,9 +353,9 @@ class WinogradConvKernel : public Kernel {
     const BlockLoop loop = dtype_ == DType::f32 ? loops_.f32 : loops_.bf16;
     auto* work = reinterpret_cast<float*>(scratch.data());
     const std::int64_t tiles = g.tiles(), blocks = (tiles + g.block - 1) / g.block;
-    parallel_ranges(blocks, 1, g.depth() * tiles * g.out_channels, threads_, [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(blocks, 1, g.depth() * tiles * g.out_channels, threads_, [&](std::int64_t begin, std::int64_t end, int thread) {
       for (std::int64_t i = begin; i < end; ++i)
-        loop(g, operands, i * g.block, std::min(g.block, tiles - i * g.block), work + omp_get_thread_num() * g.work_elements());
+        loop(g, operands, i * g.block, std::min(g.block, tiles - i * g.block), work + thread * g.work_elements());
     });
   }
 

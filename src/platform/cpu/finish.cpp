@@ -1,0 +1,79 @@
+#include "platform/cpu/finish.h"
+
+// foreach_target.h includes this file again for each of them.
+#define HWY_DISABLED_TARGETS HWY_SSSE3
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "platform/cpu/finish.cpp"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+
+#include "platform/cpu/math-inl.h"
+
+#ifndef ZOE_PLATFORM_CPU_FINISH_ONCE
+#define ZOE_PLATFORM_CPU_FINISH_ONCE
+#include <algorithm>
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace zoe::cpu::HWY_NAMESPACE {
+namespace {
+
+const hn::ScalableTag<float> kLanes;
+using V = hn::Vec<decltype(kLanes)>;
+constexpr std::int64_t kWidth = HWY_LANES(float);
+
+template <Activation kActivation>
+HWY_INLINE V finished(V v, const std::uint16_t* bias, const std::uint16_t* residual) {
+  if (bias) v = hn::Add(v, load(kLanes, bias));
+  if constexpr (kActivation == Activation::silu) v = zoe_silu(Floats<decltype(kLanes)>(v)).v;
+  if constexpr (kActivation == Activation::gelu_tanh) v = zoe_gelu_tanh(Floats<decltype(kLanes)>(v)).v;
+  if (residual) v = hn::Add(v, load(kLanes, residual));
+  return v;
+}
+
+template <Activation kActivation>
+void rows(const Finish& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
+  for (std::int64_t r = 0; r < row_count; ++r, sums += sums_stride) {
+    const std::uint16_t* const residual = f.residual ? f.residual + r * f.stride : nullptr;
+    std::uint16_t* const result = f.result + r * f.stride;
+    std::int64_t c = 0;
+    for (; c + kWidth <= columns; c += kWidth)
+      store(kLanes,
+            finished<kActivation>(hn::LoadU(kLanes, sums + c), f.bias ? f.bias + c : nullptr, residual ? residual + c : nullptr),
+            result + c);
+    if (c == columns) continue;
+    const std::int64_t rest = columns - c;
+    float sum[kWidth] = {};
+    std::uint16_t bias[kWidth] = {}, added[kWidth] = {}, rounded[kWidth];
+    std::copy_n(sums + c, rest, sum);
+    if (f.bias) std::copy_n(f.bias + c, rest, bias);
+    if (residual) std::copy_n(residual + c, rest, added);
+    store(kLanes, finished<kActivation>(hn::LoadU(kLanes, sum), f.bias ? bias : nullptr, residual ? added : nullptr), rounded);
+    std::copy_n(rounded, rest, result + c);
+  }
+}
+
+void finish(const Finish& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
+  switch (f.activation) {
+    case Activation::none: return rows<Activation::none>(f, sums, sums_stride, row_count, columns);
+    case Activation::gelu_tanh: return rows<Activation::gelu_tanh>(f, sums, sums_stride, row_count, columns);
+    case Activation::silu: return rows<Activation::silu>(f, sums, sums_stride, row_count, columns);
+  }
+}
+
+FinishLoop loop() { return finish; }
+
+}  // namespace
+}  // namespace zoe::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace zoe::cpu {
+namespace {
+HWY_EXPORT(loop);
+}  // namespace
+
+FinishLoop finish_loop() { return HWY_DYNAMIC_DISPATCH(loop)(); }
+
+}  // namespace zoe::cpu
+#endif

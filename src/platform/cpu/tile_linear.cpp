@@ -1,0 +1,132 @@
+// linear in bf16 on AMX tiles.
+
+#include <omp.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+#include "platform/cpu/finish.h"
+#include "platform/cpu/kernels.h"
+#include "platform/cpu/onednn.h"
+#include "platform/cpu/parallel.h"
+#include "platform/cpu/tile_product.h"
+
+namespace zoe::cpu {
+
+namespace {
+
+constexpr std::int64_t kChunkSteps = 16;  // of a panel: 32 KiB
+
+template <class Tiles>
+class TileLinearKernel : public Kernel {
+ public:
+  TileLinearKernel(const Node& node, const DeviceInfo& device, std::string_view implementation)
+      : implementation_(implementation),
+        threads_(device.threads),
+        rows_(node.inputs[0].shape().count(0, node.inputs[0].shape().rank() - 1)),
+        depth_(node.inputs[0].dim(-1)),
+        columns_(node.inputs[1].dim(0)),
+        attributes_(node.as<ProductAttributes>()),
+        steps_({0}, depth_, kChunkSteps),
+        tasks_(rows_, columns_, threads_),
+        finish_(finish_loop()) {}
+
+  std::string_view implementation() const override { return implementation_; }
+  std::size_t scratch_bytes() const override { return static_cast<std::size_t>(threads_) * work_bytes(); }
+  bool can_overwrite(int input, int) const override { return attributes_.has_residual && input == (attributes_.has_bias ? 3 : 2); }
+  std::string weight_layout(int input) const override {
+    return input == 1 ? "bf16 panels of 32 columns, tiles of 32x16 in pairs" : Kernel::weight_layout(input);
+  }
+  std::size_t packed_bytes(int input, const Type& type) const override {
+    if (input != 1) return Kernel::packed_bytes(input, type);
+    return static_cast<std::size_t>(blocks_of(columns_, kPanelColumns) * steps_.panel_bytes());
+  }
+
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
+    if (input != 1) return Kernel::pack_weight(input, type, source, packed);
+    parallel_ranges(blocks_of(columns_, kPanelColumns), 1, columns_ * depth_, threads_, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t panel = begin; panel < end; ++panel)
+        pack_panel(source, panel * kPanelColumns, packed + panel * steps_.panel_bytes());
+    });
+  }
+
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
+    const auto numbers = [](const Slot& slot) { return reinterpret_cast<std::uint16_t*>(slot.data()); };
+    const std::uint16_t* const bias = attributes_.has_bias ? numbers(inputs[2]) : nullptr;
+    const std::uint16_t* const residual = attributes_.has_residual ? numbers(inputs[attributes_.has_bias ? 3 : 2]) : nullptr;
+    std::uint16_t* const result = numbers(outputs[0]);
+    const bool is_small = rows_ * columns_ * blocks_of(depth_, kStepDepth) < kParallelElements;
+#pragma omp parallel num_threads(threads_) if (!is_small)
+    {
+      std::byte* const work = scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * work_bytes();
+#pragma omp for schedule(dynamic)
+      for (std::int64_t i = 0; i < tasks_.total; ++i) {
+        const std::int64_t row0 = i % tasks_.across * tasks_.task_rows, column0 = i / tasks_.across * tasks_.task_columns;
+        const TileTask task{inputs[0].data() + row0 * depth_ * 2,
+                            depth_ * 2,
+                            std::min(tasks_.task_rows, rows_ - row0),
+                            inputs[1].data() + column0 / kPanelColumns * steps_.panel_bytes(),
+                            std::min(tasks_.task_columns, columns_ - column0),
+                            reinterpret_cast<float*>(work),
+                            steps_.has_tail() ? reinterpret_cast<std::uint16_t*>(work + sums_bytes()) : nullptr};
+        run_tile_task<Tiles>(
+            steps_, task, [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+              const std::int64_t at = (row0 + row) * columns_ + column0 + column;
+              finish_({bias ? bias + column0 + column : nullptr, residual ? residual + at : nullptr, result + at, columns_,
+                       attributes_.activation},
+                      sums, kPanelColumns, rows, columns);
+            });
+      }
+      Tiles::release();
+    }
+  }
+
+ private:
+  std::size_t sums_bytes() const { return static_cast<std::size_t>(tasks_.sums()) * sizeof(float); }
+  std::size_t work_bytes() const {
+    return sums_bytes() + (steps_.has_tail() ? static_cast<std::size_t>(tasks_.task_rows * kStepDepth) * 2 : 0);
+  }
+
+  // 32 columns, rows of `source`, from `first` on; those that do not exist are zeros.
+  void pack_panel(const WeightReader& source, std::int64_t first, std::byte* packed) const {
+    constexpr std::int64_t kPiece = 8 * kStepDepth;  // of a row at a time
+    alignas(64) std::array<std::uint16_t, kPanelColumns * kPiece> numbers;
+    for (std::int64_t k0 = 0; k0 < depth_; k0 += kPiece) {
+      const std::int64_t count = std::min(kPiece, depth_ - k0), steps = blocks_of(count, kStepDepth);
+      numbers.fill(0);
+      for (std::int64_t c = 0; c < std::min(kPanelColumns, columns_ - first); ++c) {
+        source.read((first + c) * depth_ + k0, count, DType::bf16, numbers.data() + c * kPiece);
+      }
+      auto* to = reinterpret_cast<std::uint32_t*>(packed + k0 / kStepDepth * kStepBytes);  // pairs
+      for (std::int64_t step = 0; step < steps; ++step)
+        for (std::int64_t half = 0; half < 2; ++half)
+          for (std::int64_t pair = 0; pair < kStepDepth / 2; ++pair)
+            for (std::int64_t c = 0; c < 16; ++c, ++to)
+              std::memcpy(to, numbers.data() + (half * 16 + c) * kPiece + step * kStepDepth + 2 * pair, sizeof *to);
+    }
+  }
+
+  std::string implementation_;
+  int threads_;
+  std::int64_t rows_, depth_, columns_;
+  ProductAttributes attributes_;
+  TileSteps steps_;
+  TileTasks tasks_;
+  FinishLoop finish_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernel> make_tile_linear(const Node& node, const DeviceInfo& device, bool emulated) {
+  ZOE_INTERNAL_CHECK(tiles_take(node));
+#if defined(__x86_64__)
+  if (!emulated) return std::make_unique<TileLinearKernel<HardwareTiles>>(node, device, "amx tiles");
+#endif
+  ZOE_INTERNAL_CHECK(emulated);
+  return std::make_unique<TileLinearKernel<EmulatedTiles>>(node, device, "amx tiles, emulated");
+}
+
+bool tiles_take(const Node& linear) {
+  return linear.types[0].dtype == DType::bf16 && linear.inputs[1].node().opcode == Opcode::parameter;
+}
+
+}  // namespace zoe::cpu
