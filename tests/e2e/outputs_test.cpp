@@ -525,8 +525,8 @@ TEST_P(Place, IsOneLineAndNothingIsLost) {
     if (entry.is_directory() && !entry.is_symlink()) fs::permissions(entry.path(), fs::perms::owner_all);
 }
 
-INSTANTIATE_TEST_SUITE_P(Outputs, Place, ::testing::ValuesIn(cases()), [](const auto& info) {
-  std::string name = info.param.name;
+INSTANTIATE_TEST_SUITE_P(Outputs, Place, ::testing::ValuesIn(cases()), [](const auto& test) {
+  std::string name = test.param.name;
   std::erase_if(name, [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); });
   return name;
 });

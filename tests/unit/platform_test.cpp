@@ -228,7 +228,7 @@ TEST(Platform, DefaultWeightsAreConvertedFromAnyAddress) {
       ASSERT_EQ(kernel.packed_bytes(0, type), values.size() * size_of(wanted));
       std::vector<std::byte> expected(kernel.packed_bytes(0, type)), packed(expected.size());
       convert(dense.data(), stored, expected.data(), wanted, values.size());
-      kernel.pack_weight(0, type, {stored, {count}, file.data() + 1}, packed.data());
+      kernel.pack_weight(0, type, DenseWeight(stored, {count}, file.data() + 1), packed.data());
       EXPECT_EQ(packed, expected) << name(stored) << " to " << name(wanted);
     }
 }
