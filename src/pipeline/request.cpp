@@ -403,7 +403,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
       known.emplace_back(field.name);
       known.insert(known.end(), field.aliases.begin(), field.aliases.end());
     }
-    if (const std::string near = nearest(snake(name), known, 3); !near.empty())
+    if (const std::string near = nearest(snake(name), known, 2); !near.empty())
       advice = fmt::format("Did you mean {}?", spelled(find_field(near)->name, spelling));
     else advice = "docs/requests.md lists them.";
   }

@@ -87,7 +87,7 @@ const std::vector<Sequence>& sequences() {
   static const std::vector<Sequence> all = {
       {c1},
       // Signs that hardly anyone types, beside letters with accents or other signs.
-      {accented | sign, bad},
+      {bad | accented | sign, bad},
       {bad, accented | sign},
       {latin, lower_common | upper_common, bad},
       // A capital or an accent after what ends a word or a number.

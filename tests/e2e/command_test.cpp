@@ -144,8 +144,9 @@ TEST_F(Command, ARandomSeedIsSaidAndKept) {
 
 // Names of other programs, and values with commas.
 TEST_F(Command, TakesAliases) {
-  generate({"-p", "a red circle", "--size", "64x80", "--frames", "1", "--steps", "3", "--cfg-scale", "2", "--shift", "2",
-            "--sampler", "euler", "-o", "a.png"});
+  const CommandResult result = zoe({"generate", "--threads", "1", "-p", "a red circle", "--size", "64x80", "--frames", "1", "--steps",
+                                    "3", "--cfg-scale", "2", "--shift", "2", "--sampler", "euler", "-o", "a.png"});
+  ASSERT_EQ(result.code, 0) << result.err;
   const json settings = settings_in(folder_ / "a.png");
   EXPECT_EQ(settings.at("height"), "80");
   EXPECT_EQ(settings.at("num_frames"), "1");
@@ -352,10 +353,10 @@ TEST_F(Command, ProfilesARun) {
     else ++plans[event.at("args").at("plan")];
   }
   for (const char* phase :
-       {"prepare", "load transformer", "encode", "text keys and values", "step 1", "step 2", "decode 1", "decode 2"})
+       {"prepare", "load for denoise", "encode", "text keys and values", "step 1", "step 2", "decode 1", "decode 2"})
     EXPECT_EQ(phases[phase], 1) << phase;
   EXPECT_EQ(phases["write"], 6);       // five frames, and the end of the file
-  EXPECT_EQ(plans.size(), 6u);         // encoder, text keys, step, update, first frame, later frames
+  EXPECT_EQ(plans.size(), 7u);         // encoder, text keys, step, update, finite, first frame, later frames
   EXPECT_EQ(plans["wan_dit"] % 4, 0);  // two steps, two forwards of each
 
   const CommandResult bench = zoe({"bench", "transformer", "--size", "toy", "--height", "64", "--width", "64", "--num-frames", "5",
@@ -442,6 +443,7 @@ TEST_F(Command, DescribesPublishedModels) {
     part("text_encoder", "model", recorded / "umt5-xxl", 5);
     fs::copy_file(recorded / "wan2.1-t2v-1.3b/model_index.json", model / "model_index.json");
     fs::copy(recorded / "wan2.1-t2v-1.3b/scheduler", model / "scheduler");
+    fs::create_directory_symlink(fs::path(ZOE_MODELS) / "toy-wan/tokenizer", model / "tokenizer");
     const CommandResult result = zoe({"info", name});
     EXPECT_EQ(result.code, 0) << result.err;
     for (const std::string& text :
