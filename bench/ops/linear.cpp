@@ -99,7 +99,7 @@ struct Prepared {
                 std::min(values.size(), count - begin));
       if (node.inputs[i].node().opcode == Opcode::parameter) {
         std::vector<std::byte> packed(kernel->packed_bytes(static_cast<int>(i), type));
-        kernel->pack_weight(static_cast<int>(i), type, {type.dtype, type.shape, host.data()}, packed.data());
+        kernel->pack_weight(static_cast<int>(i), type, DenseWeight(type.dtype, type.shape, host.data()), packed.data());
         host = std::move(packed);
       }
       buffers.push_back(platform.allocate(host.size(), "operand"));

@@ -51,7 +51,7 @@ struct Prepared {
       const int input = static_cast<int>(i);
       buffers.push_back(platform.allocate(weight ? kernel->packed_bytes(input, type) : host.size(), "operand"));
       if (weight)
-        kernel->pack_weight(input, type, {type.dtype, type.shape, host.data()}, static_cast<std::byte*>(buffers.back()->data));
+        kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, host.data()), static_cast<std::byte*>(buffers.back()->data));
       else platform.upload(*stream, host.data(), {buffers.back().get(), 0}, host.size());
       slots.push_back({buffers.back().get(), 0});
     }

@@ -177,7 +177,7 @@ TEST(CudnnOnCuda, TheResultMayLieOnTheResidual) {
     std::vector<std::byte> bytes = to_bytes(c.operands[i], DType::bf16);
     if (operand.node().opcode == Opcode::parameter) {
       std::vector<std::byte> packed(kernel->packed_bytes(number, operand.type()));
-      kernel->pack_weight(number, operand.type(), {DType::bf16, operand.shape(), bytes.data()}, packed.data());
+      kernel->pack_weight(number, operand.type(), DenseWeight(DType::bf16, operand.shape(), bytes.data()), packed.data());
       bytes = packed;
     }
     buffers.push_back(cuda()->allocate(bytes.size(), "operand"));

@@ -74,7 +74,7 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
       std::vector<std::byte> shifted(bytes.size() + 1);  // an odd address, as in a mapped file
       std::memcpy(shifted.data() + 1, bytes.data(), bytes.size());
       buffers.push_back(std::make_unique<BytesBuffer>(kernel.packed_bytes(input, type)));
-      kernel.pack_weight(input, type, {c.stored, type.shape, shifted.data() + 1}, static_cast<std::byte*>(buffers.back()->data));
+      kernel.pack_weight(input, type, DenseWeight(c.stored, type.shape, shifted.data() + 1), static_cast<std::byte*>(buffers.back()->data));
     } else {
       const std::vector<std::byte> bytes = to_bytes(c.operands[i], type.dtype);
       buffers.push_back(std::make_unique<BytesBuffer>(bytes.size()));
@@ -113,7 +113,7 @@ inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::si
       std::vector<std::byte> odd(stored.size() + 1),
           packed(kernel->packed_bytes(input, type));  // an odd address, as in a mapped file
       std::memcpy(odd.data() + 1, stored.data(), stored.size());
-      kernel->pack_weight(input, type, {c.stored, type.shape, odd.data() + 1}, packed.data());
+      kernel->pack_weight(input, type, DenseWeight(c.stored, type.shape, odd.data() + 1), packed.data());
       upload(packed, 0);
     } else {
       upload(to_bytes(c.operands[i], type.dtype), shift * size_of(type.dtype));

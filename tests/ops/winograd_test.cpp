@@ -120,7 +120,7 @@ TEST(Winograd, AddsToTheResidualInItsPlace) {
     const int input = static_cast<int>(i);
     const std::vector<std::byte> bytes = to_bytes(c.operands[i], type.dtype);
     buffers.push_back(std::make_unique<BytesBuffer>(i == 1 ? kernel->packed_bytes(input, type) : bytes.size()));
-    if (i == 1) kernel->pack_weight(input, type, {type.dtype, type.shape, bytes.data()}, static_cast<std::byte*>(buffers[i]->data));
+    if (i == 1) kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, bytes.data()), static_cast<std::byte*>(buffers[i]->data));
     else std::memcpy(buffers[i]->data, bytes.data(), bytes.size());
     slots.push_back({buffers[i].get(), 0});
   }
