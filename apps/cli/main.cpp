@@ -35,7 +35,7 @@ constexpr const char* kExitCodes =
     "does not fit here; 4 reading or writing failed; 129, 130, 141, 143 stopped by the signal HUP, INT, PIPE, TERM";
 
 int report(std::string_view line, int code) {
-  fmt::print(stderr, "zoe: {}\n", line);
+  std::fputs(fmt::format("zoe: {}\n", line).c_str(), stderr);  // where that cannot be written the code still tells
   return code;
 }
 

@@ -32,7 +32,7 @@ UnigramModel read_model(std::filesystem::path path) {
   if (std::filesystem::is_directory(folder, ignored)) {
     path = folder / "spiece.model";
     if (!std::filesystem::exists(path, ignored)) path = folder / "tokenizer.json";
-    check(std::filesystem::exists(path, ignored), ErrorKind::io, kWhere,
+    check(std::filesystem::exists(path, ignored), ErrorKind::invalid_argument, kWhere,
           "cannot open a tokenizer in {}: got neither spiece.model nor tokenizer.json, expected one of them. Fetch the folder again.",
           folder.string());
   }

@@ -15,7 +15,7 @@ struct UnigramModel;
 class Tokenizer {
  public:
   // Of a file (a `.json` is a tokenizer.json, any other a SentencePiece model) or of a folder: its spiece.model, else its
-  // tokenizer.json; both give the same ids. An io error if there is none, an invalid_argument error if it is damaged or has no end or
+  // tokenizer.json; both give the same ids. An invalid_argument error if there is none, or it is damaged or has no end or
   // no unknown piece, an unsupported error if it is another kind of tokenizer than T5's.
   explicit Tokenizer(const std::filesystem::path& file_or_folder);
   // Of the bytes of a spiece.model, as some weights files hold it; `name` is what errors call it.

@@ -269,7 +269,7 @@ std::function<void(const fs::path&)> all_of(std::vector<std::function<void(const
 
 void copy_model(const fs::path& folder) {
   fs::create_directory(folder / "model");
-  fs::copy(kToy, folder / "model", fs::copy_options::recursive | fs::copy_options::create_symlinks);
+  fs::copy(kToy, folder / "model", fs::copy_options::recursive);
 }
 
 std::vector<Case> cases() {
