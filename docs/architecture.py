@@ -5,6 +5,7 @@
 
 Layers follow from the links: a folder stands above all that it is built on. LANES says which columns a folder takes, so that every
 arrow is a straight line down that no box is in the way of; where that cannot be, the script says so.
+tests/unit/architecture_test.cpp holds the picture to the targets, and the includes of src/ to the picture.
 """
 import pathlib
 import re
