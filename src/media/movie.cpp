@@ -57,7 +57,7 @@ EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settin
   // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
   if (is_vp9)
     encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};
-  else encoder.options = {{"preset", "medium"}, {"crf", crf}, {"x264-params", "rc-lookahead=20:sync-lookahead=0"}};
+  else encoder.options = {{"preset", "medium"}, {"crf", crf}, {"x264-params", "rc-lookahead=20:sync-lookahead=0:sliced-threads=1"}};
   return encoder;
 }
 

@@ -238,7 +238,7 @@ TEST_F(MediaTest, TheSameInputGivesTheSameFile) {
     write_video(one, settings_of(64, 64, 12));
     write_video(two, settings_of(64, 64, 12));
     // Matroska files have a random identity.
-    if (suffix == std::string(".webm") || suffix == std::string(".mkv")) EXPECT_EQ(read_video(one).frames, read_video(two).frames);
+    if (suffix == std::string(".webm") || suffix == std::string(".mkv")) EXPECT_TRUE(read_video(one).frames == read_video(two).frames) << suffix;
     else EXPECT_TRUE(bytes_of(one) == bytes_of(two)) << suffix;
   }
 }
