@@ -3,6 +3,7 @@
     python train_i2v.py base [--resume] --seconds S [--decay]     the transformer
     python train_i2v.py lora --kind expert|style|fewstep          a LoRA on it
     python train_i2v.py judge [--lora FILE] [--eight-bit]         colour, motion, background, first frame
+    python train_i2v.py export --out DIR                          the folder that Diffusers and the engine read
 
 A run of `base` ends by itself and leaves in --state all that the next needs (`full.pt`), and in --keep the same in pieces
 of less than 16 MiB with the moments in bf16, so that training can go on in pieces on machines that come and go.
@@ -29,6 +30,7 @@ import train as toy
 
 FOLDER = Path(__file__).resolve().parents[1]
 TOY = FOLDER.parent / "toy-wan"
+SHIPPED = "diffusion_pytorch_model-Q8_0.gguf"
 CAPTIONS = 4
 FRAMES = scenes.FRAMES
 TRAVEL = 0.18  # how far the judge wants a moving body to go: one that starts in the middle has this much room
@@ -358,13 +360,15 @@ def train_base(args):
 
 
 def load_model(args):
-    """The averaged weights, from --state or --keep."""
+    """The averaged weights from --state or --keep, or else the stored ones in --out."""
     model = wan.Wan(**wan.CONFIG)
     full, keep = Path(args.state) / "full.pt", Path(args.keep)
     if full.exists():
         weights = dict(zip((n for n, _ in model.named_parameters()), torch.load(full, map_location="cpu")["ema"]))
-    else:
+    elif (keep / "ema_0.safetensors").exists():
         weights = load_file(keep / "ema_0.safetensors") | load_file(keep / "ema_1.safetensors")
+    else:
+        weights = wan.read_gguf(Path(args.out) / "transformer" / SHIPPED)
     model.load_state_dict({k: v.float() for k, v in weights.items()})
     if args.eight_bit:
         with torch.no_grad():
@@ -556,11 +560,28 @@ def train_lora(args):
     save_file(state, f"{args.keep}/lora_{args.kind}.safetensors")
 
 
+def export(args):
+    """The transformer's folder in Diffusers' layout: its weights in Q8_0 and, on request, in bf16 too."""
+    folder = Path(args.out) / "transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_model(args).state_dict()
+    wan.write_gguf(folder / SHIPPED, weights)
+    if args.bf16:
+        save_file({k: v.to(torch.bfloat16).contiguous() for k, v in weights.items()},
+                  folder / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    config = {"_class_name": "WanTransformer3DModel", "_diffusers_version": "0.40.0.dev0", "added_kv_proj_dim": None,
+              "image_dim": None, "pos_embed_seq_len": None} | wan.CONFIG
+    (folder / "config.json").write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
+    print({f.name: f.stat().st_size for f in folder.iterdir()})
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("what", choices=["base", "lora", "judge"])
+    p.add_argument("what", choices=["base", "lora", "judge", "export"])
     p.add_argument("--state", default="work/state", help="full.pt: everything, to go on from")
     p.add_argument("--keep", default="work/keep", help="the state in small pieces, LoRAs, figures and pictures")
+    p.add_argument("--out", default=str(FOLDER))
+    p.add_argument("--bf16", action="store_true", help="export the weights in bf16 too")
     p.add_argument("--seconds", type=float, default=500, help="of the whole run, data and compiling included")
     p.add_argument("--data-seconds", type=float, default=100)
     p.add_argument("--teach-seconds", type=float, default=60)
@@ -593,7 +614,7 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.benchmark = args.what in ("base", "lora")  # worth its search where shapes come again and again
     start = time.time()
-    {"base": train_base, "lora": train_lora, "judge": judge_model}[args.what](args)
+    {"base": train_base, "lora": train_lora, "judge": judge_model, "export": export}[args.what](args)
     print(f"[{args.what}: {time.time() - start:.0f}s]", flush=True)
 
 

@@ -204,3 +204,29 @@ def eight_bit(weight):
 def is_stored_in_eight_bit(name, tensor):
     """Matrices of the blocks, of the text projection and of what spreads the time over the blocks; the rest stays as it is."""
     return tensor.ndim == 2 and name.endswith(".weight") and not name.startswith("proj_out") and "time_embedder" not in name
+
+
+def write_gguf(path, state):
+    """Store weights as a GGUF file under Diffusers' names: matrices in Q8_0, the time embedder in f16, all else in f32."""
+    import gguf
+    kind, writer = gguf.GGMLQuantizationType, gguf.GGUFWriter(path, "wan")
+    for name, tensor in state.items():
+        value = tensor.detach().float().cpu().numpy()
+        if is_stored_in_eight_bit(name, tensor):
+            writer.add_tensor(name, gguf.quants.quantize(value, kind.Q8_0), raw_dtype=kind.Q8_0)
+        else:
+            writer.add_tensor(name, value.astype("float16") if "time_embedder" in name and value.ndim == 2 else value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def read_gguf(path):
+    """The stored weights, widened in f32."""
+    import gguf
+    state = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        value = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype("float32")
+        state[tensor.name] = torch.from_numpy(value).reshape(tensor.shape[::-1].tolist())
+    return state
