@@ -1,7 +1,7 @@
 #include "pipeline/program.h"
 
 #include <algorithm>
-#include <set>
+#include <tuple>
 
 #include "base/error.h"
 

@@ -22,11 +22,6 @@ constexpr std::int64_t kBlockSums = kBlockRows * kPanelColumns;
 
 constexpr std::int64_t blocks_of(std::int64_t count, std::int64_t block) { return (count + block - 1) / block; }
 
-// Where one number of a piece lies in the packed weights of its step, in elements: pairs of rows of the matrix, 16 columns a tile.
-constexpr std::int64_t place_in_step(std::int64_t depth, std::int64_t column) {
-  return column / 16 * (kStepBytes / 4) + depth / 2 * 32 + column % 16 * 2 + depth % 2;
-}
-
 // The steps of a sum, made once: by chunks, and by pieces inside them.
 struct TileSteps {
   struct Run {
