@@ -13,7 +13,6 @@ namespace zoe {
 struct NameRule {
   std::string stored, name;
   int part = 0, parts = 1;  // `name` is this of so many equal pieces of the stored tensor's rows
-  bool transposed = false;  // of a matrix
 };
 
 class NameMap {
