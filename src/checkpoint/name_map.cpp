@@ -72,4 +72,11 @@ std::vector<std::string> NameMap::names_of(std::string_view stored) const {
   return names;
 }
 
+std::optional<KeyMap::Stored> KeyMap::stored_of(std::string_view name) const {
+  if (!names) return Stored{prefix + std::string(name), 0, 1};
+  const auto found = names->stored_of(name);
+  if (!found) return {};
+  return Stored{prefix + found->key, found->rule->part, found->rule->parts};
+}
+
 }  // namespace zoe

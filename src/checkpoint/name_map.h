@@ -1,6 +1,7 @@
 // How one naming of a network's tensors becomes another: a table of rules on whole dotted words, read in both directions.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,6 +33,19 @@ class NameMap {
 
  private:
   std::vector<NameRule> rules_;
+};
+
+// What a component's tensors are called in a checkpoint.
+struct KeyMap {
+  std::string prefix = {};                    // in front of every key: "model.diffusion_model."
+  std::shared_ptr<const NameMap> names = {};  // null: as the model calls them
+
+  // Where the model's tensor is; none if the naming has no word for it.
+  struct Stored {
+    std::string key;
+    int part, parts;  // it is this of so many equal pieces of its rows
+  };
+  std::optional<Stored> stored_of(std::string_view name) const;
 };
 
 }  // namespace zoe

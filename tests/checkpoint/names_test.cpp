@@ -66,7 +66,8 @@ TEST(WanNames, BothDirections) {
 TEST(WanNames, EveryTensorOfThePublishedTransformersHasAnOriginalNameOfItsOwn) {
   for (const std::string member : {"wan2.1-t2v-1.3b", "wan2.1-t2v-14b"}) {
     std::set<std::string> stored;
-    const auto tensors = testing::read_checkpoint_list(std::string(ZOE_FIXTURES) + "/checkpoints/" + member + "/keys.txt");
+    const auto tensors =
+        testing::read_checkpoint_list(std::string(ZOE_FIXTURES) + "/checkpoints/" + member + "/transformer/keys.txt");
     for (const testing::ListedTensor& tensor : tensors) {
       const auto found = wan_dit_original_names().stored_of(tensor.name);
       ASSERT_TRUE(found) << tensor.name;
