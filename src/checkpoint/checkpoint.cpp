@@ -338,7 +338,7 @@ std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span
   }
   std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name))
+    if (!used.contains(tensor.name) && tensor.name != kTokenizerTensor)
       (words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
   const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size() + passed_over.size());
   if (!missing.empty()) {

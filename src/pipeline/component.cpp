@@ -1,6 +1,7 @@
 #include "pipeline/component.h"
 
 #include "base/error.h"
+#include "models/layouts.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
@@ -21,10 +22,13 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
   return {wan_dit_tensors(model.transformer), {}};
 }
 
+std::string_view kind_of(std::string_view name) { return name == "transformer_2" ? "transformer" : name; }
+
 ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
   const Expected expected = expected_of(model, name);
   if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  return {Checkpoint(model.path / name, name), expected.tensors, expected.aliases};
+  const Checkpoint checkpoint(model.part(name), name);
+  return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
 }
 
 }  // namespace
@@ -32,8 +36,8 @@ ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
 Checkpoint open_component(const ModelConfig& model, const std::string& name) {
   check(!model.path.empty(), ErrorKind::invalid_argument, name, "{} has no files to look at. Give a model's folder.", model.name);
   const Expected expected = expected_of(model, name);
-  Checkpoint checkpoint(model.path / name, name);
-  match_tensors(checkpoint, expected.tensors, expected.aliases);
+  Checkpoint checkpoint(model.part(name), name);
+  match_tensors(checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name)));
   return checkpoint;
 }
 

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
+#include "pipeline/model_files.h"
 
 namespace zoe {
 
@@ -18,8 +19,9 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
-JsonObject part_config(const fs::path& path, const std::string& part) {
-  return read_json_object(path / part / "config.json", part + "/config.json", kMaxConfigBytes);
+JsonObject part_config(const ModelConfig& model, const std::string& part) {
+  if (model.parts.contains(part)) return config_of_part(model, part);
+  return read_json_object(model.part(part) / "config.json", part + "/config.json", kMaxConfigBytes);
 }
 
 // model_index.json names the class of every part; another class is another computation.
@@ -67,7 +69,12 @@ GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
 
 }  // namespace
 
-ModelConfig read_model_config(const fs::path& given) {
+fs::path ModelConfig::part(std::string_view part_name) const {
+  const auto elsewhere = parts.find(part_name);
+  return elsewhere != parts.end() ? elsewhere->second : path / part_name;
+}
+
+ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::path, std::less<>> parts) {
   std::error_code status;
   const fs::path path = resolve_snapshot(given);
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
@@ -76,17 +83,24 @@ ModelConfig read_model_config(const fs::path& given) {
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
   model.path = path;
+  model.parts = std::move(parts);
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
-  model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
-  model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
+  model.text_encoder = parse_umt5_config(part_config(model, "text_encoder"));
+  model.transformer = parse_wan_dit_config(part_config(model, "transformer"));
   if (model.boundary_ratio)
-    check(parse_wan_dit_config(part_config(path, "transformer_2")) == model.transformer, ErrorKind::unsupported,
-          "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
-  model.vae = parse_wan_vae_config(part_config(path, "vae"));
+    check(parse_wan_dit_config(part_config(model, "transformer_2")) == model.transformer, ErrorKind::unsupported,
+          "transformer_2/config.json",
+          "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
+  model.vae = parse_wan_vae_config(part_config(model, "vae"));
   const std::string scheduler = "scheduler/scheduler_config.json";
   model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path, model.boundary_ratio.has_value());
+  check_parts(model);
+  return model;
+}
+
+void check_parts(const ModelConfig& model) {
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
@@ -94,13 +108,11 @@ ModelConfig read_model_config(const fs::path& given) {
         ErrorKind::unsupported, "transformer/config.json",
         "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
         model.transformer.in_channels, model.transformer.out_channels, model.vae.z_dim);
-  return model;
 }
 
 ModelConfig read_model(const std::string& spec) {
   constexpr std::string_view kRandom = "random:";
-  if (spec.empty()) return read_model_config(embedded_model_path());
-  if (!spec.starts_with(kRandom)) return read_model_config(spec);
+  if (!spec.starts_with(kRandom)) return read_model(ModelFiles{.model_path = spec});
   const std::string_view rest = std::string_view(spec).substr(kRandom.size());
   const std::string_view member = rest.substr(0, rest.find(':'));
   std::optional<ModelConfig> model = published_model(member);
@@ -119,9 +131,25 @@ ModelConfig read_model(const std::string& spec) {
   return std::move(*model);
 }
 
+namespace {
+
+// A file or folder of its own, or inside a file of weights.
+Tokenizer tokenizer_at(const fs::path& path) {
+  if (!is_weights_file(path)) return Tokenizer(path);
+  const Checkpoint checkpoint(path, "tokenizer");
+  const TensorEntry* const bytes = checkpoint.find(kTokenizerTensor);
+  check(bytes, ErrorKind::invalid_argument, "tokenizer",
+        "{} holds no tokenizer: got no tensor {}. Give a spiece.model or a tokenizer.json.", path.string(),
+        in_quotes(kTokenizerTensor));
+  if (bytes->file)
+    bytes->file->fetch(static_cast<std::size_t>(bytes->bytes.data() - bytes->file->bytes().data()), bytes->bytes.size());
+  return Tokenizer::of_sentencepiece({reinterpret_cast<const char*>(bytes->bytes.data()), bytes->bytes.size()}, path.string());
+}
+
+}  // namespace
+
 Tokenizer open_tokenizer(const ModelConfig& model) {
-  const fs::path folder = model.path.empty() ? embedded_model_path() : model.path;
-  Tokenizer tokenizer(folder / "tokenizer");
+  Tokenizer tokenizer = tokenizer_at(model.path.empty() ? embedded_model_path() / "tokenizer" : model.part("tokenizer"));
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model.text_encoder.vocab_size);
