@@ -218,7 +218,7 @@ class Assembly {
       if (found.empty()) continue;
       check(found.size() == 1, ErrorKind::invalid_argument, option(each.name),
             "several files in {} hold {} that fits: got {} and {}, expected one. Choose with {} FILE.", files_.models_dir,
-            each.what, found[0].path.filename().string(), found[1].path.filename().string(), option(each.name));
+            each.what, found[0].path.filename().string(), found.back().path.filename().string(), option(each.name));
       log(LogLevel::notice, fmt::format("{}: {} is taken.", part, found[0].path.string()));
       parts_[part] = found[0].path;
       if (tokenizer_inside && !parts_.contains("tokenizer")) parts_["tokenizer"] = found[0].path;

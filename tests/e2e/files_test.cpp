@@ -40,6 +40,7 @@ std::vector<std::uint8_t> frames_of(const ModelConfig& model) {
   Request request;
   request.prompts = {"a big green triangle moving right"};
   request.height = 64, request.width = 64, request.num_frames = 5, request.num_inference_steps = 2;
+  request.guidance_scale = 4;
   request.seeds = {3};
   Job job = session.prepare(request);
   std::vector<std::uint8_t> frames;

@@ -12,7 +12,8 @@ namespace zoe::testing {
 
 inline std::vector<TensorToWrite> stored_tensors(const std::filesystem::path& path) {
   std::vector<TensorToWrite> out;
-  for (const TensorEntry& tensor : Checkpoint(path).tensors())
+  const Checkpoint file(path);
+  for (const TensorEntry& tensor : file.tensors())
     out.push_back({tensor.name,
                    std::string(tensor.dtype()),
                    tensor.shape,
