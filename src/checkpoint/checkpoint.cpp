@@ -35,6 +35,18 @@ std::string other_weights(const fs::path& folder) {
   return names.size() == 1 ? in_quotes(*names.begin()) : fmt::format("{} and {} more", in_quotes(*names.begin()), names.size() - 1);
 }
 
+// The one GGUF file of a folder without other weights, or "".
+std::string gguf_file(const fs::path& folder, std::string_view where) {
+  std::set<std::string> names;
+  std::error_code status;
+  for (fs::directory_iterator it(folder, status), end; !status && it != end; it.increment(status))
+    if (const std::string name = it->path().filename().string(); name.ends_with(".gguf")) names.insert(name);
+  check(names.size() <= 1, ErrorKind::invalid_argument, where,
+        "several GGUF files in {}: got {} and {}, expected one. Keep only one.", folder.string(),
+        names.empty() ? "" : in_quotes(*names.begin()), names.empty() ? "" : in_quotes(*names.rbegin()));
+  return names.empty() ? "" : *names.begin();
+}
+
 // The file or index of a variant ("fp16"), as tools write them beside or instead of the plain ones: model.fp16.safetensors,
 // model.safetensors.index.fp16.json. Empty if there is none; of several variants none is better than another.
 std::string variant_file(const fs::path& folder, std::string_view where) {
@@ -97,10 +109,11 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
           "no weights: got {}, which is no folder, expected a folder with safetensors files. Check the path.", path.string());
     const auto* const plain = std::find_if(kCandidates.begin(), kCandidates.end(),
                                            [&](std::string_view name) { return fs::exists(path / name, status); });
-    const std::string found = plain != kCandidates.end() ? std::string(*plain) : variant_file(path, where_);
+    std::string found = plain != kCandidates.end() ? std::string(*plain) : variant_file(path, where_);
+    if (found.empty()) found = gguf_file(path, where_);
     check(!found.empty(), ErrorKind::invalid_argument, where_,
           "no weights in {}: got {}, expected diffusion_pytorch_model.safetensors, model.safetensors, or one of them with "
-          ".index.json and its shards. Check the path.",
+          ".index.json and its shards, or a .gguf file. Check the path.",
           path.string(), other_weights(path));
     const std::string file_where = fmt::format("{}/{}", where_, found);
     if (!found.ends_with(".json")) {

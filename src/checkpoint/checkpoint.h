@@ -18,13 +18,13 @@ namespace zoe {
 // Which file is read when a folder has several is what Diffusers and Transformers do, in this order:
 //   diffusion_pytorch_model.safetensors.index.json, diffusion_pytorch_model.safetensors,
 //   model.safetensors, model.safetensors.index.json
-// Where there is none of them, the one variant that there is (model.fp16.safetensors, ...), with a notice. Other files are not
-// looked at. The path may also be one file, safetensors, GGUF or of torch.save, told by its
+// Where there is none of them, the one variant that there is (model.fp16.safetensors, ...), with a notice; else the one GGUF file.
+// Other files are not looked at. The path may also be one file, safetensors, GGUF or of torch.save, told by its
 // first bytes.
 //
 // Errors (invalid_argument or io) name the file: nothing to read, a broken file, shard names that are no plain file names
 // (a shard may be a link, as in the Hugging Face cache), missing shards, and an index and shards that disagree on any tensor;
-// several variants; a Git LFS pointer in the place of weights.
+// several variants or GGUF files; a Git LFS pointer in the place of weights.
 class Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& path);            // named by the last part of the path
