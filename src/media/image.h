@@ -38,7 +38,7 @@ void paste(Image& image, int left, int top, const Image& part);
 
 enum class ResizeFilter : std::uint8_t { lanczos, bicubic };  // lanczos over 3 pixels, bicubic with a = -0.5
 
-// The same bits as Pillow's Image.resize: two passes, rows first, each with weights of 22 bits behind the point and 8-bit results.
+// The same bits as Image.resize of Pillow 13: two passes, each with weights of 22 bits behind the point and 8-bit results.
 // Smaller pictures are made with the filter widened.
 Image resize(const Image& image, int width, int height, ResizeFilter filter);
 
