@@ -27,7 +27,8 @@ std::vector<json> cases() {
   std::vector<json> all;
   for (const std::string folder : {"image_to_video", "image_to_video_experts"}) {
     std::ifstream file(fs::path(ZOE_FIXTURES) / "models" / folder / "cases.json");
-    for (json c : json::parse(file).at("cases")) {
+    const json recorded = json::parse(file);
+    for (json c : recorded.at("cases")) {
       c["folder"] = folder;
       all.push_back(std::move(c));
     }
@@ -151,9 +152,11 @@ TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
   command.insert(command.end(), model.begin(), model.end());
   const testing::CommandResult made = testing::run_command(command);
   ASSERT_EQ(made.code, 0) << made.err << made.line;
-  testing::ReadVideo video = testing::read_video(out);
-  EXPECT_NE(video.tags.at("comment").find(R"("image":")" + picture), std::string::npos) << video.tags.at("comment");
-  EXPECT_NE(video.tags.at("comment").find(R"("fit":"pad")"), std::string::npos) << video.tags.at("comment");
+  const testing::ReadVideo video = testing::read_video(out);
+  std::ifstream file(out, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_NE(bytes.find("\"image\":\"" + picture + "\""), std::string::npos);
+  EXPECT_NE(bytes.find("\"fit\":\"pad\""), std::string::npos);
   std::vector<std::string> from{ZOE_COMMAND, "generate", "--from", out, "-o", again};
   from.insert(from.end(), model.begin(), model.end());
   const testing::CommandResult repeated = testing::run_command(from);

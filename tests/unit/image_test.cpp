@@ -32,7 +32,8 @@ std::string bytes_of(const fs::path& path) {
 }
 
 TEST(Image, HasThePixelsOfPillow) {
-  for (const std::string name : recorded().at("read")) {
+  const json cases = recorded();
+  for (const std::string name : cases.at("read")) {
     const Image got = read(name), expected = read(name + ".read.png");
     ASSERT_EQ(got.width, expected.width) << name;
     ASSERT_EQ(got.height, expected.height) << name;
@@ -42,7 +43,8 @@ TEST(Image, HasThePixelsOfPillow) {
 
 TEST(Image, IsResizedToTheBitsOfPillow) {
   const Image image = read("rgb.png");
-  for (const json& c : recorded().at("resized")) {
+  const json cases = recorded();
+  for (const json& c : cases.at("resized")) {
     const ResizeFilter filter = c.at("filter") == "lanczos" ? ResizeFilter::lanczos : ResizeFilter::bicubic;
     EXPECT_EQ(resize(image, c.at("width"), c.at("height"), filter), read(c.at("file"))) << c;
   }
@@ -87,10 +89,10 @@ TEST(Image, DamageIsAnError) {
         return false;
       }
     };
-    for (std::size_t size = 0; size + 8 < whole.size(); size += 37, ++cut) read_anyway += attempt(whole.substr(0, size));
+    for (std::size_t size = 0; size + 8 < whole.size(); size += 61, ++cut) read_anyway += attempt(whole.substr(0, size));
     // What is behind the pixels may be missing.
     EXPECT_LE(read_anyway, cut / 8) << name;
-    for (std::size_t at = 0; at < whole.size(); at += 11) {
+    for (std::size_t at = 0; at < whole.size(); at += 29) {
       std::string changed = whole;
       changed[at] = static_cast<char>(changed[at] ^ 0x5a);
       attempt(changed);
