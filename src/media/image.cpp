@@ -35,7 +35,8 @@ struct Source {
 
   std::string_view text() const { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
   [[noreturn]] void refuse(std::string_view why) const {
-    fail(ErrorKind::invalid_argument, where, "{} cannot be read: {}. Save it again, or choose another picture.", path.string(), why);
+    fail(ErrorKind::invalid_argument, where, "{} cannot be read: {}. Save it again, or choose another picture.", path.string(),
+         why);
   }
   void check_size(std::int64_t width, std::int64_t height) const {
     if (width <= 0 || height <= 0) refuse(fmt::format("it has no pixels ({}x{})", width, height));
@@ -54,7 +55,8 @@ struct Source {
 // The orientation of an EXIF block, 1 to 8, as the TIFF header in it says; 1 where it says nothing sensible.
 int exif_orientation(Bytes block) {
   constexpr std::string_view kName("Exif\0\0", 6);
-  if (block.size() >= kName.size() && std::memcmp(block.data(), kName.data(), kName.size()) == 0) block = block.subspan(kName.size());
+  if (block.size() >= kName.size() && std::memcmp(block.data(), kName.data(), kName.size()) == 0)
+    block = block.subspan(kName.size());
   if (block.size() < 8) return 1;
   const bool little = block[0] == 'I';
   const auto number = [&](std::size_t at, std::size_t count) {
@@ -179,7 +181,9 @@ class PngReader {
   }
 
  private:
-  static void on_error(png_structp png, png_const_charp text) { static_cast<PngReader*>(png_get_error_ptr(png))->source_.refuse(text); }
+  static void on_error(png_structp png, png_const_charp text) {
+    static_cast<PngReader*>(png_get_error_ptr(png))->source_.refuse(text);
+  }
   static void on_warning(png_structp, png_const_charp) {}
 
   const Source& source_;
@@ -282,8 +286,8 @@ Image read_webp(const Source& source) {
   source.check_still(!features.has_animation);
   source.check_size(features.width, features.height);
   int width = 0, height = 0;
-  const std::unique_ptr<std::uint8_t, void (*)(void*)> rgba(WebPDecodeRGBA(source.bytes.data(), source.bytes.size(), &width, &height),
-                                                            WebPFree);
+  const std::unique_ptr<std::uint8_t, void (*)(void*)> rgba(
+      WebPDecodeRGBA(source.bytes.data(), source.bytes.size(), &width, &height), WebPFree);
   if (!rgba) source.refuse("it is cut off or damaged");
   const Bytes pixels{rgba.get(), 4 * static_cast<std::size_t>(width) * static_cast<std::size_t>(height)};
   return upright(over_black(source, pixels, width, height), exif_orientation(riff_chunk(source.bytes, "EXIF")));
@@ -321,7 +325,8 @@ Image read_image(const std::filesystem::path& path, std::string_view where) {
   if (file.starts_with("\xff\xd8\xff")) return JpegReader(source).read();
   if (file.starts_with("RIFF") && file.substr(std::min<std::size_t>(8, file.size())).starts_with("WEBP")) return read_webp(source);
   const std::string_view kind = other_kind(file);
-  check(kind.empty(), ErrorKind::unsupported, where, "{} is {}, expected {}. Save it as one of these.", path.string(), kind, kKinds);
+  check(kind.empty(), ErrorKind::unsupported, where, "{} is {}, expected {}. Save it as one of these.", path.string(), kind,
+        kKinds);
   fail(ErrorKind::invalid_argument, where, "{} is no picture: got {} bytes that begin otherwise, expected {}. Choose another file.",
        path.string(), file.size(), kKinds);
 }

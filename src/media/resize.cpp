@@ -129,7 +129,8 @@ Image black_image(int width, int height) {
 }
 
 Image crop(const Image& image, int left, int top, int width, int height) {
-  ZOE_INTERNAL_CHECK(left >= 0 && top >= 0 && width > 0 && height > 0 && left + width <= image.width && top + height <= image.height);
+  ZOE_INTERNAL_CHECK(left >= 0 && top >= 0 && width > 0 && height > 0 && left + width <= image.width &&
+                     top + height <= image.height);
   Image part = black_image(width, height);
   for (int y = 0; y < height; ++y) std::copy_n(image.row(top + y) + 3 * left, part.row_bytes(), part.row(y));
   return part;

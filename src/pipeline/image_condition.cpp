@@ -37,7 +37,7 @@ Image fitted(const Image& image, int width, int height, Fit fit) {
 struct ImageCondition::Picture {
   std::string field;
   Image image;
-  std::int64_t frame = 0;     // of the video
+  std::int64_t frame = 0;  // of the video
   Fit fit = Fit::crop;
 };
 
@@ -108,10 +108,11 @@ NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
 void ImageCondition::add_to(Program& program) const {
   Stage stage{.name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{"condition", condition_type()}}};
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
-    program.plans.push_back({"encode_" + name, fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames),
+    program.plans.push_back({"encode_" + name,
+                             fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames),
                              [this, frames, first] { return trace(frames, first); }});
-    stage.uses.push_back({name, "encode_" + name, "vae",
-                          {{"frames", name + ".pixels"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"}}});
+    stage.uses.push_back(
+        {name, "encode_" + name, "vae", {{"frames", name + ".pixels"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"}}});
   };
   add("first", 1, true);
   if (group_frames_) add("group", group_frames_ * model_.vae.scale_factor_temporal, false);
@@ -140,7 +141,8 @@ void ImageCondition::run(StageRun& run) const {
       // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
       for (std::int64_t t = 0; t < frames; ++t)
         if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
-          std::fill_n(condition.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(c) * row + static_cast<std::size_t>(t) * plane),
+          std::fill_n(condition.begin() +
+                          static_cast<std::ptrdiff_t>(static_cast<std::size_t>(c) * row + static_cast<std::size_t>(t) * plane),
                       plane, 1.0f);
 
   bool blank = false;  // what the group's frames hold on the device
@@ -166,8 +168,9 @@ void ImageCondition::run(StageRun& run) const {
     latent += group_latents(group);
     run.progress(static_cast<std::size_t>(latent), static_cast<std::size_t>(frames));
   }
-  check(std::all_of(condition.begin(), condition.end(), [](float value) { return std::isfinite(value); }), ErrorKind::invalid_argument,
-        "vae", "not a number: the image's latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
+  check(std::all_of(condition.begin(), condition.end(), [](float value) { return std::isfinite(value); }),
+        ErrorKind::invalid_argument, "vae",
+        "not a number: the image's latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
         "try --dtype f32.",
         name(dtype_));
   run.upload(run.tensor("condition"), condition);

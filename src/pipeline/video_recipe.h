@@ -1,10 +1,10 @@
-// The recipe of members that step the latents of a video: prompts, an image where the member takes one, steps by one transformer (Wan
-// 2.1) or two experts (Wan 2.2 A14B: one for high and one for low noise), frames.
+// The recipe of members that step the latents of a video: prompts, an image where the member takes one, steps by one transformer
+// (Wan 2.1) or two experts (Wan 2.2 A14B: one for high and one for low noise), frames.
 //
 // Follows WanPipeline and WanImageToVideoPipeline of Diffusers: the same prompt cleaning, rounding of sizes, noise, guidance and
 // schedulers. A step whose timestep is at least boundary_ratio * num_train_timesteps is the high-noise expert's (`transformer`,
-// guidance_scale), the others are the low-noise one's (`transformer_2`, guidance_scale_2); the scheduler's state runs across. Whether
-// there is guidance at all is decided by guidance_scale alone.
+// guidance_scale), the others are the low-noise one's (`transformer_2`, guidance_scale_2); the scheduler's state runs across.
+// Whether there is guidance at all is decided by guidance_scale alone.
 #pragma once
 
 #include <memory>

@@ -147,8 +147,9 @@ TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
   const testing::TemporaryFolder temporary;
   const std::string picture = kPictures / "circle.png", out = temporary.path() / "a.png", again = temporary.path() / "b.png";
   const std::vector<std::string> model{"--model-path", kModels / "toy-wan-i2v", "--threads", "1", "--dtype", "f32", "-q"};
-  std::vector<std::string> command{ZOE_COMMAND, "generate", "--image", picture, "--fit", "pad", "-p", "a red circle moving right",
-                                   "--size", "64x64", "--num-frames", "5", "--steps", "2", "-o", out};
+  std::vector<std::string> command{
+      ZOE_COMMAND, "generate", "--image",      picture, "--fit",   "pad", "-p", "a red circle moving right",
+      "--size",    "64x64",    "--num-frames", "5",     "--steps", "2",   "-o", out};
   command.insert(command.end(), model.begin(), model.end());
   const testing::CommandResult made = testing::run_command(command);
   ASSERT_EQ(made.code, 0) << made.err << made.line;
@@ -165,7 +166,8 @@ TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
 
   command.insert(command.end(), {"-p", "a red circle moving up"});
   ASSERT_EQ(testing::run_command(command).code, 0);
-  const auto first = testing::read_video(temporary.path() / "a-0001.png"), second = testing::read_video(temporary.path() / "a-0002.png");
+  const auto first = testing::read_video(temporary.path() / "a-0001.png"),
+             second = testing::read_video(temporary.path() / "a-0002.png");
   EXPECT_EQ(first.frames, video.frames);
   EXPECT_NE(second.frames, video.frames);
 }

@@ -75,7 +75,8 @@ TEST(Image, PartsAreCutAndPasted) {
 TEST(Image, DamageIsAnError) {
   const testing::TemporaryFolder folder;
   const fs::path path = folder.path() / "damaged";
-  for (const std::string name : {"rgb.png", "orientation.png", "progressive.jpg", "orientation_6.jpg", "lossy.webp", "alpha.webp"}) {
+  for (const std::string name :
+       {"rgb.png", "orientation.png", "progressive.jpg", "orientation_6.jpg", "lossy.webp", "alpha.webp"}) {
     const std::string whole = bytes_of(kFolder / name);
     std::size_t cut = 0, read_anyway = 0;
     const auto attempt = [&](const std::string& bytes) {
