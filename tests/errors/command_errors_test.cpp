@@ -818,7 +818,7 @@ std::vector<Case> image_cases() {
               write_bytes(folder / "vae/b.gguf", "GGUF");
               fs::copy_file(fs::path(kToy) / "vae/config.json", folder / "vae/config.json");
             }),
-            {"[vae]", "several GGUF files", "\"a.gguf\" and \"b.gguf\"", "expected one"}),
+            {"[vae]", "no weights in", "got no .safetensors file"}),
   };
   return cases;
 }
