@@ -59,6 +59,11 @@ void check_output_apart(std::string_view where, const fs::path& output, const Ge
         "{} lies in the model folder {}. Choose a path outside of it.", output.string(), model.string());
   check(options.prompt_file.empty() || !same_file(output, options.prompt_file), ErrorKind::invalid_argument, where,
         "{} is the file of the prompts. Choose another path.", output.string());
+  for (const RequestField& field : request_fields())
+    if (field.is_file())
+      for (const std::string& path : get_field(options.request, field))
+        check(!same_file(output, path), ErrorKind::invalid_argument, where, "{} is the file of {}. Choose another path.",
+              output.string(), spelled(field.name, Spelling::option));
 }
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }

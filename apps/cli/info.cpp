@@ -6,6 +6,7 @@
 #include "apps/cli/commands.h"
 #include "base/error.h"
 #include "pipeline/component.h"
+#include "pipeline/recipe.h"
 
 namespace zoe::cli {
 
@@ -45,6 +46,14 @@ void print(const Part& part) {
              static_cast<double>(part.bytes) / 1048576.0, part.files, part.files == 1 ? "" : "s", stored, part.what);
 }
 
+// What a request may give it: a prompt, and files.
+std::vector<std::string> inputs_of(const Recipe& recipe) {
+  std::vector<std::string> inputs;
+  for (const RequestField& field : request_fields())
+    if ((field.name == "prompt" || field.is_file()) && (field.taken_by & recipe.member())) inputs.emplace_back(field.name);
+  return inputs;
+}
+
 void print(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
   fmt::print("{} ({})\n", model.name, model.path.string());
   for (const Part& part : parts) print(part);
@@ -63,6 +72,10 @@ Json to_json(const ModelConfig& model, const std::vector<Part>& parts, int piece
                                 {"size_bytes", part.bytes},
                                 {"files", part.files},
                                 {"dtypes", part.dtypes}};
+  const std::unique_ptr<Recipe> recipe = make_recipe(model);
+  json["recipe"] = recipe->name();
+  json["member"] = member_names(recipe->member());
+  json["inputs"] = inputs_of(*recipe);
   json["tokenizer_pieces"] = pieces;
   json["scheduler"] = {{"kind", name(model.scheduler.kind)}, {"flow_shift", model.scheduler.flow_shift}};
   json["defaults"] = {{"height", model.defaults.height},
@@ -101,9 +114,10 @@ int info(const std::string& path, bool as_json) {
       if (part == std::string_view("transformer") || model->boundary_ratio) attempt([&] {
       parts.push_back(
           part_of(part,
-                  fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}", transformer.num_layers,
-                              transformer.dim(), transformer.num_heads, transformer.head_dim, transformer.ffn_dim,
-                              transformer.patch_size[0], transformer.patch_size[1], transformer.patch_size[2]),
+                  fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}x{}x{}, {} channels to {}",
+                              transformer.num_layers, transformer.dim(), transformer.num_heads, transformer.head_dim,
+                              transformer.ffn_dim, transformer.patch_size[0], transformer.patch_size[1],
+                              transformer.patch_size[2], transformer.in_channels, transformer.out_channels),
                   open_component(*model, part)));
     });
     const WanVaeConfig& vae = model->vae;
@@ -123,7 +137,11 @@ int info(const std::string& path, bool as_json) {
     fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else if (model) {
     print(*model, parts, pieces);
-    if (problems.empty()) fmt::print("runs          text to video: yes; every tensor of every part has its place\n");
+    const std::unique_ptr<Recipe> recipe = make_recipe(*model);
+    std::string inputs;
+    for (const std::string& input : inputs_of(*recipe)) inputs += (inputs.empty() ? "" : ", ") + spelled(input, Spelling::option);
+    fmt::print("takes         {}\n", inputs);
+    if (problems.empty()) fmt::print("runs          {}: yes; every tensor of every part has its place\n", recipe->name());
     for (const Error& problem : problems) fmt::print("does not run: {}\n", problem.what());
   }
   if (!problems.empty()) throw problems.front();

@@ -55,6 +55,7 @@ std::string type_name(const RequestField& field) {
   if (type == "whole number") return "N";
   if (type == "number") return "X";
   if (type == "WIDTHxHEIGHT") return "WxH";
+  if (type == "file") return "FILE";
   if (type == "whole numbers") return "N,...";
   return type == "numbers" ? "X,..." : "TEXT";
 }

@@ -24,7 +24,7 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
 ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
   const Expected expected = expected_of(model, name);
   if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  return {Checkpoint(model.path / name, name), expected.tensors, expected.aliases};
+  return {Checkpoint(model.part(name), name), expected.tensors, expected.aliases};
 }
 
 }  // namespace
@@ -32,7 +32,7 @@ ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
 Checkpoint open_component(const ModelConfig& model, const std::string& name) {
   check(!model.path.empty(), ErrorKind::invalid_argument, name, "{} has no files to look at. Give a model's folder.", model.name);
   const Expected expected = expected_of(model, name);
-  Checkpoint checkpoint(model.path / name, name);
+  Checkpoint checkpoint(model.part(name), name);
   match_tensors(checkpoint, expected.tensors, expected.aliases);
   return checkpoint;
 }

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -9,6 +10,7 @@
 #include "base/json.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
+#include "pipeline/recipe.h"
 
 namespace zoe {
 
@@ -18,17 +20,43 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
-JsonObject part_config(const fs::path& path, const std::string& part) {
-  return read_json_object(path / part / "config.json", part + "/config.json", kMaxConfigBytes);
+JsonObject part_config(const ModelConfig& model, const std::string& part) {
+  return read_json_object(model.part(part) / "config.json", part + "/config.json", kMaxConfigBytes);
+}
+
+// "parts": {"vae": "../toy-wan/vae"}, folders relative to the model's own.
+std::map<std::string, fs::path, std::less<>> read_parts(const fs::path& path) {
+  std::map<std::string, fs::path, std::less<>> parts;
+  if (!fs::exists(path / "zoetrope.json")) return parts;
+  const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
+  if (!file.has("parts")) return parts;
+  static const std::vector<std::string> kParts{"image_encoder", "image_processor", "scheduler",     "text_encoder",
+                                               "tokenizer",     "transformer",     "transformer_2", "vae"};
+  const JsonObject said = file.object("parts");
+  for (const std::string& part : said.keys()) {
+    const std::string near = nearest(part, kParts);
+    check(std::find(kParts.begin(), kParts.end(), part) != kParts.end(), ErrorKind::invalid_argument, "zoetrope.json",
+          "unknown part in parts: got {}, expected one of {}.{}", in_quotes(part), fmt::join(kParts, ", "),
+          near.empty() ? "" : " Did you mean " + near + "?");
+    const fs::path folder = path / said.string(part);
+    std::error_code status;
+    check(fs::is_directory(folder, status), ErrorKind::invalid_argument, "zoetrope.json",
+          "no folder for the part {}: got {}, expected a folder, relative to {}. Check the file.", part,
+          in_quotes(said.string(part)), path.string());
+    parts[part] = folder;
+  }
+  return parts;
 }
 
 // model_index.json names the class of every part; another class is another computation.
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
+  // Which of them it is follows from the transformer's channels.
+  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline"};
   const std::string pipeline = index.string("_class_name", "");
-  check(pipeline == "WanPipeline", ErrorKind::unsupported, "model_index.json",
-        "unsupported pipeline: got {}, expected WanPipeline (Wan text to video). Choose another model.",
-        pipeline.empty() ? "none" : pipeline);
+  check(std::find(std::begin(kPipelines), std::end(kPipelines), pipeline) != std::end(kPipelines), ErrorKind::unsupported,
+        "model_index.json", "unsupported pipeline: got {}, expected {}. Choose another model.",
+        pipeline.empty() ? "none" : pipeline, fmt::join(kPipelines, " or "));
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", "WanTransformer3DModel"}, {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
@@ -51,8 +79,9 @@ std::optional<double> read_boundary(const JsonObject& index) {
   return index.number("boundary_ratio", 0, 1, 0);
 }
 
-GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
-  GenerationDefaults defaults = two_experts ? two_expert_defaults() : GenerationDefaults();
+GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
+  GenerationDefaults defaults;
+  if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);
@@ -67,6 +96,11 @@ GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
 
 }  // namespace
 
+fs::path ModelConfig::part(std::string_view part_name) const {
+  const auto elsewhere = parts.find(part_name);
+  return elsewhere != parts.end() ? elsewhere->second : path / part_name;
+}
+
 ModelConfig read_model_config(const fs::path& given) {
   std::error_code status;
   const fs::path path = resolve_snapshot(given);
@@ -76,24 +110,22 @@ ModelConfig read_model_config(const fs::path& given) {
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
   model.path = path;
+  model.parts = read_parts(path);
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
-  model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
-  model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
+  model.text_encoder = parse_umt5_config(part_config(model, "text_encoder"));
+  model.transformer = parse_wan_dit_config(part_config(model, "transformer"));
   if (model.boundary_ratio)
-    check(parse_wan_dit_config(part_config(path, "transformer_2")) == model.transformer, ErrorKind::unsupported,
+    check(parse_wan_dit_config(part_config(model, "transformer_2")) == model.transformer, ErrorKind::unsupported,
           "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
-  model.vae = parse_wan_vae_config(part_config(path, "vae"));
+  model.vae = parse_wan_vae_config(part_config(model, "vae"));
   const std::string scheduler = "scheduler/scheduler_config.json";
-  model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
-  model.defaults = read_defaults(path, model.boundary_ratio.has_value());
+  model.scheduler = parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
+  model.defaults = read_defaults(path, model);
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
-  check(model.transformer.in_channels == model.vae.z_dim && model.transformer.out_channels == model.vae.z_dim,
-        ErrorKind::unsupported, "transformer/config.json",
-        "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
-        model.transformer.in_channels, model.transformer.out_channels, model.vae.z_dim);
+  make_recipe(model);
   return model;
 }
 
@@ -120,8 +152,7 @@ ModelConfig read_model(const std::string& spec) {
 }
 
 Tokenizer open_tokenizer(const ModelConfig& model) {
-  const fs::path folder = model.path.empty() ? embedded_model_path() : model.path;
-  Tokenizer tokenizer(folder / "tokenizer");
+  Tokenizer tokenizer(model.path.empty() ? embedded_model_path() / "tokenizer" : model.part("tokenizer"));
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model.text_encoder.vocab_size);

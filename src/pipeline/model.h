@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -31,6 +32,8 @@ struct GenerationDefaults {
 struct ModelConfig {
   std::filesystem::path path;  // empty: no files
   std::string name;            // the folder's, or the member's
+  // Parts that are not in the folder of their name inside `path`: from `parts` of zoetrope.json.
+  std::map<std::string, std::filesystem::path, std::less<>> parts = {};
   Umt5Config text_encoder;
   WanDitConfig transformer;  // two experts have one configuration
   // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others
@@ -40,9 +43,11 @@ struct ModelConfig {
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
+
+  std::filesystem::path part(std::string_view part_name) const;  // its folder; of a model with files
 };
 
-// Reads and checks every configuration of a model folder and that its parts belong together; opens no weights.
+// Reads and checks every configuration of a model folder and that its parts belong together and have a recipe; opens no weights.
 ModelConfig read_model_config(const std::filesystem::path& path);
 
 // What --model-path says: "" is the embedded model, "random:MEMBER[:SEED]" a published member with random weights, else a folder.
@@ -51,7 +56,8 @@ ModelConfig read_model(const std::string& spec);
 // The published members of the family, whose configurations are known without files.
 std::vector<std::string> published_model_names();
 std::optional<ModelConfig> published_model(std::string_view name);
-GenerationDefaults two_expert_defaults();  // of a folder with two transformers that says nothing itself
+// Of a folder with two transformers that says nothing itself.
+GenerationDefaults two_expert_defaults(bool image_to_video);
 
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);

@@ -1,6 +1,5 @@
 // The published members of the family: configurations and defaults as in their Diffusers folders.
 #include <algorithm>
-#include <array>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -12,17 +11,19 @@ namespace {
 
 struct Member {
   std::string_view name;
-  int heads, ffn_dim, layers;  // heads of 128
+  int heads, ffn_dim, layers, in_channels;  // heads of 128
   std::optional<double> boundary_ratio;
   GenerationDefaults defaults;
 };
 
 // Two experts: the settings of Wan's own configuration (steps, guidance of high and low noise).
 constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
+constexpr GenerationDefaults kTwoExpertsOfImages{.num_inference_steps = 40, .guidance_scale = 3.5, .guidance_scale_2 = 3.5};
 
-constexpr std::array<Member, 3> kMembers{{{"wan2.1-t2v-1.3b", 12, 8960, 30, {}, {}},
-                                          {"wan2.1-t2v-14b", 40, 13824, 40, {}, {}},
-                                          {"wan2.2-t2v-a14b", 40, 13824, 40, 0.875, kTwoExperts}}};
+constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, {}, {}},
+                               {"wan2.1-t2v-14b", 40, 13824, 40, 16, {}, {}},
+                               {"wan2.2-t2v-a14b", 40, 13824, 40, 16, 0.875, kTwoExperts},
+                               {"wan2.2-i2v-a14b", 40, 13824, 40, 36, 0.9, kTwoExpertsOfImages}};
 
 Umt5Config umt5_xxl() {
   return parse_umt5_config(
@@ -35,15 +36,15 @@ Umt5Config umt5_xxl() {
 WanDitConfig wan_dit(const Member& member) {
   return parse_wan_dit_config(
       parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
-    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+    "in_channels": {}, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
     "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    member.heads, member.ffn_dim, member.layers),
+                                    member.heads, member.ffn_dim, member.layers, member.in_channels),
                         member.name));
 }
 
 }  // namespace
 
-GenerationDefaults two_expert_defaults() { return kTwoExperts; }
+GenerationDefaults two_expert_defaults(bool image_to_video) { return image_to_video ? kTwoExpertsOfImages : kTwoExperts; }
 
 std::vector<std::string> published_model_names() {
   std::vector<std::string> names;
@@ -52,8 +53,9 @@ std::vector<std::string> published_model_names() {
 }
 
 std::optional<ModelConfig> published_model(std::string_view name) {
-  const auto* const member = std::find_if(kMembers.begin(), kMembers.end(), [&](const Member& each) { return each.name == name; });
-  if (member == kMembers.end()) return {};
+  const auto* const member =
+      std::find_if(std::begin(kMembers), std::end(kMembers), [&](const Member& each) { return each.name == name; });
+  if (member == std::end(kMembers)) return {};
   ModelConfig model;
   model.name = name;
   model.text_encoder = umt5_xxl();

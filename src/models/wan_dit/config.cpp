@@ -36,6 +36,8 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
       .eps = json.number("eps", 0, 1, 1e-6),
   };
   config.out_channels = json.integer("out_channels", 1, 4096, config.in_channels);
+  check(config.in_channels >= config.out_channels, ErrorKind::invalid_argument, json.where(),
+        "bad in_channels: got {}, expected at least out_channels, {}. Check the file.", config.in_channels, config.out_channels);
   if (json.has("patch_size")) {
     const auto patch = json.integers("patch_size", 1, 16, 3, 3);
     std::copy(patch.begin(), patch.end(), config.patch_size.begin());

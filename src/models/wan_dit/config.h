@@ -14,7 +14,7 @@ struct WanDitConfig {
   std::array<std::int64_t, 3> patch_size;  // latent frames, rows and columns that one token covers
   std::int64_t num_heads;                  // num_attention_heads,
   std::int64_t head_dim;                   // attention_head_dim: even, one rotary angle a pair
-  std::int64_t in_channels, out_channels;
+  std::int64_t in_channels, out_channels;  // in: the noise's, as many as out, and of image to video a condition's
   std::int64_t text_dim;  // width of the text encoder's states
   std::int64_t freq_dim;  // of the timestep's sinusoid, even
   std::int64_t ffn_dim;
@@ -24,6 +24,7 @@ struct WanDitConfig {
   double eps;
 
   std::int64_t dim() const { return num_heads * head_dim; }
+  std::int64_t condition_channels() const { return in_channels - out_channels; }
   std::int64_t patch_volume() const { return patch_size[0] * patch_size[1] * patch_size[2]; }
   friend bool operator==(const WanDitConfig&, const WanDitConfig&) = default;
 };

@@ -152,7 +152,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const auto [pt, ph, pw] = config.patch_size;
   const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
 
-  const Value latent = input("latent", DType::f32, {channels, sizes.frames, sizes.height, sizes.width});
+  const Value latent = input("latent", DType::f32, {config.out_channels, sizes.frames, sizes.height, sizes.width});
   const Value timestep = input("timestep", DType::f32, {1, config.freq_dim});
   const Value cos_full = input("cos_full", DType::f32, {tokens, 1, config.head_dim});
   const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
@@ -162,10 +162,15 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     for (const char* kind : {"k", "v"})
       inputs.push_back(
           input(fmt::format("{}_{}", kind, i), dtype, {sizes.batch, sizes.text_rows, config.num_heads, config.head_dim}));
+  Value seen = cast(latent, dtype);
+  if (const std::int64_t extra = config.condition_channels(); extra > 0) {
+    inputs.push_back(input("condition", DType::f32, {extra, sizes.frames, sizes.height, sizes.width}));
+    seen = concat({seen, cast(inputs.back(), dtype)}, 0);
+  }
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
-  const Value by_patch = permute(reshape(cast(latent, dtype), {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
+  const Value by_patch = permute(reshape(seen, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
   Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim, {},
                                {dim, channels, pt, ph, pw});
 

@@ -26,8 +26,9 @@ struct WanDitSizes {
   std::int64_t batch = 1;              // B
 };
 
-// Inputs:  latent f32 [in_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
-//          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
+// Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
+//          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them, and where there are
+//          more channels, condition f32 [in_channels - out_channels,F,H,W], which stand behind the latent's.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention

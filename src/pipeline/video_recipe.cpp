@@ -1,4 +1,4 @@
-#include "pipeline/text_to_video.h"
+#include "pipeline/video_recipe.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +9,7 @@
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
+#include "pipeline/image_condition.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/text_prompts.h"
@@ -80,9 +81,9 @@ NamedGraph trace_update(const Scheduler& scheduler, const Type& latents, bool gu
   return named;
 }
 
-class TextToVideoWork : public Work {
+class VideoWork : public Work {
  public:
-  TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts);
+  VideoWork(const Request& request, const RecipeContext& context, const VideoKind& kind, bool two_experts);
 
   Program program() const override;
   std::vector<ProgramPlan> companions() const override;
@@ -114,6 +115,7 @@ class TextToVideoWork : public Work {
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Expert> experts_;
   TextPrompts texts_;
+  std::unique_ptr<ImageCondition> image_;  // null: the member takes none
   VideoDecode decode_;
   std::size_t caller_bytes_ = 0;
 
@@ -121,14 +123,16 @@ class TextToVideoWork : public Work {
   std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
 };
 
-TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts)
+VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const VideoKind& kind, bool two_experts)
     : model_(context.model),
       dtype_(context.dtype),
-      asked_batch_(request.guidance_batch),
+      asked_batch_(asked.guidance_batch),
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
-  check_request(request, two_experts ? members::t2v_a14b : members::t2v, context.spelling);
+  check_request(asked, two_experts ? kind.two : kind.one, context.spelling);
+  if (kind.takes_image) image_ = std::make_unique<ImageCondition>(asked, context);
+  const Request request = image_ ? image_->with_size(asked) : asked;
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
@@ -146,21 +150,22 @@ TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& co
   texts_.take(settled_.prompts, guided() ? std::optional(settled_.negative_prompt) : std::nullopt);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  if (image_) image_->settle(settled_);
   decode_.settle(settled_);
 }
 
-std::string TextToVideoWork::need_less() {
+std::string VideoWork::need_less() {
   if (settled_.batch == 1 || asked_batch_ != GuidanceBatch::automatic) return {};
   settled_.batch = 1;
   return "guidance takes two forwards";
 }
 
-std::string TextToVideoWork::advice() const {
+std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
                      settled_.batch == 2 ? ", or try --guidance-batch off" : "");
 }
 
-ProgramPlan TextToVideoWork::context_plan(std::int64_t text_rows) const {
+ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
   return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
             NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
             for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
@@ -169,7 +174,7 @@ ProgramPlan TextToVideoWork::context_plan(std::int64_t text_rows) const {
           }};
 }
 
-ProgramPlan TextToVideoWork::step_plan(std::int64_t text_rows) const {
+ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
           fmt::format("step {}x{}x{} rows {} batch {}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
                       text_rows, settled_.batch),
@@ -180,7 +185,7 @@ ProgramPlan TextToVideoWork::step_plan(std::int64_t text_rows) const {
           }};
 }
 
-Stage TextToVideoWork::denoise_stage(const Expert& expert) const {
+Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
@@ -210,7 +215,7 @@ Stage TextToVideoWork::denoise_stage(const Expert& expert) const {
   return stage;
 }
 
-Program TextToVideoWork::program() const {
+Program VideoWork::program() const {
   Program program;
   const Type latents = latent_type();
   const bool guided_steps = guided();
@@ -219,14 +224,15 @@ Program TextToVideoWork::program() const {
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
   program.stages = {texts_.stage()};
-  program.repeated_from = 1;
+  if (image_) image_->add_to(program);
+  program.repeated_from = program.stages.size();
   program.repeats = settled_.prompts.size();
   for (const Expert& expert : experts_) program.stages.push_back(denoise_stage(expert));
   decode_.add_to(program, caller_bytes_);
   return program;
 }
 
-std::vector<ProgramPlan> TextToVideoWork::companions() const {
+std::vector<ProgramPlan> VideoWork::companions() const {
   std::vector<ProgramPlan> plans;
   for (const std::int64_t length : TextPrompts::lengths()) {
     plans.push_back(texts_.plan(length));
@@ -236,15 +242,17 @@ std::vector<ProgramPlan> TextToVideoWork::companions() const {
   return plans;
 }
 
-void TextToVideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
+void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
+  const std::size_t denoised_from = image_ ? 2 : 1;
   if (stage == 0) return texts_.encode(run);
-  if (stage <= experts_.size()) return denoise(experts_[stage - 1], video, run);
+  if (stage < denoised_from) return image_->run(run);
+  if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
 
 // What one forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
 // all padding rows of a text are the same row, so they are one key with log(count) on its logit.
-void TextToVideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
+void VideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
   const BoundPlan plan = run.bind(forward.name + " context");
   const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
   std::vector<float> states, bias;
@@ -265,7 +273,7 @@ void TextToVideoWork::prepare_context(const Forward& forward, std::size_t video,
   run.upload(run.tensor(forward.name + ".text_bias"), bias);
 }
 
-void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
+void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
   auto start = StepClock::now();
   const Callbacks& callbacks = run.callbacks();
   const std::vector<Forward> all = forwards(guided(), settled_.batch);
@@ -369,7 +377,7 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
   if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
 }
 
-void TextToVideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
+void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
   const std::vector<float> flags = run.download(run.tensor("finite_table"));
   for (int i = from; i < to; ++i)
     check(std::isfinite(flags[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, expert.component,
@@ -380,17 +388,18 @@ void TextToVideoWork::check_finite(const Expert& expert, int from, int to, Stage
 
 }  // namespace
 
-TextToVideo::TextToVideo(const ModelConfig& model) : two_experts_(model.boundary_ratio.has_value()) {}
+VideoRecipe::VideoRecipe(const VideoKind& kind, const ModelConfig& model)
+    : kind_(kind), two_experts_(model.boundary_ratio.has_value()) {}
 
-std::vector<std::string> TextToVideo::components() const {
+std::vector<std::string> VideoRecipe::components() const {
   std::vector<std::string> components{"text_encoder", "transformer"};
   if (two_experts_) components.emplace_back("transformer_2");
   components.emplace_back("vae");
   return components;
 }
 
-std::unique_ptr<Work> TextToVideo::plan(const Request& request, const RecipeContext& context) const {
-  return std::make_unique<TextToVideoWork>(request, context, two_experts_);
+std::unique_ptr<Work> VideoRecipe::plan(const Request& request, const RecipeContext& context) const {
+  return std::make_unique<VideoWork>(request, context, kind_, two_experts_);
 }
 
 }  // namespace zoe

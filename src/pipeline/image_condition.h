@@ -1,0 +1,54 @@
+// What image to video starts from: its pictures as the VAE sees them, and which frames they are. A stage that recipes share.
+//
+// A video of the pictures, mid grey between them, goes through the VAE's encoder (the mean of its distribution, normalised as
+// latents are); beside its channels stand four of a mask, one for each frame of a latent frame: 1 where the frame is a picture. The
+// first latent frame is one frame, which fills all four. (WanImageToVideoPipeline of Diffusers; arXiv:2503.20314.)
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pipeline/recipe.h"
+
+namespace zoe {
+
+class ImageCondition {
+ public:
+  // Reads the pictures of a request; errors name its fields.
+  ImageCondition(const Request& request, const RecipeContext& context);
+  ~ImageCondition();
+  ImageCondition(const ImageCondition&) = delete;
+  ImageCondition& operator=(const ImageCondition&) = delete;
+
+  // The request with the size that it leaves open: the first picture's shape. Where width and height are both open the area is the
+  // model's; sides are rounded to what the model makes (the nearest multiple below, as Wan's documents do it).
+  Request with_size(Request request) const;
+  void settle(const Settled& settled);  // sizes; once, before the rest
+
+  // Channels of the condition, of a VAE.
+  static std::int64_t channels(const WanVaeConfig& vae) { return vae.scale_factor_temporal + vae.z_dim; }
+
+  // Plans, and a stage at the end that makes the tensor `condition`, f32 [channels,T,h,w].
+  void add_to(Program& program) const;
+  void run(StageRun& run) const;
+
+ private:
+  struct Picture;
+
+  NamedGraph trace(std::int64_t frames, bool first) const;
+  std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
+  // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.
+  std::vector<float> pixels(std::int64_t begin, std::int64_t count) const;
+  Type condition_type() const;
+
+  const ModelConfig& model_;
+  const DType dtype_;
+  const Platform& platform_;
+  const Spelling spelling_;
+  Settled settled_;
+  std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
+  std::vector<Picture> pictures_;
+};
+
+}  // namespace zoe
