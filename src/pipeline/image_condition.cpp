@@ -41,8 +41,8 @@ struct ImageCondition::Picture {
   Fit fit = Fit::crop;
 };
 
-ImageCondition::ImageCondition(const Request& request, const RecipeContext& context)
-    : model_(context.model), dtype_(context.dtype), platform_(context.platform), spelling_(context.spelling) {
+ImageCondition::ImageCondition(const Request& request, const RecipeContext& context, Pictures form)
+    : model_(context.model), form_(form), dtype_(context.dtype), platform_(context.platform), spelling_(context.spelling) {
   const std::string first = spelled("image", spelling_);
   check(!request.image.empty(), ErrorKind::invalid_argument, first,
         "no image given: {} makes a video of a picture. Give one: {} FILE.", model_.name, first);
@@ -76,7 +76,7 @@ Request ImageCondition::with_size(Request request) const {
 
 void ImageCondition::settle(const Settled& settled) {
   settled_ = settled;
-  const std::int64_t later = settled.latent_frames - 1;
+  const std::int64_t later = frames() - 1;
   // As the decoder: where memory is the device's own, small groups do not fill it.
   if (later > 0) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
   check(pictures_.size() == 1 || later > 0, ErrorKind::invalid_argument, pictures_.back().field,
@@ -88,7 +88,7 @@ void ImageCondition::settle(const Settled& settled) {
 }
 
 Type ImageCondition::condition_type() const {
-  return {DType::f32, {channels(model_.vae), settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
+  return {DType::f32, {mask_channels() + model_.vae.z_dim, frames(), settled_.latent_height, settled_.latent_width}};
 }
 
 NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
@@ -106,7 +106,8 @@ NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
 }
 
 void ImageCondition::add_to(Program& program) const {
-  Stage stage{.name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{"condition", condition_type()}}};
+  Stage stage{
+      .name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{std::string(tensor()), condition_type()}}};
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"encode_" + name,
                              fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames),
@@ -131,13 +132,14 @@ std::vector<float> ImageCondition::pixels(std::int64_t begin, std::int64_t count
   return values;
 }
 
-void ImageCondition::run(StageRun& run) const {
-  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, frames = settled_.latent_frames;
+void ImageCondition::run(StageRun& run) {
+  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, frames = this->frames(),
+                     masks = mask_channels();
   const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
   const auto row = static_cast<std::size_t>(frames) * plane;  // of one channel
-  std::vector<float> condition(static_cast<std::size_t>(temporal + z) * row);
+  std::vector<float> condition(static_cast<std::size_t>(masks + z) * row);
   for (const Picture& picture : pictures_)
-    for (std::int64_t c = 0; c < temporal; ++c)
+    for (std::int64_t c = 0; c < masks; ++c)
       // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
       for (std::int64_t t = 0; t < frames; ++t)
         if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
@@ -162,7 +164,7 @@ void ImageCondition::run(StageRun& run) const {
         const auto channel = static_cast<std::size_t>(c);
         const auto offset = static_cast<float>(model_.vae.latents_mean[channel]);
         const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[channel]);
-        condition[(static_cast<std::size_t>(temporal) + channel) * row + static_cast<std::size_t>(latent) * plane +
+        condition[(static_cast<std::size_t>(masks) + channel) * row + static_cast<std::size_t>(latent) * plane +
                   i / static_cast<std::size_t>(z)] = (mean[i + channel] - offset) * inverse_std;
       }
     latent += group_latents(group);
@@ -173,7 +175,16 @@ void ImageCondition::run(StageRun& run) const {
         "not a number: the image's latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
         "try --dtype f32.",
         name(dtype_));
-  run.upload(run.tensor("condition"), condition);
+  run.upload(run.tensor(std::string(tensor())), condition);
+  if (form_ == Pictures::first_frame) first_frame_ = std::move(condition);
+}
+
+void ImageCondition::put_first_frame(std::vector<float>& latents) const {
+  const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
+  const auto row = static_cast<std::size_t>(settled_.latent_frames) * plane;
+  for (std::size_t c = 0; c < static_cast<std::size_t>(model_.vae.z_dim); ++c)
+    std::copy_n(first_frame_.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
+                latents.begin() + static_cast<std::ptrdiff_t>(c * row));
 }
 
 }  // namespace zoe

@@ -82,6 +82,7 @@ std::optional<double> read_boundary(const JsonObject& index) {
 GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
   GenerationDefaults defaults;
   if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
+  if (model.expand_timesteps) defaults = text_or_image_defaults();
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);
@@ -109,6 +110,7 @@ ModelConfig read_model_config(const fs::path& given) {
   const JsonObject index = read_index(path);
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
+  model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
   model.parts = read_parts(path);
   const fs::path absolute = fs::absolute(given).lexically_normal();
@@ -117,10 +119,12 @@ ModelConfig read_model_config(const fs::path& given) {
   model.transformer = parse_wan_dit_config(part_config(model, "transformer"));
   if (model.boundary_ratio)
     check(parse_wan_dit_config(part_config(model, "transformer_2")) == model.transformer, ErrorKind::unsupported,
-          "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
+          "transformer_2/config.json",
+          "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(model, "vae"));
   const std::string scheduler = "scheduler/scheduler_config.json";
-  model.scheduler = parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
+  model.scheduler =
+      parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path, model);
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",

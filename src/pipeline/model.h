@@ -39,6 +39,8 @@ struct ModelConfig {
   // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others
   // `transformer_2`'s. None: there is one transformer.
   std::optional<double> boundary_ratio = {};
+  // Each token has a timestep of its own, so that a first frame may be given without noise (Wan 2.2 TI2V).
+  bool expand_timesteps = false;
   WanVaeConfig vae;
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
@@ -58,6 +60,7 @@ std::vector<std::string> published_model_names();
 std::optional<ModelConfig> published_model(std::string_view name);
 // Of a folder with two transformers that says nothing itself.
 GenerationDefaults two_expert_defaults(bool image_to_video);
+GenerationDefaults text_or_image_defaults();  // of Wan 2.2 TI2V
 
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);

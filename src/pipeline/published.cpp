@@ -12,6 +12,7 @@ namespace {
 struct Member {
   std::string_view name;
   int heads, ffn_dim, layers, in_channels;  // heads of 128
+  bool expand_timesteps;                    // with the VAE of Wan 2.2
   std::optional<double> boundary_ratio;
   GenerationDefaults defaults;
 };
@@ -20,10 +21,17 @@ struct Member {
 constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
 constexpr GenerationDefaults kTwoExpertsOfImages{.num_inference_steps = 40, .guidance_scale = 3.5, .guidance_scale_2 = 3.5};
 
-constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, {}, {}},
-                               {"wan2.1-t2v-14b", 40, 13824, 40, 16, {}, {}},
-                               {"wan2.2-t2v-a14b", 40, 13824, 40, 16, 0.875, kTwoExperts},
-                               {"wan2.2-i2v-a14b", 40, 13824, 40, 36, 0.9, kTwoExpertsOfImages}};
+constexpr GenerationDefaults kTextOrImage{.height = 704, .width = 1280, .num_frames = 121, .fps = 24};
+
+constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, false, {}, {}},
+                               {"wan2.1-t2v-14b", 40, 13824, 40, 16, false, {}, {}},
+                               {"wan2.2-t2v-a14b", 40, 13824, 40, 16, false, 0.875, kTwoExperts},
+                               {"wan2.2-i2v-a14b", 40, 13824, 40, 36, false, 0.9, kTwoExpertsOfImages},
+                               {"wan2.2-ti2v-5b", 24, 14336, 30, 48, true, {}, kTextOrImage}};
+
+// What their VAEs' config.json say beside defaults.
+constexpr std::string_view kVae21 = "{}", kVae22 = R"({"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": true,
+    "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16})";
 
 Umt5Config umt5_xxl() {
   return parse_umt5_config(
@@ -34,17 +42,18 @@ Umt5Config umt5_xxl() {
 }
 
 WanDitConfig wan_dit(const Member& member) {
-  return parse_wan_dit_config(
-      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
-    "in_channels": {}, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+  return parse_wan_dit_config(parse_json_object(
+      fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+    "in_channels": {}, "out_channels": {}, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
     "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    member.heads, member.ffn_dim, member.layers, member.in_channels),
-                        member.name));
+                  member.heads, member.ffn_dim, member.layers, member.in_channels, member.expand_timesteps ? 48 : 16),
+      member.name));
 }
 
 }  // namespace
 
 GenerationDefaults two_expert_defaults(bool image_to_video) { return image_to_video ? kTwoExpertsOfImages : kTwoExperts; }
+GenerationDefaults text_or_image_defaults() { return kTextOrImage; }
 
 std::vector<std::string> published_model_names() {
   std::vector<std::string> names;
@@ -61,7 +70,9 @@ std::optional<ModelConfig> published_model(std::string_view name) {
   model.text_encoder = umt5_xxl();
   model.transformer = wan_dit(*member);
   model.boundary_ratio = member->boundary_ratio;
-  model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
+  model.expand_timesteps = member->expand_timesteps;
+  model.vae = parse_wan_vae_config(parse_json_object(std::string(member->expand_timesteps ? kVae22 : kVae21), "vae"));
+  if (member->expand_timesteps) model.scheduler.flow_shift = 5;
   model.defaults = member->defaults;
   return model;
 }

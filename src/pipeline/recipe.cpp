@@ -11,11 +11,13 @@ namespace zoe {
 namespace {
 
 // The channels that the transformer sees beside the noise tell the kinds apart.
-constexpr VideoKind kKinds[] = {{"text to video", members::t2v, members::t2v_a14b, false,
-                                 [](const ModelConfig& model) { return model.transformer.condition_channels() == 0; }},
-                                {"image to video", members::i2v, members::i2v_a14b, true, [](const ModelConfig& model) {
-                                   return model.transformer.condition_channels() == ImageCondition::channels(model.vae);
-                                 }}};
+constexpr VideoKind kKinds[] = {
+    {"text to video", members::t2v, members::t2v_a14b, Pictures::none,
+     [](const ModelConfig& model) { return model.transformer.condition_channels() == 0 && !model.expand_timesteps; }},
+    {"text or image to video", members::ti2v_5b, members::ti2v_5b, Pictures::first_frame,
+     [](const ModelConfig& model) { return model.transformer.condition_channels() == 0 && model.expand_timesteps; }},
+    {"image to video", members::i2v, members::i2v_a14b, Pictures::channels,
+     [](const ModelConfig& model) { return model.transformer.condition_channels() == ImageCondition::channels(model.vae); }}};
 
 }  // namespace
 

@@ -76,7 +76,7 @@ Overloaded(T...) -> Overloaded<T...>;
 
 constexpr std::string_view kModels = "the model's";
 constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
-constexpr Members kOfImages = members::i2v | members::i2v_a14b;
+constexpr Members kOfLastImages = members::i2v | members::i2v_a14b, kOfImages = kOfLastImages | members::ti2v_5b;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
 std::vector<RequestField> make_fields() {
@@ -107,7 +107,7 @@ std::vector<RequestField> make_fields() {
        .min = 1,
        .max = kMaxPathBytes,
        .unit = "",
-       .fallback = "none: must be said",
+       .fallback = "none: must be said, but of ti2v_5b",
        .help = "The picture that the video begins with: a PNG, JPEG or WebP file; without a size the video has its shape",
        .aliases = {"image_path", "init_image", "init_img", "first_image", "first_frame"},
        .hints = {"img", "input_image", "start_image"},
@@ -122,7 +122,7 @@ std::vector<RequestField> make_fields() {
        .help = "The picture that the video ends with, as image",
        .aliases = {"last_image_path", "end_image", "end_img", "last_frame"},
        .hints = {},
-       .taken_by = kOfImages},
+       .taken_by = kOfLastImages},
       {.name = "fit",
        .letter = "",
        .slot = &Request::fit,

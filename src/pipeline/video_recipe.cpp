@@ -22,7 +22,7 @@ namespace {
 
 // Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
 struct Forward {
-  std::string name;                 // "both", "prompt", "negative"
+  std::string name;                  // "both", "prompt", "negative"
   std::vector<std::string> results;  // the tensors its predictions go to
 };
 
@@ -44,11 +44,13 @@ std::vector<Expert> experts_of(const Settled& settled, const Scheduler& schedule
   if (!settled.boundary_ratio) return {{"transformer", "denoise", settled.guidance_scale, 0, steps}};
   const double boundary = *settled.boundary_ratio * static_cast<double>(train_timesteps);
   const auto& timesteps = scheduler.timesteps();  // they fall
-  const int high = static_cast<int>(std::count_if(timesteps.begin(), timesteps.end(),
-                                                  [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
+  const int high = static_cast<int>(
+      std::count_if(timesteps.begin(), timesteps.end(), [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
   std::vector<Expert> experts;
   if (high > 0) experts.push_back({"transformer", "denoise, high noise", settled.guidance_scale, 0, high});
-  if (high < steps) experts.push_back({"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
+  if (high < steps)
+    experts.push_back(
+        {"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
   return experts;
 }
 
@@ -93,11 +95,12 @@ class VideoWork : public Work {
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
+  bool has_first_frame() const { return image_ && image_->form() == Pictures::first_frame; }
   Type latent_type() const {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, has_first_frame()};
   }
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
@@ -131,15 +134,16 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       texts_(context),
       decode_(context) {
   check_request(asked, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.takes_image) image_ = std::make_unique<ImageCondition>(asked, context);
+  if (kind.pictures == Pictures::channels || (kind.pictures == Pictures::first_frame && !asked.image.empty()))
+    image_ = std::make_unique<ImageCondition>(asked, context, kind.pictures);
   const Request request = image_ ? image_->with_size(asked) : asked;
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
     settled_.boundary_ratio = request.boundary_ratio ? request.boundary_ratio : model_.boundary_ratio;
-    settled_.guidance_scale_2 =
-        request.guidance_scale_2 ? request.guidance_scale_2
-                                 : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
+    settled_.guidance_scale_2 = request.guidance_scale_2
+                                    ? request.guidance_scale_2
+                                    : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
   scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
@@ -176,8 +180,8 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step {}x{}x{} rows {} batch {}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
-                      text_rows, settled_.batch),
+          fmt::format("step {}x{}x{} rows {} batch {}{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
+                      text_rows, settled_.batch, has_first_frame() ? " first frame" : ""),
           [this, text_rows] {
             NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
             for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
@@ -189,9 +193,11 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
-    stage.uses.push_back({own + " context", "context", expert.component,
-                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
-    PlanUse step{own, "step", expert.component,
+    stage.uses.push_back(
+        {own + " context", "context", expert.component, {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
+    PlanUse step{own,
+                 "step",
+                 expert.component,
                  {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
@@ -210,8 +216,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
                    {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
                    {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
-  for (int i = 0; i < scheduler_->kept_count(); ++i)
-    stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
+  for (int i = 0; i < scheduler_->kept_count(); ++i) stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
   return stage;
 }
 
@@ -219,7 +224,9 @@ Program VideoWork::program() const {
   Program program;
   const Type latents = latent_type();
   const bool guided_steps = guided();
-  program.plans = {texts_.plan(), context_plan(texts_.rows()), step_plan(texts_.rows()),
+  program.plans = {texts_.plan(),
+                   context_plan(texts_.rows()),
+                   step_plan(texts_.rows()),
                    {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
@@ -280,8 +287,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   for (const Forward& forward : all) prepare_context(forward, video, run);
   run.phase("text keys and values", start);
 
-  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run the
-  // same captured graphs.
+  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
+  // the same captured graphs.
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
   const RotaryTables rotary =
@@ -300,8 +307,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     const bool is_last = expert.end == scheduler.steps();
     if (state.next_step >= expert.end && !is_last) return;
     if (state.next_step >= expert.begin) {
-      check(state.next_step >= 0 && state.next_step <= scheduler.steps() &&
-            state.latents.size() == latents_.size() && state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
+      check(state.next_step >= 0 && state.next_step <= scheduler.steps() && state.latents.size() == latents_.size() &&
+                state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
                 std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
             ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
             state.latents.size(), latents_.size());
@@ -324,6 +331,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
                &finite_table = run.tensor("finite_table");
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
+  if (has_first_frame()) run.upload(run.tensor("first_timestep"), timestep_sinusoid(model_.transformer, 0));
 
   std::vector<BoundPlan> predict;
   for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
@@ -374,6 +382,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   report_done(0);
   check_finite(expert, begin, expert.end, run);
   latents_ = run.download(latents);
+  if (has_first_frame()) image_->put_first_frame(latents_);
   if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
 }
 

@@ -13,11 +13,18 @@
 
 namespace zoe {
 
+// What a member makes of an image (image_condition.h).
+enum class Pictures : std::uint8_t {
+  none,
+  channels,     // its latents and a mask beside the noise's channels, at every step; there must be one
+  first_frame,  // its latents in the place of the first latent frame; there may be one (Wan 2.2 TI2V)
+};
+
 // A kind of members: what they are called, and what they take beside a prompt.
 struct VideoKind {
   std::string_view name;  // "image to video"
   Members one, two;       // by the number of transformers
-  bool takes_image;       // image_condition.h
+  Pictures pictures;
   bool (*fits)(const ModelConfig& model);
 };
 

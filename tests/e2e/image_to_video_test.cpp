@@ -1,5 +1,6 @@
 // Image to video gives the frames that Diffusers' WanImageToVideoPipeline gives: recorded cases with guidance and without, both
-// schedulers, a first and a last image, one transformer (models/toy-wan-i2v) and two experts, in f32.
+// schedulers, a first and a last image, one transformer (models/toy-wan-i2v) and two experts, and with a timestep a token (Wan 2.2
+// TI2V, which WanPipeline runs from text alone), in f32.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -25,7 +26,7 @@ const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "model
 // Cases of a folder of fixtures, each with the folder's name.
 std::vector<json> cases() {
   std::vector<json> all;
-  for (const std::string folder : {"image_to_video", "image_to_video_experts"}) {
+  for (const std::string folder : {"image_to_video", "image_to_video_experts", "text_or_image_to_video"}) {
     std::ifstream file(fs::path(ZOE_FIXTURES) / "models" / folder / "cases.json");
     const json recorded = json::parse(file);
     for (json c : recorded.at("cases")) {
@@ -40,7 +41,7 @@ Request request_of(const json& c) {
   Request request;
   request.prompts = {c.at("prompt")};
   request.negative_prompt = c.at("negative_prompt");
-  request.image = kPictures / c.at("image").get<std::string>();
+  if (c.contains("image")) request.image = kPictures / c.at("image").get<std::string>();
   if (c.contains("last_image")) request.last_image = kPictures / c.at("last_image").get<std::string>();
   request.fit = Fit::stretch;
   request.height = c.at("height"), request.width = c.at("width"), request.num_frames = c.at("num_frames");
@@ -65,15 +66,19 @@ std::vector<std::uint8_t> frames_of(Session& session, const Request& request) {
   return stacked;
 }
 
+fs::path make_model(const std::string& kind, const fs::path& folder) {
+  if (kind == "image_to_video_experts") return testing::make_image_experts(folder);
+  if (kind == "text_or_image_to_video") return testing::make_text_or_image(folder);
+  return kModels / "toy-wan-i2v";
+}
+
 class ImageToVideo : public ::testing::TestWithParam<json> {};
 
 TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
   const json& c = GetParam();
   const testing::TemporaryFolder temporary;
   const std::string folder = c.at("folder");
-  const bool experts = folder == "image_to_video_experts";
-  const fs::path model = experts ? testing::make_image_experts(temporary.path() / "model") : kModels / "toy-wan-i2v";
-  Session session(read_model_config(model), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  Session session(read_model_config(make_model(folder, temporary.path() / "model")), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
   const testing::ReadVideo expected =
       testing::read_video(fs::path(ZOE_FIXTURES) / "models" / folder / c.at("file").get<std::string>());
   for (const GuidanceBatch batch : {GuidanceBatch::on, GuidanceBatch::off}) {
@@ -89,7 +94,9 @@ TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
 
 INSTANTIATE_TEST_SUITE_P(Diffusers, ImageToVideo, ::testing::ValuesIn(cases()), [](const auto& test) {
   const json& c = test.param;
-  return (c.at("folder") == "image_to_video" ? "" : "experts_") + c.at("name").template get<std::string>();
+  const std::string folder = c.at("folder");
+  return (folder == "image_to_video" ? "" : folder == "text_or_image_to_video" ? "ti2v_" : "experts_") +
+         c.at("name").template get<std::string>();
 });
 
 TEST(ImageToVideoModel, HasAStageForTheImage) {
@@ -102,6 +109,32 @@ TEST(ImageToVideoModel, HasAStageForTheImage) {
   std::vector<std::string> names;
   for (const StageMemory& stage : job.memory().stages) names.push_back(stage.stage);
   EXPECT_EQ(names, (std::vector<std::string>{"encode", "encode the image", "denoise, high noise", "denoise, low noise", "decode"}));
+}
+
+TEST(ImageToVideoModel, MayDoWithoutAnImageWhereTokensHaveTimesteps) {
+  const testing::TemporaryFolder temporary;
+  Session session(read_model_config(testing::make_text_or_image(temporary.path() / "model")), open_platform("null"));
+  EXPECT_EQ(session.recipe(), "text or image to video");
+  Request request;
+  request.prompts = {"a red circle"};
+  request.num_frames = 5, request.height = request.width = 64;
+  const auto stages = [&] {
+    std::vector<std::string> names;
+    const Job job = session.prepare(request);
+    for (const StageMemory& stage : job.memory().stages) names.push_back(stage.stage);
+    return names;
+  };
+  EXPECT_EQ(stages(), (std::vector<std::string>{"encode", "denoise", "decode"}));
+  request.image = kPictures / "circle.png";
+  EXPECT_EQ(stages(), (std::vector<std::string>{"encode", "encode the image", "denoise", "decode"}));
+  request.last_image = request.image;
+  try {
+    session.prepare(request);
+    ADD_FAILURE() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+    EXPECT_NE(std::string(error.what()).find("last_image"), std::string::npos) << error.what();
+  }
 }
 
 // Of 96x80 at the model's area of 256x256.

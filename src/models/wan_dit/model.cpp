@@ -71,8 +71,11 @@ Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
   return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
 }
 
-// Row i of a table of modulations [1,n,D] -> [1,1,D].
-Value row(const Value& table, std::int64_t i) { return slice(table, 1, i, i + 1); }
+// Row i of a table of modulations: [1,n,D] -> [1,1,D], or of one a frame: [F,n,D] -> [1,F,1,D].
+Value row(const Value& table, std::int64_t i) {
+  const Value one = slice(table, 1, i, i + 1);
+  return table.dim(0) == 1 ? one : reshape(one, {1, table.dim(0), 1, table.dim(2)});
+}
 
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
@@ -83,7 +86,7 @@ Value attend(const Value& q, const Value& k, const Value& v, const Value& bias =
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
 struct Conditions {
-  Value modulation;            // f32 [1,6,D], to which each block adds its table
+  Value modulation;            // f32 [1|F,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
   Value text_bias;             // [B,1,1,R]
 };
@@ -168,6 +171,17 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     seen = concat({seen, cast(inputs.back(), dtype)}, 0);
   }
 
+  Value first_timestep;
+  if (sizes.first_frame) {
+    ZOE_INTERNAL_CHECK(pt == 1 && config.condition_channels() == 0);
+    inputs.push_back(input("first_frame", DType::f32, {channels, 1, sizes.height, sizes.width}));
+    std::vector<Value> frames{cast(inputs.back(), dtype)};
+    if (f > 1) frames.push_back(slice(seen, 1, 1, f));
+    seen = concat(std::move(frames), 1);
+    first_timestep = input("first_timestep", DType::f32, {1, config.freq_dim});
+    inputs.push_back(first_timestep);
+  }
+
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
   const Value by_patch = permute(reshape(seen, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
@@ -175,10 +189,19 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
                                {dim, channels, pt, ph, pw});
 
   const Part embedder{config, dtype, "condition_embedder.", 0};
-  const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
-  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1,D]
+  const Value timesteps = sizes.first_frame ? concat({first_timestep, timestep}, 0) : timestep;
+  const Value hidden = embedder.project("time_embedder.linear_1", timesteps, dim, {.activation = Activation::silu});
+  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1|2,D]
   const Value modulation = cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32);
-  const Conditions conditions{reshape(modulation, {1, 6, dim}), cos_full, sin_signed,
+  // One row for all tokens, or two, of the first frame and of the others: one a frame.
+  const auto by_frame = [&, frames = f](const Value& rows) {
+    if (!sizes.first_frame) return rows;
+    std::vector<Value> parts(static_cast<std::size_t>(frames), slice(rows, 0, 1, 2));
+    parts[0] = slice(rows, 0, 0, 1);
+    return concat(std::move(parts), 0);
+  };
+  const std::int64_t rows = sizes.first_frame ? f : 1;
+  const Conditions conditions{reshape(by_frame(modulation), {rows, 6, dim}), cos_full, sin_signed,
                               reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
 
   std::vector<Value> blocks;
@@ -189,7 +212,8 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   }
 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
-  const Value table = head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(cast(time, DType::f32), {1, 1, dim});
+  const Value table =
+      head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {rows, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;

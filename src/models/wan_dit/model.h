@@ -24,6 +24,7 @@ struct WanDitSizes {
   std::int64_t frames, height, width;  // of the latent; multiples of the patch
   std::int64_t text_rows;              // R
   std::int64_t batch = 1;              // B
+  bool first_frame = false;            // the first latent frame is given (Wan 2.2 TI2V): see below
 };
 
 // Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
@@ -31,6 +32,8 @@ struct WanDitSizes {
 //          more channels, condition f32 [in_channels - out_channels,F,H,W], which stand behind the latent's.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
+// With sizes.first_frame two more: first_frame f32 [out_channels,1,H,W], which stands in the place of the latent's first, and
+//          first_timestep f32 [1,freq_dim], that of its tokens (0: there is no noise in them). pt is 1.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
 // is computed once. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of
 // padding are all the same, so that they are one row with a count; -inf leaves a row out.
