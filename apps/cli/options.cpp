@@ -56,6 +56,7 @@ std::string type_name(const RequestField& field) {
   if (type == "number") return "X";
   if (type == "WIDTHxHEIGHT") return "WxH";
   if (type == "whole numbers") return "N,...";
+  if (type == "files") return "FILE";
   return type == "numbers" ? "X,..." : "TEXT";
 }
 
