@@ -12,8 +12,6 @@
 #include "base/nearest.h"
 #include "checkpoint/changed_weight.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/gguf.h"
-#include "checkpoint/pytorch.h"
 
 namespace zoe {
 
@@ -205,21 +203,17 @@ LoraFile::LoraFile(const fs::path& given) {
   const fs::path path = fs::is_directory(given, status) ? lora_in(given) : given;
   name_ = path.filename().string();
   check(fs::exists(path, status), ErrorKind::invalid_argument, name_, "no such file: got {}. Check the path.", path.string());
-  tensors_ = Checkpoint(path, name_).tensors();
+  const Checkpoint checkpoint(path, name_);
+  tensors_ = checkpoint.tensors();
   check(!tensors_.empty(), ErrorKind::invalid_argument, name_, "no tensors: got an empty file. Download or copy it again.");
   check(std::any_of(tensors_.begin(), tensors_.end(), [](const TensorEntry& each) { return split(each.name).has_value(); }),
         ErrorKind::invalid_argument, name_,
         "no LoRA: got {} tensors such as {}, expected names that end as lora_A.weight, lora_down.weight, diff, ... do. A whole model is given "
         "with --model-path.",
         tensors_.size(), in_quotes(tensors_.front().name));
-  const MappedFile file(path);
-  file.fetch(0, file.bytes().size() < 8 ? file.bytes().size() : 8);
   constexpr const char* kMetadata = "lora_adapter_metadata";
-  if (!is_zip(file.bytes()) && !is_gguf(file.bytes())) {
-    const auto metadata = parse_safetensors(file.bytes(), name_).metadata;
-    if (const auto found = metadata.find(kMetadata); found != metadata.end())
-      alphas_ = std::make_shared<Alphas>(parse_json_object(found->second, fmt::format("{}, {}", name_, kMetadata)), "transformer.");
-  }
+  if (const auto found = checkpoint.metadata().find(kMetadata); found != checkpoint.metadata().end())
+    alphas_ = std::make_shared<Alphas>(parse_json_object(found->second, fmt::format("{}, {}", name_, kMetadata)), "transformer.");
   const fs::path beside = path.parent_path() / "adapter_config.json";
   constexpr std::size_t kMostBytes = 1 << 20;
   if (!alphas_ && name_.starts_with("adapter_model.") && fs::exists(beside, status))
