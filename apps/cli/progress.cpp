@@ -48,7 +48,7 @@ void Reporter::progress(const Progress& progress) {
   if (quiet_ || std::ferror(stdout) || progress.phase == Phase::encode || progress.total == 0) return;
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
-  if (progress.done == 0 || phase_ != progress.phase || video_ != progress.video) {
+  if (progress.done == 0 || phase_start_ == std::chrono::steady_clock::time_point() || phase_ != progress.phase || video_ != progress.video) {
     phase_start_ = now;
     phase_ = progress.phase;
     video_ = progress.video;

@@ -69,8 +69,9 @@ class ChangedWeight : public WeightReader {
           if (first >= last) continue;
           alignas(64) std::array<float, kColumns> values;
           read_piece(row, first - row * columns_, last - first, values.data());
-          convert(values.data(), DType::f32, static_cast<std::byte*>(out) + static_cast<std::size_t>(first - begin) * size_of(dtype),
-                  dtype, static_cast<std::size_t>(last - first));
+          convert(values.data(), DType::f32,
+                  static_cast<std::byte*>(out) + static_cast<std::size_t>(first - begin) * size_of(dtype), dtype,
+                  static_cast<std::size_t>(last - first));
         }
     }
   }
@@ -285,8 +286,8 @@ WeightPtr add_low_rank(WeightPtr base, ChangeTensor up, ChangeTensor down, doubl
 }
 
 WeightPtr add_hadamard(WeightPtr base, ChangeTensor a1, ChangeTensor b1, ChangeTensor a2, ChangeTensor b2, double scale) {
-  return std::make_shared<Hadamard>(
-      std::move(base), std::array<ChangeTensor, 4>{std::move(a1), std::move(b1), std::move(a2), std::move(b2)}, scale);
+  return std::make_shared<Hadamard>(std::move(base),
+                                    std::array<ChangeTensor, 4>{std::move(a1), std::move(b1), std::move(a2), std::move(b2)}, scale);
 }
 
 WeightPtr add_kronecker(WeightPtr base, ChangeMatrix w1, ChangeMatrix w2, double scale) {

@@ -21,9 +21,26 @@ namespace {
 
 // What a key's ending says that its tensor is.
 enum class Role : std::uint8_t {
-  down, up, up_bias, alpha, difference, bias_difference, modulation_difference, value, dora_scale, magnitude,
-  hada_w1_a, hada_w1_b, hada_w2_a, hada_w2_b,
-  lokr_w1, lokr_w1_a, lokr_w1_b, lokr_w2, lokr_w2_a, lokr_w2_b,
+  down,
+  up,
+  up_bias,
+  alpha,
+  difference,
+  bias_difference,
+  modulation_difference,
+  value,
+  dora_scale,
+  magnitude,
+  hada_w1_a,
+  hada_w1_b,
+  hada_w2_a,
+  hada_w2_b,
+  lokr_w1,
+  lokr_w1_a,
+  lokr_w1_b,
+  lokr_w2,
+  lokr_w2_a,
+  lokr_w2_b,
   tucker,
 };
 
@@ -106,13 +123,22 @@ std::string underscored(std::string_view name) {
   return text;
 }
 
-constexpr std::string_view kPrefixes[] = {"base_model_", "model_",   "lora_transformer_", "transformer_", "diffusion_model_",
-                                          "lora_unet_",  "lycoris_", "unet_",             "module_",      "dit_",
-                                          "net_",        "_"};
+constexpr std::string_view kPrefixes[] = {"base_model_",
+                                          "model_",
+                                          "lora_transformer_",
+                                          "transformer_",
+                                          "diffusion_model_",
+                                          "lora_unet_",
+                                          "lycoris_",
+                                          "unet_",
+                                          "module_",
+                                          "dit_",
+                                          "net_",
+                                          "_"};
 
 // A module: the tensors that changes of one name go to.
 struct Module {
-  std::string name;                      // as the model calls it
+  std::string name;                        // as the model calls it
   const ExpectedTensor* weight = nullptr;  // NAME.weight, or the tensor NAME itself
   const ExpectedTensor* bias = nullptr;
   bool is_tensor = false;
@@ -148,8 +174,8 @@ class Modules {
     const std::string key = underscored(spelled);
     for (std::string_view rest = key;;) {
       if (const auto found = by_name_.find(std::string(rest)); found != by_name_.end()) return &found->second;
-      const auto* const prefix = std::find_if(std::begin(kPrefixes), std::end(kPrefixes),
-                                              [&](std::string_view each) { return rest.starts_with(each); });
+      const auto* const prefix =
+          std::find_if(std::begin(kPrefixes), std::end(kPrefixes), [&](std::string_view each) { return rest.starts_with(each); });
       if (prefix == std::end(kPrefixes)) return nullptr;
       rest.remove_prefix(prefix->size());
     }
@@ -168,7 +194,8 @@ std::int64_t columns_of(const Shape& shape) { return rows_of(shape) > 0 ? shape.
 // The file that Diffusers or PEFT writes into a folder.
 fs::path lora_in(const fs::path& folder) {
   std::error_code status;
-  for (const char* name : {"pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin", "adapter_model.bin"})
+  for (const char* name :
+       {"pytorch_lora_weights.safetensors", "adapter_model.safetensors", "pytorch_lora_weights.bin", "adapter_model.bin"})
     if (fs::exists(folder / name, status)) return folder / name;
   fail(ErrorKind::invalid_argument, folder.string(),
        "no LoRA in the folder: got neither pytorch_lora_weights.safetensors nor adapter_model.safetensors. Give the file itself.");
@@ -208,7 +235,8 @@ LoraFile::LoraFile(const fs::path& given) {
   check(!tensors_.empty(), ErrorKind::invalid_argument, name_, "no tensors: got an empty file. Download or copy it again.");
   check(std::any_of(tensors_.begin(), tensors_.end(), [](const TensorEntry& each) { return split(each.name).has_value(); }),
         ErrorKind::invalid_argument, name_,
-        "no LoRA: got {} tensors such as {}, expected names that end as lora_A.weight, lora_down.weight, diff, ... do. A whole model is given "
+        "no LoRA: got {} tensors such as {}, expected names that end as lora_A.weight, lora_down.weight, diff, ... do. A whole "
+        "model is given "
         "with --model-path.",
         tensors_.size(), in_quotes(tensors_.front().name));
   constexpr const char* kMetadata = "lora_adapter_metadata";
@@ -224,7 +252,11 @@ class LoraFile::Fitting {
  public:
   Fitting(const LoraFile& file, std::string_view component, std::span<const ExpectedTensor> tensors,
           std::span<const TensorAlias> other_names, double strength)
-      : file_(file), component_(component), modules_(tensors, other_names), strength_(strength), identity_(file.tensors_.front().file) {}
+      : file_(file),
+        component_(component),
+        modules_(tensors, other_names),
+        strength_(strength),
+        identity_(file.tensors_.front().file) {}
 
   LoraFit go() {
     std::map<std::string, std::pair<const Module*, Parts>> modules;  // by the model's name: a file may spell one in two ways
@@ -246,7 +278,8 @@ class LoraFile::Fitting {
         fit_.unknown.push_back(tensor.name);
         continue;
       }
-      const auto [at, is_new] = modules.try_emplace(module->name, module, Parts()).first->second.second.emplace(spelled->role, &tensor);
+      const auto [at, is_new] =
+          modules.try_emplace(module->name, module, Parts()).first->second.second.emplace(spelled->role, &tensor);
       check(is_new, ErrorKind::invalid_argument, file_.name_,
             "two keys for one thing: got {} and {} for {}, expected one. Take one of them out.", in_quotes(at->second->name),
             in_quotes(tensor.name), module->name);
@@ -270,8 +303,8 @@ class LoraFile::Fitting {
   const TensorEntry& half(const Parts& parts, Role other, const TensorEntry* one, std::string_view other_name) const {
     const TensorEntry* const found = find(parts, other);
     check(found != nullptr, ErrorKind::invalid_argument, file_.name_,
-          "half a pair: got {} and no {}, expected both. The file is cut or broken; download or make it again.", in_quotes(one->name),
-          other_name);
+          "half a pair: got {} and no {}, expected both. The file is cut or broken; download or make it again.",
+          in_quotes(one ? one->name : ""), other_name);
     return *found;
   }
 
@@ -308,8 +341,8 @@ class LoraFile::Fitting {
       value = static_cast<double>(number);
     }
     check(std::isfinite(value), ErrorKind::invalid_argument, file_.name_,
-          "bad value of {}: got {}, expected a finite number. The file is broken; download or make it again.", in_quotes(alpha.name),
-          value);
+          "bad value of {}: got {}, expected a finite number. The file is broken; download or make it again.",
+          in_quotes(alpha.name), value);
     return value;
   }
 
@@ -370,8 +403,8 @@ class LoraFile::Fitting {
   void add_low_rank_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
     const TensorEntry *one = find(parts, Role::down), *other = find(parts, Role::up), *bias = find(parts, Role::up_bias);
     if (!one && !other) {
-      check(!bias, ErrorKind::invalid_argument, file_.name_, "half a pair: got {} and no lora_A and lora_B. The file is cut or broken.",
-            in_quotes(bias ? bias->name : ""));
+      check(!bias, ErrorKind::invalid_argument, file_.name_,
+            "half a pair: got {} and no lora_A and lora_B. The file is cut or broken.", in_quotes(bias ? bias->name : ""));
       return;
     }
     const TensorEntry& down = half(parts, Role::down, other, "lora_A or lora_down");
@@ -401,8 +434,10 @@ class LoraFile::Fitting {
     const std::int64_t rank = check_pair(*f[0], *f[1], rows, columns, weight);
     check_pair(*f[2], *f[3], rows, columns, weight);
     const double factor = scale(module, parts, rank);
-    sums.emplace_back([a1 = tensor(*f[0]), b1 = tensor(*f[1]), a2 = tensor(*f[2]), b2 = tensor(*f[3]), factor](
-                          WeightPtr base, double strength) { return add_hadamard(std::move(base), a1, b1, a2, b2, strength * factor); });
+    sums.emplace_back(
+        [a1 = tensor(*f[0]), b1 = tensor(*f[1]), a2 = tensor(*f[2]), b2 = tensor(*f[3]), factor](WeightPtr base, double strength) {
+          return add_hadamard(std::move(base), a1, b1, a2, b2, strength * factor);
+        });
   }
 
   // A factor of a Kronecker product, whole or as two factors itself; `rank` becomes that of the latter.
@@ -411,7 +446,9 @@ class LoraFile::Fitting {
     const TensorEntry *w = find(parts, whole), *first = find(parts, a), *second = find(parts, b);
     check(!w || (!first && !second), ErrorKind::invalid_argument, file_.name_,
           "two keys for one thing: got {} and {}, expected one. Take one of them out.", in_quotes(w ? w->name : ""),
-          in_quotes(first ? first->name : second ? second->name : ""));
+          in_quotes(first    ? first->name
+                    : second ? second->name
+                             : ""));
     if (w) {
       if (w->shape.rank() < 2 || w->shape.count() < 1) refuse_shape(*w, "a matrix", *module.weight);
       return ChangeMatrix{tensor(*w)};
@@ -431,14 +468,16 @@ class LoraFile::Fitting {
     auto w1 = kronecker_factor(module, parts, Role::lokr_w1, Role::lokr_w1_a, Role::lokr_w1_b, "lokr_w1", rank);
     auto w2 = kronecker_factor(module, parts, Role::lokr_w2, Role::lokr_w2_a, Role::lokr_w2_b, "lokr_w2", rank);
     if (!w1 && !w2) return;
-    check(w1 && w2, ErrorKind::invalid_argument, file_.name_, "half a pair: got {} and no {}, expected both. The file is cut or broken.",
-          in_quotes((w1 ? w1 : w2)->first.key), w1 ? "lokr_w2" : "lokr_w1");
+    check(w1 && w2, ErrorKind::invalid_argument, file_.name_,
+          "half a pair: got {} and no {}, expected both. The file is cut or broken.", in_quotes((w1 ? w1 : w2)->first.key),
+          w1 ? "lokr_w2" : "lokr_w1");
     const ExpectedTensor& weight = *module.weight;
     check(w1->rows() * w2->rows() == rows_of(weight.shape) && w1->columns() * w2->columns() == columns_of(weight.shape),
           ErrorKind::invalid_argument, file_.name_,
-          "bad shape of {}: got {}x{} times {}x{}, expected {}x{} for {} {} of {}. The LoRA is of another model, or of another size of it.",
-          in_quotes(w1->first.key), w1->rows(), w1->columns(), w2->rows(), w2->columns(), rows_of(weight.shape), columns_of(weight.shape),
-          weight.name, weight.shape.str(), component_);
+          "bad shape of {}: got {}x{} times {}x{}, expected {}x{} for {} {} of {}. The LoRA is of another model, or of another "
+          "size of it.",
+          in_quotes(w1->first.key), w1->rows(), w1->columns(), w2->rows(), w2->columns(), rows_of(weight.shape),
+          columns_of(weight.shape), weight.name, weight.shape.str(), component_);
     const double factor = rank ? scale(module, parts, *rank) : 1;
     sums.emplace_back([a = *w1, b = *w2, factor](WeightPtr base, double strength) {
       return add_kronecker(std::move(base), a, b, strength * factor);
@@ -449,7 +488,8 @@ class LoraFile::Fitting {
   bool check_magnitude(const ExpectedTensor& weight, const TensorEntry& magnitude, bool is_of_peft) const {
     const std::int64_t rows = rows_of(weight.shape), columns = columns_of(weight.shape), count = magnitude.shape.count();
     if (count == rows && magnitude.shape.rank() > 0 && magnitude.shape.dim(0) == rows) return false;
-    if (is_of_peft || count != columns) refuse_shape(magnitude, is_of_peft ? fmt::format("[{}]", rows) : fmt::format("[{},1] or [1,{}]", rows, columns), weight);
+    if (is_of_peft || count != columns)
+      refuse_shape(magnitude, is_of_peft ? fmt::format("[{}]", rows) : fmt::format("[{},1] or [1,{}]", rows, columns), weight);
     return true;
   }
 

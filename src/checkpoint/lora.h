@@ -4,8 +4,8 @@
 //   const LoraFit fit = file.fit("transformer", tensors, original_names, 0.8);
 //   const WeightPtr weight = changed(stored, fit.changes, "blocks.0.attn1.to_q.weight");
 //
-// W' = W + strength * alpha/r * up @ down for LoRA proper (lora_A/lora_B, lora_down/lora_up), with DoRA's magnitudes where they are,
-// LoHa, LoKr, and whole differences (.diff, .diff_b, .diff_m) and values (.set_weight). docs/loras.md has the table.
+// W' = W + strength * alpha/r * up @ down for LoRA proper (lora_A/lora_B, lora_down/lora_up), with DoRA's magnitudes where they
+// are, LoHa, LoKr, and whole differences (.diff, .diff_b, .diff_m) and values (.set_weight). docs/loras.md has the table.
 #pragma once
 
 #include <filesystem>
@@ -51,9 +51,9 @@ class LoraFile {
   std::size_t key_count() const { return tensors_.size(); }
 
   // What the file changes in a component with these tensors, which may also go by these names. Prefixes, dots or underscores, and
-  // the name of an adapter within a key do not matter. Errors are invalid_argument and name the key: a wrong shape (a LoRA for another
-  // size of the model), half a pair, two keys for one thing, an alpha that is no finite number; unsupported: Tucker factors of
-  // convolutions (lora_mid, hada_t1, lokr_t2).
+  // the name of an adapter within a key do not matter. Errors are invalid_argument and name the key: a wrong shape (a LoRA for
+  // another size of the model), half a pair, two keys for one thing, an alpha that is no finite number; unsupported: Tucker factors
+  // of convolutions (lora_mid, hada_t1, lokr_t2).
   LoraFit fit(std::string_view component, std::span<const ExpectedTensor> tensors, std::span<const TensorAlias> other_names,
               double strength) const;
 

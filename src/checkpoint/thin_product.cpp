@@ -51,7 +51,9 @@ MultiplyPanel widest() {
 }  // namespace
 
 ThinProduct::ThinProduct(const WeightReader& up, const WeightReader& down, double scale)
-    : rows_(up.shape().dim(0)), columns_(down.count() / std::max<std::int64_t>(1, down.shape().dim(0))), rank_(down.shape().dim(0)) {
+    : rows_(up.shape().dim(0)),
+      columns_(down.count() / std::max<std::int64_t>(1, down.shape().dim(0))),
+      rank_(down.shape().dim(0)) {
   ZOE_INTERNAL_CHECK(up.count() == rows_ * rank_ && columns_ > 0);
   up_.resize(static_cast<std::size_t>(rows_ * rank_));
   up.read(0, rows_ * rank_, DType::f32, up_.data());

@@ -26,7 +26,7 @@ class ThinProduct {
   void each(std::int64_t row, std::int64_t column, std::int64_t count, float* out, bool add) const;
 
   std::int64_t rows_, columns_, rank_;
-  std::vector<float> up_;     // [rows,r], scaled
+  std::vector<float> up_;      // [rows,r], scaled
   std::vector<float> panels_;  // of 64 columns: [panel,r,64], zeros behind the last column
 };
 

@@ -45,14 +45,16 @@ std::map<std::string, WeightChanges> LoraShelf::changes(const Request& request, 
       if (!fit.unknown.empty()) {
         const std::string near = fit.nearest.empty() ? "" : fmt::format("; the nearest name is {}", in_quotes(fit.nearest));
         check(!fit.changes.empty(), ErrorKind::invalid_argument, file.name(),
-              "fits nothing in {} of {}: got {}, expected names of its tensors{}. Choose a LoRA for this model.", component, model.name,
-              first_of(fit.unknown, 3), near);
+              "fits nothing in {} of {}: got {}, expected names of its tensors{}. Choose a LoRA for this model.", component,
+              model.name, first_of(fit.unknown, 3), near);
         check(request.lora_allow_unused, ErrorKind::invalid_argument, file.name(),
-              "{} of {} keys mean nothing in {} of {}: got {}, expected names of its tensors{}. Choose a LoRA for this model, or go on "
+              "{} of {} keys mean nothing in {} of {}: got {}, expected names of its tensors{}. Choose a LoRA for this model, or "
+              "go on "
               "without them by {}.",
               fit.unknown.size(), file.key_count(), component, model.name, unknown, near, spelled("lora_allow_unused", spelling));
         if (!is_said)
-          log(LogLevel::notice, fmt::format("{}: {} of {} keys are not used: {}", file.name(), fit.unknown.size(), file.key_count(), unknown));
+          log(LogLevel::notice,
+              fmt::format("{}: {} of {} keys are not used: {}", file.name(), fit.unknown.size(), file.key_count(), unknown));
         is_said = true;
       }
       if (choice.strength == 0) continue;

@@ -17,9 +17,10 @@ namespace zoe {
 // Keeps the files of the last request that was asked for. One that was written anew meanwhile is opened again.
 class LoraShelf {
  public:
-  // What the request's LoRAs change, by component: `loras` all whose name begins with "transformer", `loras_high` and `loras_low` the
-  // first and the second. Errors of LoraFile; a key that means nothing in the model is one, too (invalid_argument, with the first
-  // such keys and the nearest name), or a notice, if the request allows it. A LoRA of which nothing is used is always an error.
+  // What the request's LoRAs change, by component: `loras` all whose name begins with "transformer", `loras_high` and `loras_low`
+  // the first and the second. Errors of LoraFile; a key that means nothing in the model is one, too (invalid_argument, with the
+  // first such keys and the nearest name), or a notice, if the request allows it. A LoRA of which nothing is used is always an
+  // error.
   std::map<std::string, WeightChanges> changes(const Request& request, const ModelConfig& model,
                                                const std::vector<std::string>& components, Spelling spelling);
 

@@ -150,8 +150,8 @@ TEST(ThinProduct, IsTheSumInOrder) {
       for (std::int64_t i = 0; i < count; ++i) {
         volatile float sum = 0;  // no contraction
         for (std::int64_t k = 0; k < kRank; ++k) {
-          volatile const float term = up[static_cast<std::size_t>(row * kRank + k)] * 0.5f *
-                                      down[static_cast<std::size_t>(k * kColumns + column + i)];
+          volatile const float term =
+              up[static_cast<std::size_t>(row * kRank + k)] * 0.5f * down[static_cast<std::size_t>(k * kColumns + column + i)];
           sum = sum + term;
         }
         ASSERT_EQ(got[static_cast<std::size_t>(i)], 1.0f + sum);

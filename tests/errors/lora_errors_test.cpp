@@ -73,7 +73,7 @@ std::vector<Case> cases() {
   const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
   const std::string whole = testing::safetensors_bytes(pair());
   std::vector<Case> all{
-      bytes("empty_file", "", {"style.safetensors"}, ErrorKind::io),
+      bytes("empty_file", "", {"style.safetensors is empty: got 0 bytes"}),
       bytes("four_bytes", "abcd", {"no safetensors file", "got 4 bytes"}),
       bytes("text", std::string(100, 'x'), {"header"}),
       bytes("cut", whole.substr(0, whole.size() - 4), {"[style.safetensors] ", "data_offsets"}),
@@ -82,7 +82,8 @@ std::vector<Case> cases() {
       tensors("no_tensors", {}, {"no tensors", "Download or copy it again."}),
       tensors("whole_model", {tensor("blocks.0.attn1.to_q.weight", {kDim, kDim}), tensor("proj_out.bias", {16})},
               {"[style.safetensors] no LoRA", "got 2 tensors such as \"blocks.0.attn1.to_q.weight\"", "--model-path"}),
-      tensors("only_a", {pair()[0]}, {"half a pair", "\"diffusion_model.blocks.0.self_attn.q.lora_A.weight\"", "no lora_B or lora_up"}),
+      tensors("only_a", {pair()[0]},
+              {"half a pair", "\"diffusion_model.blocks.0.self_attn.q.lora_A.weight\"", "no lora_B or lora_up"}),
       tensors("only_b", {pair()[1]}, {"half a pair", "self_attn.q.lora_B.weight", "no lora_A or lora_down"}),
       tensors("only_alpha", pair("diffusion_model.blocks.1.self_attn.q") + Tensors{tensor(kKey + ".alpha", {}, 1)},
               {"half a pair", "self_attn.q.alpha", "nothing that it belongs to"}),
@@ -93,8 +94,7 @@ std::vector<Case> cases() {
       tensors("ranks_differ", {tensor(kKey + ".lora_A.weight", {2, kDim}), tensor(kKey + ".lora_B.weight", {kDim, 3})},
               {"bad shape of \"diffusion_model.blocks.0.self_attn.q.lora_B.weight\"", "got [24,3], expected [24,2]",
                "blocks.0.attn1.to_q.weight [24,24] of transformer"}),
-      tensors("another_size", pair(kKey, 5120, 5120, 4),
-              {"bad shape of", "got [4,5120], expected [r,24]", "another size of it"}),
+      tensors("another_size", pair(kKey, 5120, 5120, 4), {"bad shape of", "got [4,5120], expected [r,24]", "another size of it"}),
       tensors("another_size_of_rows", pair(kKey, 48, kDim), {"bad shape of", "got [48,2], expected [24,2]"}),
       tensors("turned", {tensor(kKey + ".lora_A.weight", {kDim, 2}), tensor(kKey + ".lora_B.weight", {2, kDim})},
               {"bad shape of", "got [24,2], expected [r,24]"}),
@@ -109,33 +109,39 @@ std::vector<Case> cases() {
               {"bad shape of", "alpha", "got [2], expected one number"}),
       tensors("alpha_of_wrong_type", pair() + Tensors{{kKey + ".alpha", "BOOL", {}, "\1"}}, {"unsupported dtype of", "BOOL"},
               ErrorKind::unsupported),
-      tensors("factors_of_wrong_type", {{kKey + ".lora_A.weight", "I8", {1, kDim}, std::string(kDim, 1)}, tensor(kKey + ".lora_B.weight", {kDim, 1})},
+      tensors("factors_of_wrong_type",
+              {{kKey + ".lora_A.weight", "I8", {1, kDim}, std::string(kDim, 1)}, tensor(kKey + ".lora_B.weight", {kDim, 1})},
               {"unsupported dtype of", "I8"}, ErrorKind::unsupported),
       tensors("twice", pair() + pair("transformer.blocks.0.attn1.to_q"),
               {"two keys for one thing", "self_attn.q.lora_A.weight", "attn1.to_q.lora_A.weight", "blocks.0.attn1.to_q"}),
       tensors("difference_of_wrong_shape", {tensor("diffusion_model.blocks.0.norm3.diff", {kDim + 1})},
               {"bad shape of", "norm3.diff", "got [25], expected [24]", "blocks.0.norm2.weight"}),
-      tensors("bias_difference_of_wrong_shape", {tensor(kKey + ".diff_b", {1})}, {"bad shape of", "diff_b", "got [1], expected [24]"}),
+      tensors("bias_difference_of_wrong_shape", {tensor(kKey + ".diff_b", {1})},
+              {"bad shape of", "diff_b", "got [1], expected [24]"}),
       tensors("modulation_of_wrong_shape", {tensor("diffusion_model.blocks.0.diff_m", {1, 5, kDim})},
               {"bad shape of", "diff_m", "got [1,5,24], expected [1,6,24]"}),
-      tensors("turned_difference", {tensor("diffusion_model.blocks.0.ffn.0.diff", {kDim, kFfn})}, {"got [24,72], expected [72,24]"}),
+      tensors("turned_difference", {tensor("diffusion_model.blocks.0.ffn.0.diff", {kDim, kFfn})},
+              {"got [24,72], expected [72,24]"}),
       tensors("value_of_wrong_shape", {tensor(kKey + ".set_weight", {kDim, 1})}, {"bad shape of", "set_weight"}),
-      tensors("loha_without_a_factor",
-              {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}), tensor(kKey + ".hada_w2_a", {kDim, 2})},
-              {"half a pair", "hada_w1_a", "no hada_w2_b"}),
+      tensors(
+          "loha_without_a_factor",
+          {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}), tensor(kKey + ".hada_w2_a", {kDim, 2})},
+          {"half a pair", "hada_w1_a", "no hada_w2_b"}),
       tensors("loha_of_wrong_shape",
-              {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}), tensor(kKey + ".hada_w2_a", {kDim, 2}),
-               tensor(kKey + ".hada_w2_b", {3, kDim})},
+              {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}),
+               tensor(kKey + ".hada_w2_a", {kDim, 2}), tensor(kKey + ".hada_w2_b", {3, kDim})},
               {"bad shape of", "hada_w2_a"}),
-      tensors("loha_of_a_convolution",
-              {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}), tensor(kKey + ".hada_t1", {2, 2, 1, 1})},
-              {"hada_t1\" is not supported"}, ErrorKind::unsupported),
+      tensors(
+          "loha_of_a_convolution",
+          {tensor(kKey + ".hada_w1_a", {kDim, 2}), tensor(kKey + ".hada_w1_b", {2, kDim}), tensor(kKey + ".hada_t1", {2, 2, 1, 1})},
+          {"hada_t1\" is not supported"}, ErrorKind::unsupported),
       tensors("locon", pair() + Tensors{tensor(kKey + ".lora_mid.weight", {2, 2, 1, 1})}, {"lora_mid.weight\" is not supported"},
               ErrorKind::unsupported),
       tensors("lokr_without_w2", {tensor(kKey + ".lokr_w1", {4, 4})}, {"half a pair", "lokr_w1", "no lokr_w2"}),
       tensors("lokr_without_w1_b", {tensor(kKey + ".lokr_w1_a", {4, 2}), tensor(kKey + ".lokr_w2", {6, 6})},
               {"half a pair", "lokr_w1_a", "no lokr_w1_b"}),
-      tensors("lokr_twice", {tensor(kKey + ".lokr_w1", {4, 4}), tensor(kKey + ".lokr_w1_a", {4, 2}), tensor(kKey + ".lokr_w2", {6, 6})},
+      tensors("lokr_twice",
+              {tensor(kKey + ".lokr_w1", {4, 4}), tensor(kKey + ".lokr_w1_a", {4, 2}), tensor(kKey + ".lokr_w2", {6, 6})},
               {"two keys for one thing", "lokr_w1\"", "lokr_w1_a\""}),
       tensors("lokr_of_another_size", {tensor(kKey + ".lokr_w1", {4, 4}), tensor(kKey + ".lokr_w2", {5, 6})},
               {"bad shape of", "got 4x4 times 5x6, expected 24x24"}),
@@ -143,7 +149,8 @@ std::vector<Case> cases() {
               {tensor(kKey + ".lokr_w1", {4, 4}), tensor(kKey + ".lokr_w2_a", {6, 2}), tensor(kKey + ".lokr_w2_b", {3, 6})},
               {"bad shape of", "lokr_w2_b", "got [3,6], expected [2,n]"}),
       tensors("lokr_empty", {tensor(kKey + ".lokr_w1", {0, 4}), tensor(kKey + ".lokr_w2", {6, 6})}, {"bad shape of", "lokr_w1"}),
-      tensors("dora_of_wrong_shape", pair() + Tensors{tensor(kKey + ".dora_scale", {7, 1})}, {"bad shape of", "dora_scale", "got [7,1]"}),
+      tensors("dora_of_wrong_shape", pair() + Tensors{tensor(kKey + ".dora_scale", {7, 1})},
+              {"bad shape of", "dora_scale", "got [7,1]"}),
       tensors("magnitudes_of_wrong_shape", pair() + Tensors{tensor(kKey + ".lora_magnitude_vector", {7})},
               {"bad shape of", "lora_magnitude_vector", "got [7], expected [24]"}),
       metadata("metadata_no_json", "{", {"[style.safetensors, lora_adapter_metadata]"}),
@@ -151,7 +158,8 @@ std::vector<Case> cases() {
       metadata("metadata_pattern_of_another_kind", R"({\"transformer.alpha_pattern\": {\"a\": []}})", {"bad", "alpha_pattern"}),
       read_error(tensors("factor_nan", pair() + Tensors{tensor("diffusion_model.blocks.0.norm3.diff", {kDim}, nan)},
                          {"bad value of \"diffusion_model.blocks.0.norm3.diff\"", "got nan as element 0"})),
-      read_error(tensors("factor_infinite", {tensor(kKey + ".lora_A.weight", {2, kDim}, infinity), tensor(kKey + ".lora_B.weight", {kDim, 2})},
+      read_error(tensors("factor_infinite",
+                         {tensor(kKey + ".lora_A.weight", {2, kDim}, infinity), tensor(kKey + ".lora_B.weight", {kDim, 2})},
                          {"bad value of", "lora_A.weight", "got inf"})),
   };
   return all;
@@ -209,7 +217,8 @@ TEST_P(LoraRequests, AreRefused) {
   request.loras = {{(folder.path() / kFile).string(), 1}};
   request.lora_allow_unused = GetParam().allow_unused;
   try {
-    LoraShelf().changes(request, read_model_config(ZOE_MODELS "/toy-wan"), {"text_encoder", "transformer", "vae"}, Spelling::option);
+    LoraShelf().changes(request, read_model_config(ZOE_MODELS "/toy-wan"), {"text_encoder", "transformer", "vae"},
+                        Spelling::option);
     ADD_FAILURE() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::invalid_argument) << error.what();
@@ -219,17 +228,24 @@ TEST_P(LoraRequests, AreRefused) {
 
 INSTANTIATE_TEST_SUITE_P(
     Toy, LoraRequests,
-    ::testing::Values(ShelfCase{"unknown_keys", pair(kKey, 256, 256) + pair("diffusion_model.blocks.0.cross_attn.k_img", 256, 256) +
-                                    pair("lora_te1_layers_0_q", 4, 4),
-                                {"[style.safetensors] 4 of 6 keys mean nothing in transformer of toy-wan",
-                                 "\"diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight\"", "and 1 more", "nearest name is",
-                                 "--lora-allow-unused"}},
-                      ShelfCase{"more_layers", pair("diffusion_model.blocks.29.ffn.0", 1024, 256) + pair(kKey, 256, 256),
-                                {"2 of 4 keys mean nothing", "blocks.29.ffn.0.lora_A.weight"}},
-                      ShelfCase{"nothing_fits", pair("unet.down_blocks.0.attentions.0.to_q", 320, 320), {"fits nothing in transformer of toy-wan"}},
-                      ShelfCase{"nothing_fits_though_allowed", pair("unet.down_blocks.0.attentions.0.to_q", 320, 320),
-                                {"fits nothing in transformer of toy-wan"}, true},
-                      ShelfCase{"wrong_shape_though_allowed", pair(kKey, 1536, 1536) + pair("x.y", 1, 1), {"bad shape of", "got [2,1536]"}, true}),
+    ::testing::Values(
+        ShelfCase{
+            "unknown_keys",
+            pair(kKey, 256, 256) + pair("diffusion_model.blocks.0.cross_attn.k_img", 256, 256) + pair("lora_te1_layers_0_q", 4, 4),
+            {"[style.safetensors] 4 of 6 keys mean nothing in transformer of toy-wan",
+             "\"diffusion_model.blocks.0.cross_attn.k_img.lora_A.weight\"", "and 1 more", "nearest name is",
+             "--lora-allow-unused"}},
+        ShelfCase{"more_layers",
+                  pair("diffusion_model.blocks.29.ffn.0", 1024, 256) + pair(kKey, 256, 256),
+                  {"2 of 4 keys mean nothing", "blocks.29.ffn.0.lora_A.weight"}},
+        ShelfCase{
+            "nothing_fits", pair("unet.down_blocks.0.attentions.0.to_q", 320, 320), {"fits nothing in transformer of toy-wan"}},
+        ShelfCase{"nothing_fits_though_allowed",
+                  pair("unet.down_blocks.0.attentions.0.to_q", 320, 320),
+                  {"fits nothing in transformer of toy-wan"},
+                  true},
+        ShelfCase{
+            "wrong_shape_though_allowed", pair(kKey, 1536, 1536) + pair("x.y", 1, 1), {"bad shape of", "got [2,1536]"}, true}),
     [](const auto& test) { return test.param.name; });
 
 TEST(LoraRequests, NoSuchFileIsSaid) {
