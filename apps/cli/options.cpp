@@ -57,6 +57,7 @@ std::string type_name(const RequestField& field) {
   if (type == "WIDTHxHEIGHT") return "WxH";
   if (type == "file") return "FILE";
   if (type == "whole numbers") return "N,...";
+  if (type == "files") return "FILE";
   return type == "numbers" ? "X,..." : "TEXT";
 }
 

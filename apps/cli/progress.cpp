@@ -50,7 +50,8 @@ void Reporter::progress(const Progress& progress) {
   if (progress.phase == Phase::load && progress.total < kNoWait) return;
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
-  if (progress.done == 0 || progress.done < last_done_ || phase_ != progress.phase || video_ != progress.video) {
+  if (progress.done == 0 || progress.done < last_done_ || phase_start_ == std::chrono::steady_clock::time_point() ||
+      phase_ != progress.phase || video_ != progress.video) {
     phase_start_ = now;
     phase_ = progress.phase;
     video_ = progress.video;

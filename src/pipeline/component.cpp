@@ -1,8 +1,11 @@
 #include "pipeline/component.h"
 
+#include <set>
+
 #include "base/error.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
+#include "models/wan_dit/names.h"
 #include "models/wan_vae/config.h"
 
 namespace zoe {
@@ -27,7 +30,21 @@ ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
   return {Checkpoint(model.part(name), name), expected.tensors, expected.aliases};
 }
 
+// The names of the original repositories, which most LoRAs use.
+std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tensors) {
+  std::vector<TensorAlias> names;
+  for (const ExpectedTensor& tensor : tensors)
+    if (const auto stored = wan_dit_original_names().stored_of(tensor.name); stored && stored->rule->parts == 1)
+      names.push_back({tensor.name, stored->key});
+  return names;
+}
+
 }  // namespace
+
+LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::string& component, double strength) {
+  const std::vector<ExpectedTensor> tensors = expected_of(model, component).tensors;
+  return file.fit(component, tensors, original_names(tensors), strength);
+}
 
 Checkpoint open_component(const ModelConfig& model, const std::string& name) {
   check(!model.path.empty(), ErrorKind::invalid_argument, name, "{} has no files to look at. Give a model's folder.", model.name);
@@ -38,7 +55,18 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
 }
 
 Component::Component(Platform& platform, const ModelConfig& model, const std::string& name)
-    : source_(weights_of(model, name)), store_(platform, source_) {}
+    : source_(weights_of(model, name)),
+      store_(platform, [this](const std::string& tensor) { return changed(source_(tensor), changes_, tensor); }) {}
+
+void Component::change(const WeightChanges& changes) {
+  std::set<std::string, std::less<>> different;
+  for (const auto& [tensor, of] : changes_)
+    if (const auto now = changes.find(tensor); now == changes.end() || now->second != of) different.insert(tensor);
+  for (const auto& [tensor, of] : changes)
+    if (!changes_.contains(tensor)) different.insert(tensor);
+  store_.forget(different);
+  changes_ = changes;
+}
 
 void Component::load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress) {
   const std::size_t before = store_.size_bytes();
@@ -47,9 +75,9 @@ void Component::load(std::span<const Plan* const> plans, const std::atomic<bool>
 }
 
 void Component::read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const {
-  const WeightReader& weight = *source_(tensor);
-  weight.fetch(begin, count);
-  weight.read(begin, count, DType::f32, out);
+  const WeightPtr weight = changed(source_(tensor), changes_, tensor);
+  weight->fetch(begin, count);
+  weight->read(begin, count, DType::f32, out);
 }
 
 }  // namespace zoe

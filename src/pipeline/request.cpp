@@ -286,6 +286,48 @@ std::vector<RequestField> make_fields() {
        .help = "Noise levels before the shift, falling, as 1,0.75,0.5,0.25: a step each, and 0 at the end",
        .aliases = {},
        .hints = {"timesteps", "denoise"}},
+      {.name = "lora",
+       .letter = "",
+       .slot = &Request::loras,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for every transformer, as FILE or FILE=STRENGTH; several add up",
+       .aliases = {"loras"},
+       .hints = {"lora_path", "lora_weight", "lora_scale", "lora_strength", "adapter", "lora_model_dir"}},
+      {.name = "lora_high",
+       .letter = "",
+       .slot = &Request::loras_high,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for the expert for high noise alone",
+       .aliases = {"lora_high_noise"},
+       .hints = {},
+       .taken_by = kTwoExperts},
+      {.name = "lora_low",
+       .letter = "",
+       .slot = &Request::loras_low,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for the expert for low noise alone",
+       .aliases = {"lora_low_noise"},
+       .hints = {},
+       .taken_by = kTwoExperts},
+      {.name = "lora_allow_unused",
+       .letter = "",
+       .slot = &Request::lora_allow_unused,
+       .min = 0,
+       .max = 1,
+       .unit = "",
+       .fallback = "false",
+       .help = "List keys of a LoRA that mean nothing in the model, and go on without them",
+       .aliases = {},
+       .hints = {}},
       {.name = "seed",
        .letter = "s",
        .slot = &Request::seeds,
@@ -386,6 +428,39 @@ struct Parser {
     request.height = part(text.substr(between + 1));
   }
 
+  // FILE or FILE=STRENGTH; what is behind the last "=" and is no number belongs to the name.
+  LoraChoice lora(std::string_view text) const {
+    LoraChoice choice{std::string(text)};
+    const std::size_t at = text.rfind('=');
+    const std::string_view last = text.substr(at == std::string_view::npos ? text.size() : at + 1);
+    if (whole<double>(last)) {
+      choice = {std::string(text.substr(0, at)), number(last)};
+    } else if (const std::string_view suffix = ".safetensors"; at != std::string_view::npos && text.substr(0, at).ends_with(suffix)) {
+      refuse(last, fmt::format("a number from {} to {} behind the file's name", field.min, field.max));
+    }
+    if (choice.path.empty()) refuse(text, "a file, or FILE=STRENGTH");
+    return choice;
+  }
+
+  // Of files' metadata: a comma separates where a strength stands before it, as it does there.
+  std::vector<LoraChoice> loras(std::span<const std::string> texts) const {
+    std::vector<LoraChoice> all;
+    for (const std::string& text : texts) {
+      std::string_view rest = text;
+      for (std::size_t from = 0; from < rest.size();) {
+        const std::size_t comma = rest.find(',', from), equals = rest.substr(0, comma).rfind('=');
+        if (comma == std::string_view::npos) break;
+        from = comma + 1;
+        if (equals == std::string_view::npos || !whole<double>(rest.substr(equals + 1, comma - equals - 1))) continue;
+        all.push_back(lora(rest.substr(0, comma)));
+        rest.remove_prefix(comma + 1);
+        from = 0;
+      }
+      all.push_back(lora(rest));
+    }
+    return all;
+  }
+
   // Elements with commas between; several texts follow one another.
   std::vector<std::string_view> elements(std::span<const std::string> texts) const {
     std::vector<std::string_view> list;
@@ -433,6 +508,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](GuidanceBatch Request::*slot) { request.*slot = parser.choice<GuidanceBatch>(texts[0]); },
                  [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
+                 [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
                  [&](bool Request::*slot) { request.*slot = parser.flag(texts[0]); },
                  [&](SizeSlot) { parser.size(request, texts[0]); }},
       field.slot);
@@ -470,6 +546,7 @@ std::string member_names(Members bits) {
 bool RequestField::is_list() const {
   return std::holds_alternative<std::vector<std::string> Request::*>(slot) ||
          std::holds_alternative<std::vector<double> Request::*>(slot) ||
+         std::holds_alternative<std::vector<LoraChoice> Request::*>(slot) ||
          std::holds_alternative<std::vector<std::uint64_t> Request::*>(slot);
 }
 
@@ -489,7 +566,8 @@ std::string_view RequestField::type() const {
                  [](std::optional<SchedulerKind> Request::*) -> Text { return "choice"; },
                  [](GuidanceBatch Request::*) -> Text { return "choice"; },
                  [](std::filesystem::path Request::*) -> Text { return "file"; },
-                 [](Fit Request::*) -> Text { return "choice"; }, [](bool Request::*) -> Text { return "true or false"; },
+                 [](Fit Request::*) -> Text { return "choice"; },
+                 [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
                  [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
       slot);
 }
@@ -574,6 +652,11 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
                  [&](Fit Request::*slot) {
                    return request.*slot == Fit::crop ? Texts{} : Texts{std::string(name_of(request.*slot))};
                  },
+                 [&](std::vector<LoraChoice> Request::*slot) {
+                   Texts texts;
+                   for (const LoraChoice& each : request.*slot) texts.push_back(fmt::format("{}={}", each.path, each.strength));
+                   return texts;
+                 },
                  [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
       field.slot);
 }
@@ -628,6 +711,7 @@ std::string to_json(const Request& request) {
                           [&](std::optional<double> Request::*slot) { object[key] = *(request.*slot); },
                           [&](std::vector<double> Request::*slot) { object[key] = request.*slot; },
                           [&](std::vector<std::uint64_t> Request::*slot) { object[key] = one_or_all(request.*slot); },
+                          [&](std::vector<LoraChoice> Request::*) { object[key] = one_or_all(texts); },
                           [&](bool Request::*slot) { object[key] = request.*slot; }, [&](auto) { object[key] = texts[0]; }},
                field.slot);
   }

@@ -28,6 +28,13 @@ enum class GuidanceBatch : std::uint8_t { automatic, on, off };
 // black on both sides.
 enum class Fit : std::uint8_t { crop, stretch, pad };
 
+// A file of changes to a transformer's weights (docs/loras.md), and how much of them: 1 as they are, negative the other way.
+struct LoraChoice {
+  std::string path;
+  double strength = 1;
+  bool operator==(const LoraChoice&) const = default;
+};
+
 // Where an optional is empty, the model decides.
 struct Request {
   std::vector<std::string> prompts;  // UTF-8
@@ -44,6 +51,8 @@ struct Request {
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};
   std::optional<int> crf;  // of the file's encoder; empty: the format's (media/video_writer.h)
+  std::vector<LoraChoice> loras, loras_high, loras_low;  // for every transformer; for that of high noise and of low noise alone
+  bool lora_allow_unused = false;  // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
   bool operator==(const Request&) const = default;
@@ -64,7 +73,7 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, Fit Request::*, bool Request::*, SizeSlot>;
+                 std::filesystem::path Request::*, Fit Request::*, std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
 
 struct RequestField {
   std::string_view name;    // a_b
@@ -76,7 +85,7 @@ struct RequestField {
   std::vector<std::string_view> hints;    // names whose meaning differs: the error of an unknown name leads here
   Members taken_by = members::all;
 
-  bool is_list() const;           // of prompts, seeds or levels: may be said more than once
+  bool is_list() const;           // of prompts, seeds, levels or LoRAs: may be said more than once
   bool is_flag() const;           // true or false
   bool is_file() const;           // the path of a file that is read
   std::string_view type() const;  // in words: "whole number"

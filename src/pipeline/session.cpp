@@ -13,6 +13,7 @@
 #include "compiler/run.h"
 #include "pipeline/component.h"
 #include "pipeline/execution.h"
+#include "pipeline/lora_shelf.h"
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
 #include "pipeline/session_access.h"
@@ -65,6 +66,7 @@ struct Job::State {
   std::unique_ptr<BoundProgram> program;
   Placement placement;
   MemoryStatement memory;
+  std::map<std::string, WeightChanges> changes;  // by component
 };
 
 Job::Job(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -91,6 +93,7 @@ struct Session::State {
   std::map<std::string, Kept> plans;  // by key
   std::uint64_t uses = 0;
   std::size_t compiled = 0;
+  LoraShelf loras;
   Turns turns;
 
   State(ModelConfig m, std::shared_ptr<Platform> p, SessionOptions o, std::unique_ptr<Recipe> r)
@@ -195,6 +198,7 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
   auto job = std::make_unique<Job::State>();
   job->work = state.recipe->plan(
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
+  job->changes = state.loras.changes(request, state.model, state.recipe->components(), state.options.spelling);
   for (;;) {
     Program program = job->work->program();
     job->plans =
@@ -224,6 +228,7 @@ const BoundProgram& SessionAccess::program(const Job& job) { return *job.state_-
 Timings Session::run(Job& job, const Callbacks& callbacks) {
   const Turns::Turn turn(state_->turns);
   Job::State& of = *job.state_;
+  for (const auto& [name, component] : state_->resources.components) component->change(of.changes[name]);
   return Execution(state_->resources, *of.program, of.placement, callbacks, state_->runner).go(*of.work);
 }
 

@@ -53,6 +53,10 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   set_field(request, "seed", seeds);
   set_field(request, "exact_size", "true");
   set_field(request, "crf", "30");
+  const std::vector<std::string> loras{"a,b.safetensors", "style=1.pt=-0.5"};
+  set_field(request, "lora", loras);
+  set_field(request, "lora_high", "high.safetensors=2");
+  set_field(request, "lora_allow_unused", "true");
   EXPECT_EQ(request.prompts, prompts);
   EXPECT_EQ(request.width, 832);
   EXPECT_EQ(request.height, 480);
@@ -61,6 +65,8 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   EXPECT_EQ(request.sigmas, (std::vector<double>{1, 0.75, 0.5}));
   EXPECT_EQ(request.seeds, (std::vector<std::uint64_t>{1, 2, 18446744073709551615u}));
   EXPECT_FALSE(request.num_inference_steps);
+  EXPECT_EQ(request.loras, (std::vector<LoraChoice>{{"a,b.safetensors", 1}, {"style=1.pt", -0.5}}));
+  EXPECT_EQ(request.loras_high, (std::vector<LoraChoice>{{"high.safetensors", 2}}));
 
   EXPECT_EQ(request_from_json(to_json(request), "test"), request);
   Request by_fields;  // as a file's metadata does
@@ -85,6 +91,11 @@ TEST(RequestFields, ErrorsSpellTheFieldAsTheFrontEndDoes) {
             "[sigmas] got \"0.5\", expected a level below the one before, 0.5.");
   EXPECT_EQ(error_of([&] { set_field(request, "sigmas", "1,,0.5"); }), "[sigmas] got \"\", expected a number from 1e-06 to 1.");
   EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc or euler.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=1001"); }),
+            "[lora] got \"1001\", expected a number from -1000 to 1000.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=x"); }),
+            "[lora] got \"x\", expected a number from -1000 to 1000 behind the file's name.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "=1"); }), "[lora] got \"=1\", expected a file, or FILE=STRENGTH.");
   EXPECT_EQ(error_of([&] { set_field(request, "exact_size", "1"); }), "[exact_size] got \"1\", expected true or false.");
   EXPECT_EQ(error_of([&] { set_field(request, "seed", "-2"); }),
             "[seed] got \"-2\", expected a whole number from 0 to 18446744073709551615, or -1 for a random one.");
