@@ -48,6 +48,7 @@ class WeightStore {
     WeightPtr source;
     std::shared_ptr<Buffer> buffer;
     std::size_t offset, size_bytes;  // in the buffer
+    const KeptPlace* kept = nullptr;  // of what stays as it is stored
   };
   class Loading;
   void load(std::vector<const PlanWeight*> wanted, const LoadOptions& options);

@@ -1,6 +1,10 @@
 #include "pipeline/component.h"
 
+#include <map>
+
+#include "base/encoding.h"
 #include "base/error.h"
+#include "compiler/passes/keep_stored.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
@@ -27,6 +31,22 @@ ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
   return {Checkpoint(model.path / name, name), expected.tensors, expected.aliases};
 }
 
+// The encodings by how many tensors have each, and a hash of which.
+std::string key_of_storage(const ComponentWeights& weights) {
+  std::map<std::string, int> counts;
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const auto& [name, weight] : weights.all()) {
+    const Storage storage = weight->storage();
+    if (!storage || !is_narrow(*storage.encoding)) continue;
+    const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
+    ++counts[kept];
+    for (const char letter : fmt::format("{} {}\n", name, kept)) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+  }
+  std::string key;
+  for (const auto& [kept, count] : counts) key += fmt::format(" {} {}", count, kept);
+  return key.empty() ? key : fmt::format(" stored{} {:016x}", key, hash);
+}
+
 }  // namespace
 
 Checkpoint open_component(const ModelConfig& model, const std::string& name) {
@@ -38,7 +58,7 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
 }
 
 Component::Component(Platform& platform, const ModelConfig& model, const std::string& name)
-    : source_(weights_of(model, name)), store_(platform, source_) {}
+    : source_(weights_of(model, name)), store_(platform, source_), storage_key_(key_of_storage(source_)) {}
 
 void Component::load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress) {
   const std::size_t before = store_.size_bytes();

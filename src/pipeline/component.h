@@ -23,6 +23,9 @@ class Component {
   // As open_component; of a model with random weights nothing is opened.
   Component(Platform& platform, const ModelConfig& model, const std::string& name);
   WeightStore& weights() { return store_; }
+  // How a tensor is stored; and all that plans which keep tensors so follow from: equal text, equal storage. "": none is.
+  Storage storage(const std::string& tensor) const { return source_(tensor)->storage(); }
+  const std::string& storage_key() const { return storage_key_; }
 
   // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
   using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes as they are stored, of a plan
@@ -35,6 +38,7 @@ class Component {
  private:
   ComponentWeights source_;
   WeightStore store_;
+  std::string storage_key_;
   std::uint64_t bytes_loaded_ = 0;
 };
 

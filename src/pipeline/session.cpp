@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "compiler/passes/keep_stored.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "pipeline/component.h"
@@ -106,6 +107,43 @@ struct Session::State {
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
+  // Plans follow from how their weights are stored, too, where these stay so: a plan that runs with weights of components that store
+  // them in different ways becomes several. `others`: more plans, by the names of the program's.
+  void say_components(Program& program, std::vector<ProgramPlan>& others) const {
+    if (!options.compile.keep_stored) return;
+    const auto stored = [&](const std::string& component) { return resources.components.at(component)->storage_key(); };
+    std::map<std::string, std::string> component_of;  // by plan
+    const auto find = [&](const std::string& name) {
+      return std::find_if(program.plans.begin(), program.plans.end(), [&](const ProgramPlan& plan) { return plan.name == name; });
+    };
+    for (Stage& stage : program.stages)
+      for (PlanUse& use : stage.uses) {
+        if (use.component.empty() || stored(component_of.try_emplace(use.plan, use.component).first->second) == stored(use.component))
+          continue;
+        ProgramPlan own = *find(use.plan);
+        own.name = fmt::format("{} of {}", use.plan, use.component);
+        if (component_of.try_emplace(own.name, use.component).second) program.plans.push_back(own);
+        use.plan = own.name;
+      }
+    for (std::vector<ProgramPlan>* const plans_of : {&program.plans, &others})
+      for (ProgramPlan& plan : *plans_of) {
+        const auto found = component_of.find(plan.name);
+        if (found == component_of.end() || stored(found->second).empty()) continue;
+        plan.component = found->second;
+        plan.key += stored(found->second);
+      }
+  }
+
+  NamedGraph trace(const ProgramPlan& plan) const {
+    NamedGraph named = plan.trace();
+    if (plan.component.empty()) return named;
+    const Component& component = *resources.components.at(plan.component);
+    named.graph = keep_stored(
+        named.graph, [&](const std::string& name) { return component.storage(name); },
+        [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
+    return named;
+  }
+
   // The plans of a program, compiled in one go where they are new, with `others` that later requests will want.
   std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others) {
     std::vector<NamedGraph> traced;
@@ -113,7 +151,7 @@ struct Session::State {
     others.insert(others.begin(), wanted.begin(), wanted.end());
     for (const ProgramPlan& plan : others) {
       if (plans.count(plan.key) || std::count(keys.begin(), keys.end(), plan.key)) continue;
-      traced.push_back(plan.trace());
+      traced.push_back(trace(plan));
       keys.push_back(plan.key);
     }
     std::vector<Graph> graphs;
@@ -197,8 +235,10 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
   for (;;) {
     Program program = job->work->program();
-    job->plans =
-        state.get_plans(program.plans, state.options.single_request ? std::vector<ProgramPlan>() : job->work->companions());
+    std::vector<ProgramPlan> others;
+    if (!state.options.single_request) others = job->work->companions();
+    state.say_components(program, others);
+    job->plans = state.get_plans(program.plans, std::move(others));
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
