@@ -122,7 +122,8 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
                  in_quotes(text));
            options.keep_stored = text == "keep";
          },
-         "Weights stored in 8 bits or blocks: keep them so in memory and widen them at every use, or widen them once (default keep)")
+         "Weights stored in 8 bits or blocks: keep them so in memory and widen them at every use, or widen them once (default "
+         "keep)")
       ->type_name("keep|widen");
   app.add_option_function<std::string>(
          "--compile-exclude",

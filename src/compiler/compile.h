@@ -28,7 +28,7 @@ struct PlanWeight {
   std::size_t size_bytes;
   std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`, if it is not kept
   int input;
-  int segment;  // of the steps that read it; 0 if they are of several
+  int segment;                          // of the steps that read it; 0 if they are of several
   std::optional<KeptLayout> kept = {};  // it stays as it is stored
 };
 

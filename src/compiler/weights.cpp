@@ -65,10 +65,11 @@ class WeightStore::Loading {
     std::vector<std::thread> others;
     try {
       others.reserve(threads_);
-      while (others.size() + 1 < threads_) others.emplace_back([this, target = log_target()] {
-        const LogScope log_scope(target);
-        work();
-      });
+      while (others.size() + 1 < threads_)
+        others.emplace_back([this, target = log_target()] {
+          const LogScope log_scope(target);
+          work();
+        });
     } catch (const std::system_error&) {
       // No more threads for this process: those that run do it, this one if need be alone.
     }

@@ -47,7 +47,7 @@ class WeightStore {
     Type type;
     WeightPtr source;
     std::shared_ptr<Buffer> buffer;
-    std::size_t offset, size_bytes;  // in the buffer
+    std::size_t offset, size_bytes;   // in the buffer
     const KeptPlace* kept = nullptr;  // of what stays as it is stored
   };
   class Loading;

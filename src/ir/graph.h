@@ -56,9 +56,9 @@ struct KeptPart {
 // All of them, in their order, if some stay as they are stored; else nothing.
 std::vector<KeptPart> kept_parts(const Node& parameter);
 
-// What decides a node's kernel: opcode, attributes, operand and result types, which operands are weights, and how those are kept. Nodes of
-// equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the model
-// that comes from: no names of ops, arguments and weights are in it.
+// What decides a node's kernel: opcode, attributes, operand and result types, which operands are weights, and how those are kept.
+// Nodes of equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the
+// model that comes from: no names of ops, arguments and weights are in it.
 std::string signature(const Node& node);
 
 // The first line of that: without what is inside a fused or call node.

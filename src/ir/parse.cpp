@@ -320,7 +320,8 @@ class Parser {
   }
 
   // The rows of a packed parameter's parts, and how each is kept; their names are joined by " + " in its own.
-  static PackedAttributes parse_parts(const Line& line, std::string_view text, std::optional<std::string_view> kept, const Node& node) {
+  static PackedAttributes parse_parts(const Line& line, std::string_view text, std::optional<std::string_view> kept,
+                                      const Node& node) {
     constexpr std::string_view kBetween = " + ";
     PackedAttributes packed;
     std::string_view names = node.name;

@@ -97,7 +97,8 @@ Value kept_parameter(const Node& of, Storage storage) {
   require(of.opcode == Opcode::parameter && !std::holds_alternative<PackedAttributes>(of.attributes), "kept_parameter",
           "got {}, expected a parameter of one tensor.", name(of.opcode));
   const Shape& shape = of.types[0].shape;
-  require(storage.encoding && storage.encoding->is_weight() && shape.rank() == 2 && shape.dim(1) % storage.encoding->block_elements == 0,
+  require(storage.encoding && storage.encoding->is_weight() && shape.rank() == 2 &&
+              shape.dim(1) % storage.encoding->block_elements == 0,
           "kept_parameter", "bad storage of {}: got {} in {}, expected rows of whole blocks of an encoding of weights.", of.name,
           shape.str(), storage.encoding ? storage.encoding->name : "none");
   return make_node(Opcode::parameter, {}, StoredAttributes{stored_shape(of), storage}, of.types, of.name, of.segment);

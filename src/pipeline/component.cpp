@@ -40,7 +40,8 @@ std::string key_of_storage(const ComponentWeights& weights) {
     if (!storage || !is_narrow(*storage.encoding)) continue;
     const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
     ++counts[kept];
-    for (const char letter : fmt::format("{} {}\n", name, kept)) hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+    for (const char letter : fmt::format("{} {}\n", name, kept))
+      hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
   }
   std::string key;
   for (const auto& [kept, count] : counts) key += fmt::format(" {} {}", count, kept);

@@ -107,8 +107,8 @@ struct Session::State {
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
-  // Plans follow from how their weights are stored, too, where these stay so: a plan that runs with weights of components that store
-  // them in different ways becomes several. `others`: more plans, by the names of the program's.
+  // Plans follow from how their weights are stored, too, where these stay so: a plan that runs with weights of components that
+  // store them in different ways becomes several. `others`: more plans, by the names of the program's.
   void say_components(Program& program, std::vector<ProgramPlan>& others) const {
     if (!options.compile.keep_stored) return;
     const auto stored = [&](const std::string& component) { return resources.components.at(component)->storage_key(); };
@@ -118,7 +118,8 @@ struct Session::State {
     };
     for (Stage& stage : program.stages)
       for (PlanUse& use : stage.uses) {
-        if (use.component.empty() || stored(component_of.try_emplace(use.plan, use.component).first->second) == stored(use.component))
+        if (use.component.empty() ||
+            stored(component_of.try_emplace(use.plan, use.component).first->second) == stored(use.component))
           continue;
         ProgramPlan own = *find(use.plan);
         own.name = fmt::format("{} of {}", use.plan, use.component);

@@ -22,9 +22,7 @@ std::set<const Node*> read_otherwise(const Graph& graph) {
 
 }  // namespace
 
-bool is_narrow(const Encoding& encoding) {
-  return encoding.is_weight() && encoding.block_bytes < 2 * encoding.block_elements;
-}
+bool is_narrow(const Encoding& encoding) { return encoding.is_weight() && encoding.block_bytes < 2 * encoding.block_elements; }
 
 Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::function<Support(const Encoding&)>& takes) {
   const std::set<const Node*> others = read_otherwise(graph);
