@@ -539,7 +539,7 @@ Command add_bench(CLI::App& app) {
            for (std::string text : names) {
              std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
              const Encoding* const encoding = find_encoding(text);
-             check(encoding && is_narrow(*encoding), ErrorKind::invalid_argument, "--stored",
+             check(encoding && may_stay_stored(*encoding) && encoding->name != "I8", ErrorKind::invalid_argument, "--stored",
                    "got {}, expected an encoding narrower than bf16, such as Q8_0, Q4_K or F8_E4M3.", in_quotes(text));
              o->stored.push_back(encoding);
            }

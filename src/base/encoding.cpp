@@ -48,6 +48,16 @@ void decode_f64(const std::byte* bytes, std::int64_t begin, std::int64_t count, 
   }
 }
 
+// Two in a byte, the first in its upper half.
+void decode_f4(const std::byte* bytes, std::int64_t begin, std::int64_t count, float* out) {
+  constexpr std::array<float, 16> kValues{0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  for (std::int64_t i = 0; i < count; i += 2) {
+    const auto byte = static_cast<std::size_t>(bytes[(begin + i) / 2]);
+    out[i] = kValues[byte >> 4];
+    out[i + 1] = kValues[byte & 15];
+  }
+}
+
 constexpr std::array kEncodings{
     Encoding{"F32", 1, 4, DType::f32, nullptr},
     Encoding{"F16", 1, 2, DType::f16, nullptr},
@@ -67,15 +77,9 @@ constexpr std::array kEncodings{
     Encoding{"Q6_K", kLarge, 210, {}, each_run<kLarge, 210, zoe_q6_k>},
     Encoding{"IQ4_NL", kSmall, 18, {}, each_run<kSmall, 18, zoe_iq4_nl>},
     Encoding{"IQ4_XS", kLarge, 136, {}, each_run<kLarge, 136, zoe_iq4_xs>},
-    Encoding{"I64", 1, 8, {}, nullptr},
-    Encoding{"I32", 1, 4, {}, nullptr},
-    Encoding{"I16", 1, 2, {}, nullptr},
-    Encoding{"I8", 1, 1, {}, nullptr},
-    Encoding{"U64", 1, 8, {}, nullptr},
-    Encoding{"U32", 1, 4, {}, nullptr},
-    Encoding{"U16", 1, 2, {}, nullptr},
-    Encoding{"U8", 1, 1, {}, nullptr},
-    Encoding{"BOOL", 1, 1, {}, nullptr},
+    // With a scale only.
+    Encoding{"I8", 1, 1, {}, each_byte<zoe_i8>},
+    Encoding{"F4_E2M1", 2, 1, {}, decode_f4},
 };
 
 }  // namespace

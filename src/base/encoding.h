@@ -24,7 +24,7 @@ struct Encoding {
   std::int64_t size_bytes(std::int64_t count) const { return count / block_elements * block_bytes; }
 };
 
-// Null if there is none of the name.
+// Of numbers that a weight could have; null if there is none of the name. "I8" and "F4_E2M1" mean a weight only with a scale.
 const Encoding* find_encoding(std::string_view name);
 
 // Elements [begin, begin + count) of a row of blocks, each rounded once: from f32, or from its f32 product with `scale`.

@@ -37,7 +37,7 @@ std::string key_of_storage(const ComponentWeights& weights) {
   std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
   for (const auto& [name, weight] : weights.all()) {
     const Storage storage = weight->storage();
-    if (!storage || !is_narrow(*storage.encoding)) continue;
+    if (!storage || !may_stay_stored(*storage.encoding)) continue;
     const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
     ++counts[kept];
     for (const char letter : fmt::format("{} {}\n", name, kept))

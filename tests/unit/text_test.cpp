@@ -178,7 +178,7 @@ TEST(Tokenizer, ATokenizerJsonGivesTheSameIds) {
 
 TEST(Tokenizer, AFolderWithBothFilesTakesSpieceModel) {
   testing::TemporaryFolder folder;
-  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::io, {"[tokenizer]", "neither spiece.model nor tokenizer.json"});
+  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument, {"[tokenizer]", "neither spiece.model nor tokenizer.json"});
   testing::write_bytes(folder.path() / "tokenizer.json", "{}");
   expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument, {"tokenizer.json]", "model"});
   testing::write_bytes(folder.path() / "spiece.model", read(kSpieceModel));

@@ -18,7 +18,7 @@ using StorageOf = std::function<Storage(const std::string& name)>;
 // yes of the encoding. All others are widened as they are loaded.
 Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::function<Support(const Encoding&)>& takes);
 
-// Whether an encoding is one of those: of fewer bytes than bf16.
-bool is_narrow(const Encoding& encoding);
+// Whether an encoding is one of those: of fewer bytes than bf16, and of single bytes or runs of 16 elements.
+bool may_stay_stored(const Encoding& encoding);
 
 }  // namespace zoe

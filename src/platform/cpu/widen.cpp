@@ -75,6 +75,7 @@ struct Row {
 constexpr std::array kRows{
     Row{"F8_E4M3", bytes<float, zoe_f8_e4m3>, bytes<std::uint16_t, zoe_f8_e4m3>},
     Row{"F8_E5M2", bytes<float, zoe_f8_e5m2>, bytes<std::uint16_t, zoe_f8_e5m2>},
+    Row{"I8", bytes<float, zoe_i8>, bytes<std::uint16_t, zoe_i8>},
     ZOE_RUNS("Q4_0", 32, 18, zoe_q4_0),
     ZOE_RUNS("Q4_1", 32, 20, zoe_q4_1),
     ZOE_RUNS("Q5_0", 32, 22, zoe_q5_0),
