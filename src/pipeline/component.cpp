@@ -1,8 +1,11 @@
 #include "pipeline/component.h"
 
+#include <map>
 #include <set>
 
+#include "base/encoding.h"
 #include "base/error.h"
+#include "compiler/passes/keep_stored.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_dit/names.h"
@@ -40,6 +43,27 @@ std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tenso
 }
 
 }  // namespace
+
+Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
+  return changes.contains(tensor) ? Storage() : source_(tensor)->storage();
+}
+
+// The encodings by how many tensors have each, and a hash of which.
+std::string Component::storage_key(const WeightChanges& changes) const {
+  std::map<std::string, int> counts;
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const auto& [name, weight] : source_.all()) {
+    const Storage storage = this->storage(name, changes);
+    if (!storage || !may_stay_stored(*storage.encoding)) continue;
+    const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
+    ++counts[kept];
+    for (const char letter : fmt::format("{} {}\n", name, kept))
+      hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+  }
+  std::string key;
+  for (const auto& [kept, count] : counts) key += fmt::format(" {} {}", count, kept);
+  return key.empty() ? key : fmt::format(" stored{} {:016x}", key, hash);
+}
 
 LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::string& component, double strength) {
   const std::vector<ExpectedTensor> tensors = expected_of(model, component).tensors;
