@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -10,6 +11,7 @@
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/image_condition.h"
+#include "pipeline/presets.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/text_prompts.h"
@@ -121,6 +123,8 @@ class VideoWork : public Work {
 
   // Between stages.
   std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
+  std::optional<NormalNoise> noise_;
+  int steps_drawn_ = 0;  // fresh noise of so many steps is drawn, where the scheduler wants it
 };
 
 VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const VideoKind& kind, bool two_experts)
@@ -130,9 +134,12 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
-  check_request(asked, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.takes_image) image_ = std::make_unique<ImageCondition>(asked, context);
-  const Request request = image_ ? image_->with_size(asked) : asked;
+  Request request = with_preset(asked, context.spelling);
+  check_request(request, two_experts ? kind.two : kind.one, context.spelling);
+  if (kind.takes_image) {
+    image_ = std::make_unique<ImageCondition>(request, context);
+    request = image_->with_size(std::move(request));
+  }
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
@@ -292,7 +299,9 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   int begin = expert.begin;
   if (expert.begin == 0) {
     latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
-    standard_normal(settled_.seeds[video], latents_);
+    noise_.emplace(settled_.seeds[video]);
+    noise_->draw(latents_);
+    steps_drawn_ = 0;
     run.upload(latents, latents_);
   }
   if (callbacks.resume && video == 0) {
@@ -325,6 +334,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
 
+  std::vector<float> noise;
   std::vector<BoundPlan> predict;
   for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
   BoundPlan update = run.bind("update");
@@ -348,6 +358,11 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
       for (const BoundPlan& plan : predict) run.run(plan);
+    }
+    if (const std::optional<int> fresh = scheduler.noise()) {
+      // Also that of steps which a resumed run does not take.
+      for (noise.resize(latents_.size()); steps_drawn_ <= i; ++steps_drawn_) noise_->draw(noise);
+      run.upload(kept(*fresh), noise);
     }
     update.set_input("coefficients", row_of(coefficient_table, i, row_type));
     const std::vector<int> reads = scheduler.reads(i), writes = scheduler.writes(i);

@@ -50,6 +50,7 @@ Request request_of(const json& c) {
   if (c.contains("boundary_ratio")) request.boundary_ratio = c.at("boundary_ratio");
   request.flow_shift = c.at("flow_shift");
   request.scheduler = parse_scheduler_kind(c.at("scheduler").get<std::string>(), "scheduler");
+  if (c.contains("sigmas")) request.sigmas = c.at("sigmas").get<std::vector<double>>();
   request.seeds = {c.at("seed").get<std::uint64_t>()};
   return request;
 }
@@ -122,6 +123,34 @@ TEST(ImageToVideoModel, TakesTheShapeOfItsImage) {
   EXPECT_EQ(size(), std::pair(INT64_C(96), INT64_C(80)));
   request.width = 64;
   EXPECT_EQ(size(), std::pair(INT64_C(64), INT64_C(80)));
+}
+
+// A preset is what it stands for, and a run that goes on draws the noise that the whole one draws.
+TEST(ImageToVideoModel, PresetsAndFreshNoise) {
+  Session session(read_model_config(kModels / "toy-wan-i2v"), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  for (const json& c : cases()) {
+    if (c.at("name") != "four_steps" && c.at("name") != "fresh_noise") continue;
+    const Request said = request_of(c);
+    Request preset = said;
+    preset.preset = c.at("name") == "four_steps" ? Preset::lightx2v_4step : Preset::dmd_3step;
+    preset.scheduler = {}, preset.flow_shift = {}, preset.guidance_scale = {}, preset.num_inference_steps = {}, preset.sigmas = {};
+    const std::vector<std::uint8_t> frames = frames_of(session, said);
+    EXPECT_EQ(frames_of(session, preset), frames);
+
+    Job job = session.prepare(said);
+    DenoiseState state;
+    Callbacks keeping;
+    keeping.step = [&](const StepDone& done) {
+      if (done.step == 0) state = done.state();
+    };
+    session.run(job, keeping);
+    std::vector<std::uint8_t> again;
+    Callbacks resuming;
+    resuming.resume = state;
+    resuming.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) { again.insert(again.end(), rgb.begin(), rgb.end()); };
+    session.run(job, resuming);
+    EXPECT_EQ(again, frames);
+  }
 }
 
 // A picture of the video's shape is the same in all three ways; of another shape they differ.
