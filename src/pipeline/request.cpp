@@ -88,7 +88,7 @@ Overloaded(T...) -> Overloaded<T...>;
 
 constexpr std::string_view kModels = "the model's";
 constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
-constexpr Members kOfImages = members::i2v | members::i2v_a14b;
+constexpr Members kOfImages = members::i2v | members::i2v_a14b | members::flf2v;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
 std::vector<RequestField> make_fields() {

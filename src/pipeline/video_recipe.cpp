@@ -99,7 +99,7 @@ class VideoWork : public Work {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows()};
   }
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
@@ -136,8 +136,8 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       decode_(context) {
   Request request = with_preset(asked, context.spelling);
   check_request(request, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.takes_image) {
-    image_ = std::make_unique<ImageCondition>(request, context);
+  if (kind.images != VideoKind::Images::none) {
+    image_ = std::make_unique<ImageCondition>(request, context, kind.images == VideoKind::Images::both);
     request = image_->with_size(std::move(request));
   }
   settle_size(request, model_, context.spelling, settled_);
@@ -174,10 +174,8 @@ std::string VideoWork::advice() const {
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
   return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
-            NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
-            for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
-              for (const char* kind : {"k", "v"}) named.outputs.push_back(fmt::format("{}_{}", kind, i));
-            return named;
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch, model_.image_rows()),
+                              wan_context_outputs(model_.transformer)};
           }};
 }
 
@@ -197,9 +195,11 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
     stage.uses.push_back({own + " context", "context", expert.component,
-                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
+                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"},
+                           {"image_k_*", own + ".image_k_*"}, {"image_v_*", own + ".image_v_*"}}});
     PlanUse step{own, "step", expert.component,
-                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
+                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"},
+                  {"image_k_*", own + ".image_k_*"}, {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
   }
@@ -250,9 +250,9 @@ std::vector<ProgramPlan> VideoWork::companions() const {
 }
 
 void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
-  const std::size_t denoised_from = image_ ? 2 : 1;
+  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage < denoised_from) return image_->run(run);
+  if (stage < denoised_from) return image_->run(stage - 1, run);
   if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
@@ -404,11 +404,12 @@ void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& r
 }  // namespace
 
 VideoRecipe::VideoRecipe(const VideoKind& kind, const ModelConfig& model)
-    : kind_(kind), two_experts_(model.boundary_ratio.has_value()) {}
+    : kind_(kind), two_experts_(model.boundary_ratio.has_value()), image_encoder_(model.image_encoder.has_value()) {}
 
 std::vector<std::string> VideoRecipe::components() const {
   std::vector<std::string> components{"text_encoder", "transformer"};
   if (two_experts_) components.emplace_back("transformer_2");
+  if (image_encoder_) components.emplace_back("image_encoder");
   components.emplace_back("vae");
   return components;
 }
