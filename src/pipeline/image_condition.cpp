@@ -53,10 +53,11 @@ ImageCondition::ImageCondition(const Request& request, const RecipeContext& cont
   check(!both || !request.last_image.empty(), ErrorKind::invalid_argument, last,
         "no last image given: {} makes a video from one picture to another. Give it: {} FILE.", model_.name, last);
   if (request.last_image.empty()) return;
-  check(both || !model_.image_encoder, ErrorKind::invalid_argument, last,
-        "is not taken by this model: got {}, expected nothing, as its image encoder sees one picture. It is of flf2v, and of models "
-        "without an image encoder (i2v_a14b).",
-        request.last_image.string());
+  check(
+      both || !model_.image_encoder, ErrorKind::invalid_argument, last,
+      "is not taken by this model: got {}, expected nothing, as its image encoder sees one picture. It is of flf2v, and of models "
+      "without an image encoder (i2v_a14b).",
+      request.last_image.string());
   pictures_.push_back({.field = last, .image = read_image(request.last_image, last), .fit = request.fit});
 }
 ImageCondition::~ImageCondition() = default;
@@ -92,7 +93,8 @@ void ImageCondition::settle(const Settled& settled) {
         model_.vae.scale_factor_temporal + 1, spelled("num_frames", spelling_));
   if (pictures_.size() > 1) pictures_[1].frame = settled.num_frames - 1;
   for (Picture& picture : pictures_)
-    picture.fitted = fitted(picture.image, static_cast<int>(settled.made_width), static_cast<int>(settled.made_height), picture.fit);
+    picture.fitted =
+        fitted(picture.image, static_cast<int>(settled.made_width), static_cast<int>(settled.made_height), picture.fit);
 }
 
 Type ImageCondition::condition_type() const {
@@ -115,8 +117,9 @@ NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
 
 void ImageCondition::add_encoder(Program& program) const {
   const ClipVisionConfig& encoder = *model_.image_encoder;
-  program.plans.push_back(
-      {"image", "image", [this] { return NamedGraph{trace_clip_vision(*model_.image_encoder, dtype_), {"states"}}; }});
+  program.plans.push_back({"image", "image", [this] {
+                             return NamedGraph{trace_clip_vision(*model_.image_encoder, dtype_), {"states"}};
+                           }});
   program.stages.push_back({.name = "look at the image",
                             .phase = Phase::encode,
                             .uses = {{"image", "image", "image_encoder", {{"pixels", "image.pixels"}, {"states", "image.states"}}}},

@@ -21,9 +21,9 @@ struct Settings {
 };
 
 const std::vector<Settings>& table() {
-  // lightx2v: levels 1000, 750, 500, 250 of 1000, shifted by 5, straight steps (LightX2V's StepDistill and Distill models and LoRAs,
-  // Wan2.2-Lightning). dmd: timesteps 1000, 757, 522 are 1000, 280, 120 of 1000 shifted by 8, each step to the clean sample and back
-  // with fresh noise (CausVid's bidirectional models, FastWan's without sparse attention).
+  // lightx2v: levels 1000, 750, 500, 250 of 1000, shifted by 5, straight steps (LightX2V's StepDistill and Distill models and
+  // LoRAs, Wan2.2-Lightning). dmd: timesteps 1000, 757, 522 are 1000, 280, 120 of 1000 shifted by 8, each step to the clean sample
+  // and back with fresh noise (CausVid's bidirectional models, FastWan's without sparse attention).
   static const std::vector<Settings> rows{{Preset::lightx2v_4step, SchedulerKind::euler, 5, 1, {1, 0.75, 0.5, 0.25}, true},
                                           {Preset::dmd_3step, SchedulerKind::lcm, 8, 1, {1, 0.28, 0.12}, false}};
   return rows;
@@ -48,8 +48,7 @@ Request with_preset(const Request& request, Spelling spelling) {
   for (const RequestField& field : request_fields())
     if (const auto texts = get_field(result, field); texts != get_field(request, field))
       set += fmt::format("{}{} {}", set.empty() ? "" : ", ", spelled(field.name, spelling), fmt::join(texts, ","));
-  if (!set.empty())
-    log(LogLevel::notice, fmt::format("preset {}: {}", get_field(request, *find_field("preset")).front(), set));
+  if (!set.empty()) log(LogLevel::notice, fmt::format("preset {}: {}", get_field(request, *find_field("preset")).front(), set));
   return result;
 }
 

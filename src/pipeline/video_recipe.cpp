@@ -24,7 +24,7 @@ namespace {
 
 // Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
 struct Forward {
-  std::string name;                 // "both", "prompt", "negative"
+  std::string name;                  // "both", "prompt", "negative"
   std::vector<std::string> results;  // the tensors its predictions go to
 };
 
@@ -46,11 +46,13 @@ std::vector<Expert> experts_of(const Settled& settled, const Scheduler& schedule
   if (!settled.boundary_ratio) return {{"transformer", "denoise", settled.guidance_scale, 0, steps}};
   const double boundary = *settled.boundary_ratio * static_cast<double>(train_timesteps);
   const auto& timesteps = scheduler.timesteps();  // they fall
-  const int high = static_cast<int>(std::count_if(timesteps.begin(), timesteps.end(),
-                                                  [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
+  const int high = static_cast<int>(
+      std::count_if(timesteps.begin(), timesteps.end(), [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
   std::vector<Expert> experts;
   if (high > 0) experts.push_back({"transformer", "denoise, high noise", settled.guidance_scale, 0, high});
-  if (high < steps) experts.push_back({"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
+  if (high < steps)
+    experts.push_back(
+        {"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
   return experts;
 }
 
@@ -144,9 +146,9 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
     settled_.boundary_ratio = request.boundary_ratio ? request.boundary_ratio : model_.boundary_ratio;
-    settled_.guidance_scale_2 =
-        request.guidance_scale_2 ? request.guidance_scale_2
-                                 : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
+    settled_.guidance_scale_2 = request.guidance_scale_2
+                                    ? request.guidance_scale_2
+                                    : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
   scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
@@ -194,12 +196,23 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
-    stage.uses.push_back({own + " context", "context", expert.component,
-                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"},
-                           {"image_k_*", own + ".image_k_*"}, {"image_v_*", own + ".image_v_*"}}});
-    PlanUse step{own, "step", expert.component,
-                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"},
-                  {"image_k_*", own + ".image_k_*"}, {"image_v_*", own + ".image_v_*"}}};
+    stage.uses.push_back({own + " context",
+                          "context",
+                          expert.component,
+                          {{"text", own + ".text"},
+                           {"k_*", own + ".k_*"},
+                           {"v_*", own + ".v_*"},
+                           {"image_k_*", own + ".image_k_*"},
+                           {"image_v_*", own + ".image_v_*"}}});
+    PlanUse step{own,
+                 "step",
+                 expert.component,
+                 {{"latent", "latents"},
+                  {"text_bias", own + ".text_bias"},
+                  {"k_*", own + ".k_*"},
+                  {"v_*", own + ".v_*"},
+                  {"image_k_*", own + ".image_k_*"},
+                  {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
   }
@@ -217,8 +230,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
                    {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
                    {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
-  for (int i = 0; i < scheduler_->kept_count(); ++i)
-    stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
+  for (int i = 0; i < scheduler_->kept_count(); ++i) stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
   return stage;
 }
 
@@ -226,7 +238,9 @@ Program VideoWork::program() const {
   Program program;
   const Type latents = latent_type();
   const bool guided_steps = guided();
-  program.plans = {texts_.plan(), context_plan(texts_.rows()), step_plan(texts_.rows()),
+  program.plans = {texts_.plan(),
+                   context_plan(texts_.rows()),
+                   step_plan(texts_.rows()),
                    {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
@@ -287,8 +301,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   for (const Forward& forward : all) prepare_context(forward, video, run);
   run.phase("text keys and values", start);
 
-  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run the
-  // same captured graphs.
+  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
+  // the same captured graphs.
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
   const RotaryTables rotary =
@@ -309,8 +323,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     const bool is_last = expert.end == scheduler.steps();
     if (state.next_step >= expert.end && !is_last) return;
     if (state.next_step >= expert.begin) {
-      check(state.next_step >= 0 && state.next_step <= scheduler.steps() &&
-            state.latents.size() == latents_.size() && state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
+      check(state.next_step >= 0 && state.next_step <= scheduler.steps() && state.latents.size() == latents_.size() &&
+                state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
                 std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
             ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
             state.latents.size(), latents_.size());

@@ -114,10 +114,11 @@ void check_sigmas(const std::vector<double>& sigmas, std::string_view where) {
   double above = 1;
   for (std::size_t i = 0; i < sigmas.size(); ++i) {
     const bool falls = i == 0 ? sigmas[i] <= above : sigmas[i] < above;
-    check(falls && sigmas[i] > 0, ErrorKind::invalid_argument, where,
-          "bad noise levels: got {} as number {}, expected falling numbers above 0 and at most 1. Leave out the last 0, and give the "
-          "levels before the shift, as 1,.75,.5,.25.",
-          sigmas[i], i + 1);
+    check(
+        falls && sigmas[i] > 0, ErrorKind::invalid_argument, where,
+        "bad noise levels: got {} as number {}, expected falling numbers above 0 and at most 1. Leave out the last 0, and give the "
+        "levels before the shift, as 1,.75,.5,.25.",
+        sigmas[i], i + 1);
     above = sigmas[i];
   }
 }

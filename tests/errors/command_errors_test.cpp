@@ -591,8 +591,19 @@ std::vector<Case> model_folder_cases() {
             {"[tokenizer]", "pieces", "expected at most the encoder's vocabulary of 100"}),
       model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae/config.json]", "is_residual", "Wan 2.1"},
             3),
-      model("ImageConditioning", with_value(transformer, "image_dim", "1280"),
-            {"[transformer/config.json]", "image_dim", "expected null"}, 3),
+      model("ImageDimWithoutAddedKeys", with_value(transformer, "image_dim", "1280"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got none", "expected 256"}, 3),
+      model("AddedKeysWithoutImageDim", with_value(transformer, "added_kv_proj_dim", "256"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got 256", "expected none"}, 3),
+      model("ImagePositionsWithoutImageDim", with_value(transformer, "pos_embed_seq_len", "514"),
+            {"[transformer/config.json]", "bad pos_embed_seq_len", "got 514", "expected none"}),
+      model("ImageDimWithoutAnEncoder",
+            edited([](const fs::path& folder) {
+              json config = json::parse(read_bytes(folder / "transformer/config.json"));
+              config["image_dim"] = 1280, config["added_kv_proj_dim"] = 256;
+              replace(folder / "transformer/config.json", config.dump());
+            }),
+            {"[model_index.json]", "unsupported image_encoder", "got none", "expected CLIPVisionModel"}, 3),
       model("ChannelsOfNoMember", with_value(transformer, "in_channels", "48"),
             {"[transformer/config.json]", "in_channels 48", "a VAE of z_dim 16", "16 and 16 (text to video) or 36 and 16 (image to video)"}, 3),
       model("FewerChannelsInThanOut", with_value(transformer, "in_channels", "8"),

@@ -58,8 +58,8 @@ Graph trace_layers(const ClipVisionConfig& config, DType dtype, std::int64_t lay
   const Value kernel = embeddings.weight("patch_embedding.weight", dtype, {width, 3 * patch * patch}, {width, 3, patch, patch});
   const Value patches = linear(reshape(by_patch, {1, grid * grid, 3 * patch * patch}), kernel);
   const Value of_class = reshape(embeddings.weight("class_embedding", dtype, {width}), {1, 1, width});
-  const Value positions = reshape(embeddings.weight("position_embedding.weight", dtype, {config.tokens(), width}),
-                                  {1, config.tokens(), width});
+  const Value positions =
+      reshape(embeddings.weight("position_embedding.weight", dtype, {config.tokens(), width}), {1, config.tokens(), width});
   const Part whole{config, dtype, std::string(kPrefix), 0};
   Value x = whole.norm("pre_layrnorm", concat({of_class, patches}, 1) + positions);
   for (std::int64_t i = 0; i < layers; ++i)
@@ -80,7 +80,8 @@ std::vector<ExpectedTensor> clip_vision_tensors(const ClipVisionConfig& config) 
 
 std::vector<TensorAlias> clip_vision_aliases(const ClipVisionConfig& config) {
   std::vector<TensorAlias> aliases;
-  for (const ExpectedTensor& tensor : clip_vision_tensors(config)) aliases.push_back({tensor.name, tensor.name.substr(kPrefix.size())});
+  for (const ExpectedTensor& tensor : clip_vision_tensors(config))
+    aliases.push_back({tensor.name, tensor.name.substr(kPrefix.size())});
   return aliases;
 }
 

@@ -1,5 +1,5 @@
-// CLIP's image encoder (Radford et al. 2021; transformers' CLIPVisionModel), as Wan 2.1 uses it: the states behind the last layer but
-// one, with the class token, without the norm at the end.
+// CLIP's image encoder (Radford et al. 2021; transformers' CLIPVisionModel), as Wan 2.1 uses it: the states behind the last layer
+// but one, with the class token, without the norm at the end.
 #pragma once
 
 #include <vector>
@@ -11,8 +11,8 @@ namespace zoe {
 
 // Inputs:  pixels f32 [3,S,S], S the image's size, normalised by kClipMean and kClipStd.
 // Outputs: states f32 [1,tokens,hidden_size].
-// `dtype` is that of products, stream and attention; norms are computed in f32 with f32 weights. Segments: 0 the embeddings, layer i
-// is i + 1.
+// `dtype` is that of products, stream and attention; norms are computed in f32 with f32 weights. Segments: 0 the embeddings, layer
+// i is i + 1.
 Graph trace_clip_vision(const ClipVisionConfig& config, DType dtype);
 
 // Of values 0 to 1, by channel.

@@ -88,7 +88,9 @@ void check_images(const WanDitConfig& config, std::int64_t rows) {
   const bool fits = config.image_dim == 0 ? rows == 0 : rows >= 1 && rows <= kMostRows;
   check(fits && (config.image_positions == 0 || rows == config.image_positions), ErrorKind::invalid_argument, "wan_dit",
         "bad number of image rows: got {}, expected {}.", rows,
-        config.image_dim == 0 ? 0 : config.image_positions ? config.image_positions : kMostRows);
+        config.image_dim == 0    ? 0
+        : config.image_positions ? config.image_positions
+                                 : kMostRows);
 }
 
 // image_tokens [1,S,image_dim] -> [1,S,D]: WanImageEmbedding of Diffusers.
@@ -213,9 +215,9 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const std::size_t first_keys = inputs.size();
   for (const std::string& name : wan_context_outputs(config)) {
     const bool of_images = name.starts_with("image_");
-    inputs.push_back(input(name, dtype,
-                           {of_images ? 1 : sizes.batch, of_images ? sizes.image_rows : sizes.text_rows, config.num_heads,
-                            config.head_dim}));
+    inputs.push_back(
+        input(name, dtype,
+              {of_images ? 1 : sizes.batch, of_images ? sizes.image_rows : sizes.text_rows, config.num_heads, config.head_dim}));
   }
   Value seen = cast(latent, dtype);
   if (const std::int64_t extra = config.condition_channels(); extra > 0) {
@@ -264,7 +266,8 @@ std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {
   const auto [pt, ph, pw] = config.patch_size;
   const std::int64_t images = config.image_dim == 0 ? 0 : config.image_positions ? config.image_positions : 1;
   std::vector<ExpectedTensor> tensors = parameters_of(trace_wan_dit(config, DType::f32, {pt, ph, pw, 1, 1, images}));
-  for (ExpectedTensor& tensor : parameters_of(trace_wan_context(config, DType::f32, 1, 1, images))) tensors.push_back(std::move(tensor));
+  for (ExpectedTensor& tensor : parameters_of(trace_wan_context(config, DType::f32, 1, 1, images)))
+    tensors.push_back(std::move(tensor));
   return tensors;
 }
 

@@ -37,8 +37,9 @@ struct WanDitSizes {
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
-// is computed once. Images are seen by an attention of their own, with the texts' queries, whose result is added. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of
-// padding are all the same, so that they are one row with a count; -inf leaves a row out.
+// is computed once. Images are seen by an attention of their own, with the texts' queries, whose result is added. text_bias is
+// added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of padding are all the same, so
+// that they are one row with a count; -inf leaves a row out.
 //
 // Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);
