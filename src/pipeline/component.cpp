@@ -1,6 +1,7 @@
 #include "pipeline/component.h"
 
 #include "base/error.h"
+#include "models/clip_vision/config.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
@@ -17,6 +18,7 @@ struct Expected {
 Expected expected_of(const ModelConfig& model, const std::string& name) {
   if (name == "text_encoder") return {umt5_tensors(model.text_encoder), umt5_aliases(model.text_encoder)};
   if (name == "vae") return {wan_vae_tensors(model.vae), {}};
+  if (name == "image_encoder") return {clip_vision_tensors(*model.image_encoder), clip_vision_aliases(*model.image_encoder)};
   ZOE_INTERNAL_CHECK(name == "transformer" || name == "transformer_2");
   return {wan_dit_tensors(model.transformer), {}};
 }

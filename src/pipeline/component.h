@@ -14,7 +14,7 @@
 
 namespace zoe {
 
-// The files of "text_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is missing, unknown or
+// The files of "text_encoder", "transformer", "transformer_2", "vae" or "image_encoder", every tensor matched. An error if one is missing, unknown or
 // of another shape than the configuration says.
 Checkpoint open_component(const ModelConfig& model, const std::string& name);
 

@@ -3,6 +3,9 @@
 // A video of the pictures, mid grey between them, goes through the VAE's encoder (the mean of its distribution, normalised as
 // latents are); beside its channels stand four of a mask, one for each frame of a latent frame: 1 where the frame is a picture. The
 // first latent frame is one frame, which fills all four. (WanImageToVideoPipeline of Diffusers; arXiv:2503.20314.)
+//
+// Where the model has an image encoder (CLIP), that sees the pictures as they are in their files: the shorter side scaled to the
+// encoder's size, the middle of the longer one.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +18,8 @@ namespace zoe {
 
 class ImageCondition {
  public:
-  // Reads the pictures of a request; errors name its fields.
-  ImageCondition(const Request& request, const RecipeContext& context);
+  // Reads the pictures of a request; errors name its fields. `both`: the last image is as needed as the first.
+  ImageCondition(const Request& request, const RecipeContext& context, bool both);
   ~ImageCondition();
   ImageCondition(const ImageCondition&) = delete;
   ImageCondition& operator=(const ImageCondition&) = delete;
@@ -29,13 +32,18 @@ class ImageCondition {
   // Channels of the condition, of a VAE.
   static std::int64_t channels(const WanVaeConfig& vae) { return vae.scale_factor_temporal + vae.z_dim; }
 
-  // Plans, and a stage at the end that makes the tensor `condition`, f32 [channels,T,h,w].
+  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w]; before it, of a model with an image
+  // encoder, one that makes `image_tokens`, f32 [1,tokens of all pictures,width].
   void add_to(Program& program) const;
-  void run(StageRun& run) const;
+  std::size_t stages() const { return model_.image_encoder ? 2 : 1; }
+  void run(std::size_t stage, StageRun& run) const;
 
  private:
   struct Picture;
 
+  void add_encoder(Program& program) const;
+  void encode(StageRun& run) const;
+  void make_condition(StageRun& run) const;
   NamedGraph trace(std::int64_t frames, bool first) const;
   std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
   // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.

@@ -14,14 +14,22 @@ struct Member {
   int heads, ffn_dim, layers, in_channels;  // heads of 128
   std::optional<double> boundary_ratio;
   GenerationDefaults defaults;
+  int encoded_images = 0;  // that the transformer sees through CLIP: one, or first and last
+  double flow_shift = 3;
 };
 
 // Two experts: the settings of Wan's own configuration (steps, guidance of high and low noise).
 constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
 constexpr GenerationDefaults kTwoExpertsOfImages{.num_inference_steps = 40, .guidance_scale = 3.5, .guidance_scale_2 = 3.5};
 
+constexpr GenerationDefaults k720p{.height = 720, .width = 1280};
+constexpr GenerationDefaults kFirstAndLast{.height = 720, .width = 1280, .guidance_scale = 5.5};
+
 constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, {}, {}},
                                {"wan2.1-t2v-14b", 40, 13824, 40, 16, {}, {}},
+                               {"wan2.1-i2v-14b-480p", 40, 13824, 40, 36, {}, {}, 1},
+                               {"wan2.1-i2v-14b-720p", 40, 13824, 40, 36, {}, k720p, 1},
+                               {"wan2.1-flf2v-14b-720p", 40, 13824, 40, 36, {}, kFirstAndLast, 2, 16},
                                {"wan2.2-t2v-a14b", 40, 13824, 40, 16, 0.875, kTwoExperts},
                                {"wan2.2-i2v-a14b", 40, 13824, 40, 36, 0.9, kTwoExpertsOfImages}};
 
@@ -33,12 +41,22 @@ Umt5Config umt5_xxl() {
                         "umt5-xxl"));
 }
 
+ClipVisionConfig clip_vision_h() {
+  return parse_clip_vision_config(
+      parse_json_object(R"({"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-5})",
+                        "clip vit-h"));
+}
+
 WanDitConfig wan_dit(const Member& member) {
+  std::string images;
+  if (member.encoded_images > 0) images = fmt::format(R"(, "image_dim": 1280, "added_kv_proj_dim": {})", 128 * member.heads);
+  if (member.encoded_images > 1) images += fmt::format(R"(, "pos_embed_seq_len": {})", 2 * clip_vision_h().tokens());
   return parse_wan_dit_config(
       parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
     "in_channels": {}, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    member.heads, member.ffn_dim, member.layers, member.in_channels),
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024{}}})",
+                                    member.heads, member.ffn_dim, member.layers, member.in_channels, images),
                         member.name));
 }
 
@@ -63,6 +81,8 @@ std::optional<ModelConfig> published_model(std::string_view name) {
   model.boundary_ratio = member->boundary_ratio;
   model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
   model.defaults = member->defaults;
+  model.scheduler.flow_shift = member->flow_shift;
+  if (member->encoded_images) model.image_encoder = clip_vision_h();
   return model;
 }
 

@@ -10,12 +10,17 @@ namespace zoe {
 
 namespace {
 
-// The channels that the transformer sees beside the noise tell the kinds apart.
-constexpr VideoKind kKinds[] = {{"text to video", members::t2v, members::t2v_a14b, false,
-                                 [](const ModelConfig& model) { return model.transformer.condition_channels() == 0; }},
-                                {"image to video", members::i2v, members::i2v_a14b, true, [](const ModelConfig& model) {
-                                   return model.transformer.condition_channels() == ImageCondition::channels(model.vae);
-                                 }}};
+bool is_image_to_video(const ModelConfig& model) {
+  return model.transformer.condition_channels() == ImageCondition::channels(model.vae);
+}
+
+// The channels that the transformer sees beside the noise tell the kinds apart. The first that fits counts.
+constexpr VideoKind kKinds[] = {
+    {"text to video", members::t2v, members::t2v_a14b, VideoKind::Images::none,
+     [](const ModelConfig& model) { return model.transformer.condition_channels() == 0 && model.transformer.image_dim == 0; }},
+    {"first and last frame to video", members::flf2v, members::flf2v, VideoKind::Images::both,
+     [](const ModelConfig& model) { return is_image_to_video(model) && model.transformer.image_positions > 0; }},
+    {"image to video", members::i2v, members::i2v_a14b, VideoKind::Images::first, is_image_to_video}};
 
 }  // namespace
 

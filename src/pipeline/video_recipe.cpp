@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -10,6 +11,7 @@
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/image_condition.h"
+#include "pipeline/presets.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/text_prompts.h"
@@ -22,7 +24,7 @@ namespace {
 
 // Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
 struct Forward {
-  std::string name;                 // "both", "prompt", "negative"
+  std::string name;                  // "both", "prompt", "negative"
   std::vector<std::string> results;  // the tensors its predictions go to
 };
 
@@ -44,11 +46,13 @@ std::vector<Expert> experts_of(const Settled& settled, const Scheduler& schedule
   if (!settled.boundary_ratio) return {{"transformer", "denoise", settled.guidance_scale, 0, steps}};
   const double boundary = *settled.boundary_ratio * static_cast<double>(train_timesteps);
   const auto& timesteps = scheduler.timesteps();  // they fall
-  const int high = static_cast<int>(std::count_if(timesteps.begin(), timesteps.end(),
-                                                  [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
+  const int high = static_cast<int>(
+      std::count_if(timesteps.begin(), timesteps.end(), [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
   std::vector<Expert> experts;
   if (high > 0) experts.push_back({"transformer", "denoise, high noise", settled.guidance_scale, 0, high});
-  if (high < steps) experts.push_back({"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
+  if (high < steps)
+    experts.push_back(
+        {"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
   return experts;
 }
 
@@ -97,7 +101,7 @@ class VideoWork : public Work {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows()};
   }
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
@@ -121,6 +125,8 @@ class VideoWork : public Work {
 
   // Between stages.
   std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
+  std::optional<NormalNoise> noise_;
+  int steps_drawn_ = 0;  // fresh noise of so many steps is drawn, where the scheduler wants it
 };
 
 VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const VideoKind& kind, bool two_experts)
@@ -130,16 +136,19 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
-  check_request(asked, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.takes_image) image_ = std::make_unique<ImageCondition>(asked, context);
-  const Request request = image_ ? image_->with_size(asked) : asked;
+  Request request = with_preset(asked, context.spelling);
+  check_request(request, two_experts ? kind.two : kind.one, context.spelling);
+  if (kind.images != VideoKind::Images::none) {
+    image_ = std::make_unique<ImageCondition>(request, context, kind.images == VideoKind::Images::both);
+    request = image_->with_size(std::move(request));
+  }
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
     settled_.boundary_ratio = request.boundary_ratio ? request.boundary_ratio : model_.boundary_ratio;
-    settled_.guidance_scale_2 =
-        request.guidance_scale_2 ? request.guidance_scale_2
-                                 : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
+    settled_.guidance_scale_2 = request.guidance_scale_2
+                                    ? request.guidance_scale_2
+                                    : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
   scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
@@ -167,10 +176,8 @@ std::string VideoWork::advice() const {
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
   return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
-            NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
-            for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
-              for (const char* kind : {"k", "v"}) named.outputs.push_back(fmt::format("{}_{}", kind, i));
-            return named;
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch, model_.image_rows()),
+                              wan_context_outputs(model_.transformer)};
           }};
 }
 
@@ -189,10 +196,23 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
-    stage.uses.push_back({own + " context", "context", expert.component,
-                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
-    PlanUse step{own, "step", expert.component,
-                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
+    stage.uses.push_back({own + " context",
+                          "context",
+                          expert.component,
+                          {{"text", own + ".text"},
+                           {"k_*", own + ".k_*"},
+                           {"v_*", own + ".v_*"},
+                           {"image_k_*", own + ".image_k_*"},
+                           {"image_v_*", own + ".image_v_*"}}});
+    PlanUse step{own,
+                 "step",
+                 expert.component,
+                 {{"latent", "latents"},
+                  {"text_bias", own + ".text_bias"},
+                  {"k_*", own + ".k_*"},
+                  {"v_*", own + ".v_*"},
+                  {"image_k_*", own + ".image_k_*"},
+                  {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
   }
@@ -210,8 +230,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
                    {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
                    {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
-  for (int i = 0; i < scheduler_->kept_count(); ++i)
-    stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
+  for (int i = 0; i < scheduler_->kept_count(); ++i) stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
   return stage;
 }
 
@@ -219,7 +238,9 @@ Program VideoWork::program() const {
   Program program;
   const Type latents = latent_type();
   const bool guided_steps = guided();
-  program.plans = {texts_.plan(), context_plan(texts_.rows()), step_plan(texts_.rows()),
+  program.plans = {texts_.plan(),
+                   context_plan(texts_.rows()),
+                   step_plan(texts_.rows()),
                    {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
@@ -243,9 +264,9 @@ std::vector<ProgramPlan> VideoWork::companions() const {
 }
 
 void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
-  const std::size_t denoised_from = image_ ? 2 : 1;
+  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage < denoised_from) return image_->run(run);
+  if (stage < denoised_from) return image_->run(stage - 1, run);
   if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
@@ -280,8 +301,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   for (const Forward& forward : all) prepare_context(forward, video, run);
   run.phase("text keys and values", start);
 
-  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run the
-  // same captured graphs.
+  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
+  // the same captured graphs.
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
   const RotaryTables rotary =
@@ -292,7 +313,9 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   int begin = expert.begin;
   if (expert.begin == 0) {
     latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
-    standard_normal(settled_.seeds[video], latents_);
+    noise_.emplace(settled_.seeds[video]);
+    noise_->draw(latents_);
+    steps_drawn_ = 0;
     run.upload(latents, latents_);
   }
   if (callbacks.resume && video == 0) {
@@ -300,8 +323,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     const bool is_last = expert.end == scheduler.steps();
     if (state.next_step >= expert.end && !is_last) return;
     if (state.next_step >= expert.begin) {
-      check(state.next_step >= 0 && state.next_step <= scheduler.steps() &&
-            state.latents.size() == latents_.size() && state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
+      check(state.next_step >= 0 && state.next_step <= scheduler.steps() && state.latents.size() == latents_.size() &&
+                state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
                 std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
             ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
             state.latents.size(), latents_.size());
@@ -325,6 +348,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
 
+  std::vector<float> noise;
   std::vector<BoundPlan> predict;
   for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
   BoundPlan update = run.bind("update");
@@ -348,6 +372,11 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
       for (const BoundPlan& plan : predict) run.run(plan);
+    }
+    if (const std::optional<int> fresh = scheduler.noise()) {
+      // Also that of steps which a resumed run does not take.
+      for (noise.resize(latents_.size()); steps_drawn_ <= i; ++steps_drawn_) noise_->draw(noise);
+      run.upload(kept(*fresh), noise);
     }
     update.set_input("coefficients", row_of(coefficient_table, i, row_type));
     const std::vector<int> reads = scheduler.reads(i), writes = scheduler.writes(i);
@@ -389,11 +418,12 @@ void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& r
 }  // namespace
 
 VideoRecipe::VideoRecipe(const VideoKind& kind, const ModelConfig& model)
-    : kind_(kind), two_experts_(model.boundary_ratio.has_value()) {}
+    : kind_(kind), two_experts_(model.boundary_ratio.has_value()), image_encoder_(model.image_encoder.has_value()) {}
 
 std::vector<std::string> VideoRecipe::components() const {
   std::vector<std::string> components{"text_encoder", "transformer"};
   if (two_experts_) components.emplace_back("transformer_2");
+  if (image_encoder_) components.emplace_back("image_encoder");
   components.emplace_back("vae");
   return components;
 }

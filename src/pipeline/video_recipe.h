@@ -17,7 +17,8 @@ namespace zoe {
 struct VideoKind {
   std::string_view name;  // "image to video"
   Members one, two;       // by the number of transformers
-  bool takes_image;       // image_condition.h
+  // Pictures that it starts from (image_condition.h): none, the first frame and maybe the last, or both.
+  enum class Images : std::uint8_t { none, first, both } images;
   bool (*fits)(const ModelConfig& model);
 };
 
@@ -31,7 +32,7 @@ class VideoRecipe : public Recipe {
 
  private:
   const VideoKind& kind_;
-  bool two_experts_;
+  bool two_experts_, image_encoder_;
 };
 
 }  // namespace zoe
