@@ -106,8 +106,10 @@ int generate(GenerateOptions& options) {
   Job job = files.prepare();
   const Settled& settled = job.settled();
   const MemoryStatement& memory = job.memory();
+  Request said = options.request;
+  said.sigmas = settled.sigmas;  // also a preset's
   for (const std::string& notice :
-       request_notices(options.request, settled.num_inference_steps, settled.guidance_scale,
+       request_notices(said, settled.num_inference_steps, settled.guidance_scale,
                        parse_scheduler_kind(settled.scheduler, "scheduler"), model.defaults.num_frames, Spelling::option))
     log(LogLevel::notice, notice);
   const std::string low_noise = settled.guidance_scale_2 ? fmt::format(" and {}", *settled.guidance_scale_2) : "";

@@ -120,6 +120,13 @@ int info(const std::string& path, bool as_json) {
                               transformer.patch_size[2], transformer.in_channels, transformer.out_channels),
                   open_component(*model, part)));
     });
+    if (model->image_encoder) attempt([&] {
+        const ClipVisionConfig& image = *model->image_encoder;
+        parts.push_back(part_of("image_encoder",
+                                fmt::format("CLIP: {} layers, {} wide, {} heads, pictures of {} pixels, {} tokens", image.num_layers,
+                                            image.hidden_size, image.num_heads, image.image_size, image.tokens()),
+                                open_component(*model, "image_encoder")));
+      });
     const WanVaeConfig& vae = model->vae;
     attempt([&] {
       parts.push_back(part_of("vae",

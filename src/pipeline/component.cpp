@@ -6,6 +6,7 @@
 #include "base/encoding.h"
 #include "base/error.h"
 #include "compiler/passes/keep_stored.h"
+#include "models/clip_vision/config.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_dit/names.h"
@@ -23,6 +24,7 @@ struct Expected {
 Expected expected_of(const ModelConfig& model, const std::string& name) {
   if (name == "text_encoder") return {umt5_tensors(model.text_encoder), umt5_aliases(model.text_encoder)};
   if (name == "vae") return {wan_vae_tensors(model.vae), {}};
+  if (name == "image_encoder") return {clip_vision_tensors(*model.image_encoder), clip_vision_aliases(*model.image_encoder)};
   ZOE_INTERNAL_CHECK(name == "transformer" || name == "transformer_2");
   return {wan_dit_tensors(model.transformer), {}};
 }

@@ -15,8 +15,8 @@
 
 namespace zoe {
 
-// The files of "text_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is missing, unknown
-// or of another shape than the configuration says.
+// The files of "text_encoder", "image_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is
+// missing, unknown or of another shape than the configuration says.
 Checkpoint open_component(const ModelConfig& model, const std::string& name);
 
 // What a LoRA changes in a transformer of the model: "transformer" or "transformer_2". Errors of LoraFile::fit.

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "ir/trace.h"
 #include "media/image.h"
+#include "models/clip_vision/model.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/stage_run.h"
 
@@ -36,20 +37,29 @@ Image fitted(const Image& image, int width, int height, Fit fit) {
 
 struct ImageCondition::Picture {
   std::string field;
-  Image image;
+  Image image;             // as in the file
+  Image fitted = {};       // of the video's size
   std::int64_t frame = 0;  // of the video
   Fit fit = Fit::crop;
 };
 
-ImageCondition::ImageCondition(const Request& request, const RecipeContext& context, Pictures form)
+ImageCondition::ImageCondition(const Request& request, const RecipeContext& context, VideoKind::Images form)
     : model_(context.model), form_(form), dtype_(context.dtype), platform_(context.platform), spelling_(context.spelling) {
+  const bool both = form == VideoKind::Images::both;
   const std::string first = spelled("image", spelling_);
   check(!request.image.empty(), ErrorKind::invalid_argument, first,
         "no image given: {} makes a video of a picture. Give one: {} FILE.", model_.name, first);
-  pictures_.push_back({first, read_image(request.image, first), 0, request.fit});
-  if (request.last_image.empty()) return;
+  pictures_.push_back({.field = first, .image = read_image(request.image, first), .fit = request.fit});
   const std::string last = spelled("last_image", spelling_);
-  pictures_.push_back({last, read_image(request.last_image, last), 0, request.fit});
+  check(!both || !request.last_image.empty(), ErrorKind::invalid_argument, last,
+        "no last image given: {} makes a video from one picture to another. Give it: {} FILE.", model_.name, last);
+  if (request.last_image.empty()) return;
+  check(
+      both || !model_.image_encoder, ErrorKind::invalid_argument, last,
+      "is not taken by this model: got {}, expected nothing, as its image encoder sees one picture. It is of flf2v, and of models "
+      "without an image encoder (i2v_a14b).",
+      request.last_image.string());
+  pictures_.push_back({.field = last, .image = read_image(request.last_image, last), .fit = request.fit});
 }
 ImageCondition::~ImageCondition() = default;
 
@@ -84,7 +94,8 @@ void ImageCondition::settle(const Settled& settled) {
         model_.vae.scale_factor_temporal + 1, spelled("num_frames", spelling_));
   if (pictures_.size() > 1) pictures_[1].frame = settled.num_frames - 1;
   for (Picture& picture : pictures_)
-    picture.image = fitted(picture.image, static_cast<int>(settled.made_width), static_cast<int>(settled.made_height), picture.fit);
+    picture.fitted =
+        fitted(picture.image, static_cast<int>(settled.made_width), static_cast<int>(settled.made_height), picture.fit);
 }
 
 Type ImageCondition::condition_type() const {
@@ -105,7 +116,54 @@ NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
   return named;
 }
 
+void ImageCondition::add_encoder(Program& program) const {
+  const ClipVisionConfig& encoder = *model_.image_encoder;
+  program.plans.push_back({"image", "image", [this] {
+                             return NamedGraph{trace_clip_vision(*model_.image_encoder, dtype_), {"states"}};
+                           }});
+  program.stages.push_back({.name = "look at the image",
+                            .phase = Phase::encode,
+                            .uses = {{"image", "image", "image_encoder", {{"pixels", "image.pixels"}, {"states", "image.states"}}}},
+                            .tensors = {{"image_tokens", {DType::f32, {1, model_.image_rows(), encoder.hidden_size}}}},
+                            .may_stream = true});
+}
+
+// CLIP's preparation: bicubic to the shorter side, the middle, normalised by channel.
+void ImageCondition::encode(StageRun& run) const {
+  const BoundPlan plan = run.bind("image");
+  const Tensor &tokens = run.tensor("image_tokens"), &states = plan.outputs[0];
+  const auto size = static_cast<int>(model_.image_encoder->image_size);
+  for (std::size_t p = 0; p < pictures_.size(); ++p) {
+    const Image& image = pictures_[p].image;
+    const bool wide = image.width > image.height;
+    const int shorter = wide ? image.height : image.width, longer = wide ? image.width : image.height;
+    const auto scaled = static_cast<int>(static_cast<std::int64_t>(size) * longer / shorter);
+    const Image small = resize(image, wide ? scaled : size, wide ? size : scaled, ResizeFilter::bicubic);
+    const Image middle = crop(small, (small.width - size) / 2, (small.height - size) / 2, size, size);
+    std::vector<float> pixels;
+    for (std::size_t c = 0; c < 3; ++c)
+      for (std::size_t i = c; i < middle.rgb.size(); i += 3)
+        pixels.push_back((static_cast<float>(middle.rgb[i]) / 255.0f - kClipMean[c]) / kClipStd[c]);
+    run.upload(plan.inputs[0], pixels);
+    run.run(plan, false);
+    run.copy(states, {states.type, tokens.buffer, tokens.offset + p * states.size_bytes()});
+    run.progress(p + 1, pictures_.size());
+  }
+  const std::vector<float> seen = run.download(tokens);
+  check(std::all_of(seen.begin(), seen.end(), [](float value) { return std::isfinite(value); }), ErrorKind::invalid_argument,
+        "image_encoder",
+        "not a number: the states of an image are not finite. A weight of image_encoder is damaged or does not fit {}: check its "
+        "files, or try --dtype f32.",
+        name(dtype_));
+}
+
+void ImageCondition::run(std::size_t stage, StageRun& run) {
+  if (stage + 1 < stages()) encode(run);
+  else make_condition(run);
+}
+
 void ImageCondition::add_to(Program& program) const {
+  if (model_.image_encoder) add_encoder(program);
   Stage stage{
       .name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{std::string(tensor()), condition_type()}}};
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
@@ -124,7 +182,7 @@ std::vector<float> ImageCondition::pixels(std::int64_t begin, std::int64_t count
   std::vector<float> values;
   for (const Picture& picture : pictures_) {
     if (picture.frame < begin || picture.frame >= begin + count) continue;
-    const std::vector<std::uint8_t>& rgb = picture.image.rgb;
+    const std::vector<std::uint8_t>& rgb = picture.fitted.rgb;
     values.resize(static_cast<std::size_t>(count) * rgb.size());
     float* to = values.data() + static_cast<std::size_t>(picture.frame - begin) * rgb.size();
     for (const std::uint8_t value : rgb) *to++ = 2.0f * (static_cast<float>(value) / 255.0f) - 1.0f;
@@ -132,7 +190,7 @@ std::vector<float> ImageCondition::pixels(std::int64_t begin, std::int64_t count
   return values;
 }
 
-void ImageCondition::run(StageRun& run) {
+void ImageCondition::make_condition(StageRun& run) {
   const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, frames = this->frames(),
                      masks = mask_channels();
   const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
@@ -176,7 +234,7 @@ void ImageCondition::run(StageRun& run) {
         "try --dtype f32.",
         name(dtype_));
   run.upload(run.tensor(std::string(tensor())), condition);
-  if (form_ == Pictures::first_frame) first_frame_ = std::move(condition);
+  if (form_ == VideoKind::Images::first_latent) first_frame_ = std::move(condition);
 }
 
 void ImageCondition::put_first_frame(std::vector<float>& latents) const {

@@ -95,6 +95,17 @@ GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model)
   return defaults;
 }
 
+void check_image_encoder(const ModelConfig& model) {
+  const ClipVisionConfig& encoder = *model.image_encoder;
+  check(encoder.hidden_size == model.transformer.image_dim, ErrorKind::invalid_argument, "transformer/config.json",
+        "bad image_dim: got {}, expected the image encoder's hidden_size {}. The parts are of different models.",
+        model.transformer.image_dim, encoder.hidden_size);
+  check(model.transformer.image_positions == 0 || model.transformer.image_positions == 2 * encoder.tokens(),
+        ErrorKind::invalid_argument, "transformer/config.json",
+        "bad pos_embed_seq_len: got {}, expected {}: two pictures of {} tokens. The parts are of different models.",
+        model.transformer.image_positions, 2 * encoder.tokens(), encoder.tokens());
+}
+
 }  // namespace
 
 fs::path ModelConfig::part(std::string_view part_name) const {
@@ -122,6 +133,14 @@ ModelConfig read_model_config(const fs::path& given) {
           "transformer_2/config.json",
           "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(model, "vae"));
+  if (model.transformer.image_dim) {
+    const std::string got = index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
+    check(got == "CLIPVisionModel" || got == "CLIPVisionModelWithProjection", ErrorKind::unsupported, "model_index.json",
+          "unsupported image_encoder: got {}, expected CLIPVisionModel, as the transformer has an image_dim. Choose another model.",
+          got.empty() ? "none" : got);
+    model.image_encoder = parse_clip_vision_config(part_config(model, "image_encoder"));
+    check_image_encoder(model);
+  }
   const std::string scheduler = "scheduler/scheduler_config.json";
   model.scheduler =
       parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);

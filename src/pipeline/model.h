@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "models/clip_vision/config.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
@@ -42,11 +43,15 @@ struct ModelConfig {
   // Each token has a timestep of its own, so that a first frame may be given without noise (Wan 2.2 TI2V).
   bool expand_timesteps = false;
   WanVaeConfig vae;
+  std::optional<ClipVisionConfig> image_encoder = {};  // of a transformer with an image_dim
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
 
   std::filesystem::path part(std::string_view part_name) const;  // its folder; of a model with files
+  // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.
+  std::int64_t encoded_images() const { return !image_encoder ? 0 : transformer.image_positions ? 2 : 1; }
+  std::int64_t image_rows() const { return image_encoder ? encoded_images() * image_encoder->tokens() : 0; }
 };
 
 // Reads and checks every configuration of a model folder and that its parts belong together and have a recipe; opens no weights.

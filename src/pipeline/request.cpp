@@ -27,18 +27,30 @@ struct Choice {
 // The first text of a value is its name; the others are what other programs call it.
 constexpr Choice<SchedulerKind> kSchedulers[] = {{"unipc", SchedulerKind::unipc},
                                                  {"euler", SchedulerKind::euler},
+                                                 {"lcm", SchedulerKind::lcm},
+                                                 {"dpm++", SchedulerKind::dpmpp},
                                                  {"uni_pc", SchedulerKind::unipc},
                                                  {"UniPCMultistepScheduler", SchedulerKind::unipc},
-                                                 {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler}};
+                                                 {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler},
+                                                 {"FlowMatchLCMScheduler", SchedulerKind::lcm},
+                                                 {"dpmpp_2m", SchedulerKind::dpmpp},
+                                                 {"DPMSolverMultistepScheduler", SchedulerKind::dpmpp}};
 constexpr Choice<GuidanceBatch> kGuidanceBatches[] = {
     {"auto", GuidanceBatch::automatic}, {"on", GuidanceBatch::on}, {"off", GuidanceBatch::off}};
 
 constexpr Choice<Fit> kFits[] = {{"crop", Fit::crop}, {"stretch", Fit::stretch}, {"pad", Fit::pad}};
+constexpr Choice<Preset> kPresets[] = {{"none", Preset::none},
+                                       {"lightx2v-4step", Preset::lightx2v_4step},
+                                       {"dmd-3step", Preset::dmd_3step},
+                                       {"lightning-4step", Preset::lightx2v_4step},
+                                       {"causvid-3step", Preset::dmd_3step},
+                                       {"fastwan-3step", Preset::dmd_3step}};
 
 template <class T>
 constexpr auto& choices_of() {
   if constexpr (std::is_same_v<T, SchedulerKind>) return kSchedulers;
   else if constexpr (std::is_same_v<T, Fit>) return kFits;
+  else if constexpr (std::is_same_v<T, Preset>) return kPresets;
   else return kGuidanceBatches;
 }
 
@@ -76,7 +88,7 @@ Overloaded(T...) -> Overloaded<T...>;
 
 constexpr std::string_view kModels = "the model's";
 constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
-constexpr Members kOfLastImages = members::i2v | members::i2v_a14b, kOfImages = kOfLastImages | members::ti2v_5b;
+constexpr Members kOfLastImages = members::i2v | members::i2v_a14b | members::flf2v, kOfImages = kOfLastImages | members::ti2v_5b;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
 std::vector<RequestField> make_fields() {
@@ -263,8 +275,18 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = kModels,
-       .help = "UniPC or Euler along the flow",
+       .help = "UniPC, Euler along the flow, LCM (fresh noise at every step, for models distilled so) or DPM-Solver++ 2M",
        .aliases = {"sampler", "sampler_name", "sampling_method", "sample_solver"},
+       .hints = {}},
+      {.name = "preset",
+       .letter = "",
+       .slot = &Request::preset,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "none",
+       .help = "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
+       .aliases = {},
        .hints = {}},
       {.name = "flow_shift",
        .letter = "",
@@ -509,6 +531,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
                  [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
+                 [&](Preset Request::*slot) { request.*slot = parser.choice<Preset>(texts[0]); },
                  [&](bool Request::*slot) { request.*slot = parser.flag(texts[0]); },
                  [&](SizeSlot) { parser.size(request, texts[0]); }},
       field.slot);
@@ -566,7 +589,7 @@ std::string_view RequestField::type() const {
                  [](std::optional<SchedulerKind> Request::*) -> Text { return "choice"; },
                  [](GuidanceBatch Request::*) -> Text { return "choice"; },
                  [](std::filesystem::path Request::*) -> Text { return "file"; },
-                 [](Fit Request::*) -> Text { return "choice"; },
+                 [](Fit Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
                  [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
                  [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
       slot);
@@ -576,6 +599,7 @@ std::vector<std::string_view> RequestField::choices() const {
   if (std::holds_alternative<std::optional<SchedulerKind> Request::*>(slot)) return names_of<SchedulerKind>();
   if (std::holds_alternative<GuidanceBatch Request::*>(slot)) return names_of<GuidanceBatch>();
   if (std::holds_alternative<Fit Request::*>(slot)) return names_of<Fit>();
+  if (std::holds_alternative<Preset Request::*>(slot)) return names_of<Preset>();
   return {};
 }
 
@@ -656,6 +680,9 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
                    Texts texts;
                    for (const LoraChoice& each : request.*slot) texts.push_back(fmt::format("{}={}", each.path, each.strength));
                    return texts;
+                 },
+                 [&](Preset Request::*slot) {
+                   return request.*slot == Preset::none ? Texts{} : Texts{std::string(name_of(request.*slot))};
                  },
                  [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
       field.slot);

@@ -35,6 +35,9 @@ struct LoraChoice {
   bool operator==(const LoraChoice&) const = default;
 };
 
+// Settings of distilled models (presets.h).
+enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step };
+
 // Where an optional is empty, the model decides.
 struct Request {
   std::vector<std::string> prompts;  // UTF-8
@@ -46,6 +49,7 @@ struct Request {
   std::optional<int> num_inference_steps;
   std::vector<double> sigmas;  // noise levels before the shift, falling, without the 0 at the end; empty: the scheduler's own
   std::optional<SchedulerKind> scheduler;
+  Preset preset = Preset::none;  // of what is left open
   std::optional<double> flow_shift, guidance_scale, guidance_scale_2, boundary_ratio;
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
@@ -73,7 +77,8 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, Fit Request::*, std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
+                 std::filesystem::path Request::*, Fit Request::*, Preset Request::*, std::vector<LoraChoice> Request::*, bool Request::*,
+                 SizeSlot>;
 
 struct RequestField {
   std::string_view name;    // a_b

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -10,6 +11,7 @@
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/image_condition.h"
+#include "pipeline/presets.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/text_prompts.h"
@@ -95,12 +97,13 @@ class VideoWork : public Work {
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
-  bool has_first_frame() const { return image_ && image_->form() == Pictures::first_frame; }
+  bool has_first_frame() const { return image_ && image_->form() == VideoKind::Images::first_latent; }
   Type latent_type() const {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, has_first_frame()};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows(),
+            has_first_frame()};
   }
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
@@ -124,6 +127,8 @@ class VideoWork : public Work {
 
   // Between stages.
   std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
+  std::optional<NormalNoise> noise_;
+  int steps_drawn_ = 0;  // fresh noise of so many steps is drawn, where the scheduler wants it
 };
 
 VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const VideoKind& kind, bool two_experts)
@@ -133,10 +138,12 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
-  check_request(asked, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.pictures == Pictures::channels || (kind.pictures == Pictures::first_frame && !asked.image.empty()))
-    image_ = std::make_unique<ImageCondition>(asked, context, kind.pictures);
-  const Request request = image_ ? image_->with_size(asked) : asked;
+  Request request = with_preset(asked, context.spelling);
+  check_request(request, two_experts ? kind.two : kind.one, context.spelling);
+  if (kind.images != VideoKind::Images::none && !(kind.images == VideoKind::Images::first_latent && request.image.empty())) {
+    image_ = std::make_unique<ImageCondition>(request, context, kind.images);
+    request = image_->with_size(std::move(request));
+  }
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
@@ -171,10 +178,8 @@ std::string VideoWork::advice() const {
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
   return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
-            NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
-            for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
-              for (const char* kind : {"k", "v"}) named.outputs.push_back(fmt::format("{}_{}", kind, i));
-            return named;
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch, model_.image_rows()),
+                              wan_context_outputs(model_.transformer)};
           }};
 }
 
@@ -193,12 +198,23 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
-    stage.uses.push_back(
-        {own + " context", "context", expert.component, {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
+    stage.uses.push_back({own + " context",
+                          "context",
+                          expert.component,
+                          {{"text", own + ".text"},
+                           {"k_*", own + ".k_*"},
+                           {"v_*", own + ".v_*"},
+                           {"image_k_*", own + ".image_k_*"},
+                           {"image_v_*", own + ".image_v_*"}}});
     PlanUse step{own,
                  "step",
                  expert.component,
-                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
+                 {{"latent", "latents"},
+                  {"text_bias", own + ".text_bias"},
+                  {"k_*", own + ".k_*"},
+                  {"v_*", own + ".v_*"},
+                  {"image_k_*", own + ".image_k_*"},
+                  {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
   }
@@ -250,9 +266,9 @@ std::vector<ProgramPlan> VideoWork::companions() const {
 }
 
 void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
-  const std::size_t denoised_from = image_ ? 2 : 1;
+  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage < denoised_from) return image_->run(run);
+  if (stage < denoised_from) return image_->run(stage - 1, run);
   if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
@@ -299,7 +315,9 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   int begin = expert.begin;
   if (expert.begin == 0) {
     latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
-    standard_normal(settled_.seeds[video], latents_);
+    noise_.emplace(settled_.seeds[video]);
+    noise_->draw(latents_);
+    steps_drawn_ = 0;
     run.upload(latents, latents_);
   }
   if (callbacks.resume && video == 0) {
@@ -333,6 +351,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(coefficient_table, coefficients);
   if (has_first_frame()) run.upload(run.tensor("first_timestep"), timestep_sinusoid(model_.transformer, 0));
 
+  std::vector<float> noise;
   std::vector<BoundPlan> predict;
   for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
   BoundPlan update = run.bind("update");
@@ -356,6 +375,11 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
       for (const BoundPlan& plan : predict) run.run(plan);
+    }
+    if (const std::optional<int> fresh = scheduler.noise()) {
+      // Also that of steps which a resumed run does not take.
+      for (noise.resize(latents_.size()); steps_drawn_ <= i; ++steps_drawn_) noise_->draw(noise);
+      run.upload(kept(*fresh), noise);
     }
     update.set_input("coefficients", row_of(coefficient_table, i, row_type));
     const std::vector<int> reads = scheduler.reads(i), writes = scheduler.writes(i);
@@ -398,11 +422,12 @@ void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& r
 }  // namespace
 
 VideoRecipe::VideoRecipe(const VideoKind& kind, const ModelConfig& model)
-    : kind_(kind), two_experts_(model.boundary_ratio.has_value()) {}
+    : kind_(kind), two_experts_(model.boundary_ratio.has_value()), image_encoder_(model.image_encoder.has_value()) {}
 
 std::vector<std::string> VideoRecipe::components() const {
   std::vector<std::string> components{"text_encoder", "transformer"};
   if (two_experts_) components.emplace_back("transformer_2");
+  if (image_encoder_) components.emplace_back("image_encoder");
   components.emplace_back("vae");
   return components;
 }

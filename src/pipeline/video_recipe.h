@@ -13,18 +13,17 @@
 
 namespace zoe {
 
-// What a member makes of an image (image_condition.h).
-enum class Pictures : std::uint8_t {
-  none,
-  channels,     // its latents and a mask beside the noise's channels, at every step; there must be one
-  first_frame,  // its latents in the place of the first latent frame; there may be one (Wan 2.2 TI2V)
-};
-
 // A kind of members: what they are called, and what they take beside a prompt.
 struct VideoKind {
   std::string_view name;  // "image to video"
   Members one, two;       // by the number of transformers
-  Pictures pictures;
+  // Pictures that it starts from (image_condition.h).
+  enum class Images : std::uint8_t {
+    none,
+    first,         // the first frame, and maybe the last: their latents and a mask beside the noise's channels, at every step
+    both,          // the same of both
+    first_latent,  // maybe the first: its latents in the place of the first latent frame (Wan 2.2 TI2V)
+  } images;
   bool (*fits)(const ModelConfig& model);
 };
 
@@ -38,7 +37,7 @@ class VideoRecipe : public Recipe {
 
  private:
   const VideoKind& kind_;
-  bool two_experts_;
+  bool two_experts_, image_encoder_;
 };
 
 }  // namespace zoe

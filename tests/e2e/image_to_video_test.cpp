@@ -26,7 +26,8 @@ const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "model
 // Cases of a folder of fixtures, each with the folder's name.
 std::vector<json> cases() {
   std::vector<json> all;
-  for (const std::string folder : {"image_to_video", "image_to_video_experts", "text_or_image_to_video"}) {
+  for (const std::string folder :
+       {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_or_image_to_video"}) {
     std::ifstream file(fs::path(ZOE_FIXTURES) / "models" / folder / "cases.json");
     const json recorded = json::parse(file);
     for (json c : recorded.at("cases")) {
@@ -51,6 +52,7 @@ Request request_of(const json& c) {
   if (c.contains("boundary_ratio")) request.boundary_ratio = c.at("boundary_ratio");
   request.flow_shift = c.at("flow_shift");
   request.scheduler = parse_scheduler_kind(c.at("scheduler").get<std::string>(), "scheduler");
+  if (c.contains("sigmas")) request.sigmas = c.at("sigmas").get<std::vector<double>>();
   request.seeds = {c.at("seed").get<std::uint64_t>()};
   return request;
 }
@@ -66,19 +68,16 @@ std::vector<std::uint8_t> frames_of(Session& session, const Request& request) {
   return stacked;
 }
 
-fs::path make_model(const std::string& kind, const fs::path& folder) {
-  if (kind == "image_to_video_experts") return testing::make_image_experts(folder);
-  if (kind == "text_or_image_to_video") return testing::make_text_or_image(folder);
-  return kModels / "toy-wan-i2v";
-}
-
 class ImageToVideo : public ::testing::TestWithParam<json> {};
 
 TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
   const json& c = GetParam();
   const testing::TemporaryFolder temporary;
   const std::string folder = c.at("folder");
-  Session session(read_model_config(make_model(folder, temporary.path() / "model")), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  const fs::path model = folder == "image_to_video"           ? kModels / "toy-wan-i2v"
+                         : folder == "text_or_image_to_video" ? testing::make_text_or_image(temporary.path() / "model")
+                                                              : testing::make_image_to_video(temporary.path() / "model", folder);
+  Session session(read_model_config(model), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
   const testing::ReadVideo expected =
       testing::read_video(fs::path(ZOE_FIXTURES) / "models" / folder / c.at("file").get<std::string>());
   for (const GuidanceBatch batch : {GuidanceBatch::on, GuidanceBatch::off}) {
@@ -95,22 +94,52 @@ TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
 INSTANTIATE_TEST_SUITE_P(Diffusers, ImageToVideo, ::testing::ValuesIn(cases()), [](const auto& test) {
   const json& c = test.param;
   const std::string folder = c.at("folder");
-  return (folder == "image_to_video" ? "" : folder == "text_or_image_to_video" ? "ti2v_" : "experts_") +
+  return (folder == "text_or_image_to_video" ? "ti2v" : folder.substr(std::string("image_to_video").size())) + "_" +
          c.at("name").template get<std::string>();
 });
 
 TEST(ImageToVideoModel, HasAStageForTheImage) {
   const testing::TemporaryFolder temporary;
-  Session session(read_model_config(testing::make_image_experts(temporary.path() / "model")), open_platform("null"));
+  Session session(read_model_config(testing::make_image_to_video(temporary.path() / "model", "image_to_video_experts")),
+                  open_platform("null"));
   EXPECT_EQ(session.recipe(), "image to video");
-  Request request;
-  request.prompts = {"a red circle"};
-  request.image = kPictures / "circle.png";
-  request.num_frames = 5, request.height = request.width = 64, request.num_inference_steps = 6;
-  const Job job = session.prepare(request);
-  std::vector<std::string> names;
-  for (const StageMemory& stage : job.memory().stages) names.push_back(stage.stage);
-  EXPECT_EQ(names, (std::vector<std::string>{"encode", "encode the image", "denoise, high noise", "denoise, low noise", "decode"}));
+  const auto stages = [](Session& of, const std::string& folder) {
+    const std::vector<json> all = cases();
+    const json& c = *std::find_if(all.begin(), all.end(), [&](const json& each) { return each.at("folder") == folder; });
+    const Job job = of.prepare(request_of(c));
+    std::vector<std::string> names;
+    for (const StageMemory& stage : job.memory().stages) names.push_back(stage.stage);
+    return names;
+  };
+  EXPECT_EQ(stages(session, "image_to_video_experts"),
+            (std::vector<std::string>{"encode", "encode the image", "denoise, high noise", "denoise, low noise", "decode"}));
+  Session clip(read_model_config(testing::make_image_to_video(temporary.path() / "clip", "image_to_video_clip")),
+               open_platform("null"));
+  EXPECT_EQ(stages(clip, "image_to_video_clip"),
+            (std::vector<std::string>{"encode", "look at the image", "encode the image", "denoise", "decode"}));
+}
+
+// What each member refuses of the other's.
+TEST(ImageToVideoModel, TakesAsManyPicturesAsItSees) {
+  const testing::TemporaryFolder temporary;
+  const auto error = [&](const std::string& folder, bool with_last) {
+    Session session(read_model_config(testing::make_image_to_video(temporary.path() / folder, folder)), open_platform("null"));
+    Request request;
+    request.prompts = {"a red circle"};
+    request.image = kPictures / "circle.png";
+    if (with_last) request.last_image = kPictures / "square.png";
+    request.height = 64, request.width = 64, request.num_frames = 9;
+    try {
+      session.prepare(request);
+    } catch (const Error& refused) {
+      return std::string(refused.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(error("image_to_video_clip", false), "");
+  EXPECT_NE(error("image_to_video_clip", true).find("[last_image] is not taken by this model"), std::string::npos);
+  EXPECT_EQ(error("image_to_video_flf2v", true), "");
+  EXPECT_NE(error("image_to_video_flf2v", false).find("[last_image] no last image given"), std::string::npos);
 }
 
 TEST(ImageToVideoModel, MayDoWithoutAnImageWhereTokensHaveTimesteps) {
@@ -157,6 +186,36 @@ TEST(ImageToVideoModel, TakesTheShapeOfItsImage) {
   EXPECT_EQ(size(), std::pair(INT64_C(96), INT64_C(80)));
   request.width = 64;
   EXPECT_EQ(size(), std::pair(INT64_C(64), INT64_C(80)));
+}
+
+// A preset is what it stands for, and a run that goes on draws the noise that the whole one draws.
+TEST(ImageToVideoModel, PresetsAndFreshNoise) {
+  Session session(read_model_config(kModels / "toy-wan-i2v"), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  for (const json& c : cases()) {
+    if (c.at("name") != "four_steps" && c.at("name") != "fresh_noise") continue;
+    const Request said = request_of(c);
+    Request preset = said;
+    preset.preset = c.at("name") == "four_steps" ? Preset::lightx2v_4step : Preset::dmd_3step;
+    preset.scheduler = {}, preset.flow_shift = {}, preset.guidance_scale = {}, preset.num_inference_steps = {}, preset.sigmas = {};
+    const std::vector<std::uint8_t> frames = frames_of(session, said);
+    EXPECT_EQ(frames_of(session, preset), frames);
+
+    Job job = session.prepare(said);
+    DenoiseState state;
+    Callbacks keeping;
+    keeping.step = [&](const StepDone& done) {
+      if (done.step == 0) state = done.state();
+    };
+    session.run(job, keeping);
+    std::vector<std::uint8_t> again;
+    Callbacks resuming;
+    resuming.resume = state;
+    resuming.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
+      again.insert(again.end(), rgb.begin(), rgb.end());
+    };
+    session.run(job, resuming);
+    EXPECT_EQ(again, frames);
+  }
 }
 
 // A picture of the video's shape is the same in all three ways; of another shape they differ.

@@ -276,7 +276,7 @@ std::vector<Case> argument_cases() {
       option("SeedVeryLong", "--seed", std::string(100'000, '9'), {"got \"999", "...", "expected a whole number"}),
       option("ThreadsZero", "--threads", "0", {"got \"0\"", "expected a whole number from 1 to 1024"}),
       option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
-      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc or euler"}),
+      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm or dpm++"}),
       option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
       {"UnknownPlatform",
        tiny({"--platform", "gpu"}),
@@ -589,10 +589,21 @@ std::vector<Case> model_folder_cases() {
               replace(folder / "model/text_encoder/config.json", object.dump());
             },
             {"[tokenizer]", "pieces", "expected at most the encoder's vocabulary of 100"}),
-      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae]", "bad shape of", "Check that the weights belong to the config"},
-            2),
-      model("ImageConditioning", with_value(transformer, "image_dim", "1280"),
-            {"[transformer/config.json]", "image_dim", "expected null"}, 3),
+      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"),
+            {"[vae]", "bad shape of", "Check that the weights belong to the config"}, 2),
+      model("ImageDimWithoutAddedKeys", with_value(transformer, "image_dim", "1280"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got none", "expected 256"}, 3),
+      model("AddedKeysWithoutImageDim", with_value(transformer, "added_kv_proj_dim", "256"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got 256", "expected none"}, 3),
+      model("ImagePositionsWithoutImageDim", with_value(transformer, "pos_embed_seq_len", "514"),
+            {"[transformer/config.json]", "bad pos_embed_seq_len", "got 514", "expected none"}),
+      model("ImageDimWithoutAnEncoder",
+            edited([](const fs::path& folder) {
+              json config = json::parse(read_bytes(folder / "transformer/config.json"));
+              config["image_dim"] = 1280, config["added_kv_proj_dim"] = 256;
+              replace(folder / "transformer/config.json", config.dump());
+            }),
+            {"[model_index.json]", "unsupported image_encoder", "got none", "expected CLIPVisionModel"}, 3),
       model("ChannelsOfNoMember", with_value(transformer, "in_channels", "48"),
             {"[transformer/config.json]", "in_channels 48", "a VAE of z_dim 16", "16 and 16 (text to video) or 36 and 16 (image to video)"}, 3),
       model("FewerChannelsInThanOut", with_value(transformer, "in_channels", "8"),
@@ -776,6 +787,8 @@ std::vector<Case> image_cases() {
       {"FitUnknown", of_image(circle, {"--fit", "cover"}), {"[--fit]", "got \"cover\"", "expected crop, stretch or pad"}},
       {"OutputIsTheImage", of_image("@picture.png", {"-o", "@picture.png"}), {"[output]", "is the file of --image"}, 2,
        [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
+      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step or dmd-3step"}),
+      {"PresetWithOtherSteps", tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}), {"[--sigmas]", "got 3 levels and 4 steps"}},
       {"SecondScaleForOneTransformer", of_image(circle, {"--guidance-scale-2", "3"}),
        {"[--guidance-scale-2]", "is not taken by this model", "t2v_a14b, i2v_a14b"}},
       picture("ImageEmpty", "", {"picture is no picture", "got 0 bytes"}),

@@ -1,10 +1,11 @@
-// Models of image to video in folders of their own: small recorded transformers, the other parts those of the embedded model or of
-// other fixtures, by `parts` of zoetrope.json.
+// Models of image to video in folders of their own: small recorded parts, the others of the embedded model by `parts` of
+// zoetrope.json.
 #pragma once
 
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 namespace zoe::testing {
@@ -27,19 +28,29 @@ inline std::filesystem::path make_text_or_image(const std::filesystem::path& fol
   return folder;
 }
 
-inline std::filesystem::path make_image_experts(const std::filesystem::path& folder, double boundary = 0.9) {
+// `fixture`: a folder of tests/fixtures/models. "image_to_video_experts" has two experts, "image_to_video_clip" an image encoder,
+// "image_to_video_flf2v" one that sees two pictures.
+inline std::filesystem::path make_image_to_video(const std::filesystem::path& folder, const std::string& fixture,
+                                                 const std::optional<double> boundary = {}) {
   namespace fs = std::filesystem;
-  const fs::path models = ZOE_MODELS, experts = fs::path(ZOE_FIXTURES) / "models/image_to_video_experts";
+  const fs::path models = ZOE_MODELS, recorded = fs::path(ZOE_FIXTURES) / "models";
   fs::create_directories(folder);
-  nlohmann::json defaults;
-  for (const char* part : {"tokenizer", "text_encoder", "vae", "scheduler"})
-    defaults["parts"][part] = fs::relative(models / "toy-wan" / part, folder).string();
-  for (const char* part : {"transformer", "transformer_2"}) defaults["parts"][part] = fs::relative(experts / part, folder).string();
-  std::ofstream(folder / "zoetrope.json") << defaults.dump(1);
   std::ifstream file(models / "toy-wan-i2v/model_index.json");
-  nlohmann::json index = nlohmann::json::parse(file);
-  index["transformer_2"] = index["transformer"];
-  index["boundary_ratio"] = boundary;
+  nlohmann::json index = nlohmann::json::parse(file), defaults;
+  const auto put = [&](const std::string& part, const fs::path& place) {
+    defaults["parts"][part] = fs::relative(place, folder).string();
+  };
+  for (const char* part : {"tokenizer", "text_encoder", "vae", "scheduler"}) put(part, models / "toy-wan" / part);
+  put("transformer", recorded / fixture / "transformer");
+  if (fs::exists(recorded / fixture / "transformer_2")) {
+    put("transformer_2", recorded / fixture / "transformer_2");
+    index["transformer_2"] = index["transformer"];
+    index["boundary_ratio"] = boundary.value_or(0.9);
+  } else if (fixture != "image_to_video") {
+    put("image_encoder", recorded / "image_to_video_clip/image_encoder");
+    index["image_encoder"] = {"transformers", "CLIPVisionModel"};
+  }
+  std::ofstream(folder / "zoetrope.json") << defaults.dump(1);
   std::ofstream(folder / "model_index.json") << index.dump(1);
   return folder;
 }
