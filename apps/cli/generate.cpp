@@ -64,6 +64,11 @@ void check_output_apart(std::string_view where, const fs::path& output, const Ge
           "{} lies in the model folder {}. Choose a path outside of it.", output.string(), path.string());
   check(options.prompt_file.empty() || !same_file(output, options.prompt_file), ErrorKind::invalid_argument, where,
         "{} is the file of the prompts. Choose another path.", output.string());
+  for (const RequestField& field : request_fields())
+    if (field.is_file())
+      for (const std::string& path : get_field(options.request, field))
+        check(!same_file(output, path), ErrorKind::invalid_argument, where, "{} is the file of {}. Choose another path.",
+              output.string(), spelled(field.name, Spelling::option));
 }
 
 std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
@@ -107,8 +112,10 @@ int generate(GenerateOptions& options) {
   Job job = files.prepare();
   const Settled& settled = job.settled();
   const MemoryStatement& memory = job.memory();
+  Request said = options.request;
+  said.sigmas = settled.sigmas;  // also a preset's
   for (const std::string& notice :
-       request_notices(options.request, settled.num_inference_steps, settled.guidance_scale,
+       request_notices(said, settled.num_inference_steps, settled.guidance_scale,
                        parse_scheduler_kind(settled.scheduler, "scheduler"), model.defaults.num_frames, Spelling::option))
     log(LogLevel::notice, notice);
   const std::string low_noise = settled.guidance_scale_2 ? fmt::format(" and {}", *settled.guidance_scale_2) : "";

@@ -11,6 +11,7 @@
 #include "models/layouts.h"
 #include "models/wan_dit/names.h"
 #include "pipeline/component.h"
+#include "pipeline/recipe.h"
 
 namespace zoe::cli {
 
@@ -75,10 +76,15 @@ std::string what_of(const std::string& part, const JsonObject& config) {
   if (part == "vae")
     return fmt::format("Wan {} VAE: {} wide, {} latent channels", config.boolean("is_residual", false) ? "2.2" : "2.1",
                        number("base_dim", 96), number("z_dim", 16));
+  if (part == "image_encoder") {
+    const std::int64_t side = number("image_size", 224), patch = std::max<std::int64_t>(1, number("patch_size", 32));
+    return fmt::format("CLIP: {} layers, {} wide, {} heads, pictures of {} pixels, {} tokens", number("num_hidden_layers", 12),
+                       number("hidden_size", 768), number("num_attention_heads", 12), side, (side / patch) * (side / patch) + 1);
+  }
   const std::string member = wan_member(config);
   std::vector<std::int64_t> patch{1, 2, 2};
   if (config.has("patch_size")) patch = config.integers("patch_size", 1, 16, 3, 3);
-  return fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}, {} channels in, {} out{}",
+  return fmt::format("Wan: {} layers, {} wide, {} heads of {}, feed-forward {}, patch {}, {} channels to {}{}",
                      number("num_layers", 40), number("num_attention_heads", 40) * number("attention_head_dim", 128),
                      number("num_attention_heads", 40), number("attention_head_dim", 128), number("ffn_dim", 13824),
                      fmt::join(patch, "x"), number("in_channels", 16), number("out_channels", number("in_channels", 16)),
@@ -91,6 +97,14 @@ void print(const Part& part) {
     stored += fmt::format("{}{} {} ({})", stored.empty() ? "" : ", ", each.tensors, dtype, mib(each.bytes));
   fmt::print("{:<13} {:>9} parameters  {:>12}  {} file{}  {}\n              tensors: {}\n              {}\n", part.name,
              count(part.parameters), mib(part.bytes), part.files, part.files == 1 ? "" : "s", part.layout, stored, part.what);
+}
+
+// What a request may give it: a prompt, and files.
+std::vector<std::string> inputs_of(const Recipe& recipe) {
+  std::vector<std::string> inputs;
+  for (const RequestField& field : request_fields())
+    if ((field.name == "prompt" || field.is_file()) && (field.taken_by & recipe.member())) inputs.emplace_back(field.name);
+  return inputs;
 }
 
 void print(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
@@ -119,6 +133,10 @@ Json to_json(const std::vector<Part>& parts) {
 
 Json to_json(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
   Json json{{"model", model.name}, {"path", model.path.string()}, {"parts", to_json(parts)}};
+  const std::unique_ptr<Recipe> recipe = make_recipe(model);
+  json["recipe"] = recipe->name();
+  json["member"] = member_names(recipe->member());
+  json["inputs"] = inputs_of(*recipe);
   json["tokenizer_pieces"] = pieces;
   json["scheduler"] = {{"kind", name(model.scheduler.kind)}, {"flow_shift", model.scheduler.flow_shift}};
   json["defaults"] = {{"height", model.defaults.height},
@@ -150,8 +168,9 @@ int info(const ModelFiles& files, bool as_json) {
   int pieces = 0;
   attempt([&] { model = open_model(files, "MODEL"); });
   if (model) {
-    for (const char* const part : {"text_encoder", "transformer", "transformer_2", "vae"})
-      if (part != std::string_view("transformer_2") || model->boundary_ratio)
+    for (const char* const part : {"text_encoder", "transformer", "transformer_2", "image_encoder", "vae"})
+      if ((part != std::string_view("transformer_2") || model->boundary_ratio) &&
+          (part != std::string_view("image_encoder") || model->image_encoder))
         attempt([&] {
           const Checkpoint checkpoint = open_component(*model, part);
           parts.push_back(part_of(part, what_of(part, config_of_part(*model, part)), checkpoint));
@@ -164,9 +183,7 @@ int info(const ModelFiles& files, bool as_json) {
         ModelConfig alone;
         alone.parts[held.part] = held.path;
         const Checkpoint checkpoint(held.path, held.part);
-        std::string what = "CLIP image encoder";
-        if (held.part != "image_encoder") what = what_of(held.part, config_of_part(alone, held.part));
-        parts.push_back(part_of(held.part, std::move(what), checkpoint));
+        parts.push_back(part_of(held.part, what_of(held.part, config_of_part(alone, held.part)), checkpoint));
       }
     } catch (const Error&) {  // is what keeps the model from being read, too
     }
@@ -181,13 +198,20 @@ int info(const ModelFiles& files, bool as_json) {
     json["notes"] = notes;
     fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else if (model || !parts.empty()) {
-    if (model) print(*model, parts, pieces);
-    else {
+    if (model) {
+      print(*model, parts, pieces);
+    } else {
       fmt::print("{}\n", files.model_path);
       for (const Part& part : parts) print(part);
     }
     for (const std::string& note : notes) fmt::print("note: {}\n", note);
-    if (problems.empty()) fmt::print("runs          text to video: yes; every tensor of every part has its place\n");
+    if (model) {
+      const std::unique_ptr<Recipe> recipe = make_recipe(*model);
+      std::string inputs;
+      for (const std::string& input : inputs_of(*recipe)) inputs += (inputs.empty() ? "" : ", ") + spelled(input, Spelling::option);
+      fmt::print("takes         {}\n", inputs);
+      if (problems.empty()) fmt::print("runs          {}: yes; every tensor of every part has its place\n", recipe->name());
+    }
     for (const Error& problem : problems) fmt::print("does not run: {}\n", problem.what());
   }
   if (!problems.empty()) throw problems.front();

@@ -109,6 +109,8 @@ Command add_verify(CLI::App& app) {
   add_request_field(app, request, "prompt", request.prompts[0]);
   for (const auto& [name, value] : {std::pair{"height", "64"}, {"width", "64"}, {"num_frames", "5"}, {"num_inference_steps", "2"}})
     add_request_field(app, request, name, value);
+  for (const RequestField& field : request_fields())
+    if (field.is_file()) add_request_field(app, request, field);
   add_request_field(app, request, "guidance_batch");
   add_json(app, options->json);
   add_device_options(app, options->device);

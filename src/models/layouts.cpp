@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
+#include "models/clip_vision/names.h"
 #include "models/umt5/names.h"
 #include "models/wan_dit/names.h"
 #include "models/wan_vae/names.h"
@@ -27,9 +28,8 @@ constexpr std::array kLayouts{
     Layout{"text_encoder", "llama.cpp", "enc.blk.0.attn_rel_b.weight", fixed<umt5_llama_names>},
     Layout{"vae", "Diffusers", "decoder.mid_block.attentions.0.to_qkv.weight", nullptr},
     Layout{"vae", "original Wan", "decoder.middle.1.to_qkv.weight", wan_vae_original_names},
-    // The image encoder has no component yet; that a file is one, can be said.
-    Layout{"image_encoder", "Transformers", "pre_layrnorm.weight", nullptr},
-    Layout{"image_encoder", "open_clip", "visual.pre_norm.weight", nullptr},
+    Layout{"image_encoder", "Transformers", "pre_layrnorm.weight", fixed<clip_vision_transformers_names>},
+    Layout{"image_encoder", "open_clip", "cls_embedding", fixed<clip_vision_open_clip_names>},
 };
 
 }  // namespace
@@ -70,7 +70,8 @@ FoundConfig infer_config(const Checkpoint& checkpoint, const FoundLayout& found,
   if (found.layout->part == "transformer") return made(infer_wan_dit_config(tensors, original));
   if (found.layout->part == "text_encoder") return made(infer_umt5_config(tensors));
   if (found.layout->part == "vae") return made(infer_wan_vae_config(tensors));
-  fail(ErrorKind::unsupported, checkpoint.where(), "is an image encoder, which no model here takes yet. Leave it out.");
+  ZOE_INTERNAL_CHECK(found.layout->part == "image_encoder");
+  return made(infer_clip_vision_config(tensors));
 }
 
 bool is_original_config(const JsonObject& json) { return json.has("num_layers") && json.has("dim") && json.has("in_dim"); }
@@ -86,6 +87,7 @@ bool is_config_of(const JsonObject& json, std::string_view part) {
   const std::string name = text("_class_name");
   if (part == "transformer") return (name.starts_with("Wan") && name.ends_with("3DModel")) || is_original_config(json);
   if (part == "vae") return name == "AutoencoderKLWan";
+  if (part == "image_encoder") return text("model_type") == "clip_vision_model";
   return part == "text_encoder" && text("model_type") == "umt5";
 }
 

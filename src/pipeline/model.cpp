@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -10,6 +11,7 @@
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
 #include "pipeline/model_files.h"
+#include "pipeline/recipe.h"
 
 namespace zoe {
 
@@ -24,13 +26,39 @@ JsonObject part_config(const ModelConfig& model, const std::string& part) {
   return read_json_object(model.part(part) / "config.json", part + "/config.json", kMaxConfigBytes);
 }
 
+// "parts": {"vae": "../toy-wan/vae"}, folders relative to the model's own.
+std::map<std::string, fs::path, std::less<>> read_parts(const fs::path& path) {
+  std::map<std::string, fs::path, std::less<>> parts;
+  if (!fs::exists(path / "zoetrope.json")) return parts;
+  const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
+  if (!file.has("parts")) return parts;
+  static const std::vector<std::string> kParts{"image_encoder", "image_processor", "scheduler",     "text_encoder",
+                                               "tokenizer",     "transformer",     "transformer_2", "vae"};
+  const JsonObject said = file.object("parts");
+  for (const std::string& part : said.keys()) {
+    const std::string near = nearest(part, kParts);
+    check(std::find(kParts.begin(), kParts.end(), part) != kParts.end(), ErrorKind::invalid_argument, "zoetrope.json",
+          "unknown part in parts: got {}, expected one of {}.{}", in_quotes(part), fmt::join(kParts, ", "),
+          near.empty() ? "" : " Did you mean " + near + "?");
+    const fs::path folder = path / said.string(part);
+    std::error_code status;
+    check(fs::is_directory(folder, status), ErrorKind::invalid_argument, "zoetrope.json",
+          "no folder for the part {}: got {}, expected a folder, relative to {}. Check the file.", part,
+          in_quotes(said.string(part)), path.string());
+    parts[part] = folder;
+  }
+  return parts;
+}
+
 // model_index.json names the class of every part; another class is another computation.
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
+  // Which of them it is follows from the transformer's channels.
+  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline"};
   const std::string pipeline = index.string("_class_name", "");
-  check(pipeline == "WanPipeline", ErrorKind::unsupported, "model_index.json",
-        "unsupported pipeline: got {}, expected WanPipeline (Wan text to video). Choose another model.",
-        pipeline.empty() ? "none" : pipeline);
+  check(std::find(std::begin(kPipelines), std::end(kPipelines), pipeline) != std::end(kPipelines), ErrorKind::unsupported,
+        "model_index.json", "unsupported pipeline: got {}, expected {}. Choose another model.",
+        pipeline.empty() ? "none" : pipeline, fmt::join(kPipelines, " or "));
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", "WanTransformer3DModel"}, {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
@@ -53,8 +81,10 @@ std::optional<double> read_boundary(const JsonObject& index) {
   return index.number("boundary_ratio", 0, 1, 0);
 }
 
-GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
-  GenerationDefaults defaults = two_experts ? two_expert_defaults() : GenerationDefaults();
+GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
+  GenerationDefaults defaults;
+  if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
+  if (model.expand_timesteps) defaults = text_or_image_defaults();
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);
@@ -65,6 +95,17 @@ GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
   defaults.guidance_scale = file.number("guidance_scale", 0, 1000, defaults.guidance_scale);
   if (file.has("guidance_scale_2")) defaults.guidance_scale_2 = file.number("guidance_scale_2", 0, 1000, 0);
   return defaults;
+}
+
+void check_image_encoder(const ModelConfig& model) {
+  const ClipVisionConfig& encoder = *model.image_encoder;
+  check(encoder.hidden_size == model.transformer.image_dim, ErrorKind::invalid_argument, "transformer/config.json",
+        "bad image_dim: got {}, expected the image encoder's hidden_size {}. The parts are of different models.",
+        model.transformer.image_dim, encoder.hidden_size);
+  check(model.transformer.image_positions == 0 || model.transformer.image_positions == 2 * encoder.tokens(),
+        ErrorKind::invalid_argument, "transformer/config.json",
+        "bad pos_embed_seq_len: got {}, expected {}: two pictures of {} tokens. The parts are of different models.",
+        model.transformer.image_positions, 2 * encoder.tokens(), encoder.tokens());
 }
 
 }  // namespace
@@ -82,8 +123,10 @@ ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::p
   const JsonObject index = read_index(path);
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
+  model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
-  model.parts = std::move(parts);
+  model.parts = read_parts(path);
+  for (auto& [part, place] : parts) model.parts.insert_or_assign(part, std::move(place));
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
   model.text_encoder = parse_umt5_config(part_config(model, "text_encoder"));
@@ -93,9 +136,18 @@ ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::p
           "transformer_2/config.json",
           "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(model, "vae"));
+  if (model.transformer.image_dim) {
+    const bool is_said = parts.contains("image_encoder");
+    const std::string got = is_said ? "CLIPVisionModel" : index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
+    check(got == "CLIPVisionModel" || got == "CLIPVisionModelWithProjection", ErrorKind::unsupported, "model_index.json",
+          "unsupported image_encoder: got {}, expected CLIPVisionModel, as the transformer has an image_dim. Choose another model.",
+          got.empty() ? "none" : got);
+    model.image_encoder = parse_clip_vision_config(part_config(model, "image_encoder"));
+  }
   const std::string scheduler = "scheduler/scheduler_config.json";
-  model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
-  model.defaults = read_defaults(path, model.boundary_ratio.has_value());
+  model.scheduler =
+      parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
+  model.defaults = read_defaults(path, model);
   check_parts(model);
   return model;
 }
@@ -104,10 +156,8 @@ void check_parts(const ModelConfig& model) {
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
-  check(model.transformer.in_channels == model.vae.z_dim && model.transformer.out_channels == model.vae.z_dim,
-        ErrorKind::unsupported, "transformer/config.json",
-        "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
-        model.transformer.in_channels, model.transformer.out_channels, model.vae.z_dim);
+  if (model.image_encoder) check_image_encoder(model);
+  make_recipe(model);
 }
 
 ModelConfig read_model(const std::string& spec) {

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "models/clip_vision/config.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_vae/config.h"
@@ -39,16 +40,22 @@ struct ModelConfig {
   // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others
   // `transformer_2`'s. None: there is one transformer.
   std::optional<double> boundary_ratio = {};
+  // Each token has a timestep of its own, so that a first frame may be given without noise (Wan 2.2 TI2V).
+  bool expand_timesteps = false;
   WanVaeConfig vae;
+  std::optional<ClipVisionConfig> image_encoder = {};  // of a transformer with an image_dim
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
 
-  std::filesystem::path part(std::string_view part_name) const;  // of a model with files
+  std::filesystem::path part(std::string_view part_name) const;  // a folder or a file; of a model with files
+  // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.
+  std::int64_t encoded_images() const { return !image_encoder ? 0 : transformer.image_positions ? 2 : 1; }
+  std::int64_t image_rows() const { return image_encoder ? encoded_images() * image_encoder->tokens() : 0; }
 };
 
-// Reads and checks every configuration of a folder in the Diffusers layout and that its parts belong together; opens no weights but
-// those of `parts`, which stand in the place of the folder's own.
+// Reads and checks every configuration of a folder in the Diffusers layout and that its parts belong together and have a recipe;
+// opens no weights but those of `parts`, which stand in the place of the folder's own.
 ModelConfig read_model_config(const std::filesystem::path& path,
                               std::map<std::string, std::filesystem::path, std::less<>> parts = {});
 void check_parts(const ModelConfig& model);  // that they belong together
@@ -60,7 +67,9 @@ ModelConfig read_model(const std::string& spec);
 // The published members of the family, whose configurations are known without files.
 std::vector<std::string> published_model_names();
 std::optional<ModelConfig> published_model(std::string_view name);
-GenerationDefaults two_expert_defaults();  // of a folder with two transformers that says nothing itself
+// Of a folder with two transformers that says nothing itself.
+GenerationDefaults two_expert_defaults(bool image_to_video);
+GenerationDefaults text_or_image_defaults();  // of Wan 2.2 TI2V
 
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);

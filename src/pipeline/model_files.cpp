@@ -157,8 +157,6 @@ class Assembly {
       check(fs::exists(path, status), ErrorKind::invalid_argument, option(each.name), "no file or folder {}. Check the path.",
             said);
       if (each.part.empty()) continue;
-      check(each.part != "image_encoder", ErrorKind::unsupported, option(each.name),
-            "no model here takes an image encoder yet: got {}, expected nothing. Leave it out.", said);
       if (each.part == "tokenizer") {
         parts_[std::string(each.part)] = path;
         continue;
@@ -177,6 +175,15 @@ class Assembly {
           "--transformer-2", "is the second of two experts: got no first one, expected it too. Give --transformer FILE.");
   }
 
+  // Whether the transformer is one that takes what an image encoder makes of a picture.
+  bool sees_images() const {
+    if (!parts_.contains("transformer")) return false;
+    ModelConfig model;
+    model.parts = parts_;
+    const LogScope quiet([](LogLevel, std::string_view) {});
+    return parse_wan_dit_config(config_of_part(model, "transformer")).image_dim > 0;
+  }
+
   // Whether a part found in the tree is of the transformer's size.
   bool fits(const HeldPart& found) const {
     if (!parts_.contains("transformer")) return true;
@@ -185,6 +192,8 @@ class Assembly {
     const WanDitConfig transformer = parse_wan_dit_config(config_of_part(model, "transformer"));
     model.parts[found.part] = found.path;
     if (found.part == "text_encoder") return parse_umt5_config(config_of_part(model, found.part)).d_model == transformer.text_dim;
+    if (found.part == "image_encoder")
+      return parse_clip_vision_config(config_of_part(model, found.part)).hidden_size == transformer.image_dim;
     if (found.part == "vae") return config_of_part(model, found.part).integer("z_dim", 1, 1024, 16) == transformer.out_channels;
     return true;
   }
@@ -196,7 +205,7 @@ class Assembly {
           "{} is not a folder. Give a ComfyUI models tree.", files_.models_dir);
     for (const FileOption& each : kOptions) {
       const std::string part(each.part);
-      if (each.folders.empty() || parts_.contains(part) || part == "image_encoder") continue;
+      if (each.folders.empty() || parts_.contains(part) || (part == "image_encoder" && !sees_images())) continue;
       if (index_) continue;  // has it
       std::vector<HeldPart> found;
       bool tokenizer_inside = false;
@@ -236,8 +245,8 @@ class Assembly {
       else if (!beside.empty()) parts_["tokenizer"] = beside;
     }
     std::vector<std::string> missing;
-    for (const char* const part : {"transformer", "text_encoder", "vae", "tokenizer"})
-      if (!parts_.contains(part))
+    for (const char* const part : {"transformer", "text_encoder", "image_encoder", "vae", "tokenizer"})
+      if (!parts_.contains(part) && (part != std::string_view("image_encoder") || sees_images()))
         missing.push_back(fmt::format("{} ({} FILE)", option_of(part).what, option(option_of(part).name)));
     check(missing.empty(), ErrorKind::invalid_argument, where_,
           "missing to run: {}. Give what is missing, or --models-dir with a ComfyUI models tree that has it.",
@@ -251,6 +260,10 @@ class Assembly {
     model.transformer = parse_wan_dit_config(config_of_part(model, "transformer"));
     model.text_encoder = parse_umt5_config(config_of_part(model, "text_encoder"));
     model.vae = parse_wan_vae_config(config_of_part(model, "vae"));
+    model.expand_timesteps = model.vae.is_residual;  // one member has this VAE, Wan 2.2 TI2V
+    if (model.transformer.image_dim) model.image_encoder = parse_clip_vision_config(config_of_part(model, "image_encoder"));
+    check(model.transformer.image_dim || files_.image_encoder.empty(), ErrorKind::invalid_argument, "--image-encoder",
+          "is not taken by this transformer: got {}, expected nothing. Leave it out.", files_.image_encoder);
     const bool two_experts = parts_.contains("transformer_2");
     if (two_experts) check_experts(model);
     take_published(model, two_experts);
@@ -267,19 +280,24 @@ class Assembly {
   static void take_published(ModelConfig& model, bool two_experts) {
     for (const std::string& name : published_model_names()) {
       const ModelConfig member = *published_model(name);
-      if (member.transformer != model.transformer || member.boundary_ratio.has_value() != two_experts) continue;
+      if (member.transformer != model.transformer || member.boundary_ratio.has_value() != two_experts ||
+          member.expand_timesteps != model.expand_timesteps)
+        continue;
       model.boundary_ratio = member.boundary_ratio;
       model.scheduler = member.scheduler;
       model.defaults = member.defaults;
       log(LogLevel::notice, fmt::format("{}: steps, guidance and shift are those of {}, whose shapes it has.", model.name, name));
       return;
     }
+    if (model.expand_timesteps) model.defaults = text_or_image_defaults();
     if (two_experts) {
-      constexpr double kBoundary = 0.875;  // of Wan 2.2's text to video
-      model.boundary_ratio = kBoundary;
+      const bool has_condition = model.transformer.condition_channels() > 0;
+      const double boundary = has_condition ? 0.9 : 0.875;  // of Wan 2.2's image to video and text to video
+      model.boundary_ratio = boundary;
+      model.defaults = two_expert_defaults(has_condition);
       log(LogLevel::notice,
           fmt::format("{}: of two experts the first takes the noise levels above {}, as in Wan 2.2; --boundary-ratio says another.",
-                      model.name, kBoundary));
+                      model.name, boundary));
     }
   }
 
@@ -302,7 +320,8 @@ std::optional<JsonObject> config_beside(const fs::path& path, std::string_view p
 
 // Whether two configurations are of one size, by what both say.
 bool same_size(const JsonObject& a, const JsonObject& b) {
-  for (const std::string_view key : {"num_layers", "ffn_dim", "in_channels", "d_model", "d_ff", "vocab_size", "base_dim", "z_dim"})
+  for (const std::string_view key : {"num_layers", "ffn_dim", "in_channels", "d_model", "d_ff", "vocab_size", "base_dim", "z_dim",
+                                     "hidden_size", "num_hidden_layers"})
     if (a.has(key) && b.has(key) &&
         a.integer(key, JsonObject::kMin, JsonObject::kMax) != b.integer(key, JsonObject::kMin, JsonObject::kMax))
       return false;

@@ -11,12 +11,14 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "models/clip_vision/names.h"
 #include "models/umt5/names.h"
 #include "models/wan_dit/names.h"
 #include "models/wan_vae/names.h"
 #include "pipeline/model_files.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
+#include "testing/image_to_video_folder.h"
 #include "testing/run_command.h"
 #include "testing/sparse_checkpoint.h"
 #include "testing/stored_tensors.h"
@@ -35,13 +37,14 @@ using testing::TensorToWrite;
 
 const fs::path kToy = fs::path(ZOE_MODELS) / "toy-wan";
 
-std::vector<std::uint8_t> frames_of(const ModelConfig& model) {
+std::vector<std::uint8_t> frames_of(const ModelConfig& model, const fs::path& image = {}) {
   Session session(model, open_platform("cpu", {.threads = 1}), {.dtype = DType::f32, .single_request = true});
   Request request;
   request.prompts = {"a big green triangle moving right"};
   request.height = 64, request.width = 64, request.num_frames = 5, request.num_inference_steps = 2;
   request.guidance_scale = 4;
   request.seeds = {3};
+  request.image = image;
   Job job = session.prepare(request);
   std::vector<std::uint8_t> frames;
   Callbacks callbacks;
@@ -210,6 +213,81 @@ TEST(Files, TwoExpertsInTheirFolders) {
   said.transformer_2 = (files.folder / "Wan/low_noise_model").string();
   said.model_path = "";
   EXPECT_EQ(frames_of(read_model(said)), expected);
+}
+
+const fs::path kPicture = fs::path(ZOE_FIXTURES) / "models/image_to_video/circle.png";
+
+// Wan 2.1's image to video, its image encoder as open_clip has it: q, k and v in one tensor, behind "visual.", beside a text tower.
+TEST(Files, AnImageEncoderOfOpenClip) {
+  const Files files;
+  const fs::path recorded = fs::path(ZOE_FIXTURES) / "models/image_to_video_clip";
+  std::vector<TensorToWrite> tensors;
+  for (TensorToWrite& tensor : testing::stored_tensors(recorded / "image_encoder")) {
+    const auto stored = clip_vision_open_clip_names().stored_of("vision_model." + tensor.name).value();
+    const std::string key = "visual." + stored.key;
+    const auto same = std::find_if(tensors.begin(), tensors.end(), [&](const TensorToWrite& other) { return other.name == key; });
+    if (stored.rule->parts == 1) {
+      tensors.push_back({key, tensor.dtype, tensor.shape, tensor.bytes});
+    } else if (same == tensors.end()) {
+      std::vector<std::int64_t> dims(tensor.shape.dims().begin(), tensor.shape.dims().end());
+      dims[0] *= 3;
+      tensors.push_back({key, tensor.dtype, Shape(dims), std::string(tensor.bytes.size() * 3, '\0')});
+      tensors.back().bytes.replace(static_cast<std::size_t>(stored.rule->part) * tensor.bytes.size(), tensor.bytes.size(),
+                                   tensor.bytes);
+    } else {
+      same->bytes.replace(static_cast<std::size_t>(stored.rule->part) * tensor.bytes.size(), tensor.bytes.size(), tensor.bytes);
+    }
+  }
+  for (TensorToWrite& tensor : tensors) {
+    if (tensor.name == "visual.cls_embedding") tensor.shape = Shape{1, 1, 24};
+    if (tensor.name == "visual.pos_embedding") tensor.shape = Shape{1, 10, 24};
+  }
+  tensors.push_back({"textual.token_embedding.weight", "F32", {1}, std::string(4, '\0')});
+  tensors.push_back({"visual.head", "F32", {1}, std::string(4, '\0')});
+  testing::write_pytorch(files.at("clip/clip.pth"), tensors);
+  fs::copy_file(recorded / "image_encoder/config.json", files.at("clip/config.json"));
+  const ModelConfig diffusers = read_model_config(testing::make_image_to_video(files.folder / "diffusers", "image_to_video_clip"));
+  ModelFiles said{.model_path = (recorded / "transformer").string(),
+                  .vae = (kToy / "vae").string(),
+                  .text_encoder = (kToy / "text_encoder").string(),
+                  .image_encoder = files.at("clip/clip.pth").string(),
+                  .tokenizer = (kToy / "tokenizer").string()};
+  EXPECT_EQ(frames_of(read_model(said), kPicture), frames_of(diffusers, kPicture));
+  said.image_encoder = "";
+  try {
+    read_model(said);
+    FAIL() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "[--model-path] missing to run: a CLIP image encoder (--image-encoder FILE). Give what is missing, or "
+                 "--models-dir with a ComfyUI "
+                 "models tree that has it.");
+  }
+}
+
+// Wan 2.2 TI2V, its VAE in the original names: each level a list of its own.
+TEST(Files, TheVaeOfWan22InTheOriginalNames) {
+  const Files files;
+  const fs::path recorded = fs::path(ZOE_FIXTURES) / "models";
+  const auto names = wan_vae_original_names([](std::string_view key) {
+    return key == "decoder.upsamples.0.upsamples.0.residual.2.weight" ||
+           key == "encoder.downsamples.0.downsamples.0.residual.2.weight";
+  });
+  testing::write_safetensors(files.at("vae/vae.safetensors"),
+                             testing::renamed(testing::stored_tensors(recorded / "wan_vae_residual"), *names));
+  fs::copy_file(recorded / "wan_vae_residual/config.json", files.at("vae/config.json"));
+  testing::write_safetensors(
+      files.at("dit/dit.safetensors"),
+      testing::renamed(testing::stored_tensors(recorded / "text_or_image_to_video/transformer"), wan_dit_original_names()));
+  fs::copy_file(recorded / "text_or_image_to_video/transformer/config.json", files.at("dit/config.json"));
+  const ModelConfig model = read_model(ModelFiles{.model_path = files.at("dit/dit.safetensors").string(),
+                                                  .vae = files.at("vae/vae.safetensors").string(),
+                                                  .text_encoder = (kToy / "text_encoder").string(),
+                                                  .tokenizer = (kToy / "tokenizer").string()});
+  EXPECT_TRUE(model.expand_timesteps);
+  const ModelConfig diffusers = read_model_config(testing::make_text_or_image(files.folder / "diffusers"));
+  EXPECT_EQ(frames_of(model, kPicture), frames_of(diffusers, kPicture));
+  EXPECT_EQ(frames_of(model), frames_of(diffusers));
 }
 
 TEST(Files, StoredScalesGiveTheFramesOfWhatTheyMean) {
@@ -409,8 +487,16 @@ std::vector<Wrong> wrong() {
        ErrorKind::unsupported},
       {"AnImageEncoder",
        [=](const Files&) { return ModelFiles{.image_encoder = vae}; },
-       {"[--image-encoder]", "no model here takes"},
-       ErrorKind::unsupported},
+       {"[--image-encoder]", "holds a Wan VAE", "expected a CLIP image encoder", "Give it by --vae"}},
+      {"AnImageEncoderForTextToVideo",
+       [=](const Files&) {
+         return ModelFiles{.transformer = dit,
+                           .vae = vae,
+                           .text_encoder = encoder,
+                           .image_encoder = std::string(ZOE_FIXTURES) + "/models/image_to_video_clip/image_encoder",
+                           .tokenizer = toy + "/tokenizer"};
+       },
+       {"[--image-encoder]", "is not taken by this transformer"}},
       {"ExpertsOfTwoShapes",
        [=](const Files&) {
          return ModelFiles{.transformer = dit,
