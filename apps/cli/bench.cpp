@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -9,17 +10,19 @@
 #include <random>
 
 #include "apps/cli/commands.h"
+#include "base/encoding.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
 #include "base/nearest.h"
 #include "checkpoint/random_weight.h"
+#include "compiler/passes/keep_stored.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "ir/cost.h"
 #include "ir/trace.h"
-#include "pipeline/resident_memory.h"
 #include "pipeline/parts.h"
+#include "pipeline/resident_memory.h"
 
 namespace zoe::cli {
 
@@ -29,6 +32,7 @@ struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
   std::string part, size = "1.3b", profile, model;
+  std::vector<const Encoding*> stored;
   std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, per_op = false, floors = false, plan = false, verbose = false;
@@ -89,29 +93,45 @@ struct Case {
   }
 };
 
-Case make_case(const BenchOptions& options, Platform& platform, DType dtype) {
+// --size and the published member that has it.
+const std::map<std::string, std::string> kSizes{
+    {"1.3b", "wan2.1-t2v-1.3b"}, {"14b", "wan2.1-t2v-14b"}, {"i2v-14b", "wan2.2-i2v-a14b"}, {"5b", "wan2.2-ti2v-5b"}};
+
+// `stored`: how matrices are stored; null: as wide as they are computed with.
+Case make_case(const BenchOptions& options, Platform& platform, DType dtype, const Encoding* stored = nullptr) {
   const ModelConfig model =
-      options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
+      options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
   PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
-  size.group_frames = options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform, platform.free_bytes());
+  size.group_frames =
+      options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform, platform.free_bytes());
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
   check(later % size.group_frames == 0, ErrorKind::invalid_argument, "--group-frames", "got {}, expected a divisor of {}.",
         size.group_frames, later);
   made.graphs = trace_part(model, options.part, dtype, size);
   std::vector<Graph> graphs;
-  for (const PartGraph& part : made.graphs) graphs.push_back(part.graph);
+  for (const PartGraph& part : made.graphs) {
+    graphs.push_back(part.graph);
+    if (stored && options.compile.keep_stored)
+      graphs.back() = keep_stored(
+          part.graph, [stored](const std::string&) { return Storage{stored}; },
+          [&](const Encoding& encoding) { return platform.keeps_stored(encoding); });
+  }
   made.plans = compile(graphs, platform, options.compile);
   return made;
 }
 
 // Made as they are loaded.
-WeightSource random_weights(const Case& measured) {
+WeightSource random_weights(const Case& measured, const Encoding* stored = nullptr) {
   std::map<std::string, Shape> shapes;
   for (const Plan& plan : measured.plans)
     for (const PlanWeight& weight : plan.weights)
       for (const auto& [name, type] : weight.parts) shapes[name] = type.shape;
-  return [shapes = std::move(shapes)](const std::string& name) { return random_weight(0, name, shapes.at(name)); };
+  return [shapes = std::move(shapes), stored](const std::string& name) {
+    const Shape& shape = shapes.at(name);
+    const bool is_stored = stored && shape.rank() == 2 && shape.dim(1) % stored->block_elements == 0;
+    return is_stored ? random_stored_weight(0, name, shape, *stored) : random_weight(0, name, shape);
+  };
 }
 
 // The tensors that the plans read and write.
@@ -301,6 +321,62 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
   fmt::print("{}\n", line.dump());
 }
 
+// Forwards with weights as wide as they are computed with and with stored ones, in turns.
+void print_stored(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
+  struct Side {
+    Side(const BenchOptions& of, Platform& on, DType computed, const Encoding* stored, Stream& queue)
+        : name(stored ? stored->name : zoe::name(computed)),
+          measured(make_case(of, on, computed, stored)),
+          store(on, random_weights(measured, stored)),
+          arguments(measured, on, queue) {
+      for (const Plan& plan : measured.plans) store.load(plan);
+    }
+    std::string_view name;
+    Case measured;
+    WeightStore store;
+    Arguments arguments;
+    Recordings recordings = {};
+    std::vector<double> seconds = {};
+  };
+  std::vector<std::unique_ptr<Side>> sides;
+  sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, stream));
+  for (const Encoding* stored : options.stored) sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, stream));
+  std::vector<const Plan*> plans;
+  for (const auto& side : sides)
+    for (const Plan& plan : side->measured.plans) plans.push_back(&plan);
+  const Tensor workspace = make_workspace(platform, plans);
+  const int warm_ups = stream.can_record() ? 2 : 1;
+  for (int number = 0; number < warm_ups + options.repeat; ++number)
+    for (const auto& side : sides) {
+      const double seconds = seconds_on(stream, [&] {
+        for (std::size_t p = 0; p < side->measured.plans.size(); ++p)
+          for (int time = 0; time < side->measured.graphs[p].times; ++time)
+            run(side->measured.plans[p], stream, side->store, side->arguments.inputs[p], side->arguments.outputs[p], workspace,
+                {.recordings = &side->recordings, .wait = false});
+      });
+      if (number >= warm_ups) side->seconds.push_back(seconds);
+    }
+  const double plain = median(sides[0]->seconds);
+  for (const auto& side : sides) {
+    std::size_t most = 0;
+    for (const Plan& plan : side->measured.plans) most = std::max(most, plan.workspace_bytes);
+    const nlohmann::ordered_json line = {{"what", "stored weights"},
+                                         {"part", options.part},
+                                         {"size", options.size},
+                                         {"video", video_of(options)},
+                                         {"platform", platform.info().platform},
+                                         {"dtype", name(dtype)},
+                                         {"stored", side->name},
+                                         {"weights", options.compile.keep_stored ? "keep" : "widen"},
+                                         {"median_s", median(side->seconds)},
+                                         {"min_s", *std::min_element(side->seconds.begin(), side->seconds.end())},
+                                         {"times_as_long", median(side->seconds) / plain},
+                                         {"weights_mib", mib(side->store.size_bytes())},
+                                         {"workspace_mib", mib(most)}};
+    fmt::print("{}\n", line.dump());
+  }
+}
+
 int bench(const BenchOptions& options) {
   check(
       !options.guidance || (options.part == "transformer" && options.batch == 1), ErrorKind::invalid_argument, "--guidance",
@@ -317,6 +393,10 @@ int bench(const BenchOptions& options) {
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
+  if (!options.stored.empty()) {
+    print_stored(options, *platform, dtype, *platform->make_stream());
+    return 0;
+  }
   MemoryWatch watch;
   auto start = StepClock::now();
   const Case measured = make_case(options, *platform, dtype);
@@ -384,7 +464,7 @@ int bench(const BenchOptions& options) {
   const double middle = median(seconds), operations = measured.operations();
   nlohmann::ordered_json line = {
       {"what", options.part},
-      {"size", options.part == "transformer" || options.size == "toy" ? options.size : "published"},
+      {"size", options.part == "transformer" || options.size == "toy" || options.size == "5b" ? options.size : "published"},
       {"video", video_of(options)},
       {"batch", options.batch},
       {"platform", platform->info().platform},
@@ -427,8 +507,9 @@ int bench(const BenchOptions& options) {
 
 Command add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  app.add_option("PART", options->part,
-                 "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the other")
+  app.add_option(
+         "PART", options->part,
+         "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the other")
       ->required();
   app.add_option("-m,--model-path", options->model, "session: a model folder or random:MEMBER (default: the embedded toy model)")
       ->type_name("MODEL");
@@ -437,8 +518,8 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
          "session: steps of each request (default 4)")
       ->type_name("N");
-  app.add_option("--size", options->size, "transformer: 1.3b, 14b or toy; the others: published size or toy")
-      ->check(CLI::IsMember({"1.3b", "14b", "toy"}))
+  app.add_option("--size", options->size, "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of all but 5b and toy are one")
+      ->check(CLI::IsMember({"1.3b", "14b", "i2v-14b", "5b", "toy"}))
       ->capture_default_str();
   const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {
     app.add_option_function<std::string>(
@@ -456,6 +537,20 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
          "Counted runs after the first, and after the second where it is recorded (default 3)")
       ->type_name("N");
+  app.add_option_function<std::vector<std::string>>(
+         "--stored",
+         [o = options.get()](const std::vector<std::string>& names) {
+           for (std::string text : names) {
+             std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
+             const Encoding* const encoding = find_encoding(text);
+             check(encoding && may_stay_stored(*encoding) && encoding->name != "I8", ErrorKind::invalid_argument, "--stored",
+                   "got {}, expected an encoding narrower than bf16, such as Q8_0, Q4_K or F8_E4M3.", in_quotes(text));
+             o->stored.push_back(encoding);
+           }
+         },
+         "Instead: forwards with matrices stored so beside ones of full width, in turns (Q8_0, Q4_K, F8_E4M3, ...)")
+      ->delimiter(',')
+      ->type_name("ENCODING");
   app.add_flag("--guidance", options->guidance,
                "Also a step of guidance both ways, in turns: two forwards, and one of a batch of two");
   app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");

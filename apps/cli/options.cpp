@@ -55,6 +55,7 @@ std::string type_name(const RequestField& field) {
   if (type == "whole number") return "N";
   if (type == "number") return "X";
   if (type == "WIDTHxHEIGHT") return "WxH";
+  if (type == "file") return "FILE";
   if (type == "whole numbers") return "N,...";
   if (type == "files") return "FILE";
   return type == "numbers" ? "X,..." : "TEXT";
@@ -116,6 +117,16 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
          },
          "A platform's own kernel for a whole op: allow, native (never), or require where there is one (default allow)")
       ->type_name("HOW");
+  app.add_option_function<std::string>(
+         "--weights",
+         [&options](const std::string& text) {
+           check(text == "keep" || text == "widen", ErrorKind::invalid_argument, "--weights", "got {}, expected keep or widen.",
+                 in_quotes(text));
+           options.keep_stored = text == "keep";
+         },
+         "Weights stored in 8 bits or blocks: keep them so in memory and widen them at every use, or widen them once (default "
+         "keep)")
+      ->type_name("keep|widen");
   app.add_option_function<std::string>(
          "--compile-exclude",
          [&options](const std::string& text) {

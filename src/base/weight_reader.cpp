@@ -1,10 +1,21 @@
 #include "base/weight_reader.h"
 
 #include <algorithm>
+#include <cstring>
 
+#include "base/encoding.h"
 #include "base/error.h"
 
 namespace zoe {
+
+// Readers whose storage() has something have their own.
+void WeightReader::read_blocks(std::int64_t begin, std::int64_t count, std::byte* out) const {
+  const Encoding* const encoding = storage().encoding;
+  const std::byte* const all = blocks();
+  ZOE_INTERNAL_CHECK(encoding && all && begin % encoding->block_elements == 0 && count % encoding->block_elements == 0);
+  std::memcpy(out, all + encoding->size_bytes(begin), static_cast<std::size_t>(encoding->size_bytes(count)));
+}
+void WeightReader::read_scales(std::int64_t, std::int64_t, float*) const { ZOE_INTERNAL_CHECK(!"a reader of its own"); }
 
 void DenseWeight::read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const {
   ZOE_INTERNAL_CHECK(begin >= 0 && count >= 0 && count <= shape_.count() - begin);

@@ -12,6 +12,15 @@
 
 namespace zoe {
 
+struct Encoding;  // base/encoding.h
+
+// How a tensor is stored, where a device may keep it so and widen it when it is used.
+struct Storage {
+  const Encoding* encoding = nullptr;  // of its elements, in their order; null: it is stored in no such way
+  bool is_scaled = false;              // an element is its f32 value in the encoding times the f32 scale of its row (first axis)
+  explicit operator bool() const { return encoding != nullptr; }
+};
+
 // Immutable, and usable from any thread. Elements are numbered in row-major order.
 class WeightReader {
  public:
@@ -23,6 +32,15 @@ class WeightReader {
   virtual void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const = 0;
   // The stored bytes if they are the elements in `dtype` already, else null. At any alignment.
   virtual const std::byte* dense(DType) const { return nullptr; }
+
+  // Whether it can be had as it is stored, by what follows; read() gives the same numbers.
+  virtual Storage storage() const { return {}; }
+  // The bytes of elements [begin, begin + count), whole blocks.
+  virtual void read_blocks(std::int64_t begin, std::int64_t count, std::byte* out) const;
+  // Those of all elements if they lie in memory one behind the other, else null. At any alignment.
+  virtual const std::byte* blocks() const { return nullptr; }
+  // Scales of rows [begin, begin + count), where the storage has them.
+  virtual void read_scales(std::int64_t begin, std::int64_t count, float* out) const;
 
   // What is behind it, in a file perhaps.
   virtual std::size_t stored_bytes() const = 0;

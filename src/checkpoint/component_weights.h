@@ -29,7 +29,8 @@ class ComponentWeights {
   const std::string& where() const { return where_; }
   // Of a tensor the model has; asking for another is an internal error.
   const WeightPtr& operator()(const std::string& name) const;
-  std::int64_t parameter_count() const;  // elements of all tensors
+  const std::map<std::string, WeightPtr>& all() const { return *weights_; }  // by name
+  std::int64_t parameter_count() const;                                      // elements of all tensors
   std::int64_t stored_bytes() const;
 
  private:

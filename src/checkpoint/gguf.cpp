@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 #include "base/nearest.h"
-#include "checkpoint/gguf_blocks.h"
+#include "checkpoint/encoding.h"
 
 namespace zoe {
 

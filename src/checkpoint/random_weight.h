@@ -16,4 +16,8 @@ namespace zoe {
 //   matrices and kernels     0, standard deviation 1/sqrt(elements of a row)
 WeightPtr random_weight(std::uint64_t seed, std::string_view name, Shape shape);
 
+// The same for a tensor that is stored in an encoding narrower than bf16: its bytes are made up, so that numbers are spread around
+// 0 with about that standard deviation. The last extent is a multiple of the encoding's block.
+WeightPtr random_stored_weight(std::uint64_t seed, std::string_view name, Shape shape, const Encoding& encoding);
+
 }  // namespace zoe

@@ -79,6 +79,8 @@ class StoredWeight : public WeightReader {
     decode(*tensor_.encoding, tensor_.bytes.data(), begin, count, dtype, out);
   }
   const std::byte* dense(DType dtype) const override { return tensor_.encoding->dtype == dtype ? tensor_.bytes.data() : nullptr; }
+  Storage storage() const override { return {tensor_.encoding}; }
+  const std::byte* blocks() const override { return tensor_.bytes.data(); }
   std::size_t stored_bytes() const override { return tensor_.bytes.size(); }
   const void* place() const override { return tensor_.bytes.data(); }
   void read_ahead(std::int64_t begin, std::int64_t count) const override {

@@ -67,6 +67,17 @@ class ScaledWeight : public WeightReader {
     }
   }
 
+  // As numbers with a scale for each row, where that is all there is to them.
+  Storage storage() const override {
+    const bool by_rows = scaling_->block == 0 && scaling_->rotation == 0 && scaling_->column_factors.empty() && shape_.rank() == 2;
+    return by_rows ? Storage{numbers_->storage().encoding, true} : Storage{};
+  }
+  const std::byte* blocks() const override { return numbers_->blocks(); }
+  void read_scales(std::int64_t begin, std::int64_t count, float* out) const override {
+    const std::vector<float>& factors = scaling_->factors;
+    for (std::int64_t i = 0; i < count; ++i) out[i] = factors.size() == 1 ? factors[0] : factors[static_cast<std::size_t>(begin + i)];
+  }
+
   std::size_t stored_bytes() const override { return numbers_->stored_bytes() + scaling_->size_bytes(); }
   const void* place() const override { return numbers_->place(); }
   void read_ahead(std::int64_t begin, std::int64_t count) const override {

@@ -174,14 +174,18 @@ void place(Plan& plan, Platform& platform) {
         step.inputs.push_back({Place::Kind::constant, 0, static_cast<std::size_t>(found->second) * kConstantStride});
       } else if (source.opcode == Opcode::parameter) {
         const int input = static_cast<int>(operand);
-        const std::string layout = step.kernel->weight_layout(input);
+        std::optional<KeptLayout> kept;
+        if (!kept_parts(source).empty()) kept.emplace(source);
+        ZOE_INTERNAL_CHECK(!kept || (step.node->opcode == Opcode::linear && input == 1));
+        const std::string layout = kept ? kept->name : step.kernel->weight_layout(input);
         const auto [found, is_new] = weights.try_emplace({source.name, layout}, static_cast<int>(plan.weights.size()));
         if (is_new) {
           std::vector<PlanWeight::Part> parts;
           for (const Value& part : parts_of(step.node->inputs[operand].node_ptr()))
             parts.push_back({part.node().name, part.type()});
-          plan.weights.push_back({source.name, std::move(parts), layout, source.types[0],
-                                  step.kernel->packed_bytes(input, source.types[0]), step.kernel, input, step.node->segment});
+          const std::size_t bytes = kept ? kept->size_bytes : step.kernel->packed_bytes(input, source.types[0]);
+          plan.weights.push_back({source.name, std::move(parts), layout, source.types[0], bytes, step.kernel, input,
+                                  step.node->segment, std::move(kept)});
         }
         // Segment 0 stays while the others come and go: it has the weights that several of them read.
         int& segment = plan.weights[static_cast<std::size_t>(found->second)].segment;

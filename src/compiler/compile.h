@@ -2,12 +2,14 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "compiler/memory_plan.h"
 #include "compiler/options.h"
 #include "ir/graph.h"
+#include "platform/kept_weight.h"
 #include "platform/platform.h"
 #include "platform/tensor.h"
 
@@ -24,9 +26,10 @@ struct PlanWeight {
   std::string layout;       // with the name, what two plans share packed bytes by
   Type type;                // of the parameter node
   std::size_t size_bytes;
-  std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`
+  std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`, if it is not kept
   int input;
-  int segment;  // of the steps that read it; 0 if they are of several
+  int segment;                          // of the steps that read it; 0 if they are of several
+  std::optional<KeptLayout> kept = {};  // it stays as it is stored
 };
 
 struct Step {

@@ -16,6 +16,7 @@ struct CompileOptions {
   bool compile = true;  // fuse and generate code; false: every node by itself, nothing is generated
   OverrideChoice overrides = OverrideChoice::allow;
   std::vector<std::string> excluded_ops = {};  // ops of src/ops whose nodes are not fused
+  bool keep_stored = true;                     // weights in 8 bits and blocks stay so in memory (passes/keep_stored.h)
   bool keep_passes = false;                    // the graph's text after every pass, in Plan::passes
 };
 

@@ -6,7 +6,9 @@
 #include <set>
 #include <system_error>
 #include <thread>
+#include <utility>
 
+#include "base/encoding.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -44,6 +46,13 @@ class WeightStore::Loading {
     for (std::size_t i = 0; i < missing_.size(); ++i) {
       Missing& piece = missing_[i];
       if (i + 1 < missing_.size()) begin_to_read(missing_[i + 1]);
+      if (piece.kept) {
+        take_stored(piece, [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
+          read(static_cast<std::byte*>(piece.buffer->data) + offset);
+        });
+        let_go(piece);
+        continue;
+      }
       fetch(piece);
       piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source,
                                         static_cast<std::byte*>(piece.buffer->data) + piece.offset);
@@ -58,10 +67,11 @@ class WeightStore::Loading {
     std::vector<std::thread> others;
     try {
       others.reserve(threads_);
-      while (others.size() + 1 < threads_) others.emplace_back([this, target = log_target()] {
-        const LogScope log_scope(target);
-        work();
-      });
+      while (others.size() + 1 < threads_)
+        others.emplace_back([this, target = log_target()] {
+          const LogScope log_scope(target);
+          work();
+        });
     } catch (const std::system_error&) {
       // No more threads for this process: those that run do it, this one if need be alone.
     }
@@ -79,6 +89,17 @@ class WeightStore::Loading {
       for (std::size_t i; (i = next_++) < missing_.size();) {
         Missing& piece = missing_[i];
         if (i + threads_ < missing_.size()) begin_to_read(missing_[i + threads_]);
+        if (piece.kept) {
+          take_stored(piece, [&](std::size_t offset, std::size_t size, const std::byte* there, const auto& read) {
+            if (!there) {
+              if (staging.size() < size) staging.resize(size);
+              read(staging.data());
+            }
+            platform_.upload(*stream, there ? there : staging.data(), {piece.buffer.get(), offset}, size);
+          });
+          let_go(piece);
+          continue;
+        }
         if (is_dense(piece)) {
           upload_in_pieces(*stream, piece, staging);
           let_go(piece);
@@ -102,6 +123,22 @@ class WeightStore::Loading {
     }
   }
 
+  // Tells of the stored bytes of a source as its elements are taken.
+  class Reported {
+   public:
+    Reported(Loading& loading, const WeightReader& source) : loading_(loading), source_(source) {}
+    void until(std::int64_t element) {
+      const double share = static_cast<double>(element) / static_cast<double>(source_.count());
+      const auto done = static_cast<std::size_t>(share * static_cast<double>(source_.stored_bytes()));
+      loading_.report(done - std::exchange(done_, done));
+    }
+
+   private:
+    Loading& loading_;
+    const WeightReader& source_;
+    std::size_t done_ = 0;
+  };
+
   // Whether the platform takes the elements in their order.
   static bool is_dense(const Missing& piece) {
     return piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes();
@@ -110,7 +147,7 @@ class WeightStore::Loading {
   void upload_in_pieces(Stream& stream, const Missing& piece, std::vector<std::byte>& staging) {
     const std::size_t element = size_of(piece.type.dtype);
     const std::byte* const stored = piece.source->dense(piece.type.dtype);
-    std::size_t reported = 0;
+    Reported reported(*this, *piece.source);
     fetch(piece, [&](std::int64_t begin, std::int64_t count) {
       const std::size_t offset = static_cast<std::size_t>(begin) * element, size = static_cast<std::size_t>(count) * element;
       if (!stored) {
@@ -118,11 +155,36 @@ class WeightStore::Loading {
         piece.source->read(begin, count, piece.type.dtype, staging.data());
       }
       platform_.upload(stream, stored ? stored + offset : staging.data(), {piece.buffer.get(), piece.offset + offset}, size);
-      const double share = static_cast<double>(begin + count) / static_cast<double>(piece.source->count());
-      const auto done = static_cast<std::size_t>(share * static_cast<double>(piece.source->stored_bytes()));
-      report(done - reported);
-      reported = done;
+      reported.until(begin + count);
     });
+  }
+
+  // Calls take(offset in the buffer, size, where the bytes are or null, read(to)) for every part of what is stored, once that is in
+  // memory: blocks, then scales.
+  template <class Take>
+  void take_stored(const Missing& piece, const Take& take) {
+    const WeightReader& source = *piece.source;
+    const KeptPlace& place = *piece.kept;
+    const Storage storage = source.storage();
+    const DType dtype = piece.type.dtype;
+    // A part of a packed weight that is stored in no such way is its elements.
+    const bool is_stored = storage.encoding == place.part.storage.encoding && storage.is_scaled == place.part.storage.is_scaled;
+    ZOE_INTERNAL_CHECK(is_stored || place.part.storage.encoding->dtype == dtype);
+    const Encoding& encoding = *place.part.storage.encoding;
+    const std::byte* const all = is_stored ? source.blocks() : source.dense(dtype);
+    Reported reported(*this, source);
+    fetch(piece, [&](std::int64_t begin, std::int64_t count) {
+      const auto offset = static_cast<std::size_t>(encoding.size_bytes(begin));
+      take(place.blocks + offset, static_cast<std::size_t>(encoding.size_bytes(count)), all ? all + offset : nullptr,
+           [&](std::byte* to) {
+             if (is_stored) source.read_blocks(begin, count, to);
+             else source.read(begin, count, dtype, to);
+           });
+      reported.until(begin + count);
+    });
+    if (place.part.storage.is_scaled)
+      take(place.scales, static_cast<std::size_t>(place.rows()) * sizeof(float), nullptr,
+           [&](std::byte* to) { source.read_scales(0, place.rows(), reinterpret_cast<float*>(to)); });
   }
 
   // Another thread may have packed it already.
@@ -151,7 +213,9 @@ class WeightStore::Loading {
   template <class Use>
   void fetch(const Missing& piece, const Use& use) {
     const WeightReader& source = *piece.source;
-    const std::int64_t count = source.count(), step = elements_in(source, kFetchBytes), ahead = elements_in(source, kBytesAhead);
+    constexpr std::int64_t kLargestBlock = 256;  // whole ones, of any encoding
+    const std::int64_t count = source.count(), ahead = elements_in(source, kBytesAhead),
+                       step = (elements_in(source, kFetchBytes) + kLargestBlock - 1) / kLargestBlock * kLargestBlock;
     std::int64_t asked = 0;
     for (std::int64_t begin = 0; begin < count; begin += step) {
       if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
@@ -223,6 +287,14 @@ void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& mis
     check(sources.back()->count() == part.type.shape.count(), ErrorKind::invalid_argument, "weights",
           "bad size of {}: got {}, expected {}. The checkpoint does not belong to its config.json.", part.name,
           sources.back()->shape().str(), part.type.shape.str());
+  }
+  if (weight.kept) {
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      const KeptPlace& place = weight.kept->places[i];
+      const std::int64_t bytes = place.part.storage.encoding->size_bytes(place.part.type.shape.count());
+      missing.push_back({&weight, place.part.type, sources[i], nullptr, place.blocks, static_cast<std::size_t>(bytes), &place});
+    }
+    return;
   }
   if (weight.layout != dense(weight.type.dtype) || weight.size_bytes != weight.type.size_bytes()) {
     WeightPtr source = sources.size() == 1 ? sources.front() : std::make_shared<JoinedWeight>(weight.type.shape, sources);

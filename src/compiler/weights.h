@@ -50,7 +50,8 @@ class WeightStore {
     Type type;
     WeightPtr source;
     std::shared_ptr<Buffer> buffer;
-    std::size_t offset, size_bytes;  // in the buffer
+    std::size_t offset, size_bytes;   // in the buffer
+    const KeptPlace* kept = nullptr;  // of what stays as it is stored
   };
   class Loading;
   void load(std::vector<const PlanWeight*> wanted, const LoadOptions& options);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_set>
 
+#include "base/encoding.h"
 #include "base/error.h"
 
 namespace zoe {
@@ -46,6 +47,21 @@ std::vector<Value> parts_of(const NodePtr& parameter) {
 const Shape& stored_shape(const Node& parameter) {
   const auto* stored = std::get_if<StoredAttributes>(&parameter.attributes);
   return stored ? stored->shape : parameter.types[0].shape;
+}
+
+std::vector<KeptPart> kept_parts(const Node& parameter) {
+  const auto part = [](const Node& of) {
+    const auto* stored = std::get_if<StoredAttributes>(&of.attributes);
+    return KeptPart{of.types[0], stored ? stored->kept : Storage{}};
+  };
+  std::vector<KeptPart> parts;
+  if (const auto* packed = std::get_if<PackedAttributes>(&parameter.attributes))
+    for (const Value& value : packed->parts) parts.push_back(part(value.node()));
+  else parts.push_back(part(parameter));
+  if (std::none_of(parts.begin(), parts.end(), [](const KeptPart& each) { return bool(each.storage); })) return {};
+  for (KeptPart& each : parts)
+    if (!each.storage) each.storage.encoding = find_encoding(each.type.dtype == DType::f32 ? "F32" : "BF16");
+  return parts;
 }
 
 std::vector<NodePtr> Graph::parameters() const {

@@ -48,9 +48,17 @@ std::vector<Value> parts_of(const NodePtr& parameter);
 // The shape of a parameter's tensor in files.
 const Shape& stored_shape(const Node& parameter);
 
-// What decides a node's kernel: opcode, attributes, operand and result types, and which operands are weights. Nodes of
-// equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the model
-// that comes from: no names of ops, arguments and weights are in it.
+// A tensor that a parameter is made of, as it lies in memory.
+struct KeptPart {
+  Type type;
+  Storage storage;  // of one that does not stay as it is stored: dense, in its dtype
+};
+// All of them, in their order, if some stay as they are stored; else nothing.
+std::vector<KeptPart> kept_parts(const Node& parameter);
+
+// What decides a node's kernel: opcode, attributes, operand and result types, which operands are weights, and how those are kept.
+// Nodes of equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the
+// model that comes from: no names of ops, arguments and weights are in it.
 std::string signature(const Node& node);
 
 // The first line of that: without what is inside a fused or call node.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "base/encoding.h"
 #include "base/error.h"
 #include "ir/trace.h"
 
@@ -212,8 +213,7 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
     }
     case Opcode::parameter: {
       const auto stored = words.take("stored=");
-      if (!stored) return {};
-      return StoredAttributes{parse_extents(line, *stored)};
+      return stored ? Attributes(StoredAttributes{parse_extents(line, *stored)}) : Attributes();
     }
     default: return {};
   }
@@ -296,8 +296,11 @@ class Parser {
       if (node.types.size() != 1) here.refuse("got {} types, expected 1.", node.types.size());
       if (node.opcode == Opcode::constant && node.types[0].shape.rank() != 0)
         here.refuse("got {}, expected a constant of rank 0.", node.types[0].str());
-      if (node.opcode == Opcode::parameter)
-        if (const auto rows = attributes.take("parts=")) node.attributes = parse_parts(here, *rows, node);
+      if (node.opcode == Opcode::parameter) {
+        const auto rows = attributes.take("parts="), kept = attributes.take("kept=");
+        if (rows) node.attributes = parse_parts(here, *rows, kept, node);
+        else if (kept) node.attributes = StoredAttributes{stored_shape(node), parse_storage(here, *kept)};
+      }
     }
     attributes.check_all_taken(node.opcode);
     check_types(here, node);
@@ -307,8 +310,18 @@ class Parser {
     return made;
   }
 
-  // The rows of a packed parameter's parts; their names are joined by " + " in its own.
-  static PackedAttributes parse_parts(const Line& line, std::string_view text, const Node& node) {
+  // "Q4_K", "F8_E4M3*scale"
+  static Storage parse_storage(const Line& line, std::string_view text) {
+    constexpr std::string_view kScaled = "*scale";
+    const bool is_scaled = text.ends_with(kScaled);
+    const Encoding* const encoding = find_encoding(text.substr(0, text.size() - (is_scaled ? kScaled.size() : 0)));
+    if (!encoding || !encoding->is_weight()) line.refuse("got kept={}, expected an encoding of weights.", text);
+    return {encoding, is_scaled};
+  }
+
+  // The rows of a packed parameter's parts, and how each is kept; their names are joined by " + " in its own.
+  static PackedAttributes parse_parts(const Line& line, std::string_view text, std::optional<std::string_view> kept,
+                                      const Node& node) {
     constexpr std::string_view kBetween = " + ";
     PackedAttributes packed;
     std::string_view names = node.name;
@@ -322,7 +335,16 @@ class Parser {
         line.refuse("got {} parts named '{}', expected their names with plus signs between.", rows.size(), node.name);
       Type type = node.types[0];
       type.shape.dim(0) = count;
-      packed.parts.push_back(parameter(std::string(names.substr(0, end)), type.dtype, type.shape, node.segment));
+      Value part = parameter(std::string(names.substr(0, end)), type.dtype, type.shape, node.segment);
+      if (kept) {
+        const std::size_t comma = kept->find(',');
+        if ((comma == std::string_view::npos) != (packed.parts.size() + 1 == rows.size()))
+          line.refuse("got {} parts, expected as many encodings with commas between.", rows.size());
+        const Storage storage = parse_storage(line, kept->substr(0, comma));
+        if (storage.encoding->dtype != type.dtype) part = kept_parameter(part.node(), storage);
+        kept->remove_prefix(comma == std::string_view::npos ? kept->size() : comma + 1);
+      }
+      packed.parts.push_back(std::move(part));
       names.remove_prefix(std::min(names.size(), end == std::string_view::npos ? names.size() : end + kBetween.size()));
     }
     return packed;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "base/encoding.h"
 #include "base/error.h"
 #include "ir/graph.h"
 
@@ -8,16 +9,24 @@ namespace zoe {
 
 namespace {
 
+std::string words(const Storage& kept) { return fmt::format("{}{}", kept.encoding->name, kept.is_scaled ? "*scale" : ""); }
+
 // Without what a call or fused node carries.
 std::string attributes(const Node& node) {
   if (const auto* constant = std::get_if<ConstantAttributes>(&node.attributes)) return fmt::format(" {}", constant->value);
   if (const auto* packed = std::get_if<PackedAttributes>(&node.attributes)) {
     std::vector<std::int64_t> rows;
+    std::vector<std::string> kept;
     for (const Value& part : packed->parts) rows.push_back(part.dim(0));
-    return fmt::format(" parts={}", fmt::join(rows, ","));
+    for (const KeptPart& part : kept_parts(node)) kept.push_back(words(part.storage));
+    return fmt::format(" parts={}{}{}", fmt::join(rows, ","), kept.empty() ? "" : " kept=", fmt::join(kept, ","));
   }
-  if (const auto* stored = std::get_if<StoredAttributes>(&node.attributes))
-    return fmt::format(" stored={}", fmt::join(stored->shape.dims(), ","));
+  if (const auto* stored = std::get_if<StoredAttributes>(&node.attributes)) {
+    std::string text;
+    if (stored->shape != node.types[0].shape) text += fmt::format(" stored={}", fmt::join(stored->shape.dims(), ","));
+    if (stored->kept) text += " kept=" + words(stored->kept);
+    return text;
+  }
   if (const auto* axis = std::get_if<AxisAttributes>(&node.attributes)) {
     if (node.opcode == Opcode::concat || node.opcode == Opcode::flip) return fmt::format(" axis={}", axis->axis);
     return fmt::format(" axis={} [{},{})", axis->axis, axis->begin, axis->end);
@@ -95,8 +104,10 @@ std::string signature(const Node& node) {
   std::string text = fmt::format("{}{}", name(node.opcode), attributes(node));
   const CallAttributes* const called = called_by(node);
   if (node.opcode == Opcode::call) text += fmt::format(" op=\"{}\"", called->op);
-  for (const Value& operand : node.inputs)
+  for (const Value& operand : node.inputs) {
     text += fmt::format(" {}{}", operand.node().opcode == Opcode::parameter ? "weight " : "", operand.type().str());
+    if (operand.node().opcode == Opcode::parameter && !kept_parts(operand.node()).empty()) text += attributes(operand.node());
+  }
   text += " :";
   for (const Type& type : node.types) text += " " + type.str();
   if (called) text += "\n" + print_nodes(called->native, false, "  ");

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <numeric>
 
+#include "base/encoding.h"
 #include "base/error.h"
 
 namespace zoe {
@@ -90,6 +91,17 @@ Value parameter(std::string parameter_name, DType dtype, Shape shape, int segmen
   }
   return make_node(Opcode::parameter, {}, std::move(attributes), {Type{dtype, std::move(shape)}}, std::move(parameter_name),
                    segment);
+}
+
+Value kept_parameter(const Node& of, Storage storage) {
+  require(of.opcode == Opcode::parameter && !std::holds_alternative<PackedAttributes>(of.attributes), "kept_parameter",
+          "got {}, expected a parameter of one tensor.", name(of.opcode));
+  const Shape& shape = of.types[0].shape;
+  require(storage.encoding && storage.encoding->is_weight() && shape.rank() == 2 &&
+              shape.dim(1) % storage.encoding->block_elements == 0,
+          "kept_parameter", "bad storage of {}: got {} in {}, expected rows of whole blocks of an encoding of weights.", of.name,
+          shape.str(), storage.encoding ? storage.encoding->name : "none");
+  return make_node(Opcode::parameter, {}, StoredAttributes{stored_shape(of), storage}, of.types, of.name, of.segment);
 }
 
 Value packed_parameter(std::vector<Value> parts) {

@@ -14,6 +14,7 @@
 
 #include "base/dtype.h"
 #include "base/shape.h"
+#include "base/weight_reader.h"
 
 namespace zoe {
 
@@ -90,8 +91,9 @@ struct ConstantAttributes {
 struct PackedAttributes {    // parameter: several tensors of the checkpoint, one behind the other along the first axis
   std::vector<Value> parts;  // parameters, of one tensor each
 };
-struct StoredAttributes {  // parameter: the shape of its tensor in files, where that is another of the same elements
-  Shape shape;
+struct StoredAttributes {  // parameter: how its tensor is stored, where that is in another way than it is computed with
+  Shape shape;             // in files; of as many elements
+  Storage kept = {};       // in memory, too: what reads it widens it. Nothing: it is widened as it is loaded
 };
 struct AxisAttributes {  // slice (end exclusive), concat and flip (begin and end unused)
   int axis;

@@ -48,6 +48,8 @@ std::vector<Type> result_types(const Node& node) {
     case Opcode::input: return node.types;
     case Opcode::parameter:
       if (const auto* packed = std::get_if<PackedAttributes>(&node.attributes)) return {packed_parameter(packed->parts).type()};
+      if (const auto* stored = std::get_if<StoredAttributes>(&node.attributes); stored && stored->kept)
+        return {kept_parameter(node, stored->kept).type()};
       return {parameter(node.name, node.types.at(0).dtype, node.types.at(0).shape, 0, stored_shape(node)).type()};
     case Opcode::constant:
       return {constant(node.as<ConstantAttributes>().value, node.types.at(0).dtype).type()};

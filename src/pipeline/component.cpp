@@ -1,8 +1,13 @@
 #include "pipeline/component.h"
 
+#include <map>
 #include <set>
 
+#include "base/encoding.h"
 #include "base/error.h"
+#include "compiler/passes/keep_stored.h"
+#include "models/clip_vision/config.h"
+#include "models/layouts.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_dit/names.h"
@@ -20,9 +25,12 @@ struct Expected {
 Expected expected_of(const ModelConfig& model, const std::string& name) {
   if (name == "text_encoder") return {umt5_tensors(model.text_encoder), umt5_aliases(model.text_encoder)};
   if (name == "vae") return {wan_vae_tensors(model.vae), {}};
+  if (name == "image_encoder") return {clip_vision_tensors(*model.image_encoder), clip_vision_aliases(*model.image_encoder)};
   ZOE_INTERNAL_CHECK(name == "transformer" || name == "transformer_2");
   return {wan_dit_tensors(model.transformer), {}};
 }
+
+std::string_view kind_of(std::string_view name) { return name == "transformer_2" ? "transformer" : name; }
 
 // The names of the original repositories, which most LoRAs use.
 std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tensors) {
@@ -40,7 +48,29 @@ std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::stri
 ComponentWeights open_weights(const ModelConfig& model, const std::string& name) {
   const Expected expected = expected_of(model, name);
   if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  return {Checkpoint(model.path / name, name), expected.tensors, expected.aliases};
+  const Checkpoint checkpoint(model.part(name), name);
+  return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
+}
+
+Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
+  return changes.contains(tensor) ? Storage() : source_(tensor)->storage();
+}
+
+// The encodings by how many tensors have each, and a hash of which.
+std::string Component::storage_key(const WeightChanges& changes) const {
+  std::map<std::string, int> counts;
+  std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const auto& [name, weight] : source_.all()) {
+    const Storage storage = this->storage(name, changes);
+    if (!storage || !may_stay_stored(*storage.encoding)) continue;
+    const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
+    ++counts[kept];
+    for (const char letter : fmt::format("{} {}\n", name, kept))
+      hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
+  }
+  std::string key;
+  for (const auto& [kept, count] : counts) key += fmt::format(" {} {}", count, kept);
+  return key.empty() ? key : fmt::format(" stored{} {:016x}", key, hash);
 }
 
 LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::string& component, double strength) {
@@ -51,8 +81,8 @@ LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::stri
 Checkpoint open_component(const ModelConfig& model, const std::string& name) {
   check(!model.path.empty(), ErrorKind::invalid_argument, name, "{} has no files to look at. Give a model's folder.", model.name);
   const Expected expected = expected_of(model, name);
-  Checkpoint checkpoint(model.path / name, name);
-  match_tensors(checkpoint, expected.tensors, expected.aliases);
+  Checkpoint checkpoint(model.part(name), name);
+  match_tensors(checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name)));
   return checkpoint;
 }
 

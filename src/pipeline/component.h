@@ -15,8 +15,8 @@
 
 namespace zoe {
 
-// The files of "text_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is missing, unknown or
-// of another shape than the configuration says.
+// The files of "text_encoder", "image_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is
+// missing, unknown or of another shape than the configuration says.
 Checkpoint open_component(const ModelConfig& model, const std::string& name);
 
 // What a LoRA changes in a transformer of the model: "transformer" or "transformer_2". Errors of LoraFile::fit.
@@ -34,6 +34,10 @@ class Component {
   Component(const Component&) = delete;
   Component& operator=(const Component&) = delete;
   WeightStore& weights() { return store_; }
+  // How a tensor is stored, which a changed one is not; and all that plans which keep tensors so follow from: equal text, equal
+  // storage. "": none is.
+  Storage storage(const std::string& tensor, const WeightChanges& changes) const;
+  std::string storage_key(const WeightChanges& changes) const;
 
   // From now on weights are read with these changes, instead of those before. What was packed of tensors that differ in them goes.
   void change(const WeightChanges& changes);

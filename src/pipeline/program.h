@@ -37,6 +37,8 @@ struct ProgramPlan {
   // All that the graph follows from, beside the model and its dtype: plans of equal keys are one, also those of other requests.
   std::string key;
   std::function<NamedGraph()> trace;
+  // Whose weights it runs with, where it follows from them, too: those that stay as they are stored. Filled in by a session.
+  std::string component = {};
 };
 
 // A plan as a stage runs it.

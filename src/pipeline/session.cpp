@@ -9,6 +9,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "compiler/passes/keep_stored.h"
 #include "compiler/profile.h"
 #include "compiler/run.h"
 #include "pipeline/component.h"
@@ -60,13 +61,21 @@ class Turns {
 
 }  // namespace
 
+// What LoRAs change, by component.
+using Changes = std::map<std::string, WeightChanges>;
+const WeightChanges& changes_of(const Changes& changes, const std::string& component) {
+  static const WeightChanges none;
+  const auto found = changes.find(component);
+  return found == changes.end() ? none : found->second;
+}
+
 struct Job::State {
   std::unique_ptr<Work> work;
   std::vector<std::shared_ptr<const NamedPlan>> plans;  // held, though the session may have let them go
   std::unique_ptr<BoundProgram> program;
   Placement placement;
   MemoryStatement memory;
-  std::map<std::string, WeightChanges> changes;  // by component
+  Changes changes;
 };
 
 Job::Job(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -109,14 +118,55 @@ struct Session::State {
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
+  // Plans follow from how their weights are stored, too, where these stay so: a plan that runs with weights of components that
+  // store them in different ways becomes several. `others`: more plans, by the names of the program's.
+  void say_components(Program& program, std::vector<ProgramPlan>& others, const Changes& changes) const {
+    if (!options.compile.keep_stored) return;
+    std::map<std::string, std::string> keys;
+    for (const auto& [name, component] : resources.components) keys[name] = component->storage_key(changes_of(changes, name));
+    const auto stored = [&](const std::string& component) { return keys.at(component); };
+    std::map<std::string, std::string> component_of;  // by plan
+    const auto find = [&](const std::string& name) {
+      return std::find_if(program.plans.begin(), program.plans.end(), [&](const ProgramPlan& plan) { return plan.name == name; });
+    };
+    for (Stage& stage : program.stages)
+      for (PlanUse& use : stage.uses) {
+        if (use.component.empty() ||
+            stored(component_of.try_emplace(use.plan, use.component).first->second) == stored(use.component))
+          continue;
+        ProgramPlan own = *find(use.plan);
+        own.name = fmt::format("{} of {}", use.plan, use.component);
+        if (component_of.try_emplace(own.name, use.component).second) program.plans.push_back(own);
+        use.plan = own.name;
+      }
+    for (std::vector<ProgramPlan>* const plans_of : {&program.plans, &others})
+      for (ProgramPlan& plan : *plans_of) {
+        const auto found = component_of.find(plan.name);
+        if (found == component_of.end() || stored(found->second).empty()) continue;
+        plan.component = found->second;
+        plan.key += stored(found->second);
+      }
+  }
+
+  NamedGraph trace(const ProgramPlan& plan, const Changes& changes) const {
+    NamedGraph named = plan.trace();
+    if (plan.component.empty()) return named;
+    const Component& component = *resources.components.at(plan.component);
+    named.graph = keep_stored(
+        named.graph, [&](const std::string& name) { return component.storage(name, changes_of(changes, plan.component)); },
+        [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
+    return named;
+  }
+
   // The plans of a program, compiled in one go where they are new, with `others` that later requests will want.
-  std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others) {
+  std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others,
+                                                          const Changes& changes) {
     std::vector<NamedGraph> traced;
     std::vector<std::string> keys;
     others.insert(others.begin(), wanted.begin(), wanted.end());
     for (const ProgramPlan& plan : others) {
       if (plans.count(plan.key) || std::count(keys.begin(), keys.end(), plan.key)) continue;
-      traced.push_back(plan.trace());
+      traced.push_back(trace(plan, changes));
       keys.push_back(plan.key);
     }
     std::vector<Graph> graphs;
@@ -201,8 +251,10 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
   job->changes = state.loras.changes(request, state.model, state.recipe->components(), state.options.spelling);
   for (;;) {
     Program program = job->work->program();
-    job->plans =
-        state.get_plans(program.plans, state.options.single_request ? std::vector<ProgramPlan>() : job->work->companions());
+    std::vector<ProgramPlan> others;
+    if (!state.options.single_request) others = job->work->companions();
+    state.say_components(program, others, job->changes);
+    job->plans = state.get_plans(program.plans, std::move(others), job->changes);
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));

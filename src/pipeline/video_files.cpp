@@ -69,6 +69,8 @@ Request VideoFiles::decided(const Job& job, std::size_t video) const {
   one.guidance_scale_2 = settled.guidance_scale_2;
   one.boundary_ratio = settled.boundary_ratio;
   one.flow_shift = settled.flow_shift;
+  one.sigmas = settled.sigmas;
+  one.preset = Preset::none;
   one.scheduler = parse_scheduler_kind(settled.scheduler, "scheduler");
   return one;
 }

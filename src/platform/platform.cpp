@@ -40,6 +40,8 @@ void Stream::replay(const Recording&) { ZOE_INTERNAL_CHECK(can_record()); }
 
 Support Platform::merges_products(const Node&) const { return Support::no("{} gains nothing by that", info().platform); }
 
+Support Platform::keeps_stored(const Encoding&) const { return Support::no("{} widens weights as it loads them", info().platform); }
+
 void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) {
   std::vector<std::byte> bytes(size_bytes);
   download(stream, from, bytes.data(), size_bytes);

@@ -100,7 +100,8 @@ class Kernel {
   virtual std::string_view source() const { return {}; }  // of a generated kernel
   virtual std::size_t scratch_bytes() const { return 0; }
 
-  // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter.
+  // Weights are handed over once, in a layout of the kernel's choice. Called for inputs that are Opcode::parameter, and not kept as
+  // they are stored.
   // The default is dense, in the parameter node's dtype. Two kernels whose layouts have the same name share the packed bytes;
   // "dense bf16" and its like are the elements in their order, so that a file's bytes of that dtype are taken as they are.
   virtual std::string weight_layout(int input) const;
@@ -153,6 +154,9 @@ class Platform {
   // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
   // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
   virtual Support merges_products(const Node& merged) const;
+  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it lies
+  // there): whether make_kernel takes it so, to widen it in front of every product or inside it.
+  virtual Support keeps_stored(const Encoding& encoding) const;
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
   virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/encoding.h"
 #include "codegen/c_printer.h"
 #include "codegen/chains.h"
 #include "platform/cuda/kernels.h"
@@ -138,6 +139,21 @@ TEST(CudaSource, OfHaloConvFitsTheRegistersAndItsProductsRunOn) {
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
                 said.find("serialized") == std::string::npos)
         << form.columns << " columns, " << form.w_slots << " slots: " << said;
+  }
+}
+
+// Sixteen numbers of a thread, and the bytes they are made of, stay in registers.
+TEST(CudaSource, OfWideningNeedsNoStack) {
+  if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
+  struct Form {
+    const char* encoding;
+    bool is_scaled;
+    DType dtype;
+  };
+  for (const Form& form : {Form{"Q4_K", false, DType::bf16}, {"Q6_K", false, DType::f32}, {"F8_E4M3", true, DType::bf16}}) {
+    const std::string said = compile(cuda::widen_source(*find_encoding(form.encoding), form.is_scaled, form.dtype));
+    EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
+        << form.encoding << ": " << said;
   }
 }
 

@@ -27,6 +27,7 @@ class WrappedPlatform : public Platform {
   }
   bool takes_epilogue(const Node& product) const override { return platform_->takes_epilogue(product); }
   Support merges_products(const Node& merged) const override { return platform_->merges_products(merged); }
+  Support keeps_stored(const Encoding& encoding) const override { return platform_->keeps_stored(encoding); }
   std::unique_ptr<Kernel> make_kernel(const Node& node) override { return platform_->make_kernel(node); }
   std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
     return platform_->make_kernels(nodes);

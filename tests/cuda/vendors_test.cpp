@@ -7,15 +7,18 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/encoding.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "compiler/compile.h"
+#include "compiler/passes/keep_stored.h"
 #include "compiler/run.h"
 #include "cuda/fake.h"
 #include "ir/trace.h"
@@ -276,6 +279,62 @@ TEST(Vendors, EachThreadsCompilationsAreToldToItsOwnSink) {
                          threads.emplace_back([&, t] { EXPECT_GE(compiled(32 * (t + 1)), 1) << t; });
                      }),
             "");
+}
+
+// A tensor of zeros in Q8_0, or in scaled f8.
+class Stored : public WeightReader {
+ public:
+  Stored(Shape shape, Storage storage) : shape_(std::move(shape)), storage_(storage), bytes_(stored_bytes()) {}
+  const Shape& shape() const override { return shape_; }
+  void read(std::int64_t, std::int64_t count, DType dtype, void* out) const override {
+    std::memset(out, 0, static_cast<std::size_t>(count) * size_of(dtype));
+  }
+  std::size_t stored_bytes() const override { return static_cast<std::size_t>(storage_.encoding->size_bytes(shape_.count())); }
+  Storage storage() const override { return storage_; }
+  const std::byte* blocks() const override { return bytes_.data(); }
+  void read_scales(std::int64_t, std::int64_t count, float* out) const override { std::fill_n(out, count, 1.0f); }
+
+ private:
+  Shape shape_;
+  Storage storage_;
+  std::vector<std::byte> bytes_;
+};
+
+TEST(Vendors, WeightsThatStayAsTheyAreStoredAreWidenedInFrontOfTheirProducts) {
+  const std::map<std::string, Storage> storages{{"a", {find_encoding("Q8_0")}}, {"b", {find_encoding("F8_E4M3"), true}}};
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    const TemporaryFolder cache;
+    fake.order("");
+    EXPECT_EQ(error_of(fake,
+                       [&] {
+                         const auto platform = open_platform(vendor->platform, fake.options(cache.path()));
+                         const Value x = input("x", DType::bf16, {5, 64});
+                         const Value y = linear(x, parameter("a", DType::bf16, {48, 64}));
+                         const Graph graph = keep_stored(
+                             make_graph("kept", {x}, {linear(y, parameter("b", DType::bf16, {7, 48}))}),
+                             [&](const std::string& name) { return storages.at(name); },
+                             [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
+                         const Plan plan = compile(graph, *platform);
+                         EXPECT_EQ(plan.weight_bytes(), 48u * 68 + 384 + 64);  // scales: 7 floats, in a line of a cache
+                         WeightStore weights(*platform, [&](const std::string& name) {
+                           return std::make_shared<Stored>(name == "a" ? Shape{48, 64} : Shape{7, 48}, storages.at(name));
+                         });
+                         weights.load(plan);
+                         const std::vector<Tensor> inputs{make_tensor(*platform, x.type(), "x")},
+                             outputs{make_tensor(*platform, {DType::bf16, {5, 7}}, "y")};
+                         const Plan* const only = &plan;
+                         const auto stream = platform->make_stream();
+                         const Tensor workspace = make_workspace(*platform, {&only, 1});
+                         run(plan, *stream, weights, inputs, outputs, workspace);
+                       }),
+              "");
+    std::vector<std::string> launched;
+    for (const std::string& line : lines_of(fake.log()))
+      if (line.starts_with("launch "))
+        launched.push_back(line.find("widen") != line.npos ? "widen" : line.find("product") != line.npos ? "product" : line);
+    EXPECT_EQ(launched, (std::vector<std::string>{"widen", "product", "widen", "product"})) << vendor->platform;
+  }
 }
 
 TEST(Vendors, LibrariesAreListedWithVersionAndPath) {

@@ -30,6 +30,8 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_tile_linear(const Node& node, const DeviceInfo& device, bool emulated = false);
 bool tiles_take(const Node& linear);
 std::unique_ptr<Kernel> make_onednn_linear(const Node& node, const DeviceInfo& device);
+// What make_linear takes where the weight stays as it is stored.
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
 // What make_conv chooses from: a conv that upsamples, oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
 std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device);

@@ -1,3 +1,4 @@
+#include "ir/graph.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
 #include "platform/cpu/tiles.h"
@@ -15,6 +16,7 @@ namespace zoe::cpu {
 // Rows play no part, so that plans of different row counts share packed weights: short sums are oneDNN's.
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device) {
   constexpr std::int64_t kLeastDepth = 1024;
+  if (!kept_parts(node.inputs[1].node()).empty()) return make_kept_linear(node, device);
   if (device.bf16_products && node.inputs[0].dim(-1) >= kLeastDepth && tiles_take(node) && why_no_tiles().empty())
     return make_tile_linear(node, device);
   return make_onednn_linear(node, device);

@@ -96,13 +96,9 @@ class ProductKernel : public Kernel {
     if (static_cast<std::size_t>(rows * columns) * element != weights_.get_size()) std::memset(packed, 0, weights_.get_size());
     // Tiles of 64 rows stay in the cache while a blocked layout interleaves them.
     parallel_ranges(rows, 64, rows * columns, threads_, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t row0 = first; row0 < last; row0 += kTile)
-        for (std::int64_t column0 = 0; column0 < columns; column0 += kTile)
-          for (std::int64_t row = row0; row < std::min(last, row0 + kTile); ++row) {
-            const std::int64_t count = std::min(kTile, columns - column0);
-            pack_piece(source, row * columns + column0, count, row_offsets_[static_cast<std::size_t>(row)],
-                       column_offsets_.data() + column0, packed);
-          }
+      for (std::int64_t row = first; row < last; row += kTileRows)
+        for (std::int64_t column = 0; column < columns; column += kTileColumns)
+          pack_tile(source, row, std::min(kTileRows, last - row), column, std::min(kTileColumns, columns - column), packed);
     });
   }
 
@@ -156,7 +152,7 @@ class ProductKernel : public Kernel {
   }
 
  private:
-  static constexpr std::int64_t kTile = 64;
+  static constexpr std::int64_t kTileRows = 64, kTileColumns = 128;
 
   // False if oneDNN has no optimised kernel for this data type.
   bool build_fast(const ProductGeometry& geometry, memory::data_type type) {
@@ -216,21 +212,58 @@ class ProductKernel : public Kernel {
                           fmt::join(blocking.inner_idxs, blocking.inner_idxs + blocking.inner_nblks, ","));
   }
 
-  void pack_piece(const WeightReader& source, std::int64_t begin, std::int64_t count, std::int64_t row_offset,
-                  const std::int64_t* column_offsets, std::byte* packed) const {
-    const auto n = static_cast<std::size_t>(count);
-    alignas(64) std::array<std::uint16_t, kTile> narrow;
-    alignas(64) std::array<float, kTile> wide;
-    if (dtype_ == DType::bf16) source.read(begin, count, DType::bf16, narrow.data());
-    else source.read(begin, count, DType::f32, wide.data());
-    if (weights_.data_type() == memory::data_type::bf16) {
-      auto* to = reinterpret_cast<std::uint16_t*>(packed) + row_offset;
-      for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = narrow[i];
-      return;
+  void pack_tile(const WeightReader& source, std::int64_t row0, std::int64_t rows, std::int64_t column0, std::int64_t columns,
+                 std::byte* packed) const {
+    alignas(64) std::array<std::uint16_t, kTileRows * kTileColumns> narrow;
+    alignas(64) std::array<float, kTileRows * kTileColumns> wide;
+    const auto all = static_cast<std::int64_t>(column_offsets_.size());
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = (row0 + row) * all + column0, at = row * kTileColumns;
+      if (dtype_ == DType::bf16) source.read(begin, columns, DType::bf16, narrow.data() + at);
+      else source.read(begin, columns, DType::f32, wide.data() + at);
+      if (widened_) convert(narrow.data() + at, DType::bf16, wide.data() + at, DType::f32, static_cast<std::size_t>(columns));
     }
-    if (widened_) convert(narrow.data(), DType::bf16, wide.data(), DType::f32, n);
-    auto* to = reinterpret_cast<float*>(packed) + row_offset;
-    for (std::size_t i = 0; i < n; ++i) to[column_offsets[i]] = wide[i];
+    const std::int64_t* const to_row = row_offsets_.data() + row0;
+    const std::int64_t* const to_column = column_offsets_.data() + column0;
+    if (weights_.data_type() == memory::data_type::f32)
+      return place(wide.data(), kTileColumns, to_row, rows, to_column, columns, reinterpret_cast<float*>(packed));
+    // Two columns of a row lie in one word of 32 bits, in the layouts for bf16 products.
+    std::int64_t paired = 0;
+    while (paired + 1 < columns && to_column[paired] % 2 == 0 && to_column[paired + 1] == to_column[paired] + 1) paired += 2;
+    if (std::any_of(to_row, to_row + rows, [](std::int64_t offset) { return offset % 2 != 0; })) paired = 0;
+    if (paired > 0) {
+      std::array<std::int64_t, kTileRows> word_of_row;
+      std::array<std::int64_t, kTileColumns / 2> word_of_pair;
+      std::transform(to_row, to_row + rows, word_of_row.begin(), [](std::int64_t offset) { return offset / 2; });
+      for (std::int64_t pair = 0; pair < paired / 2; ++pair) word_of_pair[static_cast<std::size_t>(pair)] = to_column[2 * pair] / 2;
+      place(reinterpret_cast<const Pair*>(narrow.data()), kTileColumns / 2, word_of_row.data(), rows, word_of_pair.data(), paired / 2,
+            reinterpret_cast<Pair*>(packed));
+    }
+    place(narrow.data() + paired, kTileColumns, to_row, rows, to_column + paired, columns - paired,
+          reinterpret_cast<std::uint16_t*>(packed));
+  }
+
+  struct Pair {
+    std::uint16_t numbers[2];
+  };
+
+  // A tile's numbers, `stride` a row, to where their rows and columns lie. Rows are neighbours in most layouts.
+  template <class T>
+  static void place(const T* tile, std::int64_t stride, const std::int64_t* to_row, std::int64_t rows, const std::int64_t* to_column,
+                    std::int64_t columns, T* packed) {
+    constexpr std::int64_t kFew = 4;
+    for (std::int64_t row = 0, end = 0; row < rows; row = end) {
+      for (end = row + 1; end < rows && to_row[end] == to_row[end - 1] + 1;) ++end;
+      if (end - row < kFew) {
+        for (std::int64_t r = row; r < end; ++r)
+          for (std::int64_t column = 0; column < columns; ++column) packed[to_row[r] + to_column[column]] = tile[r * stride + column];
+        continue;
+      }
+      for (std::int64_t column = 0; column < columns; ++column) {
+        T* const to = packed + to_row[row] + to_column[column];
+        for (std::int64_t r = row; r < end; ++r) to[r - row] = tile[r * stride + column];
+      }
+    }
   }
 
   std::string what_;

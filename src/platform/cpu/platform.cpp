@@ -125,6 +125,8 @@ class CpuPlatform : public Platform {
     return attributes.upsample == 1 || !attributes.has_residual;
   }
 
+  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear: return make_linear(node, info_);

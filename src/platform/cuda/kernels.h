@@ -3,11 +3,13 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "base/encoding.h"
 #include "ir/value.h"
 #include "platform/cuda/device.h"
 #include "platform/platform.h"
@@ -28,6 +30,12 @@ class Cublaslt;  // cublaslt.h
 // linear by cuBLASLt. Nothing where it does not compute the node to one rounding (takes_epilogue says so, too) or has no algorithm.
 bool takes_epilogue(const Node& linear);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, const std::shared_ptr<Cublaslt>& library);
+
+// linear with a weight that stays as it is stored (kept_weight.h): it is widened into scratch memory in front of every product.
+// `product` makes the kernel of the same node with an ordinary weight, whose layout is dense.
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
+                                         const std::function<std::unique_ptr<Kernel>(const Node&)>& product);
+std::string widen_source(const Encoding& encoding, bool is_scaled, DType dtype);
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv

@@ -95,9 +95,13 @@ class CudaPlatform : public Platform {
     return cublaslt() ? Support::yes() : Support::no("products of our own gain nothing by that");
   }
 
+  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear:
+        if (!kept_parts(node.inputs[1].node()).empty())
+          return make_kept_linear(node, device_, [this](const Node& plain) { return make_kernel(plain); });
         if (const auto& library = cublaslt())
           if (auto kernel = make_linear(node, device_, library)) return kernel;
         return make_product(node, device_);

@@ -11,5 +11,6 @@ extern const char* const kHaloConvSource;
 extern const char* const kAttentionSource;
 extern const char* const kFlashAttentionSource;
 extern const char* const kConvLayoutSource;
+extern const char* const kWidenSource;  // by itself, behind the prelude and the text of base/blocks.inc
 
 }  // namespace zoe::cuda

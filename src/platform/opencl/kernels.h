@@ -16,6 +16,8 @@ namespace zoe::opencl {
 using DevicePtr = std::shared_ptr<Device>;
 
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
+// linear with a weight that stays as it is stored (kept_weight.h): it is widened into scratch memory in front of every product.
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
@@ -28,6 +30,7 @@ struct ProductTile {
   int rows;  // of a work-item; 0: tiles in local memory
 };
 ProductTile product_tile(const Device& device);
+ProductTile product_tile(const Device& device, std::int64_t columns);  // of a product with so many
 
 // A program's text: the tile's and the storage type's names, arithmetic, then `kernels`.
 std::string with_prelude(const ProductTile& tile, DType dtype, std::string_view kernels, std::string_view more_definitions = {});

@@ -82,9 +82,13 @@ class OpenClPlatform : public Platform {
              "clEnqueueReadBuffer");
   }
 
+  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
+
   std::unique_ptr<Kernel> make_kernel(const Node& node) override {
     switch (node.opcode) {
       case Opcode::linear:
+        if (!kept_parts(node.inputs[1].node()).empty()) return make_kept_linear(node, device_);
+        return make_product(node, device_);
       case Opcode::conv: return make_product(node, device_);
       case Opcode::attention: return make_attention(node, device_);
       case Opcode::concat: return make_concat(node, device_);

@@ -29,10 +29,8 @@ std::string with_prelude(const ProductTile& tile, DType dtype, std::string_view 
   return text.append(more_definitions).append(kStorageSource).append(kMathText).append(kernels);
 }
 
-namespace {
-
 // Few columns leave half of a panel unused: then one of half the width, for more rows.
-ProductTile tile_for(const Device& device, std::int64_t columns) {
+ProductTile product_tile(const Device& device, std::int64_t columns) {
   ProductTile tile = product_tile(device);
   if (tile.rows > 0 && columns <= tile.vector) {
     tile.panel = tile.vector;
@@ -41,11 +39,13 @@ ProductTile tile_for(const Device& device, std::int64_t columns) {
   return tile;
 }
 
+namespace {
+
 class ProductKernel : public Kernel {
  public:
   ProductKernel(const Node& node, DevicePtr device)
       : device_(std::move(device)),
-        tile_(tile_for(*device_, node.inputs[1].dim(0))),
+        tile_(product_tile(*device_, node.inputs[1].dim(0))),
         dtype_(node.types[0].dtype),
         attributes_(node.as<ProductAttributes>()),
         x_(node.inputs[0].shape()),

@@ -3,6 +3,6 @@
 
 namespace zoe::opencl {
 
-extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource;
+extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource, *const kWidenSource;
 
 }  // namespace zoe::opencl

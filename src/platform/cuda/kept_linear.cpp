@@ -1,0 +1,116 @@
+// linear with a weight that stays as it is stored: kernels/widen.cu in front of an ordinary product.
+//
+// That writes and reads the weight once more than a product would that widens as it reads. At the size of 14B that is 28 GB each a
+// forward, some 15 ms of an H200's memory: 1% of a forward of 832x480x81 (docs/performance.md), and any product can come behind it.
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "base/block_text.h"
+#include "base/error.h"
+#include "codegen/c_printer.h"
+#include "ir/trace.h"
+#include "platform/cuda/kernels.h"
+#include "platform/cuda/sources.h"
+#include "platform/kept_weight.h"
+
+namespace zoe::cuda {
+namespace {
+
+constexpr std::size_t kAlignment = 256;                 // of what libraries are given
+constexpr std::int64_t kThreads = 256, kElements = 16;  // of a block, of a thread
+
+std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+class KeptLinearKernel : public Kernel {
+ public:
+  KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product)
+      : layout_(node.inputs[1].node()),
+        type_(node.inputs[1].type()),
+        product_(std::move(product)),
+        implementation_(fmt::format("widened, {}", product_->implementation())),
+        place_(aligned(product_->scratch_bytes())) {
+    ZOE_INTERNAL_CHECK(product_->packed_bytes(1, type_) == type_.size_bytes() && product_->weight_layout(1).starts_with("dense"));
+    for (const KeptPlace& place : layout_.places) {
+      const Storage& storage = place.part.storage;
+      widen_.push_back(device->function(widen_source(*storage.encoding, storage.is_scaled, type_.dtype), "widen",
+                                        fmt::format("widening {}", storage.encoding->name)));
+    }
+  }
+
+  std::string_view implementation() const override { return implementation_; }
+  std::size_t scratch_bytes() const override { return place_ + type_.size_bytes() + kAlignment; }
+  bool can_overwrite(int input, int output) const override { return product_->can_overwrite(input, output); }
+  std::string weight_layout(int input) const override { return product_->weight_layout(input); }
+  std::size_t packed_bytes(int input, const Type& type) const override { return product_->packed_bytes(input, type); }
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
+    product_->pack_weight(input, type, source, packed);
+  }
+
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
+    const Address begin = (address_of(scratch) + place_ + kAlignment - 1) / kAlignment * kAlignment;
+    const Slot weight{scratch.buffer, scratch.offset + static_cast<std::size_t>(begin - address_of(scratch))};
+    const std::size_t element = size_of(type_.dtype);
+    for (std::size_t i = 0; i < layout_.places.size(); ++i) {
+      const KeptPlace& place = layout_.places[i];
+      const std::int64_t count = place.part.type.shape.count();
+      const Slot to{weight.buffer, weight.offset + static_cast<std::size_t>(place.first) * element};
+      Launch launch(widen_[i], stream);
+      launch.place({inputs[1].buffer, inputs[1].offset + place.blocks});
+      if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales});
+      else launch.nowhere();
+      launch.place(to).large(count).integer(place.columns()).integer(address_of(to) % 16 == 0 ? 1 : 0);
+      const std::int64_t threads = (count + kElements - 1) / kElements;
+      launch.run({(threads + kThreads - 1) / kThreads}, {kThreads});
+    }
+    std::array<Slot, 4> operands;
+    std::copy(inputs.begin(), inputs.end(), operands.begin());
+    operands[1] = weight;
+    product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
+  }
+
+ private:
+  const KeptLayout layout_;
+  const Type type_;
+  const std::unique_ptr<Kernel> product_;
+  const std::string implementation_;
+  const std::size_t place_;      // of the widened weight in the scratch memory
+  std::vector<Function> widen_;  // of each part
+};
+
+}  // namespace
+
+std::string widen_source(const Encoding& encoding, bool is_scaled, DType dtype) {
+  std::string function = fmt::format("zoe_{}", encoding.name);
+  std::transform(function.begin(), function.end(), function.begin(), [](unsigned char c) { return std::tolower(c); });
+  std::string text =
+      prelude(kCudaDialect) + fmt::format("#define BF16 {}\n#define SCALED {}\n", dtype == DType::bf16 ? 1 : 0, is_scaled ? 1 : 0);
+  if (encoding.block_elements > 1) {
+    text += fmt::format("#define RUN {}\n#define ELEMENTS {}\n#define BYTES {}\n", function, encoding.block_elements,
+                        encoding.block_bytes);
+    // As many bytes at a time as all of its sixteens are aligned to: blocks lie one behind the other.
+    const auto [word, bytes] = encoding.block_bytes % 16 == 0  ? std::pair("uint4", 16)
+                               : encoding.block_bytes % 4 == 0 ? std::pair("unsigned", 4)
+                                                               : std::pair("unsigned short", 2);
+    text += fmt::format(
+        "#define ZOE_PAIR(b) (*(const unsigned short*)(b))\n"
+        "#define ZOE_SIXTEEN(q, b) alignas(16) byte q[16]; _Pragma(\"unroll\") for (int i = 0; i < {}; ++i) (({}*)q)[i] = "
+        "((const {}*)(b))[i]\n",
+        16 / bytes, word, word);
+  } else if (encoding.dtype) {
+    ZOE_INTERNAL_CHECK(encoding.dtype == dtype && !is_scaled);
+  } else {
+    text += fmt::format("#define VALUE {}\n", function);
+  }
+  return text + "#define ZOE_BLOCK const byte*\n" + kBlockText + kWidenSource;
+}
+
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
+                                         const std::function<std::unique_ptr<Kernel>(const Node&)>& product) {
+  Node plain = node;
+  plain.inputs[1] = parameter("weight", node.inputs[1].dtype(), node.inputs[1].shape());
+  return std::make_unique<KeptLinearKernel>(node, device, product(plain));
+}
+
+}  // namespace zoe::cuda

@@ -1,0 +1,125 @@
+#include "compiler/passes/keep_stored.h"
+
+#include "base/encoding.h"
+#include "base/error.h"
+#include "compiler/passes/merge_products.h"
+#include "passes/passes.h"
+
+namespace zoe {
+namespace {
+
+// Tensors are stored as their names say: "a.Q4_K", "b.F8_E4M3*scale".
+Storage storage_of(const std::string& name) {
+  const std::size_t at = name.find('.'), star = name.find('*');
+  return {find_encoding(name.substr(at + 1, star == std::string::npos ? star : star - at - 1)), star != std::string::npos};
+}
+
+Graph keep_all(const Graph& graph) {
+  return keep_stored(graph, storage_of, [](const Encoding&) { return Support::yes(); });
+}
+
+TEST(KeepStored, MatricesOfLinearsStayAsTheyAreStored) {
+  testing::expect_pass(keep_all, R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter segment=2 : bf16[32,256]  # a.Q4_K
+%2 = linear %0 %1 : bf16[3,32]
+%3 = parameter stored=32,8,2,2 : bf16[32,32]  # b.F8_E4M3*scale
+%4 = linear %2 %3 segment=0 : bf16[3,32]
+return %4
+)",
+                       R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter kept=Q4_K segment=2 : bf16[32,256]  # a.Q4_K
+%2 = linear %0 %1 : bf16[3,32]
+%3 = parameter stored=32,8,2,2 kept=F8_E4M3*scale : bf16[32,32]  # b.F8_E4M3*scale
+%4 = linear %2 %3 segment=0 : bf16[3,32]
+return %4
+)");
+}
+
+// What is no narrower than bf16, what something else reads as well, rows that end inside a block, biases and tables.
+TEST(KeepStored, AllOthersAreWidenedAsTheyAreLoaded) {
+  const std::string text = R"(graph g
+%0 = input : f32[3,128]
+%1 = parameter : f32[64,128]  # a.F16
+%2 = parameter : f32[64]  # b.Q8_0
+%3 = linear %0 %1 %2 +bias : f32[3,64]
+%4 = parameter : f32[64,64]  # c.Q8_0
+%5 = linear %3 %4 : f32[3,64]
+%6 = exp %4 : f32[64,64]
+%7 = parameter : f32[64,128]  # d.Q6_K
+%8 = linear %0 %7 : f32[3,64]
+%9 = parameter : f32[64,64]  # e.F64
+%10 = linear %8 %9 : f32[3,64]
+return %5 %6 %10
+)";
+  testing::expect_pass(keep_all, text, text);
+}
+
+TEST(KeepStored, WhatAPlatformDoesNotTakeIsWidened) {
+  const std::string text = R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter : bf16[32,256]  # a.Q4_K
+%2 = linear %0 %1 : bf16[3,32]
+return %2
+)";
+  testing::expect_pass(
+      [](const Graph& graph) {
+        return keep_stored(graph, storage_of, [](const Encoding& encoding) {
+          return encoding.name == "Q8_0" ? Support::yes() : Support::no("only Q8_0");
+        });
+      },
+      text, text);
+}
+
+// Products that become one keep each part as it is; a part that is not kept is dense among the others.
+TEST(KeepStored, PartsOfOneProductMayBeStoredInDifferentWays) {
+  testing::expect_pass(
+      [](const Graph& graph) {
+        std::vector<std::string> notes;
+        return merge_products(
+            keep_all(graph), [](const Node&) { return Support::yes(); }, notes);
+      },
+      R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter : bf16[32,256]  # a.Q4_K
+%2 = linear %0 %1 : bf16[3,32]
+%3 = parameter : bf16[32,256]  # b.BF16
+%4 = linear %0 %3 : bf16[3,32]
+%5 = parameter : bf16[32,256]  # c.F8_E5M2*scale
+%6 = linear %0 %5 : bf16[3,32]
+%7 = add %2 %4 : bf16[3,32]
+%8 = add %7 %6 : bf16[3,32]
+return %8
+)",
+      R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter parts=32,32,32 kept=Q4_K,BF16,F8_E5M2*scale : bf16[96,256]  # a.Q4_K + b.BF16 + c.F8_E5M2*scale
+%2 = linear %0 %1 : bf16[3,96]
+%3 = slice %2 axis=1 [0,32) : bf16[3,32]
+%4 = slice %2 axis=1 [32,64) : bf16[3,32]
+%5 = slice %2 axis=1 [64,96) : bf16[3,32]
+%6 = add %3 %4 : bf16[3,32]
+%7 = add %6 %5 : bf16[3,32]
+return %7
+)");
+}
+
+TEST(KeepStored, TextsThatAreNoneAreRefused) {
+  const auto message_of = [](const std::string& kept) -> std::string {
+    try {
+      parse("graph g\n%0 = input : f32[3,256]\n%1 = parameter " + kept +
+            " : f32[4,256]  # w\n%2 = linear %0 %1 : f32[3,4]\nreturn %2\n");
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "was accepted";
+  };
+  EXPECT_EQ(message_of("kept=Q4_K"), "was accepted");
+  EXPECT_NE(message_of("kept=Q4_Z").find("expected an encoding of weights"), std::string::npos) << message_of("kept=Q4_Z");
+  EXPECT_NE(message_of("kept=I8").find("expected an encoding of weights"), std::string::npos) << message_of("kept=I8");
+  EXPECT_NE(message_of("parts=2,2 kept=Q4_K").find("expected"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace zoe
