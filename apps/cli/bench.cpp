@@ -94,10 +94,14 @@ struct Case {
   }
 };
 
+// --size and the published member that has it.
+const std::map<std::string, std::string> kSizes{
+    {"1.3b", "wan2.1-t2v-1.3b"}, {"14b", "wan2.1-t2v-14b"}, {"i2v-14b", "wan2.2-i2v-a14b"}, {"5b", "wan2.2-ti2v-5b"}};
+
 // `stored`: how matrices are stored; null: as wide as they are computed with.
 Case make_case(const BenchOptions& options, Platform& platform, DType dtype, const Encoding* stored = nullptr) {
   const ModelConfig model =
-      options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model("wan2.1-t2v-" + options.size);
+      options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
   PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
   size.group_frames =
@@ -467,7 +471,7 @@ int bench(const BenchOptions& options) {
   const double middle = median(seconds), operations = measured.operations();
   nlohmann::ordered_json line = {
       {"what", options.part},
-      {"size", options.part == "transformer" || options.size == "toy" ? options.size : "published"},
+      {"size", options.part == "transformer" || options.size == "toy" || options.size == "5b" ? options.size : "published"},
       {"video", video_of(options)},
       {"batch", options.batch},
       {"platform", platform->info().platform},
@@ -521,8 +525,8 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
          "session: steps of each request (default 4)")
       ->type_name("N");
-  app.add_option("--size", options->size, "transformer: 1.3b, 14b or toy; the others: published size or toy")
-      ->check(CLI::IsMember({"1.3b", "14b", "toy"}))
+  app.add_option("--size", options->size, "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of all but 5b and toy are one")
+      ->check(CLI::IsMember({"1.3b", "14b", "i2v-14b", "5b", "toy"}))
       ->capture_default_str();
   const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {
     app.add_option_function<std::string>(

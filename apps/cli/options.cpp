@@ -55,7 +55,9 @@ std::string type_name(const RequestField& field) {
   if (type == "whole number") return "N";
   if (type == "number") return "X";
   if (type == "WIDTHxHEIGHT") return "WxH";
+  if (type == "file") return "FILE";
   if (type == "whole numbers") return "N,...";
+  if (type == "files") return "FILE";
   return type == "numbers" ? "X,..." : "TEXT";
 }
 

@@ -46,16 +46,20 @@ void Reporter::detail(std::string_view text) {
 
 void Reporter::progress(const Progress& progress) {
   if (quiet_ || std::ferror(stdout) || progress.phase == Phase::encode || progress.total == 0) return;
+  constexpr std::size_t kNoWait = 64 << 20;  // bytes that are there at once
+  if (progress.phase == Phase::load && progress.total < kNoWait) return;
   const std::lock_guard lock(mutex_);
   const auto now = std::chrono::steady_clock::now();
-  if (progress.done == 0 || phase_ != progress.phase || video_ != progress.video) {
+  if (progress.done == 0 || progress.done < last_done_ || phase_start_ == std::chrono::steady_clock::time_point() ||
+      phase_ != progress.phase || video_ != progress.video) {
     phase_start_ = now;
     phase_ = progress.phase;
     video_ = progress.video;
     first_done_ = progress.done;
     last_tenth_ = -1;
-    if (progress.done == 0) return;
   }
+  last_done_ = progress.done;
+  if (progress.done == 0) return;
   const double done = static_cast<double>(progress.done), total = static_cast<double>(progress.total);
   const double elapsed = std::chrono::duration<double>(now - phase_start_).count();
   const double timed = done - static_cast<double>(first_done_);  // what was done in that time

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -25,8 +26,8 @@ class Reporter {
   bool quiet_, verbose_, terminal_;
   bool bar_shown_ = false;
   std::chrono::steady_clock::time_point phase_start_;
-  Phase phase_ = Phase::load;  // and which video, that the time counts for
-  std::size_t video_ = 0, first_done_ = 0;
+  std::optional<Phase> phase_;  // and which video, that the time counts for
+  std::size_t video_ = 0, first_done_ = 0, last_done_ = 0;
   int last_tenth_ = -1;
 };
 

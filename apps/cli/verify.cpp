@@ -50,7 +50,7 @@ int verify(VerifyOptions& options) {
   check(options.compile.compile, ErrorKind::invalid_argument, "--compile", "off leaves nothing to compare: got off, expected on.");
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  const ModelConfig model = open_model(options.model, "MODEL");
+  const ModelConfig model = open_model({.model_path = options.model}, "MODEL");
   const Request& request = options.request;
   const VerifyReport report = zoe::verify(model, platform, dtype, request, options.compile);
   if (options.json) {
@@ -109,6 +109,8 @@ Command add_verify(CLI::App& app) {
   add_request_field(app, request, "prompt", request.prompts[0]);
   for (const auto& [name, value] : {std::pair{"height", "64"}, {"width", "64"}, {"num_frames", "5"}, {"num_inference_steps", "2"}})
     add_request_field(app, request, name, value);
+  for (const RequestField& field : request_fields())
+    if (field.is_file()) add_request_field(app, request, field);
   add_request_field(app, request, "guidance_batch");
   add_json(app, options->json);
   add_device_options(app, options->device);

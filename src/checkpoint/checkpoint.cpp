@@ -216,6 +216,12 @@ bool look_alike(const TensorEntry& a, const TensorEntry& b) {
   return true;
 }
 
+// What some files of known models hold and no graph reads: Diffusers passes them over, too.
+bool is_never_read(std::string_view name) {
+  constexpr std::string_view kWords[] = {".norm_added_q.", ".position_ids"};
+  return std::any_of(std::begin(kWords), std::end(kWords), [&](std::string_view word) { return name.find(word) != name.npos; });
+}
+
 std::string_view first_word(std::string_view name) { return name.substr(0, name.find('.')); }
 
 // Whether two shapes have the same elements in the same order up to how extents are written: each is the other with extents of 1
@@ -338,8 +344,10 @@ std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span
   }
   std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name))
-      (words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
+    if (!used.contains(tensor.name) && tensor.name != kTokenizerTensor) {
+      const bool could_be_read = tensor.encoding->is_weight() && !is_never_read(tensor.name);
+      (could_be_read && words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
+    }
   const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size() + passed_over.size());
   if (!missing.empty()) {
     std::vector<std::string> others = unknown;

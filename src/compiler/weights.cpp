@@ -34,7 +34,7 @@ std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
 // One call of load(): its pieces, taken by one thread or several.
 class WeightStore::Loading {
  public:
-  Loading(Platform& platform, const std::vector<Missing>& missing, const LoadOptions& options)
+  Loading(Platform& platform, std::vector<Missing>& missing, const LoadOptions& options)
       : platform_(platform), missing_(missing), options_(options) {
     for (const Missing& piece : missing_) {
       total_ += piece.source->stored_bytes();
@@ -44,18 +44,20 @@ class WeightStore::Loading {
 
   void pack_in_place() {
     for (std::size_t i = 0; i < missing_.size(); ++i) {
-      const Missing& piece = missing_[i];
+      Missing& piece = missing_[i];
       if (i + 1 < missing_.size()) begin_to_read(missing_[i + 1]);
       if (piece.kept) {
         take_stored(piece, [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
           read(static_cast<std::byte*>(piece.buffer->data) + offset);
         });
+        let_go(piece);
         continue;
       }
       fetch(piece);
       piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source,
                                         static_cast<std::byte*>(piece.buffer->data) + piece.offset);
       report(piece.source->stored_bytes());
+      let_go(piece);
     }
   }
 
@@ -85,7 +87,7 @@ class WeightStore::Loading {
       stream = platform_.make_stream();
       std::vector<std::byte> staging;
       for (std::size_t i; (i = next_++) < missing_.size();) {
-        const Missing& piece = missing_[i];
+        Missing& piece = missing_[i];
         if (i + threads_ < missing_.size()) begin_to_read(missing_[i + threads_]);
         if (piece.kept) {
           take_stored(piece, [&](std::size_t offset, std::size_t size, const std::byte* there, const auto& read) {
@@ -95,10 +97,12 @@ class WeightStore::Loading {
             }
             platform_.upload(*stream, there ? there : staging.data(), {piece.buffer.get(), offset}, size);
           });
+          let_go(piece);
           continue;
         }
         if (is_dense(piece)) {
           upload_in_pieces(*stream, piece, staging);
+          let_go(piece);
           continue;
         }
         fetch(piece);
@@ -106,6 +110,7 @@ class WeightStore::Loading {
         piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, staging.data());
         platform_.upload(*stream, staging.data(), {piece.buffer.get(), piece.offset}, piece.size_bytes);
         report(piece.source->stored_bytes());
+        let_go(piece);
       }
       stream->synchronize();
     } catch (...) {
@@ -182,8 +187,20 @@ class WeightStore::Loading {
            [&](std::byte* to) { source.read_scales(0, place.rows(), reinterpret_cast<float*>(to)); });
   }
 
-  void begin_to_read(const Missing& piece) const {
-    piece.source->read_ahead(0, std::min(piece.source->count(), elements_in(*piece.source, kBytesAhead)));
+  // Another thread may have packed it already.
+  void begin_to_read(const Missing& piece) {
+    WeightPtr source;
+    {
+      const std::lock_guard lock(mutex_);
+      source = piece.source;
+    }
+    if (source) source->read_ahead(0, std::min(source->count(), elements_in(*source, kBytesAhead)));
+  }
+  void let_go(Missing& piece) {
+    const WeightPtr source = [&] {
+      const std::lock_guard lock(mutex_);
+      return std::exchange(piece.source, nullptr);
+    }();
   }
 
   // How many elements so many stored bytes are, about.
@@ -227,11 +244,11 @@ class WeightStore::Loading {
   }
 
   Platform& platform_;
-  const std::vector<Missing>& missing_;
+  std::vector<Missing>& missing_;
   const LoadOptions& options_;
   std::size_t total_ = 0, uploaded_ = 0, done_ = 0, threads_ = 1;
   std::atomic<std::size_t> next_{0};
-  std::mutex mutex_;  // of done_ and failure_
+  std::mutex mutex_;  // of done_, failure_, and of letting sources go
   std::exception_ptr failure_;
 };
 
@@ -256,7 +273,9 @@ void WeightStore::load(std::vector<const PlanWeight*> wanted, const LoadOptions&
   else loading.pack_and_upload();
   generation_ = next_generation();
   for (const auto& [weight, buffer] : buffers) {
-    packed_[{weight->name, weight->layout}] = buffer;
+    Packed& packed = packed_[{weight->name, weight->layout}];
+    packed = {buffer, weight->size_bytes, {}};
+    for (const PlanWeight::Part& part : weight->parts) packed.tensors.push_back(part.name);
     size_bytes_ += weight->size_bytes;
   }
 }
@@ -308,12 +327,22 @@ void WeightStore::release(const Plan& plan, int segment) {
   generation_ = next_generation();
 }
 
+void WeightStore::forget(const std::set<std::string, std::less<>>& tensors) {
+  const std::size_t erased = std::erase_if(packed_, [&](const auto& entry) {
+    const Packed& packed = entry.second;
+    if (std::none_of(packed.tensors.begin(), packed.tensors.end(), [&](const auto& name) { return tensors.contains(name); })) return false;
+    size_bytes_ -= packed.size_bytes;
+    return true;
+  });
+  if (erased > 0) generation_ = next_generation();
+}
+
 void WeightStore::clear() {
   packed_.clear();
   size_bytes_ = 0;
   generation_ = next_generation();
 }
 
-const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}); }
+const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}).buffer; }
 
 }  // namespace zoe

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,9 +32,11 @@ class WeightStore {
 
   // Packs what a plan (or one segment of it) needs and is not here yet, in the order in which it lies in its files. Where buffers
   // are not this process's memory, several threads read, pack and upload side by side. After an error the store is as it was.
+  // A reader is let go as soon as it is packed: one that holds something may be made for each asking.
   void load(const Plan& plan, const LoadOptions& options = {});
   void load(const Plan& plan, int segment, const LoadOptions& options = {});
   void release(const Plan& plan, int segment);  // frees the segment's weights
+  void forget(const std::set<std::string, std::less<>>& tensors);  // frees what was packed from any of these
   void clear();                                 // frees all
   const Buffer& at(const PlanWeight& weight) const;
   std::size_t size_bytes() const { return size_bytes_; }
@@ -56,7 +59,12 @@ class WeightStore {
 
   Platform& platform_;
   WeightSource source_;
-  std::map<std::pair<std::string, std::string>, std::shared_ptr<Buffer>> packed_;  // by name and layout
+  struct Packed {
+    std::shared_ptr<Buffer> buffer;
+    std::size_t size_bytes;
+    std::vector<std::string> tensors;  // that it was made from
+  };
+  std::map<std::pair<std::string, std::string>, Packed> packed_;  // by name and layout
   std::size_t size_bytes_ = 0;
   std::uint64_t generation_ = 0;
 };

@@ -66,8 +66,7 @@ EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settin
                           .threads = settings.threads};
   const std::string crf = fmt::format("{}", settings.crf.value_or(default_crf(format)));
   // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
-  if (is_vp9)
-    encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};
+  if (is_vp9) encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};
   else encoder.options = {{"preset", "medium"}, {"crf", crf}, {"x264-params", x264_params()}};
   return encoder;
 }

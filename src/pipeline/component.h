@@ -9,36 +9,51 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/component_weights.h"
+#include "checkpoint/lora.h"
 #include "compiler/weights.h"
 #include "pipeline/model.h"
 
 namespace zoe {
 
-// The files of "text_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is missing, unknown
-// or of another shape than the configuration says.
+// The files of "text_encoder", "image_encoder", "transformer", "transformer_2" or "vae", every tensor matched. An error if one is
+// missing, unknown or of another shape than the configuration says.
 Checkpoint open_component(const ModelConfig& model, const std::string& name);
+
+// What a LoRA changes in a transformer of the model: "transformer" or "transformer_2". Errors of LoraFile::fit.
+LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::string& component, double strength);
+
+// What a component of the model has: "text_encoder", "transformer", "transformer_2", "vae".
+std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name);
+// As open_component, as readers; of a model with random weights nothing is opened.
+ComponentWeights open_weights(const ModelConfig& model, const std::string& name);
 
 class Component {
  public:
   // As open_component; of a model with random weights nothing is opened.
   Component(Platform& platform, const ModelConfig& model, const std::string& name);
+  Component(const Component&) = delete;
+  Component& operator=(const Component&) = delete;
   WeightStore& weights() { return store_; }
-  // How a tensor is stored; and all that plans which keep tensors so follow from: equal text, equal storage. "": none is.
-  Storage storage(const std::string& tensor) const { return source_(tensor)->storage(); }
-  const std::string& storage_key() const { return storage_key_; }
+  // How a tensor is stored, which a changed one is not; and all that plans which keep tensors so follow from: equal text, equal
+  // storage. "": none is.
+  Storage storage(const std::string& tensor, const WeightChanges& changes) const;
+  std::string storage_key(const WeightChanges& changes) const;
+
+  // From now on weights are read with these changes, instead of those before. What was packed of tensors that differ in them goes.
+  void change(const WeightChanges& changes);
 
   // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
   using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes as they are stored, of a plan
   void load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress);
   std::uint64_t bytes_loaded() const { return bytes_loaded_; }  // packed, since the beginning
 
-  // Elements [begin, begin + count) of a stored tensor, as f32.
+  // Elements [begin, begin + count) of a tensor, as f32.
   void read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const;
 
  private:
   ComponentWeights source_;
+  WeightChanges changes_;
   WeightStore store_;
-  std::string storage_key_;
   std::uint64_t bytes_loaded_ = 0;
 };
 

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 
@@ -9,6 +10,8 @@
 #include "base/json.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
+#include "pipeline/model_files.h"
+#include "pipeline/recipe.h"
 
 namespace zoe {
 
@@ -18,17 +21,44 @@ namespace {
 
 constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
-JsonObject part_config(const fs::path& path, const std::string& part) {
-  return read_json_object(path / part / "config.json", part + "/config.json", kMaxConfigBytes);
+JsonObject part_config(const ModelConfig& model, const std::string& part) {
+  if (model.parts.contains(part)) return config_of_part(model, part);
+  return read_json_object(model.part(part) / "config.json", part + "/config.json", kMaxConfigBytes);
+}
+
+// "parts": {"vae": "../toy-wan/vae"}, folders relative to the model's own.
+std::map<std::string, fs::path, std::less<>> read_parts(const fs::path& path) {
+  std::map<std::string, fs::path, std::less<>> parts;
+  if (!fs::exists(path / "zoetrope.json")) return parts;
+  const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
+  if (!file.has("parts")) return parts;
+  static const std::vector<std::string> kParts{"image_encoder", "image_processor", "scheduler",     "text_encoder",
+                                               "tokenizer",     "transformer",     "transformer_2", "vae"};
+  const JsonObject said = file.object("parts");
+  for (const std::string& part : said.keys()) {
+    const std::string near = nearest(part, kParts);
+    check(std::find(kParts.begin(), kParts.end(), part) != kParts.end(), ErrorKind::invalid_argument, "zoetrope.json",
+          "unknown part in parts: got {}, expected one of {}.{}", in_quotes(part), fmt::join(kParts, ", "),
+          near.empty() ? "" : " Did you mean " + near + "?");
+    const fs::path folder = path / said.string(part);
+    std::error_code status;
+    check(fs::is_directory(folder, status), ErrorKind::invalid_argument, "zoetrope.json",
+          "no folder for the part {}: got {}, expected a folder, relative to {}. Check the file.", part,
+          in_quotes(said.string(part)), path.string());
+    parts[part] = folder;
+  }
+  return parts;
 }
 
 // model_index.json names the class of every part; another class is another computation.
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
+  // Which of them it is follows from the transformer's channels.
+  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline"};
   const std::string pipeline = index.string("_class_name", "");
-  check(pipeline == "WanPipeline", ErrorKind::unsupported, "model_index.json",
-        "unsupported pipeline: got {}, expected WanPipeline (Wan text to video). Choose another model.",
-        pipeline.empty() ? "none" : pipeline);
+  check(std::find(std::begin(kPipelines), std::end(kPipelines), pipeline) != std::end(kPipelines), ErrorKind::unsupported,
+        "model_index.json", "unsupported pipeline: got {}, expected {}. Choose another model.",
+        pipeline.empty() ? "none" : pipeline, fmt::join(kPipelines, " or "));
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", "WanTransformer3DModel"}, {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
@@ -51,8 +81,10 @@ std::optional<double> read_boundary(const JsonObject& index) {
   return index.number("boundary_ratio", 0, 1, 0);
 }
 
-GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
-  GenerationDefaults defaults = two_experts ? two_expert_defaults() : GenerationDefaults();
+GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
+  GenerationDefaults defaults;
+  if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
+  if (model.expand_timesteps) defaults = text_or_image_defaults();
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);
@@ -65,9 +97,25 @@ GenerationDefaults read_defaults(const fs::path& path, bool two_experts) {
   return defaults;
 }
 
+void check_image_encoder(const ModelConfig& model) {
+  const ClipVisionConfig& encoder = *model.image_encoder;
+  check(encoder.hidden_size == model.transformer.image_dim, ErrorKind::invalid_argument, "transformer/config.json",
+        "bad image_dim: got {}, expected the image encoder's hidden_size {}. The parts are of different models.",
+        model.transformer.image_dim, encoder.hidden_size);
+  check(model.transformer.image_positions == 0 || model.transformer.image_positions == 2 * encoder.tokens(),
+        ErrorKind::invalid_argument, "transformer/config.json",
+        "bad pos_embed_seq_len: got {}, expected {}: two pictures of {} tokens. The parts are of different models.",
+        model.transformer.image_positions, 2 * encoder.tokens(), encoder.tokens());
+}
+
 }  // namespace
 
-ModelConfig read_model_config(const fs::path& given) {
+fs::path ModelConfig::part(std::string_view part_name) const {
+  const auto elsewhere = parts.find(part_name);
+  return elsewhere != parts.end() ? elsewhere->second : path / part_name;
+}
+
+ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::path, std::less<>> parts) {
   std::error_code status;
   const fs::path path = resolve_snapshot(given);
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
@@ -75,32 +123,46 @@ ModelConfig read_model_config(const fs::path& given) {
   const JsonObject index = read_index(path);
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
+  model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
+  model.parts = read_parts(path);
+  for (auto& [part, place] : parts) model.parts.insert_or_assign(part, std::move(place));
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
-  model.text_encoder = parse_umt5_config(part_config(path, "text_encoder"));
-  model.transformer = parse_wan_dit_config(part_config(path, "transformer"));
+  model.text_encoder = parse_umt5_config(part_config(model, "text_encoder"));
+  model.transformer = parse_wan_dit_config(part_config(model, "transformer"));
   if (model.boundary_ratio)
-    check(parse_wan_dit_config(part_config(path, "transformer_2")) == model.transformer, ErrorKind::unsupported,
-          "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
-  model.vae = parse_wan_vae_config(part_config(path, "vae"));
+    check(parse_wan_dit_config(part_config(model, "transformer_2")) == model.transformer, ErrorKind::unsupported,
+          "transformer_2/config.json",
+          "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
+  model.vae = parse_wan_vae_config(part_config(model, "vae"));
+  if (model.transformer.image_dim) {
+    const bool is_said = parts.contains("image_encoder");
+    const std::string got = is_said ? "CLIPVisionModel" : index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
+    check(got == "CLIPVisionModel" || got == "CLIPVisionModelWithProjection", ErrorKind::unsupported, "model_index.json",
+          "unsupported image_encoder: got {}, expected CLIPVisionModel, as the transformer has an image_dim. Choose another model.",
+          got.empty() ? "none" : got);
+    model.image_encoder = parse_clip_vision_config(part_config(model, "image_encoder"));
+  }
   const std::string scheduler = "scheduler/scheduler_config.json";
-  model.scheduler = parse_scheduler_config(read_file(path / scheduler, scheduler, kMaxConfigBytes), scheduler);
-  model.defaults = read_defaults(path, model.boundary_ratio.has_value());
+  model.scheduler =
+      parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
+  model.defaults = read_defaults(path, model);
+  check_parts(model);
+  return model;
+}
+
+void check_parts(const ModelConfig& model) {
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
-  check(model.transformer.in_channels == model.vae.z_dim && model.transformer.out_channels == model.vae.z_dim,
-        ErrorKind::unsupported, "transformer/config.json",
-        "in_channels {} and out_channels {} differ from the VAE's z_dim {}: image to video does not run yet.",
-        model.transformer.in_channels, model.transformer.out_channels, model.vae.z_dim);
-  return model;
+  if (model.image_encoder) check_image_encoder(model);
+  make_recipe(model);
 }
 
 ModelConfig read_model(const std::string& spec) {
   constexpr std::string_view kRandom = "random:";
-  if (spec.empty()) return read_model_config(embedded_model_path());
-  if (!spec.starts_with(kRandom)) return read_model_config(spec);
+  if (!spec.starts_with(kRandom)) return read_model(ModelFiles{.model_path = spec});
   const std::string_view rest = std::string_view(spec).substr(kRandom.size());
   const std::string_view member = rest.substr(0, rest.find(':'));
   std::optional<ModelConfig> model = published_model(member);
@@ -119,9 +181,25 @@ ModelConfig read_model(const std::string& spec) {
   return std::move(*model);
 }
 
+namespace {
+
+// A file or folder of its own, or inside a file of weights.
+Tokenizer tokenizer_at(const fs::path& path) {
+  if (!is_weights_file(path)) return Tokenizer(path);
+  const Checkpoint checkpoint(path, "tokenizer");
+  const TensorEntry* const bytes = checkpoint.find(kTokenizerTensor);
+  check(bytes, ErrorKind::invalid_argument, "tokenizer",
+        "{} holds no tokenizer: got no tensor {}. Give a spiece.model or a tokenizer.json.", path.string(),
+        in_quotes(kTokenizerTensor));
+  if (bytes->file)
+    bytes->file->fetch(static_cast<std::size_t>(bytes->bytes.data() - bytes->file->bytes().data()), bytes->bytes.size());
+  return Tokenizer::of_sentencepiece({reinterpret_cast<const char*>(bytes->bytes.data()), bytes->bytes.size()}, path.string());
+}
+
+}  // namespace
+
 Tokenizer open_tokenizer(const ModelConfig& model) {
-  const fs::path folder = model.path.empty() ? embedded_model_path() : model.path;
-  Tokenizer tokenizer(folder / "tokenizer");
+  Tokenizer tokenizer = tokenizer_at(model.path.empty() ? embedded_model_path() / "tokenizer" : model.part("tokenizer"));
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model.text_encoder.vocab_size);

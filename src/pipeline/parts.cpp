@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/nearest.h"
+#include "models/clip_vision/model.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
@@ -17,7 +18,7 @@ PartGraph vae_graph(WanVaeGraph traced, int times = 1) {
 
 }  // namespace
 
-std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}; }
+std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode", "image-encoder"}; }
 
 std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size) {
   const std::int64_t spatial = model.vae.scale_factor_spatial, temporal = model.vae.scale_factor_temporal;
@@ -29,9 +30,9 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   const int later = static_cast<int>((frames - 1) / size.group_frames);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
-    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch})});
+    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch, model.image_rows()})});
   } else if (part == "text-keys") {
-    graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens, size.batch)});
+    graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens, size.batch, model.image_rows())});
   } else if (part == "text-encoder") {
     graphs.push_back({trace_umt5(model.text_encoder, dtype, size.text_tokens)});
   } else if (part == "vae-decode") {
@@ -41,6 +42,10 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
     graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, 1, size.height, size.width, true)));
     const std::int64_t group = temporal * size.group_frames;
     if (later) graphs.push_back(vae_graph(trace_wan_vae_encode(model.vae, dtype, group, size.height, size.width, false), later));
+  } else if (part == "image-encoder") {
+    check(model.image_encoder.has_value(), ErrorKind::invalid_argument, "part", "{} has no image encoder. Choose another part.",
+          model.name);
+    graphs.push_back({trace_clip_vision(*model.image_encoder, dtype)});
   } else {
     const std::vector<std::string> known = part_names();
     const std::string near = nearest(part, known);

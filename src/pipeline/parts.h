@@ -11,7 +11,8 @@
 
 namespace zoe {
 
-// "transformer" (one forward), "text-keys" (keys and values of a prompt), "text-encoder", "vae-decode", "vae-encode".
+// "transformer" (one forward), "text-keys" (keys and values of a prompt), "text-encoder", "vae-decode", "vae-encode", and
+// "image-encoder" of a model that has one.
 std::vector<std::string> part_names();
 
 struct PartSize {

@@ -1,6 +1,5 @@
 // The published members of the family: configurations and defaults as in their Diffusers folders.
 #include <algorithm>
-#include <array>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -12,17 +11,34 @@ namespace {
 
 struct Member {
   std::string_view name;
-  int heads, ffn_dim, layers;  // heads of 128
+  int heads, ffn_dim, layers, in_channels;  // heads of 128
+  bool expand_timesteps;                    // with the VAE of Wan 2.2
   std::optional<double> boundary_ratio;
   GenerationDefaults defaults;
+  int encoded_images = 0;  // that the transformer sees through CLIP: one, or first and last
+  double flow_shift = 3;
 };
 
 // Two experts: the settings of Wan's own configuration (steps, guidance of high and low noise).
 constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
+constexpr GenerationDefaults kTwoExpertsOfImages{.num_inference_steps = 40, .guidance_scale = 3.5, .guidance_scale_2 = 3.5};
 
-constexpr std::array<Member, 3> kMembers{{{"wan2.1-t2v-1.3b", 12, 8960, 30, {}, {}},
-                                          {"wan2.1-t2v-14b", 40, 13824, 40, {}, {}},
-                                          {"wan2.2-t2v-a14b", 40, 13824, 40, 0.875, kTwoExperts}}};
+constexpr GenerationDefaults k720p{.height = 720, .width = 1280};
+constexpr GenerationDefaults kFirstAndLast{.height = 720, .width = 1280, .guidance_scale = 5.5};
+constexpr GenerationDefaults kTextOrImage{.height = 704, .width = 1280, .num_frames = 121, .fps = 24};
+
+constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, false, {}, {}},
+                               {"wan2.1-t2v-14b", 40, 13824, 40, 16, false, {}, {}},
+                               {"wan2.1-i2v-14b-480p", 40, 13824, 40, 36, false, {}, {}, 1},
+                               {"wan2.1-i2v-14b-720p", 40, 13824, 40, 36, false, {}, k720p, 1},
+                               {"wan2.1-flf2v-14b-720p", 40, 13824, 40, 36, false, {}, kFirstAndLast, 2, 16},
+                               {"wan2.2-t2v-a14b", 40, 13824, 40, 16, false, 0.875, kTwoExperts},
+                               {"wan2.2-i2v-a14b", 40, 13824, 40, 36, false, 0.9, kTwoExpertsOfImages},
+                               {"wan2.2-ti2v-5b", 24, 14336, 30, 48, true, {}, kTextOrImage, 0, 5}};
+
+// What their VAEs' config.json say beside defaults.
+constexpr std::string_view kVae21 = "{}", kVae22 = R"({"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "is_residual": true,
+    "in_channels": 12, "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16})";
 
 Umt5Config umt5_xxl() {
   return parse_umt5_config(
@@ -32,18 +48,30 @@ Umt5Config umt5_xxl() {
                         "umt5-xxl"));
 }
 
+ClipVisionConfig clip_vision_h() {
+  return parse_clip_vision_config(
+      parse_json_object(R"({"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-5})",
+                        "clip vit-h"));
+}
+
 WanDitConfig wan_dit(const Member& member) {
+  std::string images;
+  if (member.encoded_images > 0) images = fmt::format(R"(, "image_dim": 1280, "added_kv_proj_dim": {})", 128 * member.heads);
+  if (member.encoded_images > 1) images += fmt::format(R"(, "pos_embed_seq_len": {})", 2 * clip_vision_h().tokens());
   return parse_wan_dit_config(
       parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
-    "in_channels": 16, "out_channels": 16, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024}})",
-                                    member.heads, member.ffn_dim, member.layers),
+    "in_channels": {}, "out_channels": {}, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024{}}})",
+                                    member.heads, member.ffn_dim, member.layers, member.in_channels,
+                                    member.expand_timesteps ? 48 : 16, images),
                         member.name));
 }
 
 }  // namespace
 
-GenerationDefaults two_expert_defaults() { return kTwoExperts; }
+GenerationDefaults two_expert_defaults(bool image_to_video) { return image_to_video ? kTwoExpertsOfImages : kTwoExperts; }
+GenerationDefaults text_or_image_defaults() { return kTextOrImage; }
 
 std::vector<std::string> published_model_names() {
   std::vector<std::string> names;
@@ -52,15 +80,19 @@ std::vector<std::string> published_model_names() {
 }
 
 std::optional<ModelConfig> published_model(std::string_view name) {
-  const auto* const member = std::find_if(kMembers.begin(), kMembers.end(), [&](const Member& each) { return each.name == name; });
-  if (member == kMembers.end()) return {};
+  const auto* const member =
+      std::find_if(std::begin(kMembers), std::end(kMembers), [&](const Member& each) { return each.name == name; });
+  if (member == std::end(kMembers)) return {};
   ModelConfig model;
   model.name = name;
   model.text_encoder = umt5_xxl();
   model.transformer = wan_dit(*member);
   model.boundary_ratio = member->boundary_ratio;
-  model.vae = parse_wan_vae_config(parse_json_object("{}", "wan 2.1 vae"));
+  model.expand_timesteps = member->expand_timesteps;
+  model.vae = parse_wan_vae_config(parse_json_object(std::string(member->expand_timesteps ? kVae22 : kVae21), "vae"));
   model.defaults = member->defaults;
+  model.scheduler.flow_shift = member->flow_shift;
+  if (member->encoded_images) model.image_encoder = clip_vision_h();
   return model;
 }
 

@@ -1,9 +1,44 @@
 #include "pipeline/recipe.h"
 
-#include "pipeline/text_to_video.h"
+#include <algorithm>
+
+#include "base/error.h"
+#include "pipeline/image_condition.h"
+#include "pipeline/video_recipe.h"
 
 namespace zoe {
 
-std::unique_ptr<Recipe> make_recipe(const ModelConfig& model) { return std::make_unique<TextToVideo>(model); }
+namespace {
+
+bool is_image_to_video(const ModelConfig& model) {
+  return model.transformer.condition_channels() == ImageCondition::channels(model.vae);
+}
+bool takes_no_channels(const ModelConfig& model) {
+  return model.transformer.condition_channels() == 0 && model.transformer.image_dim == 0;
+}
+
+// The channels that the transformer sees beside the noise tell the kinds apart. The first that fits counts.
+constexpr VideoKind kKinds[] = {
+    {"text or image to video", members::ti2v_5b, members::ti2v_5b, VideoKind::Images::first_latent,
+     [](const ModelConfig& model) { return takes_no_channels(model) && model.expand_timesteps; }},
+    {"text to video", members::t2v, members::t2v_a14b, VideoKind::Images::none, takes_no_channels},
+    {"first and last frame to video", members::flf2v, members::flf2v, VideoKind::Images::both,
+     [](const ModelConfig& model) { return is_image_to_video(model) && model.transformer.image_positions > 0; }},
+    {"image to video", members::i2v, members::i2v_a14b, VideoKind::Images::first, is_image_to_video}};
+
+}  // namespace
+
+std::unique_ptr<Recipe> make_recipe(const ModelConfig& model) {
+  const WanDitConfig& transformer = model.transformer;
+  const auto* const kind =
+      std::find_if(std::begin(kKinds), std::end(kKinds), [&](const VideoKind& each) { return each.fits(model); });
+  check(kind != std::end(kKinds) && transformer.out_channels == model.vae.z_dim, ErrorKind::unsupported, "transformer/config.json",
+        "in_channels {} and out_channels {} are of no member that runs here with a VAE of z_dim {}: expected {} and {} (text to "
+        "video) "
+        "or {} and {} (image to video). Choose another model.",
+        transformer.in_channels, transformer.out_channels, model.vae.z_dim, model.vae.z_dim, model.vae.z_dim,
+        model.vae.z_dim + ImageCondition::channels(model.vae), model.vae.z_dim);
+  return std::make_unique<VideoRecipe>(*kind, model);
+}
 
 }  // namespace zoe

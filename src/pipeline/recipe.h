@@ -58,12 +58,13 @@ class Recipe {
  public:
   virtual ~Recipe() = default;
   virtual std::string_view name() const = 0;                         // "text to video"
+  virtual Members member() const = 0;                                // one bit: which fields it takes
   virtual std::vector<std::string> components() const = 0;           // whose weights its stages use
   // invalid_argument names a field that makes no sense, out_of_memory what cannot fit by any plan.
   virtual std::unique_ptr<Work> plan(const Request& request, const RecipeContext& context) const = 0;
 };
 
-// The recipe of a model, by its configurations.
+// The recipe of a model, by its configurations; unsupported if there is none.
 std::unique_ptr<Recipe> make_recipe(const ModelConfig& model);
 
 }  // namespace zoe

@@ -27,15 +27,30 @@ struct Choice {
 // The first text of a value is its name; the others are what other programs call it.
 constexpr Choice<SchedulerKind> kSchedulers[] = {{"unipc", SchedulerKind::unipc},
                                                  {"euler", SchedulerKind::euler},
+                                                 {"lcm", SchedulerKind::lcm},
+                                                 {"dpm++", SchedulerKind::dpmpp},
                                                  {"uni_pc", SchedulerKind::unipc},
                                                  {"UniPCMultistepScheduler", SchedulerKind::unipc},
-                                                 {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler}};
+                                                 {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler},
+                                                 {"FlowMatchLCMScheduler", SchedulerKind::lcm},
+                                                 {"dpmpp_2m", SchedulerKind::dpmpp},
+                                                 {"DPMSolverMultistepScheduler", SchedulerKind::dpmpp}};
 constexpr Choice<GuidanceBatch> kGuidanceBatches[] = {
     {"auto", GuidanceBatch::automatic}, {"on", GuidanceBatch::on}, {"off", GuidanceBatch::off}};
+
+constexpr Choice<Fit> kFits[] = {{"crop", Fit::crop}, {"stretch", Fit::stretch}, {"pad", Fit::pad}};
+constexpr Choice<Preset> kPresets[] = {{"none", Preset::none},
+                                       {"lightx2v-4step", Preset::lightx2v_4step},
+                                       {"dmd-3step", Preset::dmd_3step},
+                                       {"lightning-4step", Preset::lightx2v_4step},
+                                       {"causvid-3step", Preset::dmd_3step},
+                                       {"fastwan-3step", Preset::dmd_3step}};
 
 template <class T>
 constexpr auto& choices_of() {
   if constexpr (std::is_same_v<T, SchedulerKind>) return kSchedulers;
+  else if constexpr (std::is_same_v<T, Fit>) return kFits;
+  else if constexpr (std::is_same_v<T, Preset>) return kPresets;
   else return kGuidanceBatches;
 }
 
@@ -73,6 +88,8 @@ Overloaded(T...) -> Overloaded<T...>;
 
 constexpr std::string_view kModels = "the model's";
 constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
+constexpr Members kOfLastImages = members::i2v | members::i2v_a14b | members::flf2v, kOfImages = kOfLastImages | members::ti2v_5b;
+constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
 std::vector<RequestField> make_fields() {
   return {
@@ -96,6 +113,39 @@ std::vector<RequestField> make_fields() {
        .help = "What not to show; of no effect without guidance",
        .aliases = {"negative", "n_prompt", "neg_prompt"},
        .hints = {}},
+      {.name = "image",
+       .letter = "i",
+       .slot = &Request::image,
+       .min = 1,
+       .max = kMaxPathBytes,
+       .unit = "",
+       .fallback = "none: must be said, but of ti2v_5b",
+       .help = "The picture that the video begins with: a PNG, JPEG or WebP file; without a size the video has its shape",
+       .aliases = {"image_path", "init_image", "init_img", "first_image", "first_frame"},
+       .hints = {"img", "input_image", "start_image"},
+       .taken_by = kOfImages},
+      {.name = "last_image",
+       .letter = "",
+       .slot = &Request::last_image,
+       .min = 1,
+       .max = kMaxPathBytes,
+       .unit = "",
+       .fallback = "none",
+       .help = "The picture that the video ends with, as image",
+       .aliases = {"last_image_path", "end_image", "end_img", "last_frame"},
+       .hints = {},
+       .taken_by = kOfLastImages},
+      {.name = "fit",
+       .letter = "",
+       .slot = &Request::fit,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "crop",
+       .help = "A picture of another shape than the video's: crop what sticks out, stretch (as Diffusers does), or pad with black",
+       .aliases = {},
+       .hints = {"resize_mode"},
+       .taken_by = kOfImages},
       {.name = "size",
        .letter = "",
        .slot = SizeSlot{},
@@ -103,7 +153,7 @@ std::vector<RequestField> make_fields() {
        .max = kMaxExtent,
        .unit = "pixels",
        .fallback = kModels,
-       .help = "Width and height at once, as 832x480",
+       .help = "Width and height at once, as 832x480; with an image its shape at the model's area, if nothing is said",
        .aliases = {"resolution"},
        .hints = {"aspect_ratio"}},
       {.name = "height",
@@ -225,8 +275,18 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = kModels,
-       .help = "UniPC or Euler along the flow",
+       .help = "UniPC, Euler along the flow, LCM (fresh noise at every step, for models distilled so) or DPM-Solver++ 2M",
        .aliases = {"sampler", "sampler_name", "sampling_method", "sample_solver"},
+       .hints = {}},
+      {.name = "preset",
+       .letter = "",
+       .slot = &Request::preset,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "none",
+       .help = "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
+       .aliases = {},
        .hints = {}},
       {.name = "flow_shift",
        .letter = "",
@@ -248,6 +308,48 @@ std::vector<RequestField> make_fields() {
        .help = "Noise levels before the shift, falling, as 1,0.75,0.5,0.25: a step each, and 0 at the end",
        .aliases = {},
        .hints = {"timesteps", "denoise"}},
+      {.name = "lora",
+       .letter = "",
+       .slot = &Request::loras,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for every transformer, as FILE or FILE=STRENGTH; several add up",
+       .aliases = {"loras"},
+       .hints = {"lora_path", "lora_weight", "lora_scale", "lora_strength", "adapter", "lora_model_dir"}},
+      {.name = "lora_high",
+       .letter = "",
+       .slot = &Request::loras_high,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for the expert for high noise alone",
+       .aliases = {"lora_high_noise"},
+       .hints = {},
+       .taken_by = kTwoExperts},
+      {.name = "lora_low",
+       .letter = "",
+       .slot = &Request::loras_low,
+       .min = -1000,
+       .max = 1000,
+       .unit = "strength",
+       .fallback = "none",
+       .help = "A LoRA for the expert for low noise alone",
+       .aliases = {"lora_low_noise"},
+       .hints = {},
+       .taken_by = kTwoExperts},
+      {.name = "lora_allow_unused",
+       .letter = "",
+       .slot = &Request::lora_allow_unused,
+       .min = 0,
+       .max = 1,
+       .unit = "",
+       .fallback = "false",
+       .help = "List keys of a LoRA that mean nothing in the model, and go on without them",
+       .aliases = {},
+       .hints = {}},
       {.name = "seed",
        .letter = "s",
        .slot = &Request::seeds,
@@ -323,6 +425,12 @@ struct Parser {
     refuse(text, or_list(names_of<T>()));
   }
 
+  std::filesystem::path path(std::string_view text) const {
+    if (text.empty() || static_cast<double>(text.size()) > field.max || text.find('\0') != text.npos)
+      refuse(text, fmt::format("the path of a file, of at most {} bytes", field.max));
+    return text;
+  }
+
   bool flag(std::string_view text) const {
     if (text == "true") return true;
     if (text != "false") refuse(text, "true or false");
@@ -340,6 +448,39 @@ struct Parser {
     if (between == std::string_view::npos) part("");
     request.width = part(text.substr(0, between));
     request.height = part(text.substr(between + 1));
+  }
+
+  // FILE or FILE=STRENGTH; what is behind the last "=" and is no number belongs to the name.
+  LoraChoice lora(std::string_view text) const {
+    LoraChoice choice{std::string(text)};
+    const std::size_t at = text.rfind('=');
+    const std::string_view last = text.substr(at == std::string_view::npos ? text.size() : at + 1);
+    if (whole<double>(last)) {
+      choice = {std::string(text.substr(0, at)), number(last)};
+    } else if (const std::string_view suffix = ".safetensors"; at != std::string_view::npos && text.substr(0, at).ends_with(suffix)) {
+      refuse(last, fmt::format("a number from {} to {} behind the file's name", field.min, field.max));
+    }
+    if (choice.path.empty()) refuse(text, "a file, or FILE=STRENGTH");
+    return choice;
+  }
+
+  // Of files' metadata: a comma separates where a strength stands before it, as it does there.
+  std::vector<LoraChoice> loras(std::span<const std::string> texts) const {
+    std::vector<LoraChoice> all;
+    for (const std::string& text : texts) {
+      std::string_view rest = text;
+      for (std::size_t from = 0; from < rest.size();) {
+        const std::size_t comma = rest.find(',', from), equals = rest.substr(0, comma).rfind('=');
+        if (comma == std::string_view::npos) break;
+        from = comma + 1;
+        if (equals == std::string_view::npos || !whole<double>(rest.substr(equals + 1, comma - equals - 1))) continue;
+        all.push_back(lora(rest.substr(0, comma)));
+        rest.remove_prefix(comma + 1);
+        from = 0;
+      }
+      all.push_back(lora(rest));
+    }
+    return all;
   }
 
   // Elements with commas between; several texts follow one another.
@@ -387,6 +528,10 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  },
                  [&](std::optional<SchedulerKind> Request::*slot) { request.*slot = parser.choice<SchedulerKind>(texts[0]); },
                  [&](GuidanceBatch Request::*slot) { request.*slot = parser.choice<GuidanceBatch>(texts[0]); },
+                 [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
+                 [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
+                 [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
+                 [&](Preset Request::*slot) { request.*slot = parser.choice<Preset>(texts[0]); },
                  [&](bool Request::*slot) { request.*slot = parser.flag(texts[0]); },
                  [&](SizeSlot) { parser.size(request, texts[0]); }},
       field.slot);
@@ -424,10 +569,12 @@ std::string member_names(Members bits) {
 bool RequestField::is_list() const {
   return std::holds_alternative<std::vector<std::string> Request::*>(slot) ||
          std::holds_alternative<std::vector<double> Request::*>(slot) ||
+         std::holds_alternative<std::vector<LoraChoice> Request::*>(slot) ||
          std::holds_alternative<std::vector<std::uint64_t> Request::*>(slot);
 }
 
 bool RequestField::is_flag() const { return std::holds_alternative<bool Request::*>(slot); }
+bool RequestField::is_file() const { return std::holds_alternative<std::filesystem::path Request::*>(slot); }
 
 std::string_view RequestField::type() const {
   using Text = std::string_view;
@@ -440,7 +587,10 @@ std::string_view RequestField::type() const {
                  [](std::vector<double> Request::*) -> Text { return "numbers"; },
                  [](std::vector<std::uint64_t> Request::*) -> Text { return "whole numbers"; },
                  [](std::optional<SchedulerKind> Request::*) -> Text { return "choice"; },
-                 [](GuidanceBatch Request::*) -> Text { return "choice"; }, [](bool Request::*) -> Text { return "true or false"; },
+                 [](GuidanceBatch Request::*) -> Text { return "choice"; },
+                 [](std::filesystem::path Request::*) -> Text { return "file"; },
+                 [](Fit Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
+                 [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
                  [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
       slot);
 }
@@ -448,12 +598,15 @@ std::string_view RequestField::type() const {
 std::vector<std::string_view> RequestField::choices() const {
   if (std::holds_alternative<std::optional<SchedulerKind> Request::*>(slot)) return names_of<SchedulerKind>();
   if (std::holds_alternative<GuidanceBatch Request::*>(slot)) return names_of<GuidanceBatch>();
+  if (std::holds_alternative<Fit Request::*>(slot)) return names_of<Fit>();
+  if (std::holds_alternative<Preset Request::*>(slot)) return names_of<Preset>();
   return {};
 }
 
 std::string RequestField::range() const {
   if (const auto names = choices(); !names.empty()) return or_list(names);
   if (is_flag()) return "";
+  if (is_file()) return "a path";
   if (std::holds_alternative<std::vector<std::string> Request::*>(slot) || std::holds_alternative<std::string Request::*>(slot))
     return fmt::format("at most {} bytes of UTF-8", max);
   if (std::holds_alternative<std::vector<std::uint64_t> Request::*>(slot)) return "0 to 18446744073709551615, or -1";
@@ -517,6 +670,20 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
                  [&](GuidanceBatch Request::*slot) {
                    return request.*slot == GuidanceBatch::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
                  },
+                 [&](std::filesystem::path Request::*slot) {
+                   return (request.*slot).empty() ? Texts{} : Texts{(request.*slot).string()};
+                 },
+                 [&](Fit Request::*slot) {
+                   return request.*slot == Fit::crop ? Texts{} : Texts{std::string(name_of(request.*slot))};
+                 },
+                 [&](std::vector<LoraChoice> Request::*slot) {
+                   Texts texts;
+                   for (const LoraChoice& each : request.*slot) texts.push_back(fmt::format("{}={}", each.path, each.strength));
+                   return texts;
+                 },
+                 [&](Preset Request::*slot) {
+                   return request.*slot == Preset::none ? Texts{} : Texts{std::string(name_of(request.*slot))};
+                 },
                  [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
       field.slot);
 }
@@ -571,6 +738,7 @@ std::string to_json(const Request& request) {
                           [&](std::optional<double> Request::*slot) { object[key] = *(request.*slot); },
                           [&](std::vector<double> Request::*slot) { object[key] = request.*slot; },
                           [&](std::vector<std::uint64_t> Request::*slot) { object[key] = one_or_all(request.*slot); },
+                          [&](std::vector<LoraChoice> Request::*) { object[key] = one_or_all(texts); },
                           [&](bool Request::*slot) { object[key] = request.*slot; }, [&](auto) { object[key] = texts[0]; }},
                field.slot);
   }

@@ -14,6 +14,7 @@
 #include "compiler/run.h"
 #include "pipeline/component.h"
 #include "pipeline/execution.h"
+#include "pipeline/lora_shelf.h"
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
 #include "pipeline/session_access.h"
@@ -60,12 +61,21 @@ class Turns {
 
 }  // namespace
 
+// What LoRAs change, by component.
+using Changes = std::map<std::string, WeightChanges>;
+const WeightChanges& changes_of(const Changes& changes, const std::string& component) {
+  static const WeightChanges none;
+  const auto found = changes.find(component);
+  return found == changes.end() ? none : found->second;
+}
+
 struct Job::State {
   std::unique_ptr<Work> work;
   std::vector<std::shared_ptr<const NamedPlan>> plans;  // held, though the session may have let them go
   std::unique_ptr<BoundProgram> program;
   Placement placement;
   MemoryStatement memory;
+  Changes changes;
 };
 
 Job::Job(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -92,6 +102,7 @@ struct Session::State {
   std::map<std::string, Kept> plans;  // by key
   std::uint64_t uses = 0;
   std::size_t compiled = 0;
+  LoraShelf loras;
   Turns turns;
 
   State(ModelConfig m, std::shared_ptr<Platform> p, SessionOptions o, std::unique_ptr<Recipe> r)
@@ -109,9 +120,11 @@ struct Session::State {
 
   // Plans follow from how their weights are stored, too, where these stay so: a plan that runs with weights of components that
   // store them in different ways becomes several. `others`: more plans, by the names of the program's.
-  void say_components(Program& program, std::vector<ProgramPlan>& others) const {
+  void say_components(Program& program, std::vector<ProgramPlan>& others, const Changes& changes) const {
     if (!options.compile.keep_stored) return;
-    const auto stored = [&](const std::string& component) { return resources.components.at(component)->storage_key(); };
+    std::map<std::string, std::string> keys;
+    for (const auto& [name, component] : resources.components) keys[name] = component->storage_key(changes_of(changes, name));
+    const auto stored = [&](const std::string& component) { return keys.at(component); };
     std::map<std::string, std::string> component_of;  // by plan
     const auto find = [&](const std::string& name) {
       return std::find_if(program.plans.begin(), program.plans.end(), [&](const ProgramPlan& plan) { return plan.name == name; });
@@ -135,24 +148,25 @@ struct Session::State {
       }
   }
 
-  NamedGraph trace(const ProgramPlan& plan) const {
+  NamedGraph trace(const ProgramPlan& plan, const Changes& changes) const {
     NamedGraph named = plan.trace();
     if (plan.component.empty()) return named;
     const Component& component = *resources.components.at(plan.component);
     named.graph = keep_stored(
-        named.graph, [&](const std::string& name) { return component.storage(name); },
+        named.graph, [&](const std::string& name) { return component.storage(name, changes_of(changes, plan.component)); },
         [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
     return named;
   }
 
   // The plans of a program, compiled in one go where they are new, with `others` that later requests will want.
-  std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others) {
+  std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others,
+                                                          const Changes& changes) {
     std::vector<NamedGraph> traced;
     std::vector<std::string> keys;
     others.insert(others.begin(), wanted.begin(), wanted.end());
     for (const ProgramPlan& plan : others) {
       if (plans.count(plan.key) || std::count(keys.begin(), keys.end(), plan.key)) continue;
-      traced.push_back(trace(plan));
+      traced.push_back(trace(plan, changes));
       keys.push_back(plan.key);
     }
     std::vector<Graph> graphs;
@@ -234,12 +248,13 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
   auto job = std::make_unique<Job::State>();
   job->work = state.recipe->plan(
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
+  job->changes = state.loras.changes(request, state.model, state.recipe->components(), state.options.spelling);
   for (;;) {
     Program program = job->work->program();
     std::vector<ProgramPlan> others;
     if (!state.options.single_request) others = job->work->companions();
-    state.say_components(program, others);
-    job->plans = state.get_plans(program.plans, std::move(others));
+    state.say_components(program, others, job->changes);
+    job->plans = state.get_plans(program.plans, std::move(others), job->changes);
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
@@ -265,6 +280,7 @@ const BoundProgram& SessionAccess::program(const Job& job) { return *job.state_-
 Timings Session::run(Job& job, const Callbacks& callbacks) {
   const Turns::Turn turn(state_->turns);
   Job::State& of = *job.state_;
+  for (const auto& [name, component] : state_->resources.components) component->change(of.changes[name]);
   return Execution(state_->resources, *of.program, of.placement, callbacks, state_->runner).go(*of.work);
 }
 

@@ -69,12 +69,16 @@ Request VideoFiles::decided(const Job& job, std::size_t video) const {
   one.guidance_scale_2 = settled.guidance_scale_2;
   one.boundary_ratio = settled.boundary_ratio;
   one.flow_shift = settled.flow_shift;
+  one.sigmas = settled.sigmas;
+  one.preset = Preset::none;
   one.scheduler = parse_scheduler_kind(settled.scheduler, "scheduler");
   return one;
 }
 
 std::vector<std::pair<std::string, std::string>> VideoFiles::metadata(const Job& job, std::size_t video) const {
-  const Request one = decided(job, video);
+  Request one = decided(job, video);
+  for (std::vector<LoraChoice>* loras : {&one.loras, &one.loras_high, &one.loras_low})
+    for (LoraChoice& each : *loras) each.path = std::filesystem::path(each.path).filename().string();
   const Session& session = state_->session;
   std::vector<std::pair<std::string, std::string>> all;
   for (const RequestField& field : request_fields())

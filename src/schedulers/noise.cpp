@@ -119,10 +119,7 @@ void box_muller(float* values, std::size_t blocks) {
   box_muller_portable(values, blocks);
 }
 
-}  // namespace
-
-void standard_normal(std::uint64_t seed, std::span<float> out) {
-  MersenneTwister random(seed);
+void draw_normal(MersenneTwister& random, std::span<float> out) {
   if (out.size() < 16) {
     for (std::size_t i = 0; i < out.size(); i += 2) {  // Box-Muller in double; the sine is kept for the next value
       const double angle = 2.0 * std::numbers::pi * random.uniform_double();
@@ -140,5 +137,22 @@ void standard_normal(std::uint64_t seed, std::span<float> out) {
     box_muller(last.data(), 1);
   }
 }
+
+}  // namespace
+
+void standard_normal(std::uint64_t seed, std::span<float> out) {
+  MersenneTwister random(seed);
+  draw_normal(random, out);
+}
+
+struct NormalNoise::Generator {
+  MersenneTwister random;
+};
+
+NormalNoise::NormalNoise(std::uint64_t seed) : generator_(new Generator{MersenneTwister(seed)}) {}
+NormalNoise::~NormalNoise() = default;
+NormalNoise::NormalNoise(NormalNoise&&) noexcept = default;
+NormalNoise& NormalNoise::operator=(NormalNoise&&) noexcept = default;
+void NormalNoise::draw(std::span<float> out) { draw_normal(generator_->random, out); }
 
 }  // namespace zoe

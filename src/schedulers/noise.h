@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 
 namespace zoe {
@@ -12,5 +13,19 @@ namespace zoe {
 // AVX-512 (ATEN_CPU_CAPABILITY=avx2), on every machine. Like there, only the low 32 bits of the seed count, a shorter draw is
 // no prefix of a longer one, and a count that 16 does not divide draws its last 16 values a second time.
 void standard_normal(std::uint64_t seed, std::span<float> out);
+
+// The same as draws that follow one another of one torch.Generator: the first is standard_normal's. Each of at least 16 values.
+class NormalNoise {
+ public:
+  explicit NormalNoise(std::uint64_t seed);
+  ~NormalNoise();
+  NormalNoise(NormalNoise&&) noexcept;
+  NormalNoise& operator=(NormalNoise&&) noexcept;
+  void draw(std::span<float> out);
+
+ private:
+  struct Generator;
+  std::unique_ptr<Generator> generator_;
+};
 
 }  // namespace zoe

@@ -10,7 +10,9 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "schedulers/dpmpp.h"
 #include "schedulers/euler.h"
+#include "schedulers/lcm.h"
 #include "schedulers/unipc.h"
 
 namespace zoe {
@@ -32,13 +34,31 @@ void only(const JsonObject& file, std::string_view key, bool supported, bool oth
   only<bool>(file, key, file.boolean(key, otherwise), supported);
 }
 
-// The settings of the two classes; a file may hold those of both, as Diffusers keeps them when one is made from the other.
+// The schedulers: their names, and the classes of Diffusers that they are.
+struct Kind {
+  SchedulerKind kind;
+  std::string_view name, class_name;
+};
+constexpr Kind kKinds[] = {{SchedulerKind::unipc, "unipc", "UniPCMultistepScheduler"},
+                           {SchedulerKind::euler, "euler", "FlowMatchEulerDiscreteScheduler"},
+                           {SchedulerKind::lcm, "lcm", "FlowMatchLCMScheduler"},
+                           {SchedulerKind::dpmpp, "dpm++", "DPMSolverMultistepScheduler"}};
+
+std::string or_list(std::string_view Kind::*text) {
+  std::string list;
+  for (const Kind& kind : kKinds)
+    list += fmt::format("{}{}", list.empty() ? "" : &kind == std::end(kKinds) - 1 ? " or " : ", ", kind.*text);
+  return list;
+}
+
+// The settings of these classes; a file may hold those of both, as Diffusers keeps them when one is made from the other.
 constexpr std::string_view kKnownKeys =
     " num_train_timesteps beta_start beta_end beta_schedule trained_betas solver_order prediction_type thresholding"
     " dynamic_thresholding_ratio sample_max_value predict_x0 solver_type lower_order_final disable_corrector solver_p"
     " use_karras_sigmas use_exponential_sigmas use_beta_sigmas use_flow_sigmas flow_shift timestep_spacing steps_offset"
     " final_sigmas_type rescale_betas_zero_snr use_dynamic_shifting time_shift_type sigma_min sigma_max shift_terminal shift"
-    " base_shift max_shift base_image_seq_len max_image_seq_len invert_sigmas stochastic_sampling ";
+    " base_shift max_shift base_image_seq_len max_image_seq_len invert_sigmas stochastic_sampling algorithm_type"
+    " euler_at_final use_lu_lambdas lambda_min_clipped variance_type scale_factors upscale_mode ";
 
 void note_unknown_keys(const JsonObject& file) {
   std::vector<std::string> unknown;
@@ -68,6 +88,22 @@ void read_unipc(const JsonObject& file, SchedulerConfig* config) {
   if (file.has("disable_corrector")) config->disable_corrector = file.integers("disable_corrector", 0, kMaxTimesteps, 0, 1000);
 }
 
+void read_dpmpp(const JsonObject& file, SchedulerConfig* config) {
+  only(file, "use_flow_sigmas", true, false);
+  only(file, "use_lu_lambdas", false, false);
+  only<std::string>(file, "prediction_type", in_quotes(file.string("prediction_type", "epsilon")), in_quotes("flow_prediction"));
+  only<std::string>(file, "algorithm_type", in_quotes(file.string("algorithm_type", "dpmsolver++")), in_quotes("dpmsolver++"));
+  only(file, "thresholding", false, false);
+  config->flow_shift = file.number("flow_shift", kMinShift, kMaxShift, 1.0);
+  config->solver_order = static_cast<int>(file.integer("solver_order", 1, 3, 2));
+  only<std::int64_t>(file, "solver_order", config->solver_order, std::min(config->solver_order, 2));
+  // Diffusers reads UniPC's names as midpoint.
+  const std::string solver = file.choice("solver_type", {"midpoint", "heun", "logrho", "bh1", "bh2"}, "midpoint");
+  only<std::string>(file, "solver_type", in_quotes(solver == "heun" ? "heun" : "midpoint"), in_quotes("midpoint"));
+  const std::string last = file.choice("final_sigmas_type", {"zero", "sigma_min"}, "zero");
+  only<std::string>(file, "final_sigmas_type", in_quotes(last), in_quotes("zero"));
+}
+
 void read_euler(const JsonObject& file, SchedulerConfig* config) {
   only(file, "invert_sigmas", false, false);
   only(file, "stochastic_sampling", false, false);
@@ -78,23 +114,26 @@ void check_sigmas(const std::vector<double>& sigmas, std::string_view where) {
   double above = 1;
   for (std::size_t i = 0; i < sigmas.size(); ++i) {
     const bool falls = i == 0 ? sigmas[i] <= above : sigmas[i] < above;
-    check(falls && sigmas[i] > 0, ErrorKind::invalid_argument, where,
-          "bad noise levels: got {} as number {}, expected falling numbers above 0 and at most 1. Leave out the last 0, and give the "
-          "levels before the shift, as 1,.75,.5,.25.",
-          sigmas[i], i + 1);
+    check(
+        falls && sigmas[i] > 0, ErrorKind::invalid_argument, where,
+        "bad noise levels: got {} as number {}, expected falling numbers above 0 and at most 1. Leave out the last 0, and give the "
+        "levels before the shift, as 1,.75,.5,.25.",
+        sigmas[i], i + 1);
     above = sigmas[i];
   }
 }
 
 }  // namespace
 
-std::string_view name(SchedulerKind kind) { return kind == SchedulerKind::unipc ? "unipc" : "euler"; }
+std::string_view name(SchedulerKind kind) {
+  return std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& each) { return each.kind == kind; })->name;
+}
 
 SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where) {
-  if (text == "unipc") return SchedulerKind::unipc;
-  if (text == "euler") return SchedulerKind::euler;
-  fail(ErrorKind::invalid_argument, where, "unknown scheduler: got {}, expected unipc or euler. Choose one of these.",
-       text.substr(0, 60));
+  for (const Kind& kind : kKinds)
+    if (text == kind.name) return kind.kind;
+  fail(ErrorKind::invalid_argument, where, "unknown scheduler: got {}, expected {}. Choose one of these.", text.substr(0, 60),
+       or_list(&Kind::name));
 }
 
 std::vector<double> parse_sigmas(std::string_view text, std::string_view where) {
@@ -121,18 +160,22 @@ SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_v
   const JsonObject file = parse_json_object(json_text, where);
   SchedulerConfig config;
   const std::string class_name = file.string("_class_name");
-  const bool euler = class_name == "FlowMatchEulerDiscreteScheduler";
-  check(euler || class_name == "UniPCMultistepScheduler", ErrorKind::unsupported, where,
-        "scheduler class is not supported: got {}, expected UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler. Set "
-        "_class_name "
-        "to one of these.",
-        in_quotes(class_name));
-  config.kind = euler ? SchedulerKind::euler : SchedulerKind::unipc;
+  const auto* const known =
+      std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& each) { return each.class_name == class_name; });
+  check(known != std::end(kKinds), ErrorKind::unsupported, where,
+        "scheduler class is not supported: got {}, expected {}. Set _class_name to one of these.", in_quotes(class_name),
+        or_list(&Kind::class_name));
+  config.kind = known->kind;
   config.num_train_timesteps = file.integer("num_train_timesteps", 1, kMaxTimesteps, 1000);
   for (const auto key : {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_dynamic_shifting"})
     only(file, key, false, false);
   config.shift_terminal = file.number("shift_terminal", 0, kMaxShiftTerminal, 0.0);
-  euler ? read_euler(file, &config) : read_unipc(file, &config);
+  switch (config.kind) {
+    case SchedulerKind::unipc: read_unipc(file, &config); break;
+    case SchedulerKind::dpmpp: read_dpmpp(file, &config); break;
+    case SchedulerKind::euler:
+    case SchedulerKind::lcm: read_euler(file, &config); break;
+  }
   note_unknown_keys(file);
   return config;
 }
@@ -155,7 +198,12 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int ste
   check(config.sigmas.empty() || config.sigmas.size() == static_cast<std::size_t>(steps), kind, "scheduler",
         "the noise levels do not fit the number of inference steps: got {} levels, expected {}. Leave the number of steps out.",
         config.sigmas.size(), steps);
-  if (config.kind == SchedulerKind::euler) return std::make_unique<EulerScheduler>(config, steps);
+  switch (config.kind) {
+    case SchedulerKind::euler: return std::make_unique<EulerScheduler>(config, steps);
+    case SchedulerKind::lcm: return std::make_unique<LcmScheduler>(config, steps);
+    case SchedulerKind::dpmpp: return std::make_unique<DpmppScheduler>(config, steps);
+    case SchedulerKind::unipc: break;
+  }
   return std::make_unique<UniPCScheduler>(config, steps);
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -18,8 +19,8 @@ namespace zoe {
 enum class SolverType : std::uint8_t { bh1, bh2 };         // B(h) of UniPC: h or e^h - 1
 enum class FinalSigma : std::uint8_t { zero, sigma_min };  // where the last step goes: to 0, or nowhere
 
-// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler uses the first three and the last two
-// fields.
+// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler and LCM use the first three and
+// the last two fields, DPM-Solver++ these and the order.
 struct SchedulerConfig {
   SchedulerKind kind = SchedulerKind::unipc;
   std::int64_t num_train_timesteps = 1000;  // 1 to 1000000
@@ -39,7 +40,7 @@ std::vector<double> parse_sigmas(std::string_view text, std::string_view where);
 
 // Reads the text of a Diffusers `scheduler_config.json`; `where` names the file in errors. What this engine does not do and
 // would change the result is an unsupported error; a wrong type or range is an invalid_argument error. Settings that no
-// Diffusers scheduler of these two classes knows have no effect there either: they are named in a notice.
+// Diffusers scheduler of these classes knows have no effect there either: they are named in a notice.
 SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_view where);
 
 class Scheduler {
@@ -49,7 +50,7 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   int steps() const { return static_cast<int>(timesteps_.size()); }
-  // What the model is given at each step: whole numbers for UniPC, fractions for Euler.
+  // What the model is given at each step: whole numbers for UniPC and DPM-Solver++, fractions for Euler and LCM.
   const std::vector<float>& timesteps() const { return timesteps_; }
   // Noise levels, steps() + 1 of them, falling; the last is where the last step ends.
   const std::vector<float>& sigmas() const { return sigmas_; }
@@ -66,6 +67,9 @@ class Scheduler {
   virtual int kept_count() const { return 0; }
   virtual std::vector<int> reads(int /*i*/) const { return {}; }   // operands `kept` of step i
   virtual std::vector<int> writes(int /*i*/) const { return {}; }  // none of those that are read
+  // The kept tensor that must hold fresh standard normal values before each step, if there is one: draws that follow the initial
+  // noise of the same generator.
+  virtual std::optional<int> noise() const { return {}; }
 
  protected:
   Scheduler() = default;
@@ -76,7 +80,7 @@ class Scheduler {
 // A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps; as many as config.sigmas where these are given) steps;
 // checks the whole configuration first. sigmas() of the result are the shifted levels.
 // Where a model is configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift)
-// of Diffusers; its from_config() would drop the shift, as the two classes name it differently.
+// of Diffusers; its from_config() would drop the shift, as the two classes name it differently. So with LCM.
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps);
 
 }  // namespace zoe

@@ -6,10 +6,11 @@
 
 namespace zoe {
 
-enum class SchedulerKind : std::uint8_t { unipc, euler };
+// unipc, euler: without chance. lcm draws fresh noise at every step, for models distilled so (LCM, DMD). dpmpp: DPM-Solver++, 2M.
+enum class SchedulerKind : std::uint8_t { unipc, euler, lcm, dpmpp };
 
 std::string_view name(SchedulerKind kind);
-// "unipc" or "euler"; anything else is an invalid_argument error.
+// "unipc", "euler", "lcm" or "dpm++"; anything else is an invalid_argument error.
 SchedulerKind parse_scheduler_kind(std::string_view text, std::string_view where);
 
 }  // namespace zoe

@@ -26,6 +26,7 @@ TEST(Readme, ItsCommandsRunAsPrinted) {
   const testing::TemporaryFolder temporary;
   fs::create_directory(temporary.path() / "build");
   fs::create_symlink(ZOE_COMMAND, temporary.path() / "build/zoe");
+  fs::create_directory_symlink(fs::absolute(ZOE_MODELS), temporary.path() / "models");
   const std::vector<std::string> commands = commands_in(ZOE_FIXTURES "/../../README.md");
   EXPECT_GE(commands.size(), 5u);
   int ran = 0;

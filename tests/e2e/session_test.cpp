@@ -237,6 +237,7 @@ TEST_F(SessionTest, StandsRandomRequests) {
 // A member of no family: shows the noise itself, through the VAE. Nothing in pipeline/ knows it.
 class ShowNoise : public Recipe {
  public:
+  Members member() const override { return members::t2v; }
   std::string_view name() const override { return "noise to video"; }
   std::vector<std::string> components() const override { return {"vae"}; }
   std::unique_ptr<Work> plan(const Request& request, const RecipeContext& context) const override {

@@ -23,6 +23,7 @@ namespace zoe {
 namespace {
 
 namespace fs = std::filesystem;
+using namespace std::string_view_literals;
 using nlohmann::json;
 using testing::safetensors_bytes;
 using testing::TensorToWrite;
@@ -275,7 +276,7 @@ std::vector<Case> argument_cases() {
       option("SeedVeryLong", "--seed", std::string(100'000, '9'), {"got \"999", "...", "expected a whole number"}),
       option("ThreadsZero", "--threads", "0", {"got \"0\"", "expected a whole number from 1 to 1024"}),
       option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
-      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc or euler"}),
+      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm or dpm++"}),
       option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
       {"UnknownPlatform",
        tiny({"--platform", "gpu"}),
@@ -542,15 +543,15 @@ std::vector<Case> weight_cases() {
 std::vector<Case> model_folder_cases() {
   const std::string index = "model_index.json", transformer = "transformer/config.json";
   std::vector<Case> cases{
-      {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder", "model_index.json"}},
+      {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder or file", "model_index.json"}},
       {"ModelIsAFile",
        tiny({"--model-path", "@file"}),
-       {"[--model-path]", "file is not a folder"},
+       {"[file]", "no safetensors file", "got 1 bytes"},
        2,
        [](const fs::path& folder) { write_bytes(folder / "file", "x"); }},
       {"ModelFolderEmpty",
        tiny({"--model-path", "@model"}),
-       {"[model_index.json]", "cannot open", "No such file"},
+       {"[--model-path]", "holds no model", "neither model_index.json nor weights"},
        2,
        [](const fs::path& folder) { fs::create_directory(folder / "model"); }},
       {"ModelPathWithANewline", tiny({"--model-path", "a\nb"}), {"[--model-path]", "a\\nb is not a folder"}},
@@ -558,9 +559,9 @@ std::vector<Case> model_folder_cases() {
       {"InfoOfBrokenWeights", {"info", "@model"}, {"vae", "is empty"}, 2, with_text(kVae, "")},
       model("IndexOfAnotherPipeline", with_value(index, "_class_name", R"("StableDiffusionPipeline")"),
             {"[model_index.json]", "got StableDiffusionPipeline", "expected WanPipeline"}, 3),
-      model("IndexWithoutClass", without_key(index, "_class_name"), {"[model_index.json]", "got none", "expected WanPipeline"}, 3),
-      model("IndexOfImageToVideo", with_value(index, "_class_name", R"("WanImageToVideoPipeline")"),
-            {"[model_index.json]", "got WanImageToVideoPipeline", "expected WanPipeline"}, 3),
+      model("IndexWithoutClass", without_key(index, "_class_name"), {"[model_index.json]", "got none", "expected WanPipeline or WanImageToVideoPipeline"}, 3),
+      model("IndexOfVideoToVideo", with_value(index, "_class_name", R"("WanVideoToVideoPipeline")"),
+            {"[model_index.json]", "got WanVideoToVideoPipeline", "expected WanPipeline or WanImageToVideoPipeline"}, 3),
       model("IndexOfTwoTransformers", with_value(index, "transformer_2", R"(["diffusers", "WanTransformer3DModel"])"),
             {"[model_index.json]", "no boundary_ratio", "two transformers"}),
       model("IndexOfAnotherTransformer", with_value(index, "transformer", R"(["diffusers", "UNet2DModel"])"),
@@ -588,12 +589,25 @@ std::vector<Case> model_folder_cases() {
               replace(folder / "model/text_encoder/config.json", object.dump());
             },
             {"[tokenizer]", "pieces", "expected at most the encoder's vocabulary of 100"}),
-      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"), {"[vae/config.json]", "is_residual", "Wan 2.1"},
-            3),
-      model("ImageConditioning", with_value(transformer, "image_dim", "1280"),
-            {"[transformer/config.json]", "image_dim", "expected null"}, 3),
-      model("ImageToVideoChannels", with_value(transformer, "in_channels", "36"),
-            {"[transformer/config.json]", "in_channels 36", "z_dim 16"}, 3),
+      model("VaeIsResidual", with_value("vae/config.json", "is_residual", "true"),
+            {"[vae]", "bad shape of", "Check that the weights belong to the config"}, 2),
+      model("ImageDimWithoutAddedKeys", with_value(transformer, "image_dim", "1280"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got none", "expected 256"}, 3),
+      model("AddedKeysWithoutImageDim", with_value(transformer, "added_kv_proj_dim", "256"),
+            {"[transformer/config.json]", "bad added_kv_proj_dim", "got 256", "expected none"}, 3),
+      model("ImagePositionsWithoutImageDim", with_value(transformer, "pos_embed_seq_len", "514"),
+            {"[transformer/config.json]", "bad pos_embed_seq_len", "got 514", "expected none"}),
+      model("ImageDimWithoutAnEncoder",
+            edited([](const fs::path& folder) {
+              json config = json::parse(read_bytes(folder / "transformer/config.json"));
+              config["image_dim"] = 1280, config["added_kv_proj_dim"] = 256;
+              replace(folder / "transformer/config.json", config.dump());
+            }),
+            {"[model_index.json]", "unsupported image_encoder", "got none", "expected CLIPVisionModel"}, 3),
+      model("ChannelsOfNoMember", with_value(transformer, "in_channels", "48"),
+            {"[transformer/config.json]", "in_channels 48", "a VAE of z_dim 16", "16 and 16 (text to video) or 36 and 16 (image to video)"}, 3),
+      model("FewerChannelsInThanOut", with_value(transformer, "in_channels", "8"),
+            {"[transformer/config.json]", "bad in_channels", "got 8", "at least out_channels, 16"}),
       model("PartsOfDifferentModels", with_value(transformer, "text_dim", "4096"),
             {"[transformer/config.json]", "text_dim", "got 4096", "expected the text encoder's d_model 128"}),
       model("SchedulerOfAnotherClass", with_value("scheduler/scheduler_config.json", "_class_name", R"("DDIMScheduler")"),
@@ -699,6 +713,129 @@ std::vector<Case> config_cases() {
   };
 }
 
+// --- Pictures ------------------------------------------------------------------------------------------------------------------
+
+const std::string kImages = std::string(ZOE_FIXTURES) + "/images/";
+
+// Arguments of a run of image to video that would work with a picture.
+std::vector<std::string> of_image(const std::string& path, std::vector<std::string> more = {}) {
+  std::vector<std::string> arguments = tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v", "--image", path});
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+// A picture that is refused: its bytes, in a file.
+Case picture(const std::string& name, const std::string& bytes, std::vector<std::string> pieces, int code = 2) {
+  pieces.insert(pieces.begin(), "[--image]");
+  return {name, of_image("@picture"), std::move(pieces), code,
+          [=](const fs::path& folder) { write_bytes(folder / "picture", bytes); }};
+}
+
+std::string image_bytes(const std::string& name, std::size_t size = std::string::npos) { return read_bytes(kImages + name).substr(0, size); }
+
+std::string with_bytes(std::string bytes, std::size_t at, std::string_view changed) {
+  return bytes.replace(at, changed.size(), changed);
+}
+
+// A PNG's beginning, of this size: its first chunk says it.
+std::string png_header(std::uint32_t width, std::uint32_t height) {
+  std::string chunk = "IHDR";
+  const auto add = [](std::string& text, std::uint32_t value) {
+    for (int shift = 24; shift >= 0; shift -= 8) text += static_cast<char>(value >> shift & 255);
+  };
+  add(chunk, width);
+  add(chunk, height);
+  chunk += std::string("\x08\x02\0\0\0", 5);
+  std::uint32_t crc = 0xffffffff;
+  for (const char c : chunk) {
+    crc ^= static_cast<unsigned char>(c);
+    for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xedb88320 : 0);
+  }
+  std::string bytes("\x89PNG\r\n\x1a\n\0\0\0\x0d", 12);
+  bytes += chunk;
+  add(bytes, ~crc);
+  return bytes + std::string("\0\0\0\0IDAT\x35\xaf\x06\x1e", 12);  // an empty chunk of pixels
+}
+
+std::vector<Case> image_cases() {
+  const std::string jpeg = image_bytes("colour.jpg"), circle = std::string(ZOE_FIXTURES) + "/models/image_to_video/circle.png";
+  const std::size_t frame = jpeg.find(std::string("\xff\xc0\0\x11\x08", 5)) + 5;  // height and width follow
+  const auto text_only = [](const std::string& name, std::vector<std::string> more, const std::string& flag) {
+    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of i2v, i2v_a14b."}};
+  };
+  const auto parts = [](const std::string& value, std::vector<std::string> pieces) {
+    return config("zoetrope.json", "parts", value, std::move(pieces));
+  };
+  std::vector<Case> cases{
+      {"ImageNone", tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}), {"[--image]", "no image given", "--image FILE"}},
+      text_only("ImageForATextOnlyModel", {"--image", circle}, "--image"),
+      text_only("LastImageForATextOnlyModel", {"--last-image", circle}, "--last-image"),
+      text_only("FitForATextOnlyModel", {"--fit", "pad"}, "--fit"),
+      {"ImageMissing", of_image("@none.png"), {"[--image]", "cannot open", "none.png", "No such file"}},
+      {"ImageIsAFolder", of_image("@out"), {"[--image]", "out is a folder", "expected a regular file"}},
+      {"ImageIsAPipe", of_image("@pipe"), {"[--image]", "pipe is a special file", "expected a regular file"}, 2,
+       [](const fs::path& folder) { ::mkfifo((folder / "pipe").c_str(), 0600); }},
+      {"ImageWithoutAPath", of_image(""), {"[--image]", "got \"\"", "expected the path of a file"}},
+      {"ImageWithALongPath", of_image(std::string(5000, 'x')), {"[--image]", "expected the path of a file, of at most 4095 bytes"}},
+      {"ImageWithANewline", of_image("a\nb.png"), {"[--image]", "a\\nb.png"}},
+      {"ImageAsAnotherProgramSaysIt", of_image(circle, {"--img", circle}), {"[arguments]", "--img", "--image"}},
+      {"LastImageMissing", of_image(circle, {"--num-frames", "5", "--last-image", "@none.png"}), {"[--last-image]", "cannot open"}},
+      {"LastImageOfAnotherKind", of_image(circle, {"--num-frames", "5", "--last-image", kImages + "animated.gif"}),
+       {"[--last-image]", "is a GIF"}, 3},
+      {"LastImageOfOneFrame", of_image(circle, {"--last-image", circle}),
+       {"[--last-image]", "got 1 frame", "expected at least 5", "Raise --num-frames"}},
+      {"FitUnknown", of_image(circle, {"--fit", "cover"}), {"[--fit]", "got \"cover\"", "expected crop, stretch or pad"}},
+      {"OutputIsTheImage", of_image("@picture.png", {"-o", "@picture.png"}), {"[output]", "is the file of --image"}, 2,
+       [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
+      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step or dmd-3step"}),
+      {"PresetWithOtherSteps", tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}), {"[--sigmas]", "got 3 levels and 4 steps"}},
+      {"SecondScaleForOneTransformer", of_image(circle, {"--guidance-scale-2", "3"}),
+       {"[--guidance-scale-2]", "is not taken by this model", "t2v_a14b, i2v_a14b"}},
+      picture("ImageEmpty", "", {"picture is no picture", "got 0 bytes"}),
+      picture("ImageOfText", "a red circle", {"picture is no picture", "expected a PNG, JPEG or WebP picture"}),
+      picture("ImageOfRandomBytes", random_bytes(100'000), {"is no picture"}),
+      picture("ImageIsAGif", image_bytes("animated.gif"), {"is a GIF", "expected a PNG, JPEG or WebP picture"}, 3),
+      picture("ImageIsABmp", image_bytes("other.bmp"), {"is a BMP"}, 3),
+      picture("ImageIsATiff", image_bytes("other.tif"), {"is a TIFF"}, 3),
+      picture("ImageIsAnAvif", std::string("\0\0\0\x20""ftypavif", 12), {"is an AVIF"}, 3),
+      picture("ImageIsAHeic", std::string("\0\0\0\x20""ftypheic", 12), {"is a HEIC"}, 3),
+      picture("ImageIsAVideo", std::string("\0\0\0\x20""ftypisom", 12), {"is a video"}, 3),
+      picture("ImageIsAMatroska", "\x1a\x45\xdf\xa3", {"is a video"}, 3),
+      picture("ImageIsAnSvg", "<svg width=\"5\"/>", {"is an SVG"}, 3),
+      picture("ImageIsAJpegXl", "\xff\x0a", {"is a JPEG XL"}, 3),
+      picture("ImageIsAnAnimatedPng", image_bytes("animated.png"), {"is animated", "expected one"}),
+      picture("ImageIsAnAnimatedWebp", image_bytes("animated.webp"), {"is animated", "expected one"}),
+      picture("PngCut", image_bytes("rgb.png", 900), {"cannot be read", "cut off"}),
+      picture("PngOfASignature", image_bytes("rgb.png", 8), {"cannot be read", "cut off"}),
+      picture("PngDamaged", with_bytes(image_bytes("rgb.png"), 200, "damage"), {"cannot be read"}),
+      picture("PngWithoutPixels", png_header(0, 5), {"cannot be read", "IHDR"}),
+      picture("PngOfTooManyPixels", png_header(100'000, 100'000), {"is too large", "got 100000x100000", "at most 100 million"}),
+      picture("PngOfTwoGigapixelsInARow", png_header(0x7fffffff, 1), {"is too large", "got 2147483647x1"}),
+      picture("JpegCut", jpeg.substr(0, jpeg.size() / 2), {"cannot be read", "Premature end"}),
+      picture("JpegOfThreeBytes", jpeg.substr(0, 3), {"cannot be read"}),
+      picture("JpegDamaged", with_bytes(jpeg, jpeg.size() / 2, "\xff\xd9\xff\xd9"), {"cannot be read"}),
+      picture("JpegWithoutPixels", with_bytes(jpeg, frame, std::string_view("\0\x1d\0\0", 4)), {"cannot be read"}),
+      picture("JpegOfTooManyPixels", with_bytes(jpeg, frame, "\xff\x00\xff\x00"sv), {"is too large", "got 65280x65280"}),
+      picture("WebpCut", image_bytes("lossy.webp", 100), {"cannot be read", "cut off"}),
+      picture("WebpOfAHeader", image_bytes("lossy.webp", 12), {"cannot be read"}),
+      picture("WebpDamaged", with_bytes(image_bytes("lossy.webp"), 23, "xyz"), {"cannot be read", "damaged"}),
+      picture("WebpOfTooManyPixels", with_bytes(image_bytes("lossy.webp"), 26, "\xff\x3f\xff\x3f"), {"is too large", "got 16383x16383"}),
+      parts("{\"unet\": \"x\"}", {"[zoetrope.json]", "unknown part", "\"unet\"", "expected one of"}),
+      parts("{\"vae\": \"nowhere\"}", {"[zoetrope.json]", "no folder for the part vae", "\"nowhere\""}),
+      parts("[\"vae\"]", {"[zoetrope.json]", "parts", "expected an object"}),
+      parts("{\"vae\": 1}", {"[zoetrope.json]", "vae", "expected a string"}),
+      model("TwoGgufFiles", edited([](const fs::path& folder) {
+              fs::remove_all(folder / "vae");
+              fs::create_directory(folder / "vae");
+              write_bytes(folder / "vae/a.gguf", "GGUF");
+              write_bytes(folder / "vae/b.gguf", "GGUF");
+              fs::copy_file(fs::path(kToy) / "vae/config.json", folder / "vae/config.json");
+            }),
+            {"[vae]", "no weights in", "got no .safetensors file"}),
+  };
+  return cases;
+}
+
 // --- The test ------------------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> names_below(const fs::path& folder) {
@@ -747,6 +884,7 @@ INSTANTIATE_TEST_SUITE_P(Outputs, CommandErrors, ::testing::ValuesIn(output_case
 INSTANTIATE_TEST_SUITE_P(Memory, CommandErrors, ::testing::ValuesIn(memory_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Weights, CommandErrors, ::testing::ValuesIn(weight_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Models, CommandErrors, ::testing::ValuesIn(model_folder_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Images, CommandErrors, ::testing::ValuesIn(image_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Configs, CommandErrors, ::testing::ValuesIn(config_cases()), kName);
 
 }  // namespace

@@ -48,6 +48,18 @@ TEST(Noise, BitsOfPyTorch) {
   }
 }
 
+// Of 16, 40 and 33 values of one generator, one behind the other.
+TEST(Noise, DrawsFollowOneAnother) {
+  const auto expected = nlohmann::json::parse(std::ifstream(ZOE_FIXTURES "/schedulers/draws.json"));
+  ASSERT_EQ(expected.size(), 3u);
+  NormalNoise noise(42);
+  for (const auto& bits : expected) {
+    std::vector<float> values(bits.size());
+    noise.draw(values);
+    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(std::bit_cast<std::uint32_t>(values[i]), bits[i].get<std::uint32_t>());
+  }
+}
+
 TEST(Noise, OnlyTheLowHalfOfTheSeedCounts) {
   EXPECT_EQ(draw(7, 100), draw(7 + (std::uint64_t{1} << 40), 100));
   EXPECT_NE(draw(7, 100), draw(8, 100));

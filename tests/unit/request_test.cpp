@@ -6,6 +6,8 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/log.h"
+#include "pipeline/presets.h"
 
 namespace zoe {
 namespace {
@@ -53,14 +55,27 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   set_field(request, "seed", seeds);
   set_field(request, "exact_size", "true");
   set_field(request, "crf", "30");
+  const std::vector<std::string> loras{"a,b.safetensors", "style=1.pt=-0.5"};
+  set_field(request, "lora", loras);
+  set_field(request, "lora_high", "high.safetensors=2");
+  set_field(request, "lora_allow_unused", "true");
+  set_field(request, "first_frame", "a picture.png");
+  set_field(request, "last_image", "b.png");
+  set_field(request, "fit", "pad");
+  set_field(request, "preset", "lightning-4step");
   EXPECT_EQ(request.prompts, prompts);
   EXPECT_EQ(request.width, 832);
   EXPECT_EQ(request.height, 480);
   EXPECT_EQ(request.num_frames, 33);
+  EXPECT_EQ(request.image, "a picture.png");
+  EXPECT_EQ(request.fit, Fit::pad);
+  EXPECT_EQ(request.preset, Preset::lightx2v_4step);
   EXPECT_EQ(request.scheduler, SchedulerKind::euler);
   EXPECT_EQ(request.sigmas, (std::vector<double>{1, 0.75, 0.5}));
   EXPECT_EQ(request.seeds, (std::vector<std::uint64_t>{1, 2, 18446744073709551615u}));
   EXPECT_FALSE(request.num_inference_steps);
+  EXPECT_EQ(request.loras, (std::vector<LoraChoice>{{"a,b.safetensors", 1}, {"style=1.pt", -0.5}}));
+  EXPECT_EQ(request.loras_high, (std::vector<LoraChoice>{{"high.safetensors", 2}}));
 
   EXPECT_EQ(request_from_json(to_json(request), "test"), request);
   Request by_fields;  // as a file's metadata does
@@ -84,7 +99,15 @@ TEST(RequestFields, ErrorsSpellTheFieldAsTheFrontEndDoes) {
   EXPECT_EQ(error_of([&] { set_field(request, "sigmas", "1,0.5,0.5"); }),
             "[sigmas] got \"0.5\", expected a level below the one before, 0.5.");
   EXPECT_EQ(error_of([&] { set_field(request, "sigmas", "1,,0.5"); }), "[sigmas] got \"\", expected a number from 1e-06 to 1.");
-  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc or euler.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=1001"); }),
+            "[lora] got \"1001\", expected a number from -1000 to 1000.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=x"); }),
+            "[lora] got \"x\", expected a number from -1000 to 1000 behind the file's name.");
+  EXPECT_EQ(error_of([&] { set_field(request, "lora", "=1"); }), "[lora] got \"=1\", expected a file, or FILE=STRENGTH.");
+  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc, euler, lcm or dpm++.");
+  EXPECT_EQ(error_of([&] { set_field(request, "preset", "turbo"); }),
+            "[preset] got \"turbo\", expected none, lightx2v-4step or dmd-3step.");
+  EXPECT_EQ(error_of([&] { set_field(request, "image", ""); }), "[image] got \"\", expected the path of a file, of at most 4095 bytes.");
   EXPECT_EQ(error_of([&] { set_field(request, "exact_size", "1"); }), "[exact_size] got \"1\", expected true or false.");
   EXPECT_EQ(error_of([&] { set_field(request, "seed", "-2"); }),
             "[seed] got \"-2\", expected a whole number from 0 to 18446744073709551615, or -1 for a random one.");
@@ -130,6 +153,40 @@ TEST(RequestFields, FromJsonOfOtherPrograms) {
   std::map<std::string, std::string> others;
   request_from_json(R"({"seed": "7", "model": "toy-wan", "version": 2})", "body", &others);
   EXPECT_EQ(others, (std::map<std::string, std::string>{{"model", "toy-wan"}, {"version", "2"}}));
+}
+
+// What is said stays, what is left open is the preset's.
+TEST(Presets, FillWhatIsLeftOpen) {
+  Request request;
+  EXPECT_EQ(with_preset(request, Spelling::key), request);
+  request.preset = Preset::lightx2v_4step;
+  Request filled = with_preset(request, Spelling::key);
+  EXPECT_EQ(filled.scheduler, SchedulerKind::euler);
+  EXPECT_EQ(filled.flow_shift, 5);
+  EXPECT_EQ(filled.guidance_scale, 1);
+  EXPECT_EQ(filled.sigmas, (std::vector<double>{1, 0.75, 0.5, 0.25}));
+  EXPECT_EQ(with_preset(filled, Spelling::key), filled);
+  request.num_inference_steps = 2;
+  request.flow_shift = 7;
+  filled = with_preset(request, Spelling::key);
+  EXPECT_EQ(filled.flow_shift, 7);
+  EXPECT_EQ(filled.sigmas, (std::vector<double>{1, 0.5}));
+  request.preset = Preset::dmd_3step;
+  filled = with_preset(request, Spelling::key);
+  EXPECT_EQ(filled.scheduler, SchedulerKind::lcm);
+  filled.prompts = {"a"};
+  EXPECT_NE(error_of([&] { check_request(filled, members::t2v); }).find("[sigmas] got 3 levels and 2 steps"), std::string::npos);
+}
+
+TEST(Presets, SayWhatTheySet) {
+  std::vector<std::string> notices;
+  const LogScope scope([&](LogLevel, std::string_view text) { notices.emplace_back(text); });
+  Request request;
+  request.preset = Preset::lightx2v_4step;
+  request.guidance_scale = 2;
+  with_preset(request, Spelling::option);
+  ASSERT_EQ(notices.size(), 1u);
+  EXPECT_EQ(notices[0], "preset lightx2v-4step: --scheduler euler, --flow-shift 5, --sigmas 1,0.75,0.5,0.25");
 }
 
 TEST(RequestFields, TogetherTheyAreChecked) {

@@ -26,10 +26,10 @@ json fixture(const std::string& name) { return json::parse(std::ifstream(ZOE_FIX
 // The configuration Diffusers would have saved for a recorded case.
 SchedulerConfig config_of(const json& c) {
   json file;
-  if (c["kind"] == "euler") {
-    file = {{"_class_name", "FlowMatchEulerDiscreteScheduler"}, {"shift", c["shift"]}};
+  if (c["kind"] == "euler" || c["kind"] == "lcm") {
+    file = {{"_class_name", c["kind"] == "euler" ? "FlowMatchEulerDiscreteScheduler" : "FlowMatchLCMScheduler"}, {"shift", c["shift"]}};
   } else {
-    file = {{"_class_name", "UniPCMultistepScheduler"},
+    file = {{"_class_name", c["kind"] == "unipc" ? "UniPCMultistepScheduler" : "DPMSolverMultistepScheduler"},
             {"prediction_type", "flow_prediction"},
             {"use_flow_sigmas", true},
             {"flow_shift", c["shift"]}};
@@ -132,8 +132,35 @@ TEST(Scheduler, StepsOfDiffusers) {
   RecordProperty("worst_relative_rms", nlohmann::json(worst).dump());
 }
 
+// LCM with its fresh noise, and DPM-Solver++.
+TEST(Scheduler, OthersOfDiffusers) {
+  constexpr std::size_t kSize = 64;
+  const json cases = fixture("others.json");
+  std::ifstream file(ZOE_FIXTURES "/schedulers/others.bin", std::ios::binary);
+  const auto next = [&] {
+    std::vector<float> values(kSize);
+    EXPECT_TRUE(file.read(reinterpret_cast<char*>(values.data()), kSize * sizeof(float)));
+    return values;
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.dump());
+    const auto scheduler = make_scheduler(config_of(c), c["steps"]);
+    EXPECT_EQ(scheduler->timesteps(), c["timesteps"].get<std::vector<float>>());
+    EXPECT_EQ(scheduler->sigmas(), c["sigmas"].get<std::vector<float>>());
+    std::vector<float> sample = next();
+    Steps run(*scheduler, kSize);
+    for (int i = 0; i < scheduler->steps(); ++i) {
+      const std::vector<float> output = next();
+      if (const auto fresh = scheduler->noise()) run.kept[static_cast<std::size_t>(*fresh)] = next();
+      sample = run.take(i, sample, output);
+      EXPECT_LE(relative_rms(sample, next()), 1e-6) << "step " << i;
+    }
+  }
+  EXPECT_EQ(file.peek(), std::ifstream::traits_type::eof());
+}
+
 TEST(Scheduler, OneStepGoesToThePredictedSample) {
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler}) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
     for (const auto type : {SolverType::bh1, SolverType::bh2}) {
       const auto scheduler = make_scheduler({.kind = kind, .solver_type = type}, 1);
       std::vector<float> sample = {1.0f, -2.0f, 0.5f};
@@ -151,7 +178,7 @@ TEST(Scheduler, StepsOfAPlatform) {
   const auto platform = open_platform("cpu", {.threads = 1});
   const auto stream = platform->make_stream();
   WeightStore no_weights(*platform, [](const std::string&) { return WeightPtr(); });
-  std::vector<SchedulerConfig> configs{{.kind = SchedulerKind::euler}};
+  std::vector<SchedulerConfig> configs{{.kind = SchedulerKind::euler}, {.kind = SchedulerKind::dpmpp}};
   for (const int order : {1, 2, 3})
     configs.push_back({.solver_order = order, .lower_order_final = order != 1, .disable_corrector = {order == 2 ? 3 : 100}});
   for (const SchedulerConfig& config : configs) {
@@ -200,7 +227,7 @@ TEST(Scheduler, StepsOfAPlatform) {
 
 // The sample, what is kept and the number of the next step are the whole state of a run.
 TEST(Scheduler, ARunGoesOnFromWhatItKept) {
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler}) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::dpmpp}) {
     const SchedulerConfig config{.kind = kind, .solver_order = 3};
     const auto scheduler = make_scheduler(config, 9), again = make_scheduler(config, 9);
     Steps whole(*scheduler, 8), second(*again, 8);
@@ -218,7 +245,7 @@ TEST(Scheduler, ARunGoesOnFromWhatItKept) {
 TEST(Scheduler, LevelsBeforeTheShift) {
   const std::vector<double> sigmas = parse_sigmas("1, .75,.5 ,0.25", "--sigmas");
   EXPECT_EQ(sigmas, (std::vector<double>{1, 0.75, 0.5, 0.25}));
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler}) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
     const auto scheduler = make_scheduler({.kind = kind, .flow_shift = 5, .sigmas = sigmas}, 4);
     const std::vector<float> expected{1, 0.9375f, 0.8333333f, 0.625f, 0};
     ASSERT_EQ(scheduler->sigmas().size(), expected.size());
@@ -227,7 +254,7 @@ TEST(Scheduler, LevelsBeforeTheShift) {
 }
 
 TEST(Scheduler, EveryStepCountHasAFiniteTable) {
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler}) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
     for (int steps = 1; steps <= 1000; steps += steps < 100 ? 1 : 75) {
       const auto scheduler = make_scheduler({.kind = kind}, steps);
       ASSERT_EQ(scheduler->steps(), steps);
@@ -281,6 +308,17 @@ TEST(SchedulerErrors, SettingsThatWouldChangeTheResult) {
   expect_refused({{"_class_name", "FlowMatchEulerDiscreteScheduler"}, {"stochastic_sampling", true}}, kind,
                  {"stochastic_sampling"});
   expect_refused({{"_class_name", "FlowMatchEulerDiscreteScheduler"}, {"invert_sigmas", true}}, kind, {"invert_sigmas"});
+  const auto dpmpp = [&](const json& changes, const std::vector<std::string>& words) {
+    json file = {{"_class_name", "DPMSolverMultistepScheduler"}};
+    file.update(changes);
+    expect_refused(file, kind, words);
+  };
+  dpmpp({{"algorithm_type", "sde-dpmsolver++"}}, {"algorithm_type", "sde-dpmsolver++", "dpmsolver++"});
+  dpmpp({{"solver_type", "heun"}}, {"solver_type", "heun", "midpoint"});
+  dpmpp({{"solver_order", 3}}, {"solver_order", "got 3"});
+  dpmpp({{"use_lu_lambdas", true}}, {"use_lu_lambdas"});
+  dpmpp({{"final_sigmas_type", "sigma_min"}}, {"final_sigmas_type", "sigma_min"});
+  dpmpp({{"use_flow_sigmas", false}}, {"use_flow_sigmas"});
   expect_error([] { parse_scheduler_config(R"({"_class_name": "UniPCMultistepScheduler"})", "f"); }, kind,
                {"use_flow_sigmas", "missing"});
   expect_error([] { parse_scheduler_config("{}", "f"); }, ErrorKind::invalid_argument, {"_class_name"});
@@ -353,7 +391,7 @@ TEST(SchedulerErrors, StepsAndOverrides) {
   expect_error([] { make_scheduler({.num_train_timesteps = 10}, 11); }, kind, {"got 11", "1 to 10", "num_train_timesteps"});
   for (const double shift : {0.0, -1.0, 1e9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     expect_error([&] { make_scheduler({.flow_shift = shift}, 10); }, kind, {"flow shift"});
-  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc or euler"});
+  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc, euler, lcm or dpm++"});
   // Order 2 in the step to sigma 0 divides by zero, in Diffusers too.
   expect_error([] { make_scheduler({.lower_order_final = false}, 10); }, ErrorKind::unsupported, {"lower_order_final"});
 }

@@ -17,9 +17,6 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
   };
   require("_class_name", "WanTransformer3DModel");
   require("qk_norm", "rms_norm_across_heads");
-  for (const char* key : {"image_dim", "added_kv_proj_dim", "pos_embed_seq_len"})
-    check(!json.has(key), ErrorKind::unsupported, json.where(),
-          "{} is not supported: got a value, expected null. Models that are conditioned on an image cannot run here.", key);
   constexpr std::int64_t kWidest = 1 << 17;
   WanDitConfig config{
       .patch_size = {1, 2, 2},
@@ -28,6 +25,8 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
       .in_channels = json.integer("in_channels", 1, 4096, 16),
       .out_channels = 0,
       .text_dim = json.integer("text_dim", 1, kWidest, 4096),
+      .image_dim = json.integer("image_dim", 1, kWidest, 0),
+      .image_positions = json.integer("pos_embed_seq_len", 1, kWidest, 0),
       .freq_dim = json.integer("freq_dim", 2, kWidest, 256),
       .ffn_dim = json.integer("ffn_dim", 1, kWidest, 13824),
       .num_layers = json.integer("num_layers", 1, 512, 40),
@@ -36,12 +35,20 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
       .eps = json.number("eps", 0, 1, 1e-6),
   };
   config.out_channels = json.integer("out_channels", 1, 4096, config.in_channels);
+  check(config.in_channels >= config.out_channels, ErrorKind::invalid_argument, json.where(),
+        "bad in_channels: got {}, expected at least out_channels, {}. Check the file.", config.in_channels, config.out_channels);
   if (json.has("patch_size")) {
     const auto patch = json.integers("patch_size", 1, 16, 3, 3);
     std::copy(patch.begin(), patch.end(), config.patch_size.begin());
   }
   for (const auto& [key, value] : {std::pair{"attention_head_dim", config.head_dim}, std::pair{"freq_dim", config.freq_dim}})
     check(value % 2 == 0, ErrorKind::invalid_argument, json.where(), "bad {}: got {}, expected an even number.", key, value);
+  const std::int64_t added = json.integer("added_kv_proj_dim", 1, kWidest, 0);
+  check((added != 0) == (config.image_dim != 0) && (added == 0 || added == config.dim()), ErrorKind::unsupported, json.where(),
+        "bad added_kv_proj_dim: got {}, expected {}. Check the file.", added == 0 ? "none" : std::to_string(added),
+        config.image_dim == 0 ? "none beside no image_dim" : fmt::format("{}, the width of the model", config.dim()));
+  check(config.image_positions == 0 || config.image_dim != 0, ErrorKind::invalid_argument, json.where(),
+        "bad pos_embed_seq_len: got {}, expected none beside no image_dim. Check the file.", config.image_positions);
   check(config.dim() <= kWidest, ErrorKind::invalid_argument, json.where(),
         "num_attention_heads x attention_head_dim is too large: got {} x {}, expected at most {}.", config.num_heads,
         config.head_dim, kWidest);

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "models/gelu_erf.h"
 #include "ops/mul_add.h"
 #include "ops/norm_scale_shift.h"
 #include "ops/rms_norm.h"
@@ -71,8 +72,11 @@ Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
   return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
 }
 
-// Row i of a table of modulations [1,n,D] -> [1,1,D].
-Value row(const Value& table, std::int64_t i) { return slice(table, 1, i, i + 1); }
+// Row i of a table of modulations: [1,n,D] -> [1,1,D], or of one a frame: [F,n,D] -> [1,F,1,D].
+Value row(const Value& table, std::int64_t i) {
+  const Value one = slice(table, 1, i, i + 1);
+  return table.dim(0) == 1 ? one : reshape(one, {1, table.dim(0), 1, table.dim(2)});
+}
 
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
@@ -82,15 +86,43 @@ Value attend(const Value& q, const Value& k, const Value& v, const Value& bias =
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
+void check_images(const WanDitConfig& config, std::int64_t rows) {
+  constexpr std::int64_t kMostRows = 1 << 16;
+  const bool fits = config.image_dim == 0 ? rows == 0 : rows >= 1 && rows <= kMostRows;
+  check(fits && (config.image_positions == 0 || rows == config.image_positions), ErrorKind::invalid_argument, "wan_dit",
+        "bad number of image rows: got {}, expected {}.", rows,
+        config.image_dim == 0    ? 0
+        : config.image_positions ? config.image_positions
+                                 : kMostRows);
+}
+
+// image_tokens [1,S,image_dim] -> [1,S,D]: WanImageEmbedding of Diffusers.
+Value embed_images(const WanDitConfig& config, DType dtype, const Value& tokens) {
+  const Part embedder{config, dtype, "condition_embedder.image_embedder.", 0};
+  constexpr double kEps = 1e-5;
+  const auto norm = [&](const std::string& name, const Value& x) {
+    const auto vector = [&](const char* kind) { return embedder.weight(name + kind, DType::f32, {x.dim(2)}); };
+    return norm_scale_shift(x, {}, {}, {.eps = kEps, .weight = vector(".weight"), .bias = vector(".bias")});
+  };
+  Value x = cast(tokens, dtype);
+  if (config.image_positions) x = x + embedder.weight("pos_embed", dtype, {1, config.image_positions, config.image_dim});
+  const Value hidden = gelu_erf(embedder.project("ff.net.0.proj", norm("norm1", x), config.image_dim));
+  return norm("norm2", embedder.project("ff.net.2", hidden, config.dim()));
+}
+
 struct Conditions {
-  Value modulation;            // f32 [1,6,D], to which each block adds its table
+  Value modulation;            // f32 [1|F,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
   Value text_bias;             // [B,1,1,R]
 };
 
+// Keys and values of a block's cross-attention, those of images where there are any.
+struct Seen {
+  Value text_keys, text_values, image_keys, image_values;
+};
+
 // x [1|B,L,D] -> [B,L,D]
-Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Value& text_keys,
-                  const Value& text_values) {
+Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Seen& seen) {
   const std::int64_t dim = block.config.dim();
   const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
   const Value shift = row(table, 0), scale = row(table, 1), gate = row(table, 2);
@@ -116,11 +148,15 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
   }
   Value cross_q = block.normed("attn2.norm_q", block.project("attn2.to_q", stream.y, dim));
   // Here the first block meets the texts: the stream becomes one a text.
-  if (const std::int64_t batch = text_keys.dim(0); x.dim(0) != batch) {
+  if (const std::int64_t batch = seen.text_keys.dim(0); x.dim(0) != batch) {
     cross_q = repeat(cross_q, batch);
     stream.residual = repeat(stream.residual, batch);
   }
-  const Value crossed = attend(cross_q, text_keys, text_values, conditions.text_bias);
+  Value crossed = attend(cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
+  if (seen.image_keys) {
+    const std::int64_t batch = seen.text_keys.dim(0);
+    crossed = crossed + attend(cross_q, repeat(seen.image_keys, batch), repeat(seen.image_values, batch));
+  }
   // The ungated residual rides on the product: one rounding, and no pass of its own.
   const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
 
@@ -131,8 +167,10 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
 
 }  // namespace
 
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch) {
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch,
+                        std::int64_t image_rows) {
   check_texts(batch, text_rows);
+  check_images(config, image_rows);
   const Part embedder{config, dtype, "condition_embedder.text_embedder.", 0};
   const Value text = input("text", DType::f32, {batch, text_rows, config.text_dim});
   const Value hidden = embedder.project("linear_1", cast(text, dtype), config.dim(), {.activation = Activation::gelu_tanh});
@@ -143,48 +181,99 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
     outputs.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
     outputs.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
   }
-  return make_graph("wan_context", {text}, std::move(outputs));
+  std::vector<Value> inputs{text};
+  if (config.image_dim) {
+    inputs.push_back(input("image_tokens", DType::f32, {1, image_rows, config.image_dim}));
+    const Value images = embed_images(config, dtype, inputs.back());
+    for (std::int64_t i = 0; i < config.num_layers; ++i) {
+      const Part block = block_part(config, dtype, i);
+      outputs.push_back(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim())));
+      outputs.push_back(block.split_heads(block.project("attn2.add_v_proj", images, config.dim())));
+    }
+  }
+  return make_graph("wan_context", std::move(inputs), std::move(outputs));
+}
+
+std::vector<std::string> wan_context_outputs(const WanDitConfig& config) {
+  std::vector<std::string> names;
+  for (const char* const prefix : {"", "image_"})
+    for (std::int64_t i = 0; i < config.num_layers && (*prefix == 0 || config.image_dim); ++i)
+      for (const char* kind : {"k", "v"}) names.push_back(fmt::format("{}{}_{}", prefix, kind, i));
+  return names;
 }
 
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs) {
   const auto [f, h, w] = token_grid(config, sizes.frames, sizes.height, sizes.width);
   check_texts(sizes.batch, sizes.text_rows);
+  check_images(config, sizes.image_rows);
   const auto [pt, ph, pw] = config.patch_size;
   const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
 
-  const Value latent = input("latent", DType::f32, {channels, sizes.frames, sizes.height, sizes.width});
+  const Value latent = input("latent", DType::f32, {config.out_channels, sizes.frames, sizes.height, sizes.width});
   const Value timestep = input("timestep", DType::f32, {1, config.freq_dim});
   const Value cos_full = input("cos_full", DType::f32, {tokens, 1, config.head_dim});
   const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
   const Value text_bias = input("text_bias", DType::f32, {sizes.batch, sizes.text_rows});
   std::vector<Value> inputs{latent, timestep, cos_full, sin_signed, text_bias};
-  for (std::int64_t i = 0; i < config.num_layers; ++i)
-    for (const char* kind : {"k", "v"})
-      inputs.push_back(
-          input(fmt::format("{}_{}", kind, i), dtype, {sizes.batch, sizes.text_rows, config.num_heads, config.head_dim}));
+  const std::size_t first_keys = inputs.size();
+  for (const std::string& name : wan_context_outputs(config)) {
+    const bool of_images = name.starts_with("image_");
+    inputs.push_back(
+        input(name, dtype,
+              {of_images ? 1 : sizes.batch, of_images ? sizes.image_rows : sizes.text_rows, config.num_heads, config.head_dim}));
+  }
+  Value seen = cast(latent, dtype);
+  if (const std::int64_t extra = config.condition_channels(); extra > 0) {
+    inputs.push_back(input("condition", DType::f32, {extra, sizes.frames, sizes.height, sizes.width}));
+    seen = concat({seen, cast(inputs.back(), dtype)}, 0);
+  }
+
+  Value first_timestep;
+  if (sizes.first_frame) {
+    ZOE_INTERNAL_CHECK(pt == 1 && config.condition_channels() == 0);
+    inputs.push_back(input("first_frame", DType::f32, {channels, 1, sizes.height, sizes.width}));
+    std::vector<Value> frames{cast(inputs.back(), dtype)};
+    if (f > 1) frames.push_back(slice(seen, 1, 1, f));
+    seen = concat(std::move(frames), 1);
+    first_timestep = input("first_timestep", DType::f32, {1, config.freq_dim});
+    inputs.push_back(first_timestep);
+  }
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
-  const Value by_patch = permute(reshape(cast(latent, dtype), {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
+  const Value by_patch = permute(reshape(seen, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
   Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim, {},
                                {dim, channels, pt, ph, pw});
 
   const Part embedder{config, dtype, "condition_embedder.", 0};
-  const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
-  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1,D]
+  const Value timesteps = sizes.first_frame ? concat({first_timestep, timestep}, 0) : timestep;
+  const Value hidden = embedder.project("time_embedder.linear_1", timesteps, dim, {.activation = Activation::silu});
+  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1|2,D]
   const Value modulation = cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32);
-  const Conditions conditions{reshape(modulation, {1, 6, dim}), cos_full, sin_signed,
+  // One row for all tokens, or two, of the first frame and of the others: one a frame.
+  const auto by_frame = [&, frames = f](const Value& rows) {
+    if (!sizes.first_frame) return rows;
+    std::vector<Value> parts(static_cast<std::size_t>(frames), slice(rows, 0, 1, 2));
+    parts[0] = slice(rows, 0, 0, 1);
+    return concat(std::move(parts), 0);
+  };
+  const std::int64_t rows = sizes.first_frame ? f : 1;
+  const Conditions conditions{reshape(by_frame(modulation), {rows, 6, dim}), cos_full, sin_signed,
                               reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
 
   std::vector<Value> blocks;
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const auto keys = static_cast<std::size_t>(5 + 2 * i);
-    x = trace_block(block_part(config, dtype, i), x, conditions, inputs[keys], inputs[keys + 1]);
+    const std::size_t keys = first_keys + static_cast<std::size_t>(2 * i),
+                      image_keys = keys + static_cast<std::size_t>(2 * config.num_layers);
+    Seen by_block{inputs[keys], inputs[keys + 1], {}, {}};
+    if (config.image_dim) by_block.image_keys = inputs[image_keys], by_block.image_values = inputs[image_keys + 1];
+    x = trace_block(block_part(config, dtype, i), x, conditions, by_block);
     blocks.push_back(x);
   }
 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
-  const Value table = head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(cast(time, DType::f32), {1, 1, dim});
+  const Value table =
+      head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {rows, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;
@@ -199,8 +288,10 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
 
 std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {
   const auto [pt, ph, pw] = config.patch_size;
-  std::vector<ExpectedTensor> tensors = parameters_of(trace_wan_dit(config, DType::f32, {pt, ph, pw, 1}));
-  for (ExpectedTensor& tensor : parameters_of(trace_wan_context(config, DType::f32, 1))) tensors.push_back(std::move(tensor));
+  const std::int64_t images = config.image_dim == 0 ? 0 : config.image_positions ? config.image_positions : 1;
+  std::vector<ExpectedTensor> tensors = parameters_of(trace_wan_dit(config, DType::f32, {pt, ph, pw, 1, 1, images}));
+  for (ExpectedTensor& tensor : parameters_of(trace_wan_context(config, DType::f32, 1, 1, images)))
+    tensors.push_back(std::move(tensor));
   return tensors;
 }
 

@@ -16,23 +16,33 @@
 
 namespace zoe {
 
-// Inputs:  text f32 [B,R,text_dim].
-// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads.
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch = 1);
+// Inputs:  text f32 [B,R,text_dim]; of a model with an image_dim also image_tokens f32 [1,S,image_dim], S image_rows.
+// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads. Then, where there are image tokens,
+//          image_k_0, image_v_0, ... [1,S,N,Dh].
+Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch = 1,
+                        std::int64_t image_rows = 0);
+// What the first outputs are called: k_0, v_0, ...
+std::vector<std::string> wan_context_outputs(const WanDitConfig& config);
 
 struct WanDitSizes {
   std::int64_t frames, height, width;  // of the latent; multiples of the patch
   std::int64_t text_rows;              // R
   std::int64_t batch = 1;              // B
+  std::int64_t image_rows = 0;         // S, of a model with an image_dim
+  bool first_frame = false;            // the first latent frame is given (Wan 2.2 TI2V): see below
 };
 
-// Inputs:  latent f32 [in_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
-//          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them.
+// Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
+//          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them (of images, too),
+//          and where there are more channels, condition f32 [in_channels - out_channels,F,H,W], which stand behind the latent's.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
+// With sizes.first_frame two more: first_frame f32 [out_channels,1,H,W], which stands in the place of the latent's first, and
+//          first_timestep f32 [1,freq_dim], that of its tokens (0: there is no noise in them). pt is 1.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
-// is computed once. text_bias is added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of
-// padding are all the same, so that they are one row with a count; -inf leaves a row out.
+// is computed once. Images are seen by an attention of their own, with the texts' queries, whose result is added. text_bias is
+// added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of padding are all the same, so
+// that they are one row with a count; -inf leaves a row out.
 //
 // Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
 Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);

@@ -1,14 +1,17 @@
-#include "pipeline/text_to_video.h"
+#include "pipeline/video_recipe.h"
 
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <optional>
 
 #include "base/error.h"
 #include "ir/trace.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
+#include "pipeline/image_condition.h"
+#include "pipeline/presets.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/text_prompts.h"
@@ -21,7 +24,7 @@ namespace {
 
 // Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
 struct Forward {
-  std::string name;                 // "both", "prompt", "negative"
+  std::string name;                  // "both", "prompt", "negative"
   std::vector<std::string> results;  // the tensors its predictions go to
 };
 
@@ -43,11 +46,13 @@ std::vector<Expert> experts_of(const Settled& settled, const Scheduler& schedule
   if (!settled.boundary_ratio) return {{"transformer", "denoise", settled.guidance_scale, 0, steps}};
   const double boundary = *settled.boundary_ratio * static_cast<double>(train_timesteps);
   const auto& timesteps = scheduler.timesteps();  // they fall
-  const int high = static_cast<int>(std::count_if(timesteps.begin(), timesteps.end(),
-                                                  [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
+  const int high = static_cast<int>(
+      std::count_if(timesteps.begin(), timesteps.end(), [&](float timestep) { return static_cast<double>(timestep) >= boundary; }));
   std::vector<Expert> experts;
   if (high > 0) experts.push_back({"transformer", "denoise, high noise", settled.guidance_scale, 0, high});
-  if (high < steps) experts.push_back({"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
+  if (high < steps)
+    experts.push_back(
+        {"transformer_2", "denoise, low noise", settled.guidance_scale_2.value_or(settled.guidance_scale), high, steps});
   return experts;
 }
 
@@ -80,9 +85,9 @@ NamedGraph trace_update(const Scheduler& scheduler, const Type& latents, bool gu
   return named;
 }
 
-class TextToVideoWork : public Work {
+class VideoWork : public Work {
  public:
-  TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts);
+  VideoWork(const Request& request, const RecipeContext& context, const VideoKind& kind, bool two_experts);
 
   Program program() const override;
   std::vector<ProgramPlan> companions() const override;
@@ -92,11 +97,13 @@ class TextToVideoWork : public Work {
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
+  bool has_first_frame() const { return image_ && image_->form() == VideoKind::Images::first_latent; }
   Type latent_type() const {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows(),
+            has_first_frame()};
   }
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
@@ -114,28 +121,36 @@ class TextToVideoWork : public Work {
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Expert> experts_;
   TextPrompts texts_;
+  std::unique_ptr<ImageCondition> image_;  // null: the member takes none
   VideoDecode decode_;
   std::size_t caller_bytes_ = 0;
 
   // Between stages.
   std::vector<float> latents_;  // of the video at hand, [C,T,h,w]
+  std::optional<NormalNoise> noise_;
+  int steps_drawn_ = 0;  // fresh noise of so many steps is drawn, where the scheduler wants it
 };
 
-TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& context, bool two_experts)
+VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const VideoKind& kind, bool two_experts)
     : model_(context.model),
       dtype_(context.dtype),
-      asked_batch_(request.guidance_batch),
+      asked_batch_(asked.guidance_batch),
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
-  check_request(request, two_experts ? members::t2v_a14b : members::t2v, context.spelling);
+  Request request = with_preset(asked, context.spelling);
+  check_request(request, two_experts ? kind.two : kind.one, context.spelling);
+  if (kind.images != VideoKind::Images::none && !(kind.images == VideoKind::Images::first_latent && request.image.empty())) {
+    image_ = std::make_unique<ImageCondition>(request, context, kind.images);
+    request = image_->with_size(std::move(request));
+  }
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
     settled_.boundary_ratio = request.boundary_ratio ? request.boundary_ratio : model_.boundary_ratio;
-    settled_.guidance_scale_2 =
-        request.guidance_scale_2 ? request.guidance_scale_2
-                                 : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
+    settled_.guidance_scale_2 = request.guidance_scale_2
+                                    ? request.guidance_scale_2
+                                    : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
   scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
@@ -146,33 +161,32 @@ TextToVideoWork::TextToVideoWork(const Request& request, const RecipeContext& co
   texts_.take(settled_.prompts, guided() ? std::optional(settled_.negative_prompt) : std::nullopt);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  if (image_) image_->settle(settled_);
   decode_.settle(settled_);
 }
 
-std::string TextToVideoWork::need_less() {
+std::string VideoWork::need_less() {
   if (settled_.batch == 1 || asked_batch_ != GuidanceBatch::automatic) return {};
   settled_.batch = 1;
   return "guidance takes two forwards";
 }
 
-std::string TextToVideoWork::advice() const {
+std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
                      settled_.batch == 2 ? ", or try --guidance-batch off" : "");
 }
 
-ProgramPlan TextToVideoWork::context_plan(std::int64_t text_rows) const {
+ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
   return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
-            NamedGraph named{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch), {}};
-            for (std::int64_t i = 0; i < model_.transformer.num_layers; ++i)
-              for (const char* kind : {"k", "v"}) named.outputs.push_back(fmt::format("{}_{}", kind, i));
-            return named;
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch, model_.image_rows()),
+                              wan_context_outputs(model_.transformer)};
           }};
 }
 
-ProgramPlan TextToVideoWork::step_plan(std::int64_t text_rows) const {
+ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step {}x{}x{} rows {} batch {}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
-                      text_rows, settled_.batch),
+          fmt::format("step {}x{}x{} rows {} batch {}{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
+                      text_rows, settled_.batch, has_first_frame() ? " first frame" : ""),
           [this, text_rows] {
             NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
             for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
@@ -180,14 +194,27 @@ ProgramPlan TextToVideoWork::step_plan(std::int64_t text_rows) const {
           }};
 }
 
-Stage TextToVideoWork::denoise_stage(const Expert& expert) const {
+Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
-    stage.uses.push_back({own + " context", "context", expert.component,
-                          {{"text", own + ".text"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}});
-    PlanUse step{own, "step", expert.component,
-                 {{"latent", "latents"}, {"text_bias", own + ".text_bias"}, {"k_*", own + ".k_*"}, {"v_*", own + ".v_*"}}};
+    stage.uses.push_back({own + " context",
+                          "context",
+                          expert.component,
+                          {{"text", own + ".text"},
+                           {"k_*", own + ".k_*"},
+                           {"v_*", own + ".v_*"},
+                           {"image_k_*", own + ".image_k_*"},
+                           {"image_v_*", own + ".image_v_*"}}});
+    PlanUse step{own,
+                 "step",
+                 expert.component,
+                 {{"latent", "latents"},
+                  {"text_bias", own + ".text_bias"},
+                  {"k_*", own + ".k_*"},
+                  {"v_*", own + ".v_*"},
+                  {"image_k_*", own + ".image_k_*"},
+                  {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
     stage.uses.push_back(std::move(step));
   }
@@ -205,28 +232,30 @@ Stage TextToVideoWork::denoise_stage(const Expert& expert) const {
   stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
                    {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
                    {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
-  for (int i = 0; i < scheduler_->kept_count(); ++i)
-    stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
+  for (int i = 0; i < scheduler_->kept_count(); ++i) stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
   return stage;
 }
 
-Program TextToVideoWork::program() const {
+Program VideoWork::program() const {
   Program program;
   const Type latents = latent_type();
   const bool guided_steps = guided();
-  program.plans = {texts_.plan(), context_plan(texts_.rows()), step_plan(texts_.rows()),
+  program.plans = {texts_.plan(),
+                   context_plan(texts_.rows()),
+                   step_plan(texts_.rows()),
                    {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
   program.stages = {texts_.stage()};
-  program.repeated_from = 1;
+  if (image_) image_->add_to(program);
+  program.repeated_from = program.stages.size();
   program.repeats = settled_.prompts.size();
   for (const Expert& expert : experts_) program.stages.push_back(denoise_stage(expert));
   decode_.add_to(program, caller_bytes_);
   return program;
 }
 
-std::vector<ProgramPlan> TextToVideoWork::companions() const {
+std::vector<ProgramPlan> VideoWork::companions() const {
   std::vector<ProgramPlan> plans;
   for (const std::int64_t length : TextPrompts::lengths()) {
     plans.push_back(texts_.plan(length));
@@ -236,15 +265,17 @@ std::vector<ProgramPlan> TextToVideoWork::companions() const {
   return plans;
 }
 
-void TextToVideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
+void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
+  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage <= experts_.size()) return denoise(experts_[stage - 1], video, run);
+  if (stage < denoised_from) return image_->run(stage - 1, run);
+  if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
 
 // What one forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
 // all padding rows of a text are the same row, so they are one key with log(count) on its logit.
-void TextToVideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
+void VideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
   const BoundPlan plan = run.bind(forward.name + " context");
   const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
   std::vector<float> states, bias;
@@ -265,15 +296,15 @@ void TextToVideoWork::prepare_context(const Forward& forward, std::size_t video,
   run.upload(run.tensor(forward.name + ".text_bias"), bias);
 }
 
-void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
+void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
   auto start = StepClock::now();
   const Callbacks& callbacks = run.callbacks();
   const std::vector<Forward> all = forwards(guided(), settled_.batch);
   for (const Forward& forward : all) prepare_context(forward, video, run);
   run.phase("text keys and values", start);
 
-  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run the
-  // same captured graphs.
+  // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
+  // the same captured graphs.
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
   const RotaryTables rotary =
@@ -284,7 +315,9 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
   int begin = expert.begin;
   if (expert.begin == 0) {
     latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
-    standard_normal(settled_.seeds[video], latents_);
+    noise_.emplace(settled_.seeds[video]);
+    noise_->draw(latents_);
+    steps_drawn_ = 0;
     run.upload(latents, latents_);
   }
   if (callbacks.resume && video == 0) {
@@ -292,8 +325,8 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
     const bool is_last = expert.end == scheduler.steps();
     if (state.next_step >= expert.end && !is_last) return;
     if (state.next_step >= expert.begin) {
-      check(state.next_step >= 0 && state.next_step <= scheduler.steps() &&
-            state.latents.size() == latents_.size() && state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
+      check(state.next_step >= 0 && state.next_step <= scheduler.steps() && state.latents.size() == latents_.size() &&
+                state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
                 std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
             ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
             state.latents.size(), latents_.size());
@@ -316,7 +349,9 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
                &finite_table = run.tensor("finite_table");
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
+  if (has_first_frame()) run.upload(run.tensor("first_timestep"), timestep_sinusoid(model_.transformer, 0));
 
+  std::vector<float> noise;
   std::vector<BoundPlan> predict;
   for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
   BoundPlan update = run.bind("update");
@@ -340,6 +375,11 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
       for (const BoundPlan& plan : predict) run.run(plan);
+    }
+    if (const std::optional<int> fresh = scheduler.noise()) {
+      // Also that of steps which a resumed run does not take.
+      for (noise.resize(latents_.size()); steps_drawn_ <= i; ++steps_drawn_) noise_->draw(noise);
+      run.upload(kept(*fresh), noise);
     }
     update.set_input("coefficients", row_of(coefficient_table, i, row_type));
     const std::vector<int> reads = scheduler.reads(i), writes = scheduler.writes(i);
@@ -366,10 +406,11 @@ void TextToVideoWork::denoise(const Expert& expert, std::size_t video, StageRun&
   report_done(0);
   check_finite(expert, begin, expert.end, run);
   latents_ = run.download(latents);
+  if (has_first_frame()) image_->put_first_frame(latents_);
   if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
 }
 
-void TextToVideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
+void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
   const std::vector<float> flags = run.download(run.tensor("finite_table"));
   for (int i = from; i < to; ++i)
     check(std::isfinite(flags[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, expert.component,
@@ -380,17 +421,19 @@ void TextToVideoWork::check_finite(const Expert& expert, int from, int to, Stage
 
 }  // namespace
 
-TextToVideo::TextToVideo(const ModelConfig& model) : two_experts_(model.boundary_ratio.has_value()) {}
+VideoRecipe::VideoRecipe(const VideoKind& kind, const ModelConfig& model)
+    : kind_(kind), two_experts_(model.boundary_ratio.has_value()), image_encoder_(model.image_encoder.has_value()) {}
 
-std::vector<std::string> TextToVideo::components() const {
+std::vector<std::string> VideoRecipe::components() const {
   std::vector<std::string> components{"text_encoder", "transformer"};
   if (two_experts_) components.emplace_back("transformer_2");
+  if (image_encoder_) components.emplace_back("image_encoder");
   components.emplace_back("vae");
   return components;
 }
 
-std::unique_ptr<Work> TextToVideo::plan(const Request& request, const RecipeContext& context) const {
-  return std::make_unique<TextToVideoWork>(request, context, two_experts_);
+std::unique_ptr<Work> VideoRecipe::plan(const Request& request, const RecipeContext& context) const {
+  return std::make_unique<VideoWork>(request, context, kind_, two_experts_);
 }
 
 }  // namespace zoe
