@@ -32,13 +32,6 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
 
 std::string_view kind_of(std::string_view name) { return name == "transformer_2" ? "transformer" : name; }
 
-ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
-  const Expected expected = expected_of(model, name);
-  if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  const Checkpoint checkpoint(model.part(name), name);
-  return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
-}
-
 // The names of the original repositories, which most LoRAs use.
 std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tensors) {
   std::vector<TensorAlias> names;
@@ -49,6 +42,15 @@ std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tenso
 }
 
 }  // namespace
+
+std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name) { return expected_of(model, name).tensors; }
+
+ComponentWeights open_weights(const ModelConfig& model, const std::string& name) {
+  const Expected expected = expected_of(model, name);
+  if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
+  const Checkpoint checkpoint(model.part(name), name);
+  return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
+}
 
 Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
   return changes.contains(tensor) ? Storage() : source_(tensor)->storage();
@@ -85,7 +87,7 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
 }
 
 Component::Component(Platform& platform, const ModelConfig& model, const std::string& name)
-    : source_(weights_of(model, name)),
+    : source_(open_weights(model, name)),
       store_(platform, [this](const std::string& tensor) { return changed(source_(tensor), changes_, tensor); }) {}
 
 void Component::change(const WeightChanges& changes) {
