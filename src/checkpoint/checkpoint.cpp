@@ -365,7 +365,11 @@ std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span
   if (!missing.empty()) {
     std::vector<std::string> others = unknown;
     others.insert(others.end(), passed_over.begin(), passed_over.end());
-    const std::string near = nearest(missing.front(), others);
+    std::string near = nearest(missing.front(), others);
+    // The same name behind another prefix is nearest of all, however long the prefix.
+    const std::string behind = "." + missing.front().substr(std::min(keys.prefix.size(), missing.front().size()));
+    for (const std::string& other : others)
+      if (other.ends_with(behind)) near = other;
     fail(ErrorKind::invalid_argument, checkpoint.where(),
          "missing tensor {}: got {}, expected {} tensors ({}). Check that the weights belong to the config.",
          in_quotes(missing.front()), near.empty() ? "no similar unknown name" : in_quotes(near) + " as the nearest unknown name",
