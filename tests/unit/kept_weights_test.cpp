@@ -104,7 +104,9 @@ TEST_F(KeptStore, HasTheBytesOfTheTensorsHoweverTheyCome) {
         std::vector<std::uint16_t> numbers(count), read(count);
         KeptWeight(*weight.kept, weight.type.shape, bytes).read(place.first, tensor.count(), DType::bf16, read.data());
         tensor.read(0, tensor.count(), DType::bf16, numbers.data());
-        if (!place.part.storage.is_scaled) EXPECT_EQ(read, numbers) << weight.parts[i].name;
+        if (!place.part.storage.is_scaled) {
+          EXPECT_EQ(read, numbers) << weight.parts[i].name;
+        }
       }
     }
     EXPECT_EQ(kept, 4);
