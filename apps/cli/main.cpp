@@ -117,6 +117,10 @@ int run(int argc, char** argv) {
         return std::pair(c, add_generate(*c));
       }(),
       [&] {
+        auto* c = app.add_subcommand("convert", "Write a model as another kind of file, in another encoding, with LoRAs merged");
+        return std::pair(c, add_convert(*c));
+      }(),
+      [&] {
         auto* c = app.add_subcommand("info", "What a model folder holds, and whether it runs");
         return std::pair(c, add_info(*c));
       }(),

@@ -32,9 +32,10 @@ void check_finite(const ChangeTensor& tensor) {
     const std::int64_t now = std::min(kPiece, count - begin);
     tensor.weight->read(begin, now, DType::f32, values.data());
     for (std::int64_t i = 0; i < now; ++i)
-      check(std::isfinite(values[static_cast<std::size_t>(i)]), ErrorKind::invalid_argument, tensor.where,
-            "bad value of {}: got {} as element {}, expected finite numbers. The file is broken; download or make it again.",
-            in_quotes(tensor.key), values[static_cast<std::size_t>(i)], begin + i);
+      if (const float value = values[static_cast<std::size_t>(i)]; !std::isfinite(value))
+        fail(ErrorKind::invalid_argument, tensor.where,
+             "bad value of {}: got {} as element {}, expected finite numbers. The file is broken; download or make it again.",
+             in_quotes(tensor.key), value, begin + i);
   }
 }
 

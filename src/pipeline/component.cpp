@@ -29,12 +29,6 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
   return {wan_dit_tensors(model.transformer), {}};
 }
 
-ComponentWeights weights_of(const ModelConfig& model, const std::string& name) {
-  const Expected expected = expected_of(model, name);
-  if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  return {Checkpoint(model.part(name), name), expected.tensors, expected.aliases};
-}
-
 // The names of the original repositories, which most LoRAs use.
 std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tensors) {
   std::vector<TensorAlias> names;
@@ -45,6 +39,14 @@ std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tenso
 }
 
 }  // namespace
+
+std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name) { return expected_of(model, name).tensors; }
+
+ComponentWeights open_weights(const ModelConfig& model, const std::string& name) {
+  const Expected expected = expected_of(model, name);
+  if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
+  return {Checkpoint(model.part(name), name), expected.tensors, expected.aliases};
+}
 
 Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
   return changes.contains(tensor) ? Storage() : source_(tensor)->storage();
@@ -81,7 +83,7 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
 }
 
 Component::Component(Platform& platform, const ModelConfig& model, const std::string& name)
-    : source_(weights_of(model, name)),
+    : source_(open_weights(model, name)),
       store_(platform, [this](const std::string& tensor) { return changed(source_(tensor), changes_, tensor); }) {}
 
 void Component::change(const WeightChanges& changes) {

@@ -22,6 +22,11 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name);
 // What a LoRA changes in a transformer of the model: "transformer" or "transformer_2". Errors of LoraFile::fit.
 LoraFit fit_lora(const LoraFile& file, const ModelConfig& model, const std::string& component, double strength);
 
+// What a component of the model has: "text_encoder", "transformer", "transformer_2", "vae".
+std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name);
+// As open_component, as readers; of a model with random weights nothing is opened.
+ComponentWeights open_weights(const ModelConfig& model, const std::string& name);
+
 class Component {
  public:
   // As open_component; of a model with random weights nothing is opened.
