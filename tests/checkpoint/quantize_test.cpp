@@ -38,7 +38,7 @@ std::vector<std::byte> encoded(std::uint32_t type, const std::vector<float>& val
 
 std::vector<float> round_trip(std::uint32_t type, const std::vector<float>& values) {
   std::vector<float> out(values.size());
-  gguf_encoding(type)->decode(encoded(type, values).data(), static_cast<std::int64_t>(values.size()), out.data());
+  gguf_encoding(type)->decode(encoded(type, values).data(), 0, static_cast<std::int64_t>(values.size()), out.data());
   return out;
 }
 
