@@ -1,5 +1,7 @@
 #include "checkpoint/tensor_file.h"
 
+#include <unistd.h>
+
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -126,7 +128,9 @@ void TensorFile::write(std::span<const std::byte> bytes) {
 void TensorFile::close() {
   while (next_ < tensors_.size() && tensors_[next_].size_bytes == 0) ++next_;
   ZOE_INTERNAL_CHECK(next_ == tensors_.size());
-  const int status = std::fclose(file_.release());
+  // On the disk before a folder that it lies in gets its name.
+  const int synced = std::fflush(file_.get()) == 0 ? ::fsync(::fileno(file_.get())) : -1;
+  const int status = std::fclose(file_.release()) == 0 ? synced : -1;
   const int failure = errno;
   check(status == 0, ErrorKind::io, "convert", "cannot write {}: {}. Free some space, or choose another place.", path_.string(),
         std::strerror(failure));

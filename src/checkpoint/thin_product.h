@@ -8,6 +8,11 @@
 
 namespace zoe {
 
+// 64 columns of a row: sums of so many fit four wide registers. Aligned, as a register that straddled two lines would take both.
+struct alignas(64) PanelRow {
+  float values[64];
+};
+
 // Immutable; any thread may ask. Holds both factors in f32. An element is the same sum in the same order, on every machine and in
 // whatever pieces it is asked for: products by falling row of `down`, each rounded, added one by one.
 class ThinProduct {
@@ -26,8 +31,8 @@ class ThinProduct {
   void each(std::int64_t row, std::int64_t column, std::int64_t count, float* out, bool add) const;
 
   std::int64_t rows_, columns_, rank_;
-  std::vector<float> up_;      // [rows,r], scaled
-  std::vector<float> panels_;  // of 64 columns: [panel,r,64], zeros behind the last column
+  std::vector<float> up_;         // [rows,r], scaled
+  std::vector<PanelRow> panels_;  // [panel,r], zeros behind the last column
 };
 
 }  // namespace zoe

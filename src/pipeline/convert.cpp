@@ -333,15 +333,21 @@ Converted convert(const ModelConfig& model, const ConvertOptions& options) {
       ".safetensors or .gguf.",
       model.path.empty() ? model.name : model.path.string());
   PendingOutput pending(options.output, PendingOutput::Kind::folder);
-  for (const char* const name :
-       {"model_index.json", "zoetrope.json", "scheduler", "tokenizer", "text_encoder", "vae", "image_encoder", "image_processor"})
-    if (fs::exists(model.path / name, status)) copy_all(model.path / name, pending.path() / name);
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    fs::create_directory(pending.path() / parts[i], status);
-    copy_all(model.path / parts[i] / "config.json", pending.path() / parts[i] / "config.json");
-    std::map<std::string, std::string> metadata{{"format", "pt"}};
-    if (!merged.empty()) metadata["zoetrope.loras"] = merged;
-    writers[i].write(pending.path() / parts[i] / "diffusion_pytorch_model.safetensors", output, metadata, progress);
+  try {
+    for (const char* const name :
+         {"model_index.json", "zoetrope.json", "scheduler", "tokenizer", "text_encoder", "vae", "image_encoder", "image_processor"})
+      if (fs::exists(model.path / name, status)) copy_all(model.path / name, pending.path() / name);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      fs::create_directory(pending.path() / parts[i], status);
+      copy_all(model.path / parts[i] / "config.json", pending.path() / parts[i] / "config.json");
+      std::map<std::string, std::string> metadata{{"format", "pt"}};
+      if (!merged.empty()) metadata["zoetrope.loras"] = merged;
+      writers[i].write(pending.path() / parts[i] / "diffusion_pytorch_model.safetensors", output, metadata, progress);
+    }
+  } catch (...) {
+    // A pending output takes away what lies in it, but for folders.
+    for (const fs::directory_entry& entry : fs::directory_iterator(pending.path(), status)) fs::remove_all(entry.path(), status);
+    throw;
   }
   pending.commit();
   return converted;

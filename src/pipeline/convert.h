@@ -24,7 +24,7 @@ struct ConvertOptions {
   Request loras = {};                // its LoRAs are merged; the rest is not looked at
   Spelling spelling = Spelling::key;
   const std::atomic<bool>* cancel = nullptr;                          // true ends it with an Error of kind cancelled
-  std::function<void(std::size_t done, std::size_t total)> progress;  // bytes as they are stored in the source
+  std::function<void(std::size_t done, std::size_t total)> progress = {};  // bytes as they are stored in the source
 };
 
 struct Converted {
