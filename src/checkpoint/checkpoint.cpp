@@ -14,6 +14,7 @@
 #include "base/nearest.h"
 #include "checkpoint/gguf.h"
 #include "checkpoint/pytorch.h"
+#include "checkpoint/scaling.h"
 
 namespace zoe {
 
@@ -61,6 +62,21 @@ std::string variant_file(const fs::path& folder, std::string_view where) {
   return file_of.begin()->second;
 }
 
+// The one file of weights of whatever kind in a folder: a GGUF file, a file of PyTorch, a safetensors file of another name.
+// Empty: there is none, or more than one.
+std::string only_weights_file(const fs::path& folder, std::string_view where) {
+  std::vector<std::string> names;
+  std::error_code status;
+  for (fs::directory_iterator it(folder, status), end; !status && it != end; it.increment(status)) {
+    const std::string extension = it->path().extension().string();
+    for (const std::string_view known : {".safetensors", ".gguf", ".pth", ".pt", ".bin", ".ckpt"})
+      if (extension == known) names.push_back(it->path().filename().string());
+  }
+  if (names.size() != 1) return {};
+  log(LogLevel::notice, fmt::format("{}: {} is read, the one file of weights in its folder.", where, names.front()));
+  return names.front();
+}
+
 bool is_plain_file_name(std::string_view name) {
   return name.ends_with(".safetensors") && name.size() <= 255 &&
          std::none_of(name.begin(), name.end(), [](unsigned char c) { return c == '/' || c == '\\' || c < 0x20 || c == 0x7f; });
@@ -97,7 +113,8 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
           "no weights: got {}, which is no folder, expected a folder with safetensors files. Check the path.", path.string());
     const auto* const plain = std::find_if(kCandidates.begin(), kCandidates.end(),
                                            [&](std::string_view name) { return fs::exists(path / name, status); });
-    const std::string found = plain != kCandidates.end() ? std::string(*plain) : variant_file(path, where_);
+    std::string found = plain != kCandidates.end() ? std::string(*plain) : variant_file(path, where_);
+    if (found.empty()) found = only_weights_file(path, where_);
     check(!found.empty(), ErrorKind::invalid_argument, where_,
           "no weights in {}: got {}, expected diffusion_pytorch_model.safetensors, model.safetensors, or one of them with "
           ".index.json and its shards. Check the path.",
@@ -133,6 +150,7 @@ Checkpoint::Checkpoint(const fs::path& path, std::string where) : where_(std::mo
               in_quotes(name), shard);
     }
   }
+  fold_scales(tensors_, metadata_, where_);
 }
 
 void Checkpoint::add_file(const fs::path& path, std::string_view where) {
@@ -142,7 +160,9 @@ void Checkpoint::add_file(const fs::path& path, std::string_view where) {
   const auto fetch = [&](std::size_t begin, std::size_t count) { file->fetch(begin, count); };
   std::vector<TensorEntry> tensors;
   if (is_gguf(bytes)) {
-    tensors = parse_gguf(bytes, where, fetch).tensors;
+    Gguf parsed = parse_gguf(bytes, where, fetch);
+    tensors = std::move(parsed.tensors);
+    metadata_.merge(parsed.metadata);
   } else if (is_zip(bytes)) {
     tensors = parse_pytorch(bytes, where, fetch);
   } else {
@@ -151,7 +171,9 @@ void Checkpoint::add_file(const fs::path& path, std::string_view where) {
       std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
       file->fetch(sizeof header_bytes, std::min<std::uint64_t>(header_bytes, bytes.size()));
     }
-    tensors = parse_safetensors(bytes, where).tensors;
+    Safetensors parsed = parse_safetensors(bytes, where);
+    tensors = std::move(parsed.tensors);
+    metadata_.merge(parsed.metadata);
   }
   for (TensorEntry& tensor : tensors) {
     tensor.file = file;
@@ -168,7 +190,8 @@ const TensorEntry* Checkpoint::find(std::string_view name) const {
 
 std::int64_t Checkpoint::size_bytes() const {
   std::int64_t sum = 0;
-  for (const TensorEntry& tensor : tensors_) sum += static_cast<std::int64_t>(tensor.bytes.size());
+  for (const TensorEntry& tensor : tensors_)
+    sum += static_cast<std::int64_t>(tensor.bytes.size() + (tensor.scaling ? tensor.scaling->size_bytes() : 0));
   return sum;
 }
 
@@ -195,45 +218,128 @@ bool look_alike(const TensorEntry& a, const TensorEntry& b) {
 
 std::string_view first_word(std::string_view name) { return name.substr(0, name.find('.')); }
 
+// Whether two shapes have the same elements in the same order up to how extents are written: each is the other with extents of 1
+// put in or left out, or with neighbours multiplied.
+bool same_in_other_words(const Shape& a, const Shape& b) {
+  if (a.count() != b.count()) return false;
+  const auto strides = [](const Shape& shape) {
+    std::set<std::int64_t> out;
+    std::int64_t product = 1;
+    for (std::size_t i = shape.dims().size(); i-- > 0;) out.insert(product *= shape.dims()[i]);
+    return out;
+  };
+  const std::set<std::int64_t> of_a = strides(a), of_b = strides(b);
+  const auto contains = [](const std::set<std::int64_t>& large, const std::set<std::int64_t>& small) {
+    return std::all_of(small.begin(), small.end(), [&](std::int64_t each) { return each == 1 || large.contains(each); });
+  };
+  return contains(of_a, of_b) || contains(of_b, of_a);
+}
+
+// A tensor in another shape, or some of its rows.
+class PartOfWeight : public WeightReader {
+ public:
+  PartOfWeight(WeightPtr whole, Shape shape, std::int64_t first)
+      : whole_(std::move(whole)), shape_(std::move(shape)), first_(first) {}
+  const Shape& shape() const override { return shape_; }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    ZOE_INTERNAL_CHECK(begin >= 0 && count >= 0 && count <= shape_.count() - begin);
+    whole_->read(first_ + begin, count, dtype, out);
+  }
+  const std::byte* dense(DType dtype) const override {
+    const std::byte* const bytes = whole_->dense(dtype);
+    return bytes ? bytes + static_cast<std::size_t>(first_) * size_of(dtype) : nullptr;
+  }
+  std::size_t stored_bytes() const override {
+    return whole_->count() == 0
+               ? 0
+               : whole_->stored_bytes() / static_cast<std::size_t>(whole_->count() / std::max<std::int64_t>(1, count()));
+  }
+  const void* place() const override { return whole_->place(); }
+  void read_ahead(std::int64_t begin, std::int64_t count) const override { whole_->read_ahead(first_ + begin, count); }
+  void fetch(std::int64_t begin, std::int64_t count) const override { whole_->fetch(first_ + begin, count); }
+
+ private:
+  WeightPtr whole_;
+  Shape shape_;
+  std::int64_t first_;
+};
+
 }  // namespace
 
-std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
-                                              std::span<const TensorAlias> aliases) {
+const TensorEntry* NamedTensors::find(std::string_view name) const {
+  const auto stored = keys.stored_of(name);
+  return stored ? checkpoint.find(stored->key) : nullptr;
+}
+
+const TensorEntry& NamedTensors::at(std::string_view name) const {
+  const TensorEntry* const tensor = find(name);
+  const auto stored = keys.stored_of(name);
+  check(tensor, ErrorKind::invalid_argument, checkpoint.where(),
+        "missing tensor {}: got {} others, expected it in every file of this kind. Download the file again.",
+        in_quotes(stored ? stored->key : keys.prefix + std::string(name)), checkpoint.tensors().size());
+  return *tensor;
+}
+
+WeightPtr weight_of(const MatchedTensor& tensor, const Shape& shape, std::string_view where) {
+  WeightPtr whole = weight_of(*tensor, where);
+  if (tensor.parts == 1 && whole->shape() == shape) return whole;
+  return std::make_shared<PartOfWeight>(std::move(whole), shape, tensor.part * shape.count());
+}
+
+std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
+                                         std::span<const TensorAlias> aliases, const KeyMap& keys) {
   std::unordered_multimap<std::string_view, const TensorAlias*> aliases_of;
   for (const TensorAlias& alias : aliases) aliases_of.emplace(alias.name, &alias);
+  const auto in_files = [&](std::string_view name) {
+    const auto stored = keys.stored_of(name);
+    return stored ? *stored : KeyMap::Stored{keys.prefix + std::string(name), 0, 1};
+  };
+  const auto first_word_of_key = [&](std::string_view key) {
+    return key.starts_with(keys.prefix) ? first_word(key.substr(keys.prefix.size())) : std::string_view();
+  };
 
-  std::vector<const TensorEntry*> out;
-  std::vector<std::string> missing;
-  std::unordered_set<std::string_view> used, words;
+  std::vector<MatchedTensor> out;
+  std::vector<std::string> missing, known;
+  std::unordered_set<std::string_view> used;
+  std::unordered_set<std::string> words;
   for (const ExpectedTensor& tensor : expected) {
-    words.insert(first_word(tensor.name));
-    const auto find = [&](std::string_view name) {
-      const TensorEntry* entry = checkpoint.find(name);
-      if (!entry) return entry;
-      check(entry->shape == tensor.shape, ErrorKind::invalid_argument, checkpoint.where(),
-            "bad shape of {}: got {}, expected {}. Check that the weights belong to the config.", in_quotes(name),
-            entry->shape.str(), tensor.shape.str());
+    const auto find = [&](const KeyMap::Stored& stored) -> MatchedTensor {
+      const TensorEntry* const entry = checkpoint.find(stored.key);
+      if (!entry) return {};
+      Shape whole = tensor.shape;
+      if (stored.parts > 1) {
+        std::vector<std::int64_t> dims(whole.dims().begin(), whole.dims().end());
+        dims[0] *= stored.parts;
+        whole = Shape(std::move(dims));
+      }
+      check(entry->shape == whole || (keys.names && same_in_other_words(entry->shape, whole)), ErrorKind::invalid_argument,
+            checkpoint.where(), "bad shape of {}: got {}, expected {}. Check that the weights belong to the config.",
+            in_quotes(stored.key), entry->shape.str(), whole.str());
       weight_of(*entry, checkpoint.where());
       used.insert(entry->name);
-      return entry;
+      return {entry, stored.part, stored.parts};
     };
-    const TensorEntry* taken = find(tensor.name);
+    const KeyMap::Stored stored = in_files(tensor.name);
+    words.insert(std::string(first_word_of_key(stored.key)));
+    known.push_back(stored.key);
+    MatchedTensor taken = find(stored);
     const auto [first, last] = aliases_of.equal_range(tensor.name);
     for (auto it = first; it != last; ++it) {
-      const TensorEntry* const other = find(it->second->alias);
-      if (!other) continue;
-      const TensorEntry* const before = taken;
-      if (!taken || it->second->first) taken = other;
-      if (before && !look_alike(*before, *other))
+      const MatchedTensor other = find(in_files(it->second->alias));
+      if (!other.entry) continue;
+      const MatchedTensor before = taken;
+      if (!taken.entry || it->second->first) taken = other;
+      if (before.entry && !look_alike(*before, *other))
         log(LogLevel::notice,
             fmt::format("{}: {} and {} differ; {} is taken.", checkpoint.where(), before->name, other->name, taken->name));
     }
-    if (!taken) missing.push_back(tensor.name);
+    if (!taken.entry) missing.push_back(stored.key);
     out.push_back(taken);
   }
   std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name)) (words.contains(first_word(tensor.name)) ? unknown : passed_over).push_back(tensor.name);
+    if (!used.contains(tensor.name))
+      (words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
   const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size() + passed_over.size());
   if (!missing.empty()) {
     std::vector<std::string> others = unknown;
@@ -245,8 +351,6 @@ std::vector<const TensorEntry*> match_tensors(const Checkpoint& checkpoint, std:
          expected.size(), counts);
   }
   if (!unknown.empty()) {
-    std::vector<std::string> known;
-    for (const ExpectedTensor& tensor : expected) known.push_back(tensor.name);
     const std::string near = nearest(unknown.front(), known);
     fail(ErrorKind::invalid_argument, checkpoint.where(),
          "unknown tensor {}: got {} tensors ({}), expected {}{}. Check that the weights belong to the config.",

@@ -7,11 +7,12 @@
 namespace zoe {
 
 ComponentWeights::ComponentWeights(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
-                                   std::span<const TensorAlias> aliases)
+                                   std::span<const TensorAlias> aliases, const KeyMap& keys)
     : where_(checkpoint.where()) {
-  const std::vector<const TensorEntry*> entries = match_tensors(checkpoint, expected, aliases);
+  const std::vector<MatchedTensor> entries = match_tensors(checkpoint, expected, aliases, keys);
   auto weights = std::make_shared<std::map<std::string, WeightPtr>>();
-  for (std::size_t i = 0; i < expected.size(); ++i) weights->emplace(expected[i].name, weight_of(*entries[i], where_));
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    weights->emplace(expected[i].name, weight_of(entries[i], expected[i].shape, where_));
   weights_ = std::move(weights);
 }
 

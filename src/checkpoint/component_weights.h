@@ -22,7 +22,7 @@ class ComponentWeights {
  public:
   // From files: errors and notices of Checkpoint and match_tensors. `where` names the component in them.
   ComponentWeights(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
-                   std::span<const TensorAlias> aliases = {});
+                   std::span<const TensorAlias> aliases = {}, const KeyMap& keys = {});
   // Made up, see random_weight.h.
   ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed);
 

@@ -50,6 +50,24 @@ void decode_f64(const std::byte* bytes, std::int64_t count, float* out) {
   }
 }
 
+void decode_i8(const std::byte* bytes, std::int64_t count, float* out) {
+  for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<float>(static_cast<std::int8_t>(bytes[i]));
+}
+
+void decode_f4(const std::byte* bytes, std::int64_t count, float* out) {
+  constexpr std::array<float, 16> kValues{0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+  for (std::int64_t i = 0; i < count; i += 2) {
+    const auto byte = static_cast<std::size_t>(bytes[i / 2]);
+    out[i] = kValues[byte >> 4];
+    out[i + 1] = kValues[byte & 15];
+  }
+}
+
+constexpr std::array kScaledEncodings{
+    Encoding{"I8", 1, 1, {}, decode_i8},
+    Encoding{"F4_E2M1", 2, 1, {}, decode_f4},
+};
+
 constexpr std::array kSafetensorsEncodings{
     Encoding{"F32", 1, 4, DType::f32, nullptr},
     Encoding{"F16", 1, 2, DType::f16, nullptr},
@@ -57,6 +75,7 @@ constexpr std::array kSafetensorsEncodings{
     Encoding{"F64", 1, 8, {}, decode_f64},
     Encoding{"F8_E4M3", 1, 1, {}, decode_f8<4, 3, false>},
     Encoding{"F8_E5M2", 1, 1, {}, decode_f8<5, 2, true>},
+    Encoding{"F8_E8M0", 1, 1, {}, nullptr},
     Encoding{"I64", 1, 8, {}, nullptr},
     Encoding{"I32", 1, 4, {}, nullptr},
     Encoding{"I16", 1, 2, {}, nullptr},
@@ -74,6 +93,12 @@ const Encoding* safetensors_encoding(std::string_view name) {
   const auto* const found = std::find_if(kSafetensorsEncodings.begin(), kSafetensorsEncodings.end(),
                                          [&](const Encoding& encoding) { return encoding.name == name; });
   return found == kSafetensorsEncodings.end() ? nullptr : found;
+}
+
+const Encoding* scaled_encoding(std::string_view name) {
+  const auto* const found = std::find_if(kScaledEncodings.begin(), kScaledEncodings.end(),
+                                         [&](const Encoding& encoding) { return encoding.name == name; });
+  return found == kScaledEncodings.end() ? nullptr : found;
 }
 
 void decode(const Encoding& encoding, const std::byte* blocks, std::int64_t begin, std::int64_t count, DType dtype, void* out) {

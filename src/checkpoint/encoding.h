@@ -25,6 +25,8 @@ struct Encoding {
 
 // By the name that a safetensors header gives it; null if there is no such type.
 const Encoding* safetensors_encoding(std::string_view name);
+// Numbers that mean a weight only with a scale: "I8", and "F4_E2M1", two in a byte, the first in its upper half.
+const Encoding* scaled_encoding(std::string_view name);
 
 // Elements [begin, begin + count) of a row of blocks, rounded once from f32.
 void decode(const Encoding& encoding, const std::byte* blocks, std::int64_t begin, std::int64_t count, DType dtype, void* out);

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/nearest.h"
+#include "checkpoint/scaling.h"
 
 namespace zoe {
 
@@ -153,6 +154,7 @@ WeightPtr weight_of(const TensorEntry& tensor, std::string_view where) {
   check(tensor.encoding->is_weight(), ErrorKind::unsupported, where,
         "unsupported dtype of {}: got {}, expected floats or a block type of GGUF. Convert the checkpoint to one of these.",
         in_quotes(tensor.name), tensor.dtype());
+  if (tensor.scaling) return scaled_weight_of(tensor, where);
   return std::make_shared<StoredWeight>(tensor);
 }
 

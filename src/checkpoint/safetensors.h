@@ -18,12 +18,15 @@
 
 namespace zoe {
 
+struct Scaling;  // checkpoint/scaling.h
+
 struct TensorEntry {
   std::string name;
   const Encoding* encoding;
-  Shape shape;                             // [] is a scalar; an extent may be 0
-  std::span<const std::byte> bytes;        // in the file's map; at any address
-  std::shared_ptr<const MappedFile> file;  // that holds them; null: somebody else does
+  Shape shape;                                  // [] is a scalar; an extent may be 0
+  std::span<const std::byte> bytes;             // in the file's map; at any address
+  std::shared_ptr<const MappedFile> file;       // that holds them; null: somebody else does
+  std::shared_ptr<const Scaling> scaling = {};  // what its numbers are multiplied by; null: nothing
 
   std::string_view dtype() const { return encoding->name; }  // as stored: "BF16", "F32", "I64", ...
 };
