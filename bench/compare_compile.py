@@ -23,8 +23,8 @@ NAMES = {
 }
 
 
-def measure(zoe, part, platform, dtype, compile_):
-    command = [zoe, "bench", *OURS[part], "--platform", platform, "--dtype", dtype, "--compile", compile_]
+def run_part(zoe, part, platform, dtype, *more):
+    command = [zoe, "bench", *part, "--platform", platform, "--dtype", dtype, *more]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
@@ -47,7 +47,7 @@ def main():
         runs = {"off": [], "on": []}
         for _ in range(args.rounds):
             for compile_ in runs:
-                runs[compile_].append(measure(args.zoe, part, args.platform, args.dtype, compile_))
+                runs[compile_].append(run_part(args.zoe, OURS[part], args.platform, args.dtype, "--compile", compile_))
         median = {c: statistics.median(run["median_s"] for run in runs[c]) * 1e3 for c in runs}
         spread = {c: f"{min(r['min_s'] for r in runs[c]) * 1e3:.1f} to {max(r['max_s'] for r in runs[c]) * 1e3:.1f}" for c in runs}
         print(f"| {NAMES[part]} | {median['off']:.1f} ({spread['off']}) | {median['on']:.1f} ({spread['on']}) | "

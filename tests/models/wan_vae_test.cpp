@@ -28,6 +28,7 @@ using testing::relative_rms_within;
 using testing::run_graph;
 
 const std::string kFullSize = std::string(ZOE_FIXTURES) + "/checkpoints/wan2.1-vae";
+const std::string kFullSizeResidual = std::string(ZOE_FIXTURES) + "/checkpoints/wan2.2-vae";
 
 std::string model_folder(const std::string& model) {
   return model == "wan_vae_toy" ? std::string(ZOE_MODELS) + "/toy-wan/vae" : std::string(ZOE_FIXTURES) + "/models/" + model;
@@ -161,13 +162,19 @@ INSTANTIATE_TEST_SUITE_P(Models, WanVaeStages,
                          ::testing::Values(StageCase{"interpreter", "wan_vae_small", DType::f32, kF32},
                                            StageCase{"cpu", "wan_vae_small", DType::f32, kF32},
                                            StageCase{"cpu", "wan_vae_toy", DType::f32, kF32},
+                                           StageCase{"cpu", "wan_vae_residual", DType::f32, kF32},
+                                           StageCase{"cpu", "wan_vae_residual_alternate", DType::f32, kF32},
                                            StageCase{"cpu", "wan_vae_small", DType::bf16, kBf16},
-                                           StageCase{"cpu", "wan_vae_toy", DType::bf16, kBf16}));
+                                           StageCase{"cpu", "wan_vae_toy", DType::bf16, kBf16},
+                                           StageCase{"cpu", "wan_vae_residual", DType::bf16, kBf16},
+                                           StageCase{"cpu", "wan_vae_residual_alternate", DType::bf16, kBf16}));
 INSTANTIATE_TEST_SUITE_P(OnCuda, WanVaeStages,
                          ::testing::Values(StageCase{"cuda", "wan_vae_small", DType::f32, kF32},
                                            StageCase{"cuda", "wan_vae_toy", DType::f32, kF32},
+                                           StageCase{"cuda", "wan_vae_residual", DType::f32, kF32},
                                            StageCase{"cuda", "wan_vae_small", DType::bf16, kBf16},
-                                           StageCase{"cuda", "wan_vae_toy", DType::bf16, kBf16}));
+                                           StageCase{"cuda", "wan_vae_toy", DType::bf16, kBf16},
+                                           StageCase{"cuda", "wan_vae_residual", DType::bf16, kBf16}));
 
 struct VideoCase {
   const char *model, *video;
@@ -259,7 +266,10 @@ INSTANTIATE_TEST_SUITE_P(
     Models, WanVaeVideo,
     ::testing::Values(VideoCase{"wan_vae_toy", "t3", Half::decode}, VideoCase{"wan_vae_small", "t4", Half::decode},
                       VideoCase{"wan_vae_toy", "t1", Half::encode}, VideoCase{"wan_vae_toy", "t9", Half::encode},
-                      VideoCase{"wan_vae_small", "t1", Half::encode}, VideoCase{"wan_vae_small", "t13", Half::encode}));
+                      VideoCase{"wan_vae_small", "t1", Half::encode}, VideoCase{"wan_vae_small", "t13", Half::encode},
+                      VideoCase{"wan_vae_residual", "t3", Half::decode}, VideoCase{"wan_vae_residual", "t1", Half::encode},
+                      VideoCase{"wan_vae_residual", "t9", Half::encode}, VideoCase{"wan_vae_residual_alternate", "t3", Half::decode},
+                      VideoCase{"wan_vae_residual_alternate", "t9", Half::encode}));
 
 TEST(WanVaeInterpreter, AgreesWithTheCpuPlatformInResultsAndStates) {
   const Model model("wan_vae_small");
@@ -321,17 +331,19 @@ TEST(WanVaeOnCuda, WidePicturesInBf16StayNearTheCpuInF32) {
 }
 
 TEST(WanVaeTensors, AreThoseOfTheFiles) {
-  for (const std::string name : {"wan_vae_toy", "wan_vae_small"}) {
+  for (const std::string name : {"wan_vae_toy", "wan_vae_small", "wan_vae_residual", "wan_vae_residual_alternate"}) {
     const Model model(name);
     EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(model.config)), testing::names_and_shapes(model.weights.tensors())) << name;
     match_tensors(model.weights, wan_vae_tensors(model.config));
   }
   EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(read_config(kFullSize))), testing::recorded_names_and_shapes("wan2.1-vae"));
+  EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(read_config(kFullSizeResidual))), testing::recorded_names_and_shapes("wan2.2-vae"));
 }
 
 TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
   const auto platform = open_platform("null");
-  for (const std::string& folder : {model_folder("wan_vae_toy"), model_folder("wan_vae_small"), kFullSize}) {
+  for (const std::string& folder : {model_folder("wan_vae_toy"), model_folder("wan_vae_small"), model_folder("wan_vae_residual"),
+                                    model_folder("wan_vae_residual_alternate"), kFullSize, kFullSizeResidual}) {
     const WanVaeConfig config = read_config(folder);
     for (const Half half : {Half::decode, Half::encode}) {
       std::vector<Type> states;
@@ -410,11 +422,16 @@ TEST(WanVaeErrors, NameTheValueAndItsKind) {
   EXPECT_EQ(config_error("{}"), "none");
   const std::string bad = "invalid argument [config.json] ", unsupported = "unsupported [config.json] ";
   for (const auto& [text, start] : std::vector<std::pair<std::string, std::string>>{
-           {R"({"is_residual":true})", unsupported + "is_residual (the VAE of Wan 2.2) is not supported: expected false."},
-           {R"({"patch_size":2})", unsupported + "patch_size is not supported: expected null."},
+           {R"({"is_residual":true,"dim_mult":[1,2,4,8]})", unsupported + "dim_mult is not supported: expected 1 first"},
+           {R"({"is_residual":true,"dim_mult":[2,2,4,4]})", unsupported + "dim_mult is not supported: expected 1 first"},
+           {R"({"is_residual":true,"dim_mult":[1,2,2,2],"temperal_downsample":[true,false,true]})",
+            unsupported + "dim_mult is not supported: expected 1 first"},
+           {R"({"is_residual":true,"dim_mult":[1,1,3,3]})", unsupported + "dim_mult is not supported: expected 1 first"},
+           {R"({"patch_size":2})", unsupported + "in_channels or out_channels is not supported: expected 12"},
+           {R"({"patch_size":9})", bad + "bad patch_size: got 9"},
            {R"({"attn_scales":[0.5]})", unsupported + "attn_scales is not supported: expected []."},
-           {R"({"in_channels":12})", unsupported + "in_channels or out_channels is not supported: expected 3."},
-           {R"({"decoder_base_dim":256})", unsupported + "decoder_base_dim is not supported: expected null or base_dim."},
+           {R"({"in_channels":12})", unsupported + "in_channels or out_channels is not supported: expected 3, three colours of 1x1 pixels."},
+           {R"({"decoder_base_dim":0})", bad + "bad decoder_base_dim: got 0"},
            {R"({"temperal_downsample":[false,false,true]})",
             unsupported + "temperal_downsample is not supported: expected two true"},
            {R"({"base_dim":-96})", bad + "bad base_dim: got -96, expected an integer from 1 to 4096."},

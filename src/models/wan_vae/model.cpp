@@ -75,8 +75,8 @@ class Tracer {
     return residual_block(name + ".resnets.1", attention_block(name + ".attentions.0", entered), x.dim(3));
   }
 
-  // Twice the height and width, half the channels; with `in_time` twice the frames too, but for the video's first.
-  Value upsample(const std::string& name, const Value& x, bool in_time) {
+  // Twice the height and width, `out` channels; with `in_time` twice the frames too, but for the video's first.
+  Value upsample(const std::string& name, const Value& x, std::int64_t out, bool in_time) {
     const std::int64_t channels = x.dim(3);
     Value frames = x;
     if (in_time && first_) {
@@ -86,7 +86,7 @@ class Tracer {
       const Value split = reshape(pairs, {x.dim(0), x.dim(1) * x.dim(2), 2, channels});
       frames = reshape(permute(split, {0, 2, 1, 3}), {2 * x.dim(0), x.dim(1), x.dim(2), channels});
     }
-    return spatial(name + ".resample.1", frames, channels / 2, {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = 2});
+    return spatial(name + ".resample.1", frames, out, {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = 2});
   }
 
   // Half the height and width; with `in_time` half the frames too, but for the video's first.
@@ -105,6 +105,46 @@ class Tracer {
                          {.bias = weight(name + ".time_conv.bias", {channels}, {channels})});
     keep(slice(joined, 0, joined.dim(0) - 1, joined.dim(0)));
     return y;
+  }
+
+  // x, resized as `upsample` does by repetition, added to y, which it made of x's level. Of twice as many channels as y has, every
+  // other one is a pixel's later row, or with `in_time` its later frame (Diffusers' DupUp3D).
+  Value add_repeated(const Value& x, const Value& y, bool in_time) const {
+    const std::int64_t frames = x.dim(0), height = x.dim(1), width = x.dim(2), channels = y.dim(3);
+    const std::int64_t copies = in_time && !first_ ? 2 : 1;  // of a frame
+    const bool halves = x.dim(3) != channels;
+    Value small = x;
+    if (halves) {
+      small = reshape(x, {frames, height, width, channels, 2});
+      if (in_time && first_) small = slice(small, 4, 1, 2);  // the first frame has no earlier half
+      small = in_time ? permute(small, {0, 4, 1, 2, 3}) : permute(small, {0, 1, 4, 2, 3});
+    }
+    const Value repeated = reshape(small, {frames, halves ? copies : 1, height, halves && !in_time ? 2 : 1, width, 1, channels});
+    return reshape(reshape(y, {frames, copies, height, 2, width, 2, channels}) + repeated, y.shape());
+  }
+
+  // x, resized as `downsample` does by means, added to y, which it made of x's level. Where y has twice as many channels, those of
+  // the two frames that become one lie in turns; the video's first frame is the later one of a pair whose earlier one is black
+  // (Diffusers' AvgDown3D).
+  Value add_averaged(const Value& x, const Value& y, bool in_time) const {
+    const std::int64_t frames = x.dim(0), height = y.dim(1), width = y.dim(2), channels = x.dim(3);
+    const Value squares = reshape(x, {frames, height, 2, width, 2, channels});
+    const auto corner = [&](std::int64_t row, std::int64_t column) {
+      const Value corners = slice(slice(squares, 2, row, row + 1), 4, column, column + 1);
+      return cast(reshape(corners, {frames, height, width, channels}), DType::f32);
+    };
+    Value means = cast((corner(0, 0) + corner(0, 1) + corner(1, 0) + corner(1, 1)) * 0.25, dtype_);
+    if (in_time) {
+      if (first_) means = concat({means * 0.0, means}, 0);
+      means = reshape(means, {y.dim(0), 2, height, width, channels});
+      if (y.dim(3) == channels) {
+        const Value sums = cast(slice(means, 1, 0, 1), DType::f32) + cast(slice(means, 1, 1, 2), DType::f32);
+        means = cast(sums * 0.5, dtype_);
+      } else {
+        means = permute(means, {0, 2, 3, 4, 1});
+      }
+    }
+    return y + reshape(means, y.shape());
   }
 
   WanVaeGraph finish(std::string name, const Value& argument, std::vector<Value> results) {
@@ -161,6 +201,21 @@ void check_group(std::string_view where, std::int64_t frames, std::int64_t multi
         "bad size: got {} frames of {}x{}, expected at most {} positions in all.", frames, width, height, most);
 }
 
+// [T,H,W,3] to [T,H/p,W/p,3pp] and back: squares of p x p pixels as channels, the colour slowest, then the column, then the row.
+Value patches_of(const Value& pixels, std::int64_t patch) {
+  if (patch == 1) return pixels;
+  const std::int64_t frames = pixels.dim(0), height = pixels.dim(1) / patch, width = pixels.dim(2) / patch;
+  const Value squares = reshape(pixels, {frames, height, patch, width, patch, 3});
+  return reshape(permute(squares, {0, 1, 3, 5, 4, 2}), {frames, height, width, 3 * patch * patch});
+}
+
+Value pixels_of(const Value& patches, std::int64_t patch) {
+  if (patch == 1) return patches;
+  const std::int64_t frames = patches.dim(0), height = patches.dim(1), width = patches.dim(2);
+  const Value squares = reshape(patches, {frames, height, width, 3, patch, patch});
+  return reshape(permute(squares, {0, 1, 5, 2, 4, 3}), {frames, height * patch, width * patch, 3});
+}
+
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
                          std::int64_t width, bool stage_outputs) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
@@ -171,18 +226,26 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   };
   const std::size_t levels = config.dim_mult.size();
   Value x = stage(tracer.pointwise("post_quant_conv", cast(latent, dtype), config.z_dim, 5));
-  x = stage(tracer.causal("decoder.conv_in", x, config.base_dim * config.dim_mult.back(), 3));
+  x = stage(tracer.causal("decoder.conv_in", x, config.decoder_base_dim * config.dim_mult.back(), 3));
   x = stage(tracer.mid_block("decoder.mid_block", x));
   for (std::size_t i = 0; i < levels; ++i) {
     const std::size_t level = levels - 1 - i;
+    const std::int64_t channels = config.decoder_base_dim * config.dim_mult[level];
     const std::string name = fmt::format("decoder.up_blocks.{}.", i);
+    const Value entered = x;
     for (std::int64_t block = 0; block <= config.num_res_blocks; ++block)
-      x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, config.base_dim * config.dim_mult[level]);
-    if (level > 0) x = tracer.upsample(name + "upsamplers.0", x, config.temporal_downsample[level - 1]);
+      x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, channels);
+    if (level > 0) {
+      const bool in_time = config.temporal_downsample[level - 1];
+      x = tracer.upsample(name + (config.is_residual ? "upsampler" : "upsamplers.0"), x,
+                          config.is_residual ? channels : channels / 2, in_time);
+      if (config.is_residual) x = tracer.add_repeated(entered, x, in_time);
+    }
     stage(x);
   }
-  const Value pixels = stage(tracer.causal("decoder.conv_out", silu(tracer.norm("decoder.norm_out", x)), 3, 3));
-  const Value wide = cast(pixels, DType::f32);
+  const std::int64_t patch = config.patch_size;
+  const Value patches = stage(tracer.causal("decoder.conv_out", silu(tracer.norm("decoder.norm_out", x)), 3 * patch * patch, 3));
+  const Value wide = pixels_of(cast(patches, DType::f32), patch);
   std::vector<Value> results{min(max(wide, constant(-1)), constant(1))};
   if (stage_outputs) results.insert(results.end(), stages.begin(), stages.end());
   return tracer.finish("wan_vae_decode", latent, std::move(results));
@@ -191,13 +254,19 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
 WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                          std::int64_t width) {
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
-  Value x = tracer.causal("encoder.conv_in", cast(pixels, dtype), config.base_dim, 3);
-  std::size_t number = 0;  // blocks and down-samplings of all levels are one list in the file
+  Value x = tracer.causal("encoder.conv_in", cast(patches_of(pixels, config.patch_size), dtype), config.base_dim, 3);
+  std::size_t number = 0;  // blocks and down-samplings of all levels are one list in the files of Wan 2.1
   for (std::size_t level = 0; level < config.dim_mult.size(); ++level) {
+    const bool last = level + 1 == config.dim_mult.size();
+    const Value entered = x;
+    const auto name = [&](std::string_view part) {
+      return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, part)
+                                : fmt::format("encoder.down_blocks.{}", number++);
+    };
     for (std::int64_t block = 0; block < config.num_res_blocks; ++block)
-      x = tracer.residual_block(fmt::format("encoder.down_blocks.{}", number++), x, config.base_dim * config.dim_mult[level]);
-    if (level + 1 < config.dim_mult.size())
-      x = tracer.downsample(fmt::format("encoder.down_blocks.{}", number++), x, config.temporal_downsample[level]);
+      x = tracer.residual_block(name(fmt::format("resnets.{}", block)), x, config.base_dim * config.dim_mult[level]);
+    if (!last) x = tracer.downsample(name("downsampler"), x, config.temporal_downsample[level]);
+    if (config.is_residual) x = last ? x + entered : tracer.add_averaged(entered, x, config.temporal_downsample[level]);
   }
   x = tracer.mid_block("encoder.mid_block", x);
   x = tracer.causal("encoder.conv_out", silu(tracer.norm("encoder.norm_out", x)), 2 * config.z_dim, 3);

@@ -1,9 +1,12 @@
-// The Wan 2.1 VAE as graphs that work through a video group by group (arXiv:2503.20314; Diffusers' AutoencoderKLWan).
+// The VAEs of Wan 2.1 and 2.2 as graphs that work through a video group by group (arXiv:2503.20314; Diffusers' AutoencoderKLWan).
 //
 // Every convolution over time is causal: it sees its frame and the two before. What it needs of earlier groups is a state, an
 // input and an output of the graph: the last frames of its input. All states start as zeros, which is causal padding. The first
 // latent frame of a video is one pixel frame, each later one stands for four, so the first has a graph of its own (`first`).
 // Groups of any number of latent frames give what one by one would.
+//
+// That of Wan 2.2 takes pictures as squares of pixels, and each of its levels but the decoder's last adds its input, resized by
+// means or repetition, to its result (Diffusers' WanResidualDownBlock and WanResidualUpBlock).
 //
 // Pictures are channels-last, [frames, height, width, channels], without a batch axis. `dtype` is that of products, stream and
 // states; norms are computed in f32 (ops/channel_norm.h).
@@ -26,13 +29,14 @@ struct WanVaeGraph {
 };
 
 // Inputs:  latent f32 [T,h,w,z_dim], not normalised, then states. T is 1 for the first group.
-// Outputs: frames f32 [T',8h,8w,3] clamped to -1..1 (T' is 1 for the first group, else 4T), then states.
-// With stage_outputs, results are followed by what post_quant_conv, conv_in, mid_block, each of up_blocks and conv_out return.
+// Outputs: frames f32 [T',s h,s w,3], s = scale_factor_spatial, clamped to -1..1 (T' is 1 for the first group, else 4T), then
+// states. With stage_outputs, results are followed by what post_quant_conv, conv_in, mid_block, each of up_blocks and conv_out
+// return.
 WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
                                  std::int64_t width, bool first, bool stage_outputs = false);
 
-// Inputs:  frames f32 [T,H,W,3] in -1..1, then states. T is 1 for the first group, else a multiple of 4; H and W of 8.
-// Outputs: mean and logvar f32 [T',H/8,W/8,z_dim] (T' is 1 for the first group, else T/4; logvar as it comes, not clamped), states.
+// Inputs:  frames f32 [T,H,W,3] in -1..1, then states. T is 1 for the first group, else a multiple of 4; H and W of s.
+// Outputs: mean and logvar f32 [T',H/s,W/s,z_dim] (T' is 1 for the first group, else T/4; logvar as it comes, not clamped), states.
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                  std::int64_t width, bool first);
 
