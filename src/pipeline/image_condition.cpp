@@ -87,7 +87,7 @@ void ImageCondition::settle(const Settled& settled) {
   settled_ = settled;
   const std::int64_t later = settled.latent_frames - 1;
   // As the decoder: where memory is the device's own, small groups do not fill it.
-  if (later > 0) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
+  if (later > 0 && !model_.expand_timesteps) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
   check(pictures_.size() == 1 || later > 0, ErrorKind::invalid_argument, pictures_.back().field,
         "needs a video of two latent frames: got {} frame, expected at least {}. Raise {}.", settled.num_frames,
         model_.vae.scale_factor_temporal + 1, spelled("num_frames", spelling_));
@@ -98,7 +98,9 @@ void ImageCondition::settle(const Settled& settled) {
 }
 
 Type ImageCondition::condition_type() const {
-  return {DType::f32, {channels(model_.vae), settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
+  const std::int64_t height = settled_.latent_height, width = settled_.latent_width;
+  if (model_.expand_timesteps) return {DType::f32, {model_.vae.z_dim, 1, height, width}};
+  return {DType::f32, {channels(model_.vae), settled_.latent_frames, height, width}};
 }
 
 NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
@@ -156,14 +158,14 @@ void ImageCondition::encode(StageRun& run) const {
         name(dtype_));
 }
 
-void ImageCondition::run(std::size_t stage, StageRun& run) const {
+void ImageCondition::run(std::size_t stage, StageRun& run) {
   if (stage + 1 < stages()) encode(run);
   else make_condition(run);
 }
 
 void ImageCondition::add_to(Program& program) const {
   if (model_.image_encoder) add_encoder(program);
-  Stage stage{.name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{"condition", condition_type()}}};
+  Stage stage{.name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{tensor_name(), condition_type()}}};
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"encode_" + name,
                              fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames),
@@ -188,13 +190,15 @@ std::vector<float> ImageCondition::pixels(std::int64_t begin, std::int64_t count
   return values;
 }
 
-void ImageCondition::make_condition(StageRun& run) const {
-  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, frames = settled_.latent_frames;
+void ImageCondition::make_condition(StageRun& run) {
+  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim;
+  const std::int64_t frames = model_.expand_timesteps ? 1 : settled_.latent_frames, mask = model_.expand_timesteps ? 0 : temporal;
   const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
   const auto row = static_cast<std::size_t>(frames) * plane;  // of one channel
-  std::vector<float> condition(static_cast<std::size_t>(temporal + z) * row);
+  std::vector<float>& condition = condition_;
+  condition.assign(static_cast<std::size_t>(mask + z) * row, 0.0f);
   for (const Picture& picture : pictures_)
-    for (std::int64_t c = 0; c < temporal; ++c)
+    for (std::int64_t c = 0; c < mask; ++c)
       // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
       for (std::int64_t t = 0; t < frames; ++t)
         if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
@@ -219,7 +223,7 @@ void ImageCondition::make_condition(StageRun& run) const {
         const auto channel = static_cast<std::size_t>(c);
         const auto offset = static_cast<float>(model_.vae.latents_mean[channel]);
         const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[channel]);
-        condition[(static_cast<std::size_t>(temporal) + channel) * row + static_cast<std::size_t>(latent) * plane +
+        condition[(static_cast<std::size_t>(mask) + channel) * row + static_cast<std::size_t>(latent) * plane +
                   i / static_cast<std::size_t>(z)] = (mean[i + channel] - offset) * inverse_std;
       }
     latent += group_latents(group);
@@ -230,7 +234,7 @@ void ImageCondition::make_condition(StageRun& run) const {
         "not a number: the image's latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
         "try --dtype f32.",
         name(dtype_));
-  run.upload(run.tensor("condition"), condition);
+  run.upload(run.tensor(tensor_name()), condition);
 }
 
 }  // namespace zoe

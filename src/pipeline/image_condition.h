@@ -4,6 +4,8 @@
 // latents are); beside its channels stand four of a mask, one for each frame of a latent frame: 1 where the frame is a picture. The
 // first latent frame is one frame, which fills all four. (WanImageToVideoPipeline of Diffusers; arXiv:2503.20314.)
 //
+// Of a model with expand_timesteps the picture itself, through the encoder, is the first latent frame: no video, no mask.
+//
 // Where the model has an image encoder (CLIP), that sees the pictures as they are in their files: the shorter side scaled to the
 // encoder's size, the middle of the longer one.
 #pragma once
@@ -32,23 +34,26 @@ class ImageCondition {
   // Channels of the condition, of a VAE.
   static std::int64_t channels(const WanVaeConfig& vae) { return vae.scale_factor_temporal + vae.z_dim; }
 
-  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w]; before it, of a model with an image
+  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w], or `first_frame`, f32 [z,1,h,w]; before it, of a model with an image
   // encoder, one that makes `image_tokens`, f32 [1,tokens of all pictures,width].
   void add_to(Program& program) const;
   std::size_t stages() const { return model_.image_encoder ? 2 : 1; }
-  void run(std::size_t stage, StageRun& run) const;
+  void run(std::size_t stage, StageRun& run);
+  // f32 [z,1,h,w] behind run(), of a model with expand_timesteps.
+  const std::vector<float>& first_frame() const { return condition_; }
 
  private:
   struct Picture;
 
   void add_encoder(Program& program) const;
   void encode(StageRun& run) const;
-  void make_condition(StageRun& run) const;
+  void make_condition(StageRun& run);
   NamedGraph trace(std::int64_t frames, bool first) const;
   std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
   // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.
   std::vector<float> pixels(std::int64_t begin, std::int64_t count) const;
   Type condition_type() const;
+  const char* tensor_name() const { return model_.expand_timesteps ? "first_frame" : "condition"; }
 
   const ModelConfig& model_;
   const DType dtype_;
@@ -57,6 +62,7 @@ class ImageCondition {
   Settled settled_;
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
   std::vector<Picture> pictures_;
+  std::vector<float> condition_;
 };
 
 }  // namespace zoe

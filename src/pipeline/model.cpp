@@ -81,6 +81,7 @@ std::optional<double> read_boundary(const JsonObject& index) {
 
 GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
   GenerationDefaults defaults;
+  if (model.expand_timesteps) defaults = first_frame_defaults();
   if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
@@ -120,6 +121,7 @@ ModelConfig read_model_config(const fs::path& given) {
   const JsonObject index = read_index(path);
   ModelConfig model;
   model.boundary_ratio = read_boundary(index);
+  model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
   model.parts = read_parts(path);
   const fs::path absolute = fs::absolute(given).lexically_normal();

@@ -88,7 +88,7 @@ Overloaded(T...) -> Overloaded<T...>;
 
 constexpr std::string_view kModels = "the model's";
 constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
-constexpr Members kOfImages = members::i2v | members::i2v_a14b | members::flf2v;
+constexpr Members kOfLastImages = members::i2v | members::i2v_a14b | members::flf2v, kOfImages = kOfLastImages | members::ti2v_5b;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
 std::vector<RequestField> make_fields() {
@@ -134,7 +134,7 @@ std::vector<RequestField> make_fields() {
        .help = "The picture that the video ends with, as image",
        .aliases = {"last_image_path", "end_image", "end_img", "last_frame"},
        .hints = {},
-       .taken_by = kOfImages},
+       .taken_by = kOfLastImages},
       {.name = "fit",
        .letter = "",
        .slot = &Request::fit,

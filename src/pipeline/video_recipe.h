@@ -17,8 +17,8 @@ namespace zoe {
 struct VideoKind {
   std::string_view name;  // "image to video"
   Members one, two;       // by the number of transformers
-  // Pictures that it starts from (image_condition.h): none, the first frame and maybe the last, or both.
-  enum class Images : std::uint8_t { none, first, both } images;
+  // Pictures that it starts from (image_condition.h): none, the first frame or none, the first frame and maybe the last, or both.
+  enum class Images : std::uint8_t { none, maybe, first, both } images;
   bool (*fits)(const ModelConfig& model);
 };
 
