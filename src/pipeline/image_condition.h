@@ -34,8 +34,8 @@ class ImageCondition {
   // Channels of the condition, of a VAE.
   static std::int64_t channels(const WanVaeConfig& vae) { return vae.scale_factor_temporal + vae.z_dim; }
 
-  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w], or `first_frame`, f32 [z,1,h,w]; before it, of a model with an image
-  // encoder, one that makes `image_tokens`, f32 [1,tokens of all pictures,width].
+  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w], or `first_frame`, f32 [z,1,h,w];
+  // before it, of a model with an image encoder, one that makes `image_tokens`, f32 [1,tokens of all pictures,width].
   void add_to(Program& program) const;
   std::size_t stages() const { return model_.image_encoder ? 2 : 1; }
   void run(std::size_t stage, StageRun& run);

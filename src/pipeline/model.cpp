@@ -130,7 +130,8 @@ ModelConfig read_model_config(const fs::path& given) {
   model.transformer = parse_wan_dit_config(part_config(model, "transformer"));
   if (model.boundary_ratio)
     check(parse_wan_dit_config(part_config(model, "transformer_2")) == model.transformer, ErrorKind::unsupported,
-          "transformer_2/config.json", "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
+          "transformer_2/config.json",
+          "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(model, "vae"));
   if (model.transformer.image_dim) {
     const std::string got = index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
@@ -141,7 +142,8 @@ ModelConfig read_model_config(const fs::path& given) {
     check_image_encoder(model);
   }
   const std::string scheduler = "scheduler/scheduler_config.json";
-  model.scheduler = parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
+  model.scheduler =
+      parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path, model);
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",

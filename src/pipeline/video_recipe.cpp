@@ -101,8 +101,8 @@ class VideoWork : public Work {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows(),
-            first_frame()};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
+            settled_.batch,         model_.image_rows(),    first_frame()};
   }
   // A picture stands in the place of the first latent frame.
   bool first_frame() const { return image_ && model_.expand_timesteps; }
@@ -188,8 +188,8 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
-                      text_rows, settled_.batch),
+          fmt::format("step{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", settled_.latent_frames,
+                      settled_.latent_height, settled_.latent_width, text_rows, settled_.batch),
           [this, text_rows] {
             NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
             for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));

@@ -25,7 +25,8 @@ const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "model
 // Cases of a folder of fixtures, each with the folder's name.
 std::vector<json> cases() {
   std::vector<json> all;
-  for (const std::string folder : {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v"}) {
+  for (const std::string folder :
+       {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"}) {
     std::ifstream file(fs::path(ZOE_FIXTURES) / "models" / folder / "cases.json");
     const json recorded = json::parse(file);
     for (json c : recorded.at("cases")) {
@@ -40,9 +41,9 @@ Request request_of(const json& c) {
   Request request;
   request.prompts = {c.at("prompt")};
   request.negative_prompt = c.at("negative_prompt");
-  request.image = kPictures / c.at("image").get<std::string>();
+  if (c.contains("image")) request.image = kPictures / c.at("image").get<std::string>();
   if (c.contains("last_image")) request.last_image = kPictures / c.at("last_image").get<std::string>();
-  request.fit = Fit::stretch;
+  if (c.contains("image")) request.fit = Fit::stretch;
   request.height = c.at("height"), request.width = c.at("width"), request.num_frames = c.at("num_frames");
   request.num_inference_steps = c.at("num_inference_steps");
   request.guidance_scale = c.at("guidance_scale");
@@ -90,8 +91,7 @@ TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
 
 INSTANTIATE_TEST_SUITE_P(Diffusers, ImageToVideo, ::testing::ValuesIn(cases()), [](const auto& test) {
   const json& c = test.param;
-  return c.at("folder").template get<std::string>().substr(std::string("image_to_video").size()) + "_" +
-         c.at("name").template get<std::string>();
+  return c.at("folder").template get<std::string>() + "_" + c.at("name").template get<std::string>();
 });
 
 TEST(ImageToVideoModel, HasAStageForTheImage) {
@@ -113,6 +113,30 @@ TEST(ImageToVideoModel, HasAStageForTheImage) {
                open_platform("null"));
   EXPECT_EQ(stages(clip, "image_to_video_clip"),
             (std::vector<std::string>{"encode", "look at the image", "encode the image", "denoise", "decode"}));
+}
+
+// Its frames begin with the picture as the VAE gives it back, whatever the steps do.
+TEST(ImageToVideoModel, OfTi2vTakesAPictureOrNone) {
+  const testing::TemporaryFolder temporary;
+  Session session(read_model_config(testing::make_image_to_video(temporary.path() / "model", "text_image_to_video")),
+                  open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  EXPECT_EQ(session.recipe(), "text or image to video");
+  Request request;
+  request.prompts = {"a red circle"};
+  request.height = 32, request.width = 64, request.num_frames = 5, request.num_inference_steps = 1, request.guidance_scale = 1;
+  const std::vector<std::uint8_t> of_text = frames_of(session, request);
+  request.image = kPictures / "circle.png";
+  const std::vector<std::uint8_t> first = frames_of(session, request);
+  request.seeds = {9}, request.num_inference_steps = 3;
+  const std::vector<std::uint8_t> second = frames_of(session, request);
+  const auto begin = [](const std::vector<std::uint8_t>& frames) {
+    return std::vector(frames.begin(), frames.begin() + 32 * 64 * 3);
+  };
+  EXPECT_EQ(begin(first), begin(second));
+  EXPECT_NE(first, second);
+  EXPECT_NE(begin(first), begin(of_text));
+  request.last_image = kPictures / "square.png";
+  EXPECT_THROW(session.prepare(request), Error);
 }
 
 // What each member refuses of the other's.

@@ -11,7 +11,7 @@
 namespace zoe::testing {
 
 // `fixture`: a folder of tests/fixtures/models. "image_to_video_experts" has two experts, "image_to_video_clip" an image encoder,
-// "image_to_video_flf2v" one that sees two pictures.
+// "image_to_video_flf2v" one that sees two pictures; "text_image_to_video" takes a first frame or none.
 inline std::filesystem::path make_image_to_video(const std::filesystem::path& folder, const std::string& fixture,
                                                  const std::optional<double> boundary = {}) {
   namespace fs = std::filesystem;
@@ -28,7 +28,10 @@ inline std::filesystem::path make_image_to_video(const std::filesystem::path& fo
     put("transformer_2", recorded / fixture / "transformer_2");
     index["transformer_2"] = index["transformer"];
     index["boundary_ratio"] = boundary.value_or(0.9);
-  } else if (fixture != "image_to_video") {
+  } else if (fixture == "text_image_to_video") {
+    put("vae", recorded / "wan_vae_residual");
+    index["expand_timesteps"] = true;
+  } else {
     put("image_encoder", recorded / "image_to_video_clip/image_encoder");
     index["image_encoder"] = {"transformers", "CLIPVisionModel"};
   }

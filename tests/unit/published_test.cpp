@@ -1,6 +1,8 @@
 // The published members have the tensors that their checkpoints have: as many, of as many parameters.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "models/clip_vision/config.h"
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
@@ -21,7 +23,8 @@ TEST(PublishedModels, HaveTheTensorsOfTheirCheckpoints) {
                                 {"wan2.1-i2v-14b-720p", "image to video", 1303, 16'394'878'784},
                                 {"wan2.1-flf2v-14b-720p", "first and last frame to video", 1304, 16'395'536'704},
                                 {"wan2.2-t2v-a14b", "text to video", 1095, 14'288'491'584},
-                                {"wan2.2-i2v-a14b", "image to video", 1095, 14'288'901'184}}) {
+                                {"wan2.2-i2v-a14b", "image to video", 1095, 14'288'901'184},
+                                {"wan2.2-ti2v-5b", "text or image to video", 825, 4'999'787'712}}) {
     const std::optional<ModelConfig> model = published_model(each.name);
     ASSERT_TRUE(model) << each.name;
     std::int64_t parameters = 0;
@@ -30,6 +33,18 @@ TEST(PublishedModels, HaveTheTensorsOfTheirCheckpoints) {
     EXPECT_EQ(tensors.size(), each.tensors) << each.name;
     EXPECT_EQ(parameters, each.parameters) << each.name;
     EXPECT_EQ(make_recipe(*model)->name(), each.recipe) << each.name;
+  }
+}
+
+// Of both VAEs, also what only their encoders have.
+TEST(PublishedModels, HaveTheVaesOfTheirCheckpoints) {
+  for (const auto& [name, tensors, parameters] :
+       {std::tuple{"wan2.2-i2v-a14b", 194u, INT64_C(126'892'531)}, {"wan2.2-ti2v-5b", 196u, INT64_C(704'688'668)}}) {
+    std::int64_t sum = 0;
+    const std::vector<ExpectedTensor> expected = wan_vae_tensors(published_model(name)->vae);
+    for (const ExpectedTensor& tensor : expected) sum += tensor.shape.count();
+    EXPECT_EQ(expected.size(), tensors) << name;
+    EXPECT_EQ(sum, parameters) << name;
   }
 }
 

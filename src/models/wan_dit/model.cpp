@@ -264,7 +264,8 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   }
 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
-  const Value table = head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
+  const Value table =
+      head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;
