@@ -12,6 +12,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <vector>
 
 #include "pipeline/recipe.h"
@@ -48,7 +50,9 @@ class ImageCondition {
   void add_encoder(Program& program) const;
   void encode(StageRun& run) const;
   void make_condition(StageRun& run);
-  NamedGraph trace(std::int64_t frames, bool first) const;
+  NamedGraph trace(std::int64_t frames, std::optional<std::int64_t> from_level) const;
+  std::int64_t settled_level(std::int64_t begin, std::int64_t count) const;
+  bool is_blank(std::int64_t begin, std::int64_t end) const;
   std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
   // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.
   std::vector<float> pixels(std::int64_t begin, std::int64_t count) const;
@@ -61,6 +65,7 @@ class ImageCondition {
   const Spelling spelling_;
   Settled settled_;
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
+  std::set<std::int64_t> levels_;  // from which groups behind the first are encoded
   std::vector<Picture> pictures_;
   std::vector<float> condition_;
 };
