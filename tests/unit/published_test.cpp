@@ -1,6 +1,8 @@
 // The published members have the tensors that their checkpoints have: as many, of as many parameters.
 #include <gtest/gtest.h>
 
+#include <tuple>
+
 #include "models/clip_vision/config.h"
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
@@ -31,6 +33,18 @@ TEST(PublishedModels, HaveTheTensorsOfTheirCheckpoints) {
     EXPECT_EQ(tensors.size(), each.tensors) << each.name;
     EXPECT_EQ(parameters, each.parameters) << each.name;
     EXPECT_EQ(make_recipe(*model)->name(), each.recipe) << each.name;
+  }
+}
+
+// Of both VAEs, also what only their encoders have.
+TEST(PublishedModels, HaveTheVaesOfTheirCheckpoints) {
+  for (const auto& [name, tensors, parameters] :
+       {std::tuple{"wan2.2-i2v-a14b", 194u, INT64_C(126'892'531)}, {"wan2.2-ti2v-5b", 196u, INT64_C(704'688'668)}}) {
+    std::int64_t sum = 0;
+    const std::vector<ExpectedTensor> expected = wan_vae_tensors(published_model(name)->vae);
+    for (const ExpectedTensor& tensor : expected) sum += tensor.shape.count();
+    EXPECT_EQ(expected.size(), tensors) << name;
+    EXPECT_EQ(sum, parameters) << name;
   }
 }
 
