@@ -72,12 +72,6 @@ Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
   return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
 }
 
-// Row i of a table of modulations [F,n,D] -> [1,1,D], or [1,F,1,D] where frames differ.
-Value row(const Value& table, std::int64_t i) {
-  const Value rows = slice(table, 1, i, i + 1);
-  return table.dim(0) == 1 ? rows : reshape(rows, {1, table.dim(0), 1, table.dim(2)});
-}
-
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
   return reshape(attention(q, k, v, scale, bias), {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
@@ -85,6 +79,12 @@ Value attend(const Value& q, const Value& k, const Value& v, const Value& bias =
 
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
+
+// Row i of a table of modulations [F,n,D] for a batch of B -> [1,1,D], or [B,F,1,D] where frames differ.
+Value row(const Value& table, std::int64_t i, std::int64_t batch) {
+  const Value rows = slice(table, 1, i, i + 1);
+  return table.dim(0) == 1 ? rows : repeat(reshape(rows, {1, table.dim(0), 1, table.dim(2)}), batch);
+}
 
 void check_images(const WanDitConfig& config, std::int64_t rows) {
   constexpr std::int64_t kMostRows = 1 << 16;
@@ -125,8 +125,9 @@ struct Seen {
 Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Seen& seen) {
   const std::int64_t dim = block.config.dim();
   const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
-  const Value shift = row(table, 0), scale = row(table, 1), gate = row(table, 2);
-  const Value ffn_shift = row(table, 3), ffn_scale = row(table, 4), ffn_gate = row(table, 5);
+  const std::int64_t entering = x.dim(0), texts = seen.text_keys.dim(0);
+  const Value shift = row(table, 0, entering), scale = row(table, 1, entering), gate = row(table, 2, entering);
+  const Value ffn_shift = row(table, 3, texts), ffn_scale = row(table, 4, texts), ffn_gate = row(table, 5, texts);
   const NormOptions plain{.eps = block.config.eps};
 
   const Value n = norm_scale_shift(x, scale, shift, plain);
@@ -266,7 +267,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
   const Value table =
       head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
-  const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
+  const Value n = norm_scale_shift(x, row(table, 1, x.dim(0)), row(table, 0, x.dim(0)), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;
   for (std::int64_t text = 0; text < sizes.batch; ++text) {
