@@ -4,6 +4,7 @@
 #include <cctype>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -336,7 +337,7 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
     WeightStore store;
     Arguments arguments;
     Recordings recordings = {};
-    std::vector<double> seconds = {};
+    std::vector<double> seconds = {}, processor_seconds = {};
   };
   std::vector<std::unique_ptr<Side>> sides;
   sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, stream));
@@ -348,15 +349,18 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
   const int warm_ups = stream.can_record() ? 2 : 1;
   for (int number = 0; number < warm_ups + options.repeat; ++number)
     for (const auto& side : sides) {
+      const std::clock_t before = std::clock();
       const double seconds = seconds_on(stream, [&] {
         for (std::size_t p = 0; p < side->measured.plans.size(); ++p)
           for (int time = 0; time < side->measured.graphs[p].times; ++time)
             run(side->measured.plans[p], stream, side->store, side->arguments.inputs[p], side->arguments.outputs[p], workspace,
                 {.recordings = &side->recordings, .wait = false});
       });
-      if (number >= warm_ups) side->seconds.push_back(seconds);
+      if (number < warm_ups) continue;
+      side->seconds.push_back(seconds);
+      side->processor_seconds.push_back(static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC);
     }
-  const double plain = median(sides[0]->seconds);
+  const double plain = median(sides[0]->seconds), plain_processor = median(sides[0]->processor_seconds);
   for (const auto& side : sides) {
     std::size_t most = 0;
     for (const Plan& plan : side->measured.plans) most = std::max(most, plan.workspace_bytes);
@@ -371,6 +375,9 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
                                          {"median_s", median(side->seconds)},
                                          {"min_s", *std::min_element(side->seconds.begin(), side->seconds.end())},
                                          {"times_as_long", median(side->seconds) / plain},
+                                         // Of one thread beside other work on the machine, the steadier figure.
+                                         {"processor_s", median(side->processor_seconds)},
+                                         {"times_as_long_processor", median(side->processor_seconds) / plain_processor},
                                          {"weights_mib", mib(side->store.size_bytes())},
                                          {"workspace_mib", mib(most)}};
     fmt::print("{}\n", line.dump());

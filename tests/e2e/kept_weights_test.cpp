@@ -110,8 +110,8 @@ TEST(KeptWeights, AreWidenedWhenTheCommandSaysSo) {
 // Two experts of one shape in two encodings: plans of their own, each with its weights as they are.
 TEST(KeptWeights, OfTwoExpertsMayBeStoredInDifferentWays) {
   const testing::TemporaryFolder folder;
-  const fs::path plain = testing::make_two_experts(folder.path() / "plain", 0.5),
-                 mixed = testing::make_two_experts(folder.path() / "mixed", 0.5);
+  const fs::path plain = testing::make_two_experts(folder.path() / "plain", 0.9),
+                 mixed = testing::make_two_experts(folder.path() / "mixed", 0.9);
   fs::remove(mixed / "transformer_2");
   fs::create_directories(mixed / "transformer_2");
   fs::create_symlink(fs::absolute(plain / "transformer_2/config.json"), mixed / "transformer_2/config.json");

@@ -761,7 +761,7 @@ std::vector<Case> image_cases() {
   const std::string jpeg = image_bytes("colour.jpg"), circle = std::string(ZOE_FIXTURES) + "/models/image_to_video/circle.png";
   const std::size_t frame = jpeg.find(std::string("\xff\xc0\0\x11\x08", 5)) + 5;  // height and width follow
   const auto text_only = [](const std::string& name, std::vector<std::string> more, const std::string& flag) {
-    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of i2v, i2v_a14b."}};
+    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of i2v, i2v_a14b"}};
   };
   const auto parts = [](const std::string& value, std::vector<std::string> pieces) {
     return config("zoetrope.json", "parts", value, std::move(pieces));

@@ -178,6 +178,22 @@ TEST(KeptLinear, HasTheBitsOfAWidenedWeight) {
     for (const KeptCase& c : cases(dtype)) expect_same(*cpu, c);
 }
 
+TEST(KeptLinear, HasTheBitsOfAWidenedWeightOnOpenCl) {
+  ZOE_SKIP_WITHOUT_OPENCL();
+  for (const KeptCase& c : cases(DType::bf16)) expect_same(*opencl(), c);
+  // The rest is the same text: a program takes a driver half a second.
+  for (const bool local_tiles : {false, true})
+    for (const KeptCase& c : cases(DType::f32))
+      if (c.parts.size() > 1 || c.parts[0].encoding == "Q6_K") expect_same(*opencl(local_tiles), c);
+}
+
+TEST(KeptLinearOnCuda, HasTheBitsOfAWidenedWeight) {
+  ZOE_SKIP_WITHOUT_CUDA();
+  for (const bool vendor_products : {false, true})
+    for (const DType dtype : {DType::f32, DType::bf16})
+      for (const KeptCase& c : cases(dtype)) expect_same(*cuda(vendor_products), c);
+}
+
 TEST(KeptLinear, SaysWhatItKeeps) {
   const Made made = make({DType::bf16, 9, 256, {{"Q4_K", 32}, {"BF16", 4}, {"F8_E5M2", 3, true}}});
   const KeptLayout layout(made.kept.node().inputs[1].node());

@@ -23,21 +23,26 @@ TEST(KeepStored, MatricesOfLinearsStayAsTheyAreStored) {
 %0 = input : bf16[3,256]
 %1 = parameter segment=2 : bf16[32,256]  # a.Q4_K
 %2 = linear %0 %1 : bf16[3,32]
-%3 = parameter stored=32,8,2,2 : bf16[32,32]  # b.F8_E4M3*scale
-%4 = linear %2 %3 segment=0 : bf16[3,32]
-return %4
+%3 = parameter stored=32,8,2,2 : bf16[32,32]  # b.F8_E5M2
+%4 = linear %2 %3 : bf16[3,32]
+%5 = parameter : bf16[8,32]  # c.F8_E4M3*scale
+%6 = linear %4 %5 : bf16[3,8]
+return %6
 )",
                        R"(graph g
 %0 = input : bf16[3,256]
 %1 = parameter kept=Q4_K segment=2 : bf16[32,256]  # a.Q4_K
 %2 = linear %0 %1 : bf16[3,32]
-%3 = parameter stored=32,8,2,2 kept=F8_E4M3*scale : bf16[32,32]  # b.F8_E4M3*scale
-%4 = linear %2 %3 segment=0 : bf16[3,32]
-return %4
+%3 = parameter stored=32,8,2,2 kept=F8_E5M2 : bf16[32,32]  # b.F8_E5M2
+%4 = linear %2 %3 : bf16[3,32]
+%5 = parameter kept=F8_E4M3*scale : bf16[8,32]  # c.F8_E4M3*scale
+%6 = linear %4 %5 : bf16[3,8]
+return %6
 )");
 }
 
-// What is no narrower than bf16, what something else reads as well, rows that end inside a block, biases and tables.
+// What is no narrower than bf16, what something else reads as well, rows that end inside a block, biases, and scales of other rows
+// than the product's.
 TEST(KeepStored, AllOthersAreWidenedAsTheyAreLoaded) {
   const std::string text = R"(graph g
 %0 = input : f32[3,128]
@@ -51,7 +56,9 @@ TEST(KeepStored, AllOthersAreWidenedAsTheyAreLoaded) {
 %8 = linear %0 %7 : f32[3,64]
 %9 = parameter : f32[64,64]  # e.F64
 %10 = linear %8 %9 : f32[3,64]
-return %5 %6 %10
+%11 = parameter stored=4,16,64 : f32[64,64]  # f.F8_E4M3*scale
+%12 = linear %10 %11 : f32[3,64]
+return %5 %6 %12
 )";
   testing::expect_pass(keep_all, text, text);
 }
@@ -117,7 +124,7 @@ TEST(KeepStored, TextsThatAreNoneAreRefused) {
   };
   EXPECT_EQ(message_of("kept=Q4_K"), "was accepted");
   EXPECT_NE(message_of("kept=Q4_Z").find("expected an encoding of weights"), std::string::npos) << message_of("kept=Q4_Z");
-  EXPECT_NE(message_of("kept=I8").find("expected an encoding of weights"), std::string::npos) << message_of("kept=I8");
+  EXPECT_NE(message_of("kept=I16").find("expected an encoding of weights"), std::string::npos) << message_of("kept=I16");
   EXPECT_NE(message_of("parts=2,2 kept=Q4_K").find("expected"), std::string::npos);
 }
 

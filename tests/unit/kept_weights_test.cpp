@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
+#include <string>
+#include <utility>
 
 #include "base/encoding.h"
 #include "base/error.h"
@@ -10,6 +13,8 @@
 #include "compiler/passes/keep_stored.h"
 #include "compiler/weights.h"
 #include "ir/trace.h"
+#include "models/wan_dit/model.h"
+#include "pipeline/model.h"
 #include "testing/merging_platform.h"
 
 namespace zoe {
@@ -104,7 +109,9 @@ TEST_F(KeptStore, HasTheBytesOfTheTensorsHoweverTheyCome) {
         std::vector<std::uint16_t> numbers(count), read(count);
         KeptWeight(*weight.kept, weight.type.shape, bytes).read(place.first, tensor.count(), DType::bf16, read.data());
         tensor.read(0, tensor.count(), DType::bf16, numbers.data());
-        if (!place.part.storage.is_scaled) EXPECT_EQ(read, numbers) << weight.parts[i].name;
+        if (!place.part.storage.is_scaled) {
+          EXPECT_EQ(read, numbers) << weight.parts[i].name;
+        }
       }
     }
     EXPECT_EQ(kept, 4);
@@ -126,6 +133,38 @@ TEST_F(KeptStore, AnErrorLeavesItAsItWas) {
     EXPECT_EQ(error.kind(), ErrorKind::io);
   }
   EXPECT_EQ(store.size_bytes(), 0u);
+}
+
+// A transformer of 14B in Q4_K, all that is no matrix of whole blocks in F32: no more memory than its file, and 10%.
+TEST(KeptPlans, OfTheLargeTransformerTakeTheMemoryOfItsFile) {
+  const WanDitConfig config = published_model("wan2.1-t2v-14b")->transformer;
+  const Encoding& q4_k = *find_encoding("Q4_K");
+  const auto null = open_platform("null");
+  std::map<std::string, std::size_t> stored;
+  std::map<std::pair<std::string, std::string>, std::size_t> kept, widened;
+  for (const Graph& graph :
+       {trace_wan_dit(config, DType::bf16, {1, 60, 104, 512, 2}), trace_wan_context(config, DType::bf16, 512, 2)}) {
+    const Graph as_stored = keep_stored(
+        graph, [&](const std::string&) { return Storage{&q4_k}; }, [](const Encoding&) { return Support::yes(); });
+    const Plan plan = compile(as_stored, *null, {.compile = false}), wide = compile(graph, *null, {.compile = false});
+    for (const PlanWeight& weight : plan.weights) {
+      kept[{weight.name, weight.layout}] = weight.size_bytes;
+      for (const PlanWeight::Part& part : weight.parts) {
+        const bool is_matrix = part.type.shape.rank() == 2 && part.type.shape.dim(1) % q4_k.block_elements == 0;
+        const std::int64_t count = part.type.shape.count();
+        stored[part.name] = static_cast<std::size_t>(is_matrix ? q4_k.size_bytes(count) : 4 * count);
+      }
+    }
+    for (const PlanWeight& weight : wide.weights) widened[{weight.name, weight.layout}] = weight.size_bytes;
+  }
+  const auto total = [](const auto& sizes) {
+    std::size_t sum = 0;
+    for (const auto& [name, bytes] : sizes) sum += bytes;
+    return sum;
+  };
+  EXPECT_GT(total(stored), std::size_t{7} << 30);
+  EXPECT_LE(total(kept), total(stored) + total(stored) / 10);
+  EXPECT_GT(total(widened), 3 * total(kept));
 }
 
 }  // namespace

@@ -42,6 +42,7 @@ class NullPlatform : public Platform {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<NullStream>(); }
   void upload(Stream&, const void*, Slot, std::size_t) override {}
   void download(Stream&, Slot, void* host, std::size_t size_bytes) override { std::memset(host, 0, size_bytes); }
+  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
   std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<NullKernel>(); }
 
  private:
