@@ -7,7 +7,7 @@
 
 #include "base/dtype.h"
 #include "compiler/options.h"
-#include "pipeline/model.h"
+#include "pipeline/model_files.h"
 #include "pipeline/request.h"
 #include "platform/platform.h"
 
@@ -33,9 +33,12 @@ Command add_man(CLI::App& app);
 Command add_request_fields(CLI::App& app);  // docs/requests.md
 std::shared_ptr<CLI::FormatterBase> help_formatter();
 
-// What a command is told to run, or the embedded model if that is empty; `where` is how the command calls it. What is no folder of
-// a model is named for what it is, with what to do.
-ModelConfig open_model(const std::string& name, std::string_view where);
+// What a command is told to run, or the embedded model if that is nothing; `where` is how the command calls the model's path. Of a
+// published model that is not here it is said how to download it.
+ModelConfig open_model(const ModelFiles& files, std::string_view where);
+
+// --transformer, --vae and the others of file_options().
+void add_model_files(CLI::App& app, ModelFiles& files);
 
 // Options several commands share.
 struct DeviceOptions {

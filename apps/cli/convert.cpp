@@ -33,7 +33,7 @@ int run(Options& options) {
   const LogScope log_scope([&](LogLevel level, std::string_view text) {
     if (level == LogLevel::notice) note(text);
   });
-  const ModelConfig model = open_model(options.model, "MODEL");
+  const ModelConfig model = read_model_to_convert(options.model, "MODEL");
   options.convert.spelling = Spelling::option;
   options.convert.cancel = &stop_at_next_step();
   options.convert.progress = [&](std::size_t done, std::size_t total) { reporter.progress({Phase::load, 0, done, total}); };
@@ -60,7 +60,8 @@ int run(Options& options) {
 
 Command add_convert(CLI::App& app) {
   auto options = std::make_shared<Options>();
-  app.add_option("MODEL", options->model, "A model, as --model-path of generate takes it (default: the embedded toy model)");
+  app.add_option("MODEL", options->model,
+                 "A model, as --model-path of generate takes it, or the file of a transformer (default: the embedded toy model)");
   app.add_option(
          "-o,--output", options->convert.output,
          "NAME.safetensors or NAME.gguf: one transformer under the original names; else a new folder in the Diffusers layout")
@@ -69,8 +70,8 @@ Command add_convert(CLI::App& app) {
   app.add_option("--type", options->convert.type, "Of weights (blocks for .gguf, fp8_scaled for .safetensors)")
       ->type_name(fmt::format("{}", fmt::join(convert_types(), "|")))
       ->capture_default_str();
-  app.add_option("--part", options->convert.part, "Of two experts: which one a single file gets")
-      ->type_name("transformer|transformer_2")
+  app.add_option("--part", options->convert.part, "What a single file gets")
+      ->type_name("transformer|transformer_2|vae|text_encoder")
       ->capture_default_str();
   for (const char* field : {"lora", "lora_high", "lora_low", "lora_allow_unused"})
     add_request_field(app, options->convert.loras, field);

@@ -31,14 +31,14 @@ struct ExplainOptions {
 };
 
 ModelConfig model_of(const std::string& name) {
-  if (name.empty()) return open_model(name, "MODEL");
+  if (name.empty()) return open_model({.model_path = name}, "MODEL");
   if (auto published = published_model(name)) return *published;
   std::error_code status;
   const std::vector<std::string> names = published_model_names();
   check(std::filesystem::exists(name, status) || name.find('/') != std::string::npos, ErrorKind::invalid_argument, "MODEL",
         "unknown model: got {}, expected a folder in the Diffusers layout or one of {}.{}", in_quotes(name), fmt::join(names, ", "),
         nearest(name, names).empty() ? "" : " Did you mean " + nearest(name, names) + "?");
-  return open_model(name, "MODEL");
+  return open_model({.model_path = name}, "MODEL");
 }
 
 const Graph& inside(const Node& node) { return node.as<std::shared_ptr<const CallAttributes>>()->native; }

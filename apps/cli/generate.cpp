@@ -30,7 +30,8 @@ using Json = nlohmann::ordered_json;
 
 struct GenerateOptions {
   DeviceOptions device;
-  std::string model_path, prompt_file, from, output = "out.mp4", profile;
+  ModelFiles model;
+  std::string prompt_file, from, output = "out.mp4", profile;
   CompileOptions compile;
   Request request;
   std::map<std::string, std::string> made_with;  // what the file of --from says besides the request: model, dtype, ...
@@ -46,7 +47,7 @@ void take_from(GenerateOptions& options, const std::string& path) {
 // What --from says beside the request, where no option says it.
 void follow(GenerateOptions& options) {
   const std::string made_by = options.made_with["model"], embedded = embedded_model_path().filename().string();
-  check(!options.model_path.empty() || made_by == embedded, ErrorKind::invalid_argument, "--from",
+  check(options.model != ModelFiles() || made_by == embedded, ErrorKind::invalid_argument, "--from",
         "{} was made with the model {}, which is not the embedded one. Say where it is with --model-path.", options.from,
         in_quotes(made_by));
   if (const auto dtype = options.made_with.find("dtype"); dtype != options.made_with.end() && !options.has_dtype)
@@ -54,9 +55,13 @@ void follow(GenerateOptions& options) {
 }
 
 // What a run reads, it may not overwrite.
-void check_output_apart(std::string_view where, const fs::path& output, const GenerateOptions& options, const fs::path& model) {
-  check(!is_inside(output, model), ErrorKind::invalid_argument, where,
-        "{} lies in the model folder {}. Choose a path outside of it.", output.string(), model.string());
+void check_output_apart(std::string_view where, const fs::path& output, const GenerateOptions& options) {
+  std::vector<fs::path> paths{options.model.model_path.empty() ? embedded_model_path() : fs::path(options.model.model_path)};
+  for (const FileOption& each : file_options())
+    if (!(options.model.*each.slot).empty()) paths.emplace_back(options.model.*each.slot);
+  for (const fs::path& path : paths)
+    check(!is_inside(output, path), ErrorKind::invalid_argument, where,
+          "{} lies in the model folder {}. Choose a path outside of it.", output.string(), path.string());
   check(options.prompt_file.empty() || !same_file(output, options.prompt_file), ErrorKind::invalid_argument, where,
         "{} is the file of the prompts. Choose another path.", output.string());
   for (const RequestField& field : request_fields())
@@ -88,20 +93,21 @@ int generate(GenerateOptions& options) {
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");
   if (from_file) options.request.prompts = read_prompts(options.prompt_file);
   static_cast<void>(video_format(options.output));  // refused before anything is opened
-  const fs::path model_path = options.model_path.empty() ? embedded_model_path() : fs::path(options.model_path);
-  check_output_apart("output", options.output, options, model_path);
-  if (!options.profile.empty()) check_output_apart("--profile", options.profile, options, model_path);
+  check_output_apart("output", options.output, options);
+  if (!options.profile.empty()) check_output_apart("--profile", options.profile, options);
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Session session(open_model(options.model_path, "--model-path"), platform,
+  Session session(open_model(options.model, "--model-path"), platform,
                   {.dtype = dtype, .compile = options.compile, .single_request = true, .spelling = Spelling::option});
   const ModelConfig& model = session.model();
   const bool numbers = from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
-  const auto outputs = [&](std::size_t video) { return numbers ? numbered_output(options.output, video + 1) : fs::path(options.output); };
+  const auto outputs = [&](std::size_t video) {
+    return numbers ? numbered_output(options.output, video + 1) : fs::path(options.output);
+  };
   VideoFiles files(session, options.request, {.path = outputs});
   Job job = files.prepare();
   const Settled& settled = job.settled();
@@ -138,8 +144,8 @@ int generate(GenerateOptions& options) {
   };
   callbacks.finished = [&](std::size_t video) {
     watch.sample();
-    reporter.line(
-        fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(), static_cast<double>(settled.num_frames) / settled.fps));
+    reporter.line(fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(),
+                              static_cast<double>(settled.num_frames) / settled.fps));
   };
   const auto run_start = Clock::now();
   if (profile_file) profile.phase("prepare", start, run_start);
@@ -161,8 +167,7 @@ int generate(GenerateOptions& options) {
   if (options.json) {
     Json videos = Json::array();
     for (std::size_t video = 0; video < settled.prompts.size(); ++video)
-      videos.push_back(
-          {{"path", outputs(video).string()}, {"request", Json::parse(to_json(files.decided(job, video)))}});
+      videos.push_back({{"path", outputs(video).string()}, {"request", Json::parse(to_json(files.decided(job, video)))}});
     const Json summary{{"videos", std::move(videos)},
                        {"model", model.name},
                        {"dtype", name(dtype)},
@@ -185,8 +190,8 @@ int generate(GenerateOptions& options) {
   if (platform->host_addressable())
     reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(memory.peak())));
   else
-    reporter.line(fmt::format("memory: {} planned on the device, {} at most in this process", mib(memory.peak()),
-                              mib(watch.peak_bytes())));
+    reporter.line(
+        fmt::format("memory: {} planned on the device, {} at most in this process", mib(memory.peak()), mib(watch.peak_bytes())));
   return 0;
 }
 
@@ -194,9 +199,10 @@ int generate(GenerateOptions& options) {
 
 Command add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
-  app.add_option("-m,--model-path,--model,--model_path,--ckpt-dir,--ckpt_dir", options->model_path,
-                 "A Wan model in the Diffusers layout (default: the embedded toy model)")
-      ->type_name("FOLDER");
+  app.add_option("-m,--model-path,--model,--model_path,--ckpt-dir,--ckpt_dir", options->model.model_path,
+                 "A Wan model: a folder or a file of any layout (default: the embedded toy model)")
+      ->type_name("PATH");
+  add_model_files(app, options->model);
   // Before the fields: what they say is on top of it. (Actions run in the order in which options were added.)
   app.add_option_function<std::string>(
          "--from", [o = options.get()](const std::string& path) { take_from(*o, path); },

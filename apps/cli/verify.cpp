@@ -50,7 +50,7 @@ int verify(VerifyOptions& options) {
   check(options.compile.compile, ErrorKind::invalid_argument, "--compile", "off leaves nothing to compare: got off, expected on.");
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  const ModelConfig model = open_model(options.model, "MODEL");
+  const ModelConfig model = open_model({.model_path = options.model}, "MODEL");
   const Request& request = options.request;
   const VerifyReport report = zoe::verify(model, platform, dtype, request, options.compile);
   if (options.json) {

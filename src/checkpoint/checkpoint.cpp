@@ -344,8 +344,10 @@ std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span
   }
   std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name))
-      (words.contains(std::string(first_word_of_key(tensor.name))) && !is_never_read(tensor.name) ? unknown : passed_over).push_back(tensor.name);
+    if (!used.contains(tensor.name) && tensor.name != kTokenizerTensor) {
+      const bool could_be_read = tensor.encoding->is_weight() && !is_never_read(tensor.name);
+      (could_be_read && words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
+    }
   const std::string counts = fmt::format("{} missing, {} unknown", missing.size(), unknown.size() + passed_over.size());
   if (!missing.empty()) {
     std::vector<std::string> others = unknown;

@@ -72,6 +72,9 @@ struct MatchedTensor {
 std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
                                          std::span<const TensorAlias> aliases = {}, const KeyMap& keys = {});
 
+// A tensor of bytes in some files of text encoders: the tokenizer, a spiece.model. No part of the network.
+inline constexpr std::string_view kTokenizerTensor = "spiece_model";
+
 // A checkpoint by the names that a model has for its tensors.
 struct NamedTensors {
   const Checkpoint& checkpoint;

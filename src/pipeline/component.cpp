@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "compiler/passes/keep_stored.h"
 #include "models/clip_vision/config.h"
+#include "models/layouts.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
 #include "models/wan_dit/names.h"
@@ -29,6 +30,8 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
   return {wan_dit_tensors(model.transformer), {}};
 }
 
+std::string_view kind_of(std::string_view name) { return name == "transformer_2" ? "transformer" : name; }
+
 // The names of the original repositories, which most LoRAs use.
 std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tensors) {
   std::vector<TensorAlias> names;
@@ -45,7 +48,8 @@ std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::stri
 ComponentWeights open_weights(const ModelConfig& model, const std::string& name) {
   const Expected expected = expected_of(model, name);
   if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
-  return {Checkpoint(model.part(name), name), expected.tensors, expected.aliases};
+  const Checkpoint checkpoint(model.part(name), name);
+  return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
 }
 
 Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
@@ -78,7 +82,7 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
   check(!model.path.empty(), ErrorKind::invalid_argument, name, "{} has no files to look at. Give a model's folder.", model.name);
   const Expected expected = expected_of(model, name);
   Checkpoint checkpoint(model.part(name), name);
-  match_tensors(checkpoint, expected.tensors, expected.aliases);
+  match_tensors(checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name)));
   return checkpoint;
 }
 

@@ -13,12 +13,12 @@
 #include "base/files.h"
 #include "base/log.h"
 #include "base/nearest.h"
-#include "checkpoint/encoding.h"
 #include "checkpoint/quantize.h"
 #include "checkpoint/tensor_file.h"
 #include "models/wan_dit/names.h"
 #include "pipeline/component.h"
 #include "pipeline/lora_shelf.h"
+#include "pipeline/model_files.h"
 
 namespace zoe {
 
@@ -72,22 +72,28 @@ Output output_of(const fs::path& path) {
 
 // config.json of a transformer, as Diffusers has it.
 std::string config_text(const WanDitConfig& config) {
-  nlohmann::ordered_json json{{"_class_name", "WanTransformer3DModel"},
-                              {"patch_size", config.patch_size},
-                              {"num_attention_heads", config.num_heads},
-                              {"attention_head_dim", config.head_dim},
-                              {"in_channels", config.in_channels},
-                              {"out_channels", config.out_channels},
-                              {"text_dim", config.text_dim},
-                              {"freq_dim", config.freq_dim},
-                              {"ffn_dim", config.ffn_dim},
-                              {"num_layers", config.num_layers},
-                              {"cross_attn_norm", config.cross_attn_norm},
-                              {"qk_norm", "rms_norm_across_heads"},
-                              {"eps", config.eps},
-                              {"rope_max_seq_len", config.rope_max_seq_len}};
+  const auto or_null = [](std::int64_t value) { return value ? nlohmann::json(value) : nlohmann::json(); };
+  const nlohmann::ordered_json json{{"_class_name", "WanTransformer3DModel"},
+                                    {"patch_size", config.patch_size},
+                                    {"num_attention_heads", config.num_heads},
+                                    {"attention_head_dim", config.head_dim},
+                                    {"in_channels", config.in_channels},
+                                    {"out_channels", config.out_channels},
+                                    {"text_dim", config.text_dim},
+                                    {"freq_dim", config.freq_dim},
+                                    {"ffn_dim", config.ffn_dim},
+                                    {"num_layers", config.num_layers},
+                                    {"cross_attn_norm", config.cross_attn_norm},
+                                    {"qk_norm", "rms_norm_across_heads"},
+                                    {"eps", config.eps},
+                                    {"image_dim", or_null(config.image_dim)},
+                                    {"added_kv_proj_dim", or_null(config.image_dim ? config.dim() : 0)},
+                                    {"rope_max_seq_len", config.rope_max_seq_len},
+                                    {"pos_embed_seq_len", or_null(config.image_positions)}};
   return json.dump();
 }
+
+bool is_transformer(std::string_view part) { return part.starts_with("transformer"); }
 
 // The tensors of one part, one behind the other, into one file.
 class PartWriter {
@@ -108,7 +114,7 @@ class PartWriter {
     if (asked.is_scaled_f8) list.push_back({"scaled_fp8", std::string(asked.type), {0}, 0});
     for (Tensor& tensor : tensors_) {
       tensor.stored = &choose(asked, tensor, odd);
-      tensor.key = output == Output::folder ? tensor.name : original_name(tensor.name);
+      tensor.key = output == Output::folder || !is_transformer(part_) ? tensor.name : original_name(tensor.name);
       const auto count = static_cast<std::size_t>(tensor.shape.count());
       list.push_back({tensor.key, std::string(tensor.stored->type), tensor.shape,
                       count / static_cast<std::size_t>(tensor.stored->block) * static_cast<std::size_t>(tensor.stored->bytes)});
@@ -148,9 +154,10 @@ class PartWriter {
   static const Stored& choose(const Stored& asked, const Tensor& tensor, std::size_t& odd) {
     if (asked.dtype) return asked;
     constexpr std::int64_t kSmall = 1024;  // elements, not worth blocks
-    const bool is_matrix = tensor.shape.rank() == 2, is_of_block = tensor.name.find("blocks.") != std::string::npos;
+    const bool is_matrix = tensor.shape.rank() == 2,
+               is_of_block = tensor.name.find("blocks.") != std::string::npos || tensor.name.starts_with("encoder.block.");
     if (!is_matrix) return stored("f32");
-    if (!is_of_block || tensor.shape.count() <= kSmall) return stored("bf16");
+    if (!is_of_block || tensor.shape.count() <= kSmall || tensor.name.ends_with("bias.weight")) return stored("bf16");
     if (tensor.shape.dim(1) % asked.block == 0) return asked;
     ++odd;
     return tensor.shape.dim(1) % stored("q8_0").block == 0 ? stored("q8_0") : stored("bf16");
@@ -252,12 +259,15 @@ class PartWriter {
   std::vector<Tensor> tensors_;
 };
 
+// The text of config.json: the model's own, or made from what is known; empty where neither is there.
 std::string config_of(const ModelConfig& model, const std::string& part) {
   constexpr std::size_t kMost = 1 << 20;
   std::error_code status;
-  if (const fs::path beside = model.path / part / "config.json"; !model.path.empty() && fs::exists(beside, status))
-    return nlohmann::ordered_json::parse(read_file(beside, part + "/config.json", kMost)).dump();
-  return config_text(model.transformer);
+  if (const fs::path beside = model.path.empty() ? fs::path() : model.part(part) / "config.json"; fs::exists(beside, status)) {
+    const auto json = nlohmann::ordered_json::parse(read_file(beside, part + "/config.json", kMost), nullptr, false);
+    if (json.is_object() && (json.contains("_class_name") || json.contains("architectures"))) return json.dump();
+  }
+  return is_transformer(part) ? config_text(model.transformer) : std::string();
 }
 
 void copy_all(const fs::path& from, const fs::path& to) {
@@ -272,6 +282,23 @@ std::vector<std::string_view> convert_types() {
   std::vector<std::string_view> names;
   for (const Stored& row : kStored) names.push_back(row.name);
   return names;
+}
+
+ModelConfig read_model_to_convert(const std::string& spec, std::string_view where) {
+  std::error_code status;
+  if (spec.empty() || spec.starts_with("random:") || !fs::exists(spec, status) ||
+      fs::exists(resolve_snapshot(spec) / "model_index.json", status))
+    return read_model({.model_path = spec}, where);
+  ModelConfig model;
+  model.path = spec;
+  model.name = model.path.filename().string();
+  for (const HeldPart& held : look_into(model.path).parts)
+    if (is_transformer(held.part)) model.parts[held.part] = held.path;
+  check(model.parts.contains("transformer"), ErrorKind::invalid_argument, where,
+        "{} holds no transformer of Wan. Give a model's folder, or the file of a transformer.", spec);
+  model.transformer = parse_wan_dit_config(config_of_part(model, "transformer"));
+  if (model.parts.contains("transformer_2")) model.boundary_ratio = 1;  // there are two; where one ends does not matter here
+  return model;
 }
 
 Converted convert(const ModelConfig& model, const ConvertOptions& options) {
@@ -292,8 +319,11 @@ Converted convert(const ModelConfig& model, const ConvertOptions& options) {
   if (model.boundary_ratio) transformers.emplace_back("transformer_2");
   std::vector<std::string> parts = transformers;
   if (output != Output::folder) {
+    if (output == Output::safetensors && fs::exists(model.path / "model_index.json", status))
+      parts.insert(parts.end(), {"vae", "text_encoder"});
     check(std::find(parts.begin(), parts.end(), options.part) != parts.end(), ErrorKind::invalid_argument, "--part",
-          "got {}, expected {}.", in_quotes(options.part), fmt::join(parts, " or "));
+          "got {} for {} of {}, expected {}.", in_quotes(options.part), options.output.filename().string(), model.name,
+          fmt::join(parts, " or "));
     parts = {options.part};
   }
   LoraShelf shelf;
@@ -320,8 +350,9 @@ Converted convert(const ModelConfig& model, const ConvertOptions& options) {
       merged += fmt::format("{}{}={}", merged.empty() ? "" : ",", fs::path(each.path).filename().string(), each.strength);
   if (output != Output::folder) {
     PendingOutput pending(options.output, PendingOutput::Kind::file);
-    std::map<std::string, std::string> metadata{{"config", config_of(model, options.part)}};
-    if (!merged.empty()) metadata["zoetrope.loras"] = merged;
+    std::map<std::string, std::string> metadata;
+    if (const std::string config = config_of(model, options.part); !config.empty()) metadata["config"] = config;
+    if (!merged.empty() && is_transformer(options.part)) metadata["zoetrope.loras"] = merged;
     if (output == Output::gguf) metadata["general.architecture"] = "wan";
     writers.front().write(pending.path(), output, metadata, progress);
     pending.commit();
@@ -339,7 +370,7 @@ Converted convert(const ModelConfig& model, const ConvertOptions& options) {
       if (fs::exists(model.path / name, status)) copy_all(model.path / name, pending.path() / name);
     for (std::size_t i = 0; i < parts.size(); ++i) {
       fs::create_directory(pending.path() / parts[i], status);
-      copy_all(model.path / parts[i] / "config.json", pending.path() / parts[i] / "config.json");
+      copy_all(model.part(parts[i]) / "config.json", pending.path() / parts[i] / "config.json");
       std::map<std::string, std::string> metadata{{"format", "pt"}};
       if (!merged.empty()) metadata["zoetrope.loras"] = merged;
       writers[i].write(pending.path() / parts[i] / "diffusion_pytorch_model.safetensors", output, metadata, progress);

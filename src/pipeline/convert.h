@@ -20,10 +20,12 @@ struct ConvertOptions {
   std::filesystem::path output;
   // bf16, f16, f32; of safetensors also fp8_scaled; of GGUF q8_0, q5_0, q4_0, q6_k, q4_k.
   std::string type = "bf16";
-  std::string part = "transformer";  // what a single file gets: "transformer", "transformer_2"
-  Request loras = {};                // its LoRAs are merged; the rest is not looked at
+  // What a single file gets: "transformer", "transformer_2"; of safetensors also "vae" and "text_encoder", under Diffusers' and
+  // Transformers' names.
+  std::string part = "transformer";
+  Request loras = {};  // its LoRAs are merged; the rest is not looked at
   Spelling spelling = Spelling::key;
-  const std::atomic<bool>* cancel = nullptr;                          // true ends it with an Error of kind cancelled
+  const std::atomic<bool>* cancel = nullptr;                               // true ends it with an Error of kind cancelled
   std::function<void(std::size_t done, std::size_t total)> progress = {};  // bytes as they are stored in the source
 };
 
@@ -33,6 +35,9 @@ struct Converted {
 };
 
 std::vector<std::string_view> convert_types();
+
+// A whole model, as read_model does, or the file (or folder) of a transformer alone, in any layout: no other part is known then.
+ModelConfig read_model_to_convert(const std::string& spec, std::string_view where = "--model-path");
 
 // In a quantised type are the matrices of the blocks; vectors, modulations and the patch embedding stay f32, all other matrices
 // bf16. The part's configuration is in the metadata ("config", as config.json has it). Errors (invalid_argument): an output that

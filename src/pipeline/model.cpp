@@ -10,6 +10,7 @@
 #include "base/json.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
+#include "pipeline/model_files.h"
 #include "pipeline/recipe.h"
 
 namespace zoe {
@@ -21,6 +22,7 @@ namespace {
 constexpr std::size_t kMaxConfigBytes = 1 << 20;
 
 JsonObject part_config(const ModelConfig& model, const std::string& part) {
+  if (model.parts.contains(part)) return config_of_part(model, part);
   return read_json_object(model.part(part) / "config.json", part + "/config.json", kMaxConfigBytes);
 }
 
@@ -113,7 +115,7 @@ fs::path ModelConfig::part(std::string_view part_name) const {
   return elsewhere != parts.end() ? elsewhere->second : path / part_name;
 }
 
-ModelConfig read_model_config(const fs::path& given) {
+ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::path, std::less<>> parts) {
   std::error_code status;
   const fs::path path = resolve_snapshot(given);
   check(fs::is_directory(path, status), ErrorKind::invalid_argument, "--model-path",
@@ -124,6 +126,7 @@ ModelConfig read_model_config(const fs::path& given) {
   model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
   model.parts = read_parts(path);
+  for (auto& [part, place] : parts) model.parts.insert_or_assign(part, std::move(place));
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
   model.text_encoder = parse_umt5_config(part_config(model, "text_encoder"));
@@ -134,28 +137,32 @@ ModelConfig read_model_config(const fs::path& given) {
           "differs from transformer/config.json: two experts of one shape are expected. Check the files.");
   model.vae = parse_wan_vae_config(part_config(model, "vae"));
   if (model.transformer.image_dim) {
-    const std::string got = index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
+    const bool is_said = parts.contains("image_encoder");
+    const std::string got = is_said ? "CLIPVisionModel" : index.has("image_encoder") ? index.strings("image_encoder", 2, 2)[1] : "";
     check(got == "CLIPVisionModel" || got == "CLIPVisionModelWithProjection", ErrorKind::unsupported, "model_index.json",
           "unsupported image_encoder: got {}, expected CLIPVisionModel, as the transformer has an image_dim. Choose another model.",
           got.empty() ? "none" : got);
     model.image_encoder = parse_clip_vision_config(part_config(model, "image_encoder"));
-    check_image_encoder(model);
   }
   const std::string scheduler = "scheduler/scheduler_config.json";
   model.scheduler =
       parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path, model);
+  check_parts(model);
+  return model;
+}
+
+void check_parts(const ModelConfig& model) {
   check(model.transformer.text_dim == model.text_encoder.d_model, ErrorKind::invalid_argument, "transformer/config.json",
         "bad text_dim: got {}, expected the text encoder's d_model {}. The parts are of different models.",
         model.transformer.text_dim, model.text_encoder.d_model);
+  if (model.image_encoder) check_image_encoder(model);
   make_recipe(model);
-  return model;
 }
 
 ModelConfig read_model(const std::string& spec) {
   constexpr std::string_view kRandom = "random:";
-  if (spec.empty()) return read_model_config(embedded_model_path());
-  if (!spec.starts_with(kRandom)) return read_model_config(spec);
+  if (!spec.starts_with(kRandom)) return read_model(ModelFiles{.model_path = spec});
   const std::string_view rest = std::string_view(spec).substr(kRandom.size());
   const std::string_view member = rest.substr(0, rest.find(':'));
   std::optional<ModelConfig> model = published_model(member);
@@ -174,8 +181,25 @@ ModelConfig read_model(const std::string& spec) {
   return std::move(*model);
 }
 
+namespace {
+
+// A file or folder of its own, or inside a file of weights.
+Tokenizer tokenizer_at(const fs::path& path) {
+  if (!is_weights_file(path)) return Tokenizer(path);
+  const Checkpoint checkpoint(path, "tokenizer");
+  const TensorEntry* const bytes = checkpoint.find(kTokenizerTensor);
+  check(bytes, ErrorKind::invalid_argument, "tokenizer",
+        "{} holds no tokenizer: got no tensor {}. Give a spiece.model or a tokenizer.json.", path.string(),
+        in_quotes(kTokenizerTensor));
+  if (bytes->file)
+    bytes->file->fetch(static_cast<std::size_t>(bytes->bytes.data() - bytes->file->bytes().data()), bytes->bytes.size());
+  return Tokenizer::of_sentencepiece({reinterpret_cast<const char*>(bytes->bytes.data()), bytes->bytes.size()}, path.string());
+}
+
+}  // namespace
+
 Tokenizer open_tokenizer(const ModelConfig& model) {
-  Tokenizer tokenizer(model.path.empty() ? embedded_model_path() / "tokenizer" : model.part("tokenizer"));
+  Tokenizer tokenizer = tokenizer_at(model.path.empty() ? embedded_model_path() / "tokenizer" : model.part("tokenizer"));
   check(tokenizer.vocab_size() <= model.text_encoder.vocab_size, ErrorKind::invalid_argument, "tokenizer",
         "has {} pieces, expected at most the encoder's vocabulary of {}. The parts are of different models.",
         tokenizer.vocab_size(), model.text_encoder.vocab_size);

@@ -1,7 +1,7 @@
 // What a model is: its parts' configurations, its defaults, and where its weights come from.
 //
-// A folder in the Diffusers layout, a published member of the family by name (configurations only), or one of those with random
-// weights, made in memory: `random:wan2.2-t2v-a14b:7`.
+// A folder in the Diffusers layout, files of other layouts (model_files.h), a published member of the family by name
+// (configurations only), or one of those with random weights, made in memory: `random:wan2.2-t2v-a14b:7`.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,9 @@ struct GenerationDefaults {
 };
 
 struct ModelConfig {
-  std::filesystem::path path;  // empty: no files
-  std::string name;            // the folder's, or the member's
-  // Parts that are not in the folder of their name inside `path`: from `parts` of zoetrope.json.
+  std::filesystem::path path;  // a folder or a file; empty: no files
+  std::string name;            // the folder's, the file's, or the member's
+  // Parts that are not in the folder of their name inside `path`: folders or files.
   std::map<std::string, std::filesystem::path, std::less<>> parts = {};
   Umt5Config text_encoder;
   WanDitConfig transformer;  // two experts have one configuration
@@ -48,16 +48,20 @@ struct ModelConfig {
   GenerationDefaults defaults;
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
 
-  std::filesystem::path part(std::string_view part_name) const;  // its folder; of a model with files
+  std::filesystem::path part(std::string_view part_name) const;  // a folder or a file; of a model with files
   // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.
   std::int64_t encoded_images() const { return !image_encoder ? 0 : transformer.image_positions ? 2 : 1; }
   std::int64_t image_rows() const { return image_encoder ? encoded_images() * image_encoder->tokens() : 0; }
 };
 
-// Reads and checks every configuration of a model folder and that its parts belong together and have a recipe; opens no weights.
-ModelConfig read_model_config(const std::filesystem::path& path);
+// Reads and checks every configuration of a folder in the Diffusers layout and that its parts belong together and have a recipe;
+// opens no weights but those of `parts`, which stand in the place of the folder's own.
+ModelConfig read_model_config(const std::filesystem::path& path,
+                              std::map<std::string, std::filesystem::path, std::less<>> parts = {});
+void check_parts(const ModelConfig& model);  // that they belong together
 
-// What --model-path says: "" is the embedded model, "random:MEMBER[:SEED]" a published member with random weights, else a folder.
+// What --model-path says: "" is the embedded model, "random:MEMBER[:SEED]" a published member with random weights, else a folder or
+// a file of any layout.
 ModelConfig read_model(const std::string& spec);
 
 // The published members of the family, whose configurations are known without files.

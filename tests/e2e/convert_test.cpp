@@ -8,10 +8,9 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/encoding.h"
-#include "checkpoint/quantize.h"
 #include "models/wan_dit/names.h"
 #include "pipeline/component.h"
+#include "pipeline/model_files.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
 #include "testing/temporary_folder.h"
@@ -157,7 +156,8 @@ TEST(Convert, IsRefused) {
   has(message({.output = folder.path() / "a.gguf", .type = "fp8_scaled"}), "[--type] got \"fp8_scaled\" for a.gguf");
   has(message({.output = folder.path() / "a", .type = "q4_k"}), "a folder of Diffusers has no other");
   has(message({.output = folder.path() / "a.gguf", .part = "transformer_2"}),
-      "[--part] got \"transformer_2\", expected transformer");
+      "[--part] got \"transformer_2\" for a.gguf of toy-wan, expected transformer.");
+  has(message({.output = folder.path() / "a.gguf", .part = "vae"}), "[--part] got \"vae\"");
   has(message({.output = fs::path(ZOE_MODELS) / "toy-wan/a.gguf"}), "lies in the model folder");
   has(message({.output = folder.path() / "nowhere/a.gguf"}), "nowhere");
   ConvertOptions options{.output = folder.path() / "a.gguf"};
@@ -167,6 +167,35 @@ TEST(Convert, IsRefused) {
   options.loras.loras = {{"/nowhere/x.safetensors", 1}};
   has(message(options), "no such file");
   EXPECT_EQ(std::distance(fs::directory_iterator(folder.path()), {}), 1);
+}
+
+TEST(Convert, TakesTheFileOfATransformerAlone) {
+  const testing::TemporaryFolder folder;
+  convert(toy(), {.output = folder.path() / "a.safetensors", .type = "f32"});
+  const ModelConfig alone = read_model_to_convert((folder.path() / "a.safetensors").string());
+  EXPECT_EQ(alone.transformer, toy().transformer);
+  convert(alone, {.output = folder.path() / "b.gguf", .type = "f32"});
+  const Checkpoint a(folder.path() / "a.safetensors"), b(folder.path() / "b.gguf");
+  EXPECT_EQ(a.tensors().size(), b.tensors().size());
+  for (const TensorEntry& entry : a.tensors())
+    EXPECT_EQ(values_of(*weight_of(entry, "a")), values_of(*weight_of(*b.find(entry.name), "b"))) << entry.name;
+  EXPECT_THROW(convert(alone, {.output = folder.path() / "folder"}), Error);
+  convert(toy(), {.output = folder.path() / "vae.safetensors", .type = "f32", .part = "vae"});
+  EXPECT_NE(Checkpoint(folder.path() / "vae.safetensors").metadata().at("config").find("latents_mean"), std::string::npos);
+  EXPECT_THROW(read_model_to_convert((folder.path() / "vae.safetensors").string()), Error);
+}
+
+// The video of files in the place of the model's own parts.
+TEST(Convert, FilesGiveTheSameVideo) {
+  const testing::TemporaryFolder folder;
+  convert(toy(), {.output = folder.path() / "a.gguf", .type = "f32"});
+  convert(toy(), {.output = folder.path() / "vae.safetensors", .type = "f32", .part = "vae"});
+  convert(toy(), {.output = folder.path() / "text.safetensors", .type = "f32", .part = "text_encoder"});
+  const ModelConfig model = read_model(ModelFiles{.model_path = ZOE_MODELS "/toy-wan",
+                                                  .transformer = folder.path() / "a.gguf",
+                                                  .vae = folder.path() / "vae.safetensors",
+                                                  .text_encoder = folder.path() / "text.safetensors"});
+  EXPECT_EQ(frames_of(model), frames_of(toy()));
 }
 
 TEST(Convert, ACancelledOneLeavesNothing) {

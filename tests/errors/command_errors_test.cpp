@@ -543,15 +543,15 @@ std::vector<Case> weight_cases() {
 std::vector<Case> model_folder_cases() {
   const std::string index = "model_index.json", transformer = "transformer/config.json";
   std::vector<Case> cases{
-      {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder", "model_index.json"}},
+      {"ModelMissing", tiny({"--model-path", "@none"}), {"[--model-path]", "none is not a folder or file", "model_index.json"}},
       {"ModelIsAFile",
        tiny({"--model-path", "@file"}),
-       {"[--model-path]", "file is not a folder"},
+       {"[file]", "no safetensors file", "got 1 bytes"},
        2,
        [](const fs::path& folder) { write_bytes(folder / "file", "x"); }},
       {"ModelFolderEmpty",
        tiny({"--model-path", "@model"}),
-       {"[model_index.json]", "cannot open", "No such file"},
+       {"[--model-path]", "holds no model", "neither model_index.json nor weights"},
        2,
        [](const fs::path& folder) { fs::create_directory(folder / "model"); }},
       {"ModelPathWithANewline", tiny({"--model-path", "a\nb"}), {"[--model-path]", "a\\nb is not a folder"}},

@@ -1,12 +1,12 @@
-// GGUF files for tests, written from the tensors of other files.
+// Small GGUF files for tests.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
@@ -14,6 +14,39 @@
 #include "testing/write_safetensors.h"
 
 namespace zoe::testing {
+
+// Version 3, with texts as metadata. Types are those that safetensors files name, and Q8_0.
+inline void write_gguf(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
+                       const std::map<std::string, std::string>& metadata = {{"general.architecture", "wan"}}) {
+  constexpr std::size_t kAlignment = 32;
+  std::string out = "GGUF";
+  const auto number = [](std::string& to, auto value) { to.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto text = [&](std::string& to, const std::string& value) {
+    number(to, std::uint64_t{value.size()});
+    to += value;
+  };
+  number(out, std::uint32_t{3});
+  number(out, std::uint64_t{tensors.size()});
+  number(out, std::uint64_t{metadata.size()});
+  for (const auto& [key, value] : metadata) {
+    text(out, key);
+    number(out, std::uint32_t{8});
+    text(out, value);
+  }
+  const std::map<std::string, std::uint32_t> types{{"F32", 0}, {"F16", 1}, {"Q8_0", 8}, {"BF16", 30}};
+  std::string data;
+  for (const TensorToWrite& tensor : tensors) {
+    text(out, tensor.name);
+    number(out, static_cast<std::uint32_t>(tensor.shape.rank()));
+    for (int i = tensor.shape.rank(); i-- > 0;) number(out, static_cast<std::uint64_t>(tensor.shape.dim(i)));
+    number(out, types.at(tensor.dtype));
+    number(out, std::uint64_t{data.size()});
+    data += tensor.bytes;
+    data.resize((data.size() + kAlignment - 1) / kAlignment * kAlignment);
+  }
+  out.resize((out.size() + kAlignment - 1) / kAlignment * kAlignment);
+  write_bytes(path, out + data);
+}
 
 // Blocks of 32: an f16 scale, the largest magnitude over 127, and as many int8.
 inline std::string q8_0_bytes(const std::vector<float>& values) {
@@ -30,27 +63,16 @@ inline std::string q8_0_bytes(const std::vector<float>& values) {
 
 // Matrices whose rows are whole blocks as Q8_0, all else as F32.
 inline void write_q8_0(const Checkpoint& from, const std::filesystem::path& path) {
-  constexpr std::uint64_t kAlignment = 32;
-  std::string head = "GGUF", data;
-  const auto number = [&](auto value) { head.append(reinterpret_cast<const char*>(&value), sizeof value); };
-  number(std::uint32_t{3});
-  number(static_cast<std::uint64_t>(from.tensors().size()));
-  number(std::uint64_t{0});
+  std::vector<TensorToWrite> tensors;
   for (const TensorEntry& tensor : from.tensors()) {
     std::vector<float> values(static_cast<std::size_t>(tensor.shape.count()));
     weight_of(tensor, "test")->read(0, tensor.shape.count(), DType::f32, values.data());
     const bool is_matrix = tensor.shape.rank() == 2 && tensor.shape.dim(1) % 32 == 0;
-    number(static_cast<std::uint64_t>(tensor.name.size()));
-    head += tensor.name;
-    number(static_cast<std::uint32_t>(tensor.shape.rank()));
-    for (int axis = tensor.shape.rank(); axis-- > 0;) number(static_cast<std::uint64_t>(tensor.shape.dim(axis)));
-    number(std::uint32_t{is_matrix ? 8u : 0u});
-    number(static_cast<std::uint64_t>(data.size()));
-    data += is_matrix ? q8_0_bytes(values) : std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4);
-    data.resize((data.size() + kAlignment - 1) / kAlignment * kAlignment);
+    tensors.push_back(
+        {tensor.name, is_matrix ? "Q8_0" : "F32", tensor.shape,
+         is_matrix ? q8_0_bytes(values) : std::string(reinterpret_cast<const char*>(values.data()), values.size() * 4)});
   }
-  head.resize((head.size() + kAlignment - 1) / kAlignment * kAlignment);
-  write_bytes(path, head + data);
+  write_gguf(path, tensors, {});
 }
 
 }  // namespace zoe::testing
