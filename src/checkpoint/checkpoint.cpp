@@ -188,6 +188,19 @@ const TensorEntry* Checkpoint::find(std::string_view name) const {
   return found != tensors_.end() && found->name == name ? &*found : nullptr;
 }
 
+bool Checkpoint::has_tokenizer() const { return find(kTokenizerTensor) || metadata_.contains("tokenizer.ggml.model"); }
+
+std::string Checkpoint::sentencepiece() const {
+  if (const TensorEntry* const tensor = find(kTokenizerTensor)) {
+    if (tensor->file)
+      tensor->file->fetch(static_cast<std::size_t>(tensor->bytes.data() - tensor->file->bytes().data()), tensor->bytes.size());
+    return {reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()};
+  }
+  if (!has_tokenizer() || tensors_.empty() || !tensors_.front().file) return {};
+  const MappedFile& file = *tensors_.front().file;
+  return sentencepiece_of_gguf(file.bytes(), where_, [&](std::size_t begin, std::size_t count) { file.fetch(begin, count); });
+}
+
 std::int64_t Checkpoint::size_bytes() const {
   std::int64_t sum = 0;
   for (const TensorEntry& tensor : tensors_)

@@ -38,7 +38,10 @@ class Checkpoint {
   const std::vector<std::string>& file_names() const { return file_names_; }
   const std::map<std::string, std::string>& metadata() const {
     return metadata_;
-  }                                      // of its files, as text; of the first that has it
+  }  // of its files, as text; of the first that has it
+  // The tokenizer that it may hold beside the weights, as the bytes of a spiece.model: a tensor of them, or a GGUF file's metadata.
+  bool has_tokenizer() const;
+  std::string sentencepiece() const;     // "" if it holds none
   std::int64_t size_bytes() const;       // of all tensors, with their scales
   std::int64_t parameter_count() const;  // elements of all tensors
 

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <charconv>
 #include <cstring>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/nearest.h"
 #include "checkpoint/encoding.h"
 
@@ -12,7 +14,8 @@ namespace zoe {
 
 namespace {
 
-constexpr std::string_view kMagic = "GGUF", kOriginalShape = "comfy.gguf.orig_shape.";
+constexpr std::string_view kMagic = "GGUF", kOriginalShape = "comfy.gguf.orig_shape.", kTokenizer = "tokenizer.ggml.",
+                           kTokens = "tokenizer.ggml.tokens";
 constexpr std::uint64_t kMaxTensors = 100'000;
 constexpr std::uint32_t kMaxRank = 8;
 
@@ -118,6 +121,76 @@ class GgufParser {
     return std::move(out_);
   }
 
+  // After parse(). The messages of SentencePiece's model file (Protocol Buffers) that a Unigram model needs: pieces (1) of text,
+  // score and type; the kind of model and the names of special pieces (2); the map of characters (3).
+  std::string sentencepiece(const std::map<std::string, std::string>& metadata) const {
+    if (tokens_.empty()) return {};
+    const auto text_of = [&](const std::string& key, const std::string& otherwise) {
+      const auto found = metadata.find(std::string(kTokenizer) + key);
+      return found == metadata.end() ? otherwise : found->second;
+    };
+    const std::string model = text_of("model", "none");
+    check(model == "t5", ErrorKind::unsupported, where_,
+          "has a tokenizer of another kind: got {}, expected t5. Give the model's own spiece.model.", in_quotes(model));
+    const auto array_of = [&](const std::string& key, std::uint32_t kind) -> std::span<const std::byte> {
+      const auto found = arrays_.find(key);
+      check(found != arrays_.end() && found->second.kind == kind && found->second.bytes.size() == tokens_.size() * 4,
+            ErrorKind::invalid_argument, where_,
+            "bad {}{}: expected a number for each of {} tokens. Give the model's own spiece.model.", kTokenizer, key,
+            tokens_.size());
+      return found->second.bytes;
+    };
+    const std::span<const std::byte> scores = array_of("scores", f32), types = array_of("token_type", i32);
+    std::string out;
+    const auto number = [](std::string& to, std::uint64_t value) {
+      for (; value >= 0x80; value >>= 7) to += static_cast<char>(value | 0x80);
+      to += static_cast<char>(value);
+    };
+    const auto bytes = [&](std::string& to, unsigned field, std::string_view value) {
+      number(to, field << 3 | 2);
+      number(to, value.size());
+      to += value;
+    };
+    constexpr std::uint32_t kUnused = 5;  // what pads the vocabulary
+    const auto type_of = [&](std::size_t i) {
+      std::uint32_t type;
+      std::memcpy(&type, types.data() + i * 4, sizeof type);
+      return type;
+    };
+    std::size_t count = tokens_.size();
+    while (count > 0 && type_of(count - 1) == kUnused) --count;
+    for (std::size_t i = 0; i < count; ++i) {
+      std::string piece;
+      bytes(piece, 1, tokens_[i]);
+      number(piece, 2 << 3 | 5);
+      piece.append(reinterpret_cast<const char*>(scores.data()) + i * 4, 4);
+      number(piece, 3 << 3);
+      number(piece, type_of(i));
+      bytes(out, 1, piece);
+    }
+    std::string trainer;
+    number(trainer, 3 << 3);
+    number(trainer, 1);  // Unigram
+    for (const auto& [key, field] : {std::pair{"unknown_token_id", 45u}, {"eos_token_id", 47u}, {"padding_token_id", 48u}}) {
+      std::uint64_t id = tokens_.size();
+      const std::string text = text_of(key, "");
+      std::from_chars(text.data(), text.data() + text.size(), id);
+      if (id < tokens_.size()) bytes(trainer, field, tokens_[id]);
+    }
+    bytes(out, 2, trainer);
+    if (const auto map = arrays_.find("precompiled_charsmap");
+        map != arrays_.end() && (map->second.kind == u8 || map->second.kind == i8)) {
+      std::string normalizer;
+      bytes(normalizer, 2, {reinterpret_cast<const char*>(map->second.bytes.data()), map->second.bytes.size()});
+      bytes(out, 3, normalizer);
+    } else {
+      log(LogLevel::notice,
+          fmt::format("{}: its tokenizer has no map of characters: unusual ones give other tokens than spiece.model does.",
+                      where_));
+    }
+    return out;
+  }
+
  private:
   static std::size_t size_of_kind(std::uint32_t kind) {
     switch (kind) {
@@ -176,7 +249,10 @@ class GgufParser {
     check(kind != array, ErrorKind::unsupported, where_, "{} is an array of arrays, expected one of numbers or strings.",
           in_quotes(key));
     if (kind == string) {
-      for (std::uint64_t i = 0; i < count; ++i) cursor_.take(cursor_.number<std::uint64_t>("a string"), "a string");
+      for (std::uint64_t i = 0; i < count; ++i) {
+        const auto text = cursor_.take(cursor_.number<std::uint64_t>("a string"), "a string");
+        if (key == kTokens) tokens_.emplace_back(reinterpret_cast<const char*>(text.data()), text.size());
+      }
       return;
     }
     const std::size_t size = size_of_kind(kind);
@@ -184,7 +260,8 @@ class GgufParser {
           "{} lies beyond the end of the file: got an array of {} elements, expected at most {}. Download or copy it again.",
           in_quotes(key), count, cursor_.left() / size);
     if (!key.starts_with(kOriginalShape)) {
-      cursor_.take(count * size, key);
+      const auto bytes = cursor_.take(count * size, key);
+      if (key.starts_with(kTokenizer)) arrays_[key.substr(kTokenizer.size())] = {kind, bytes};
       return;
     }
     check(kind == i32 && count <= kMaxRank, ErrorKind::invalid_argument, where_,
@@ -243,6 +320,12 @@ class GgufParser {
   Cursor cursor_;
   std::size_t alignment_ = 32;
   std::map<std::string, std::vector<std::int64_t>> original_shapes_;
+  struct Array {
+    std::uint32_t kind;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<std::string_view> tokens_;  // of the tokenizer
+  std::map<std::string, Array> arrays_;   // its arrays of numbers, by the last word of their keys
   Gguf out_;
 };
 
@@ -255,6 +338,13 @@ bool is_gguf(std::span<const std::byte> file) {
 Gguf parse_gguf(std::span<const std::byte> file, std::string_view where,
                 const std::function<void(std::size_t begin, std::size_t count)>& fetch) {
   return GgufParser(file, where, fetch).parse();
+}
+
+std::string sentencepiece_of_gguf(std::span<const std::byte> file, std::string_view where,
+                                  const std::function<void(std::size_t begin, std::size_t count)>& fetch) {
+  GgufParser parser(file, where, fetch);
+  const Gguf parsed = parser.parse();
+  return parser.sentencepiece(parsed.metadata);
 }
 
 }  // namespace zoe

@@ -28,4 +28,9 @@ bool is_gguf(std::span<const std::byte> file);  // by its first four bytes
 Gguf parse_gguf(std::span<const std::byte> file, std::string_view where,
                 const std::function<void(std::size_t begin, std::size_t count)>& fetch = {});
 
+// The tokenizer of T5 models that such a file may have in its metadata (tokenizer.ggml.tokens and so on), as the bytes of a
+// spiece.model; "" if there is none. Errors as parse_gguf's; unsupported for a tokenizer of another model than T5's.
+std::string sentencepiece_of_gguf(std::span<const std::byte> file, std::string_view where,
+                                  const std::function<void(std::size_t begin, std::size_t count)>& fetch = {});
+
 }  // namespace zoe

@@ -186,14 +186,12 @@ namespace {
 // A file or folder of its own, or inside a file of weights.
 Tokenizer tokenizer_at(const fs::path& path) {
   if (!is_weights_file(path)) return Tokenizer(path);
-  const Checkpoint checkpoint(path, "tokenizer");
-  const TensorEntry* const bytes = checkpoint.find(kTokenizerTensor);
-  check(bytes, ErrorKind::invalid_argument, "tokenizer",
-        "{} holds no tokenizer: got no tensor {}. Give a spiece.model or a tokenizer.json.", path.string(),
-        in_quotes(kTokenizerTensor));
-  if (bytes->file)
-    bytes->file->fetch(static_cast<std::size_t>(bytes->bytes.data() - bytes->file->bytes().data()), bytes->bytes.size());
-  return Tokenizer::of_sentencepiece({reinterpret_cast<const char*>(bytes->bytes.data()), bytes->bytes.size()}, path.string());
+  const std::string bytes = Checkpoint(path, "tokenizer").sentencepiece();
+  check(
+      !bytes.empty(), ErrorKind::invalid_argument, "tokenizer",
+      "{} holds no tokenizer: got neither a tensor {} nor one in a GGUF file's metadata. Give a spiece.model or a tokenizer.json.",
+      path.string(), in_quotes(kTokenizerTensor));
+  return Tokenizer::of_sentencepiece(bytes, path.string());
 }
 
 }  // namespace

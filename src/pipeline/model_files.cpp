@@ -87,7 +87,7 @@ std::vector<HeldPart> held_by(const fs::path& path, bool* has_tokenizer = nullpt
             in_quotes(other.prefix), in_quotes(found.keys.prefix));
     parts.push_back({part, std::string(found.layout->name), found.keys.prefix, path});
   }
-  if (has_tokenizer) *has_tokenizer = checkpoint.find(kTokenizerTensor) != nullptr;
+  if (has_tokenizer) *has_tokenizer = checkpoint.has_tokenizer();
   return parts;
 }
 
@@ -404,11 +404,15 @@ JsonObject config_of_part(const ModelConfig& model, const std::string& part) {
       const JsonObject json = parse_json_object(stored->second, fmt::format("{}'s metadata", part));
       if (is_config_of(json, kind_of(part))) return json;
     }
-  const FoundConfig inferred = infer_config(checkpoint, *found, is_original ? &*said : nullptr);
   if (said && !is_original) {
-    if (same_size(*said, inferred.json)) return *said;
+    try {
+      if (same_size(*said, infer_config(checkpoint, *found).json)) return *said;
+    } catch (const Error&) {  // of a size that cannot be told without a configuration
+      return *said;
+    }
     log(LogLevel::notice, fmt::format("{}: config.json beside it is of another model and is passed over.", part));
   }
+  const FoundConfig inferred = infer_config(checkpoint, *found, is_original ? &*said : nullptr);
   log(LogLevel::notice, fmt::format("{}: {} names, no config.json: its sizes are those of its tensors; taken by default: {}.", part,
                                     found->layout->name, inferred.assumed));
   return inferred.json;

@@ -71,6 +71,77 @@ std::shared_ptr<const NameMap> vae_names() {
   });
 }
 
+// What a GGUF file's metadata has of the toy model's tokenizer: values as they are written.
+std::map<std::string, std::string> gguf_tokenizer() {
+  std::ifstream file(kToy / "tokenizer/spiece.model", std::ios::binary);
+  const std::string model((std::istreambuf_iterator<char>(file)), {});
+  std::size_t at = 0;
+  const auto varint = [&](const std::string& from, std::size_t& place) {
+    std::uint64_t value = 0;
+    for (int shift = 0;; shift += 7) {
+      const auto byte = static_cast<unsigned char>(from.at(place++));
+      value |= std::uint64_t{byte & 0x7fu} << shift;
+      if (byte < 0x80) return value;
+    }
+  };
+  std::string tokens, scores, types, map;
+  std::uint64_t count = 0;
+  const auto number = [](std::string& to, auto value) { to.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  while (at < model.size()) {
+    const std::uint64_t field = varint(model, at) >> 3, size = varint(model, at);
+    const std::string part = model.substr(at, size);
+    at += size;
+    std::string piece, score(4, '\0');
+    std::int32_t type = 1;
+    for (std::size_t i = 0; (field == 1 || field == 3) && i < part.size();) {
+      const std::uint64_t tag = varint(part, i);
+      if ((tag & 7) == 5) {
+        score = part.substr(i, 4);
+        i += 4;
+      } else if ((tag & 7) == 0) {
+        const std::uint64_t value = varint(part, i);
+        if (field == 1 && tag >> 3 == 3) type = static_cast<std::int32_t>(value);
+      } else {
+        const std::uint64_t length = varint(part, i);
+        if (field == 1) piece = part.substr(i, length);
+        if (field == 3 && tag >> 3 == 2) map = part.substr(i, length);
+        i += length;
+      }
+    }
+    if (field != 1) continue;
+    ++count;
+    number(tokens, std::uint64_t{piece.size()});
+    tokens += piece;
+    scores += score;
+    number(types, type);
+  }
+  for (int padding = 0; padding < 3; ++padding, ++count) {  // as converters fill up the vocabulary
+    const std::string piece = "[PAD" + std::to_string(count) + "]";
+    number(tokens, std::uint64_t{piece.size()});
+    tokens += piece;
+    number(scores, -10000.0f);
+    number(types, std::int32_t{5});
+  }
+  const auto array = [&](std::uint32_t type, std::uint64_t length, const std::string& values) {
+    std::string out;
+    number(out, std::uint32_t{9});
+    number(out, type);
+    number(out, length);
+    return out + values;
+  };
+  std::string eos, unknown;
+  for (const auto& [to, id] : {std::pair<std::string*, std::uint32_t>{&eos, 1}, {&unknown, 2}}) {
+    number(*to, std::uint32_t{4});
+    number(*to, id);
+  }
+  return {{"tokenizer.ggml.tokens", array(8, count, tokens)},
+          {"tokenizer.ggml.scores", array(6, count, scores)},
+          {"tokenizer.ggml.token_type", array(5, count, types)},
+          {"tokenizer.ggml.precompiled_charsmap", array(0, map.size(), map)},
+          {"tokenizer.ggml.eos_token_id", eos},
+          {"tokenizer.ggml.unknown_token_id", unknown}};
+}
+
 // Files made of the toy model's own tensors.
 struct Files {
   TemporaryFolder temporary;
@@ -121,6 +192,35 @@ TEST(Files, SingleFilesOfThreeKindsGiveTheSameFrames) {
                                             .text_encoder = files.text_encoder("text/toy.gguf", &umt5_llama_names(), false),
                                             .tokenizer = (kToy / "tokenizer").string()})),
             toy_frames());
+}
+
+TEST(Files, TheTokenizerOfAGgufFileGivesTheSameTokens) {
+  const Files files;
+  std::map<std::string, std::string> tokenizer = gguf_tokenizer();
+  const std::vector<TensorToWrite> tensors = testing::renamed(testing::stored_tensors(kToy / "text_encoder"), umt5_llama_names());
+  const std::map<std::string, std::string> metadata{{"general.architecture", "t5encoder"}, {"tokenizer.ggml.model", "t5"}};
+  testing::write_gguf(files.at("t.gguf"), tensors, metadata, tokenizer);
+  const Tokenizer expected(kToy / "tokenizer"),
+      got = Tokenizer::of_sentencepiece(Checkpoint(files.at("t.gguf")).sentencepiece(), "t.gguf");
+  EXPECT_EQ(got.vocab_size(), expected.vocab_size());
+  EXPECT_EQ(got.eos_id(), expected.eos_id());
+  EXPECT_EQ(got.unk_id(), expected.unk_id());
+  for (const std::string text : {"a big green triangle", "\uff21 \ufb01ne  day</s> <pad>", "[PAD403] \u00e9\u4e2d", ""})
+    EXPECT_EQ(got.encode(text, 100), expected.encode(text, 100)) << text;
+  const auto model = [&] {
+    return read_model(ModelFiles{.model_path = (kToy / "transformer").string(),
+                                 .vae = (kToy / "vae").string(),
+                                 .text_encoder = files.at("t.gguf").string()});
+  };
+  EXPECT_EQ(frames_of(model()), toy_frames());
+  tokenizer.erase("tokenizer.ggml.precompiled_charsmap");
+  testing::write_gguf(files.at("t.gguf"), tensors, metadata, tokenizer);
+  std::vector<std::string> notices;
+  const LogScope scope([&](LogLevel, std::string_view line) { notices.emplace_back(line); });
+  open_tokenizer(model());
+  EXPECT_NE(std::find(notices.begin(), notices.end(),
+                      "tokenizer: its tokenizer has no map of characters: unusual ones give other tokens than spiece.model does."),
+            notices.end());
 }
 
 TEST(Files, AComfyTreeGivesWhatIsMissing) {
@@ -544,6 +644,23 @@ std::vector<Wrong> wrong() {
          return ModelFiles{.text_encoder = files.at("t.safetensors").string()};
        },
        {"[tokenizer]", "SentencePiece"}},
+      {"TokenizerOfAnotherKind",
+       [=](const Files& files) {
+         testing::write_gguf(files.at("t.gguf"), testing::stored_tensors(kToy / "text_encoder"), {{"tokenizer.ggml.model", "gpt2"}},
+                             gguf_tokenizer());
+         return ModelFiles{.text_encoder = files.at("t.gguf").string()};
+       },
+       {"[tokenizer]", "another kind", "\"gpt2\""},
+       ErrorKind::unsupported},
+      {"TokenizerWithoutScores",
+       [=](const Files& files) {
+         auto tokenizer = gguf_tokenizer();
+         tokenizer["tokenizer.ggml.scores"] = tokenizer["tokenizer.ggml.precompiled_charsmap"];
+         testing::write_gguf(files.at("t.gguf"), testing::stored_tensors(kToy / "text_encoder"), {{"tokenizer.ggml.model", "t5"}},
+                             tokenizer);
+         return ModelFiles{.text_encoder = files.at("t.gguf").string()};
+       },
+       {"[tokenizer]", "bad tokenizer.ggml.scores"}},
       {"HalfAnEncoder",
        [=](const Files& files) {
          std::vector<TensorToWrite> tensors = testing::renamed(testing::stored_tensors(kToy / "text_encoder"), umt5_llama_names());

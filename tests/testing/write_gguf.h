@@ -15,9 +15,11 @@
 
 namespace zoe::testing {
 
-// Version 3, with texts as metadata. Types are those that safetensors files name, and Q8_0.
+// Version 3, with texts as metadata, and `others`, whose values are put as they are behind their keys, types in front. Types of
+// tensors are those that safetensors files name, and Q8_0.
 inline void write_gguf(const std::filesystem::path& path, const std::vector<TensorToWrite>& tensors,
-                       const std::map<std::string, std::string>& metadata = {{"general.architecture", "wan"}}) {
+                       const std::map<std::string, std::string>& metadata = {{"general.architecture", "wan"}},
+                       const std::map<std::string, std::string>& others = {}) {
   constexpr std::size_t kAlignment = 32;
   std::string out = "GGUF";
   const auto number = [](std::string& to, auto value) { to.append(reinterpret_cast<const char*>(&value), sizeof value); };
@@ -27,11 +29,15 @@ inline void write_gguf(const std::filesystem::path& path, const std::vector<Tens
   };
   number(out, std::uint32_t{3});
   number(out, std::uint64_t{tensors.size()});
-  number(out, std::uint64_t{metadata.size()});
+  number(out, std::uint64_t{metadata.size() + others.size()});
   for (const auto& [key, value] : metadata) {
     text(out, key);
     number(out, std::uint32_t{8});
     text(out, value);
+  }
+  for (const auto& [key, value] : others) {
+    text(out, key);
+    out += value;
   }
   const std::map<std::string, std::uint32_t> types{{"F32", 0}, {"F16", 1}, {"Q8_0", 8}, {"BF16", 30}};
   std::string data;
