@@ -57,12 +57,17 @@ void runs(const std::byte* blocks, std::int64_t begin, std::int64_t count, float
 
 template <class T, float (*kFunction)(int)>
 void bytes(const std::byte* blocks, std::int64_t begin, std::int64_t count, float scale, void* out) {
+  constexpr std::int64_t kMost = 8 * kRun;  // in a loop of its own, which is vector code where one of sixteen is taken apart
   T* to = static_cast<T*>(out);
   const auto* from = reinterpret_cast<Block>(blocks) + begin;
-  for (std::int64_t i = 0; i < count; i += kRun, from += kRun, to += kRun) {
-    float values[kRun];
-    for (int k = 0; k < kRun; ++k) values[k] = kFunction(from[k]);
-    put(values, scale, to);
+  while (count > 0) {
+    const std::int64_t now = count < kMost ? count : kMost;
+    float values[kMost];
+    for (std::int64_t i = 0; i < now; ++i) values[i] = kFunction(from[i]);
+    for (std::int64_t i = 0; i < now; i += kRun) put(values + i, scale, to + i);
+    from += now;
+    to += now;
+    count -= now;
   }
 }
 
