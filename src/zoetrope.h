@@ -29,7 +29,8 @@ struct DeviceOptions {
   std::uint64_t memory_limit_bytes = 0; // of cuda and its kin; 0: all that is free
 };
 
-// `model`: a folder in the Diffusers layout, "random:MEMBER[:SEED]", or "" for the model that comes with the engine.
+// `model`: a folder or a file of any layout (docs/files.md), "random:MEMBER[:SEED]", or "" for the model that comes with the engine.
+// Of parts from several files: Session(read_model(ModelFiles{...}), platform), see pipeline/model_files.h.
 Session open_session(const std::string& model = {}, const DeviceOptions& device = {}, SessionOptions options = {});
 
 struct Generated {

@@ -15,7 +15,7 @@ struct VerifyOptions {
   DeviceOptions device;
   CompileOptions compile;
   Request request;
-  std::string model;
+  ModelFiles model;
   bool json = false;
 };
 
@@ -50,7 +50,7 @@ int verify(VerifyOptions& options) {
   check(options.compile.compile, ErrorKind::invalid_argument, "--compile", "off leaves nothing to compare: got off, expected on.");
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  const ModelConfig model = open_model({.model_path = options.model}, "MODEL");
+  const ModelConfig model = open_model(options.model, "MODEL");
   const Request& request = options.request;
   const VerifyReport report = zoe::verify(model, platform, dtype, request, options.compile);
   if (options.json) {
@@ -105,7 +105,9 @@ Command add_verify(CLI::App& app) {
   request.height = request.width = 64;
   request.num_frames = 5;
   request.num_inference_steps = 2;
-  app.add_option("MODEL", options->model, "A model in the Diffusers layout (default: the embedded toy model)");
+  app.add_option("MODEL", options->model.model_path,
+                 "A folder or a file of weights, in any layout (default: the embedded toy model)");
+  add_model_files(app, options->model);
   add_request_field(app, request, "prompt", request.prompts[0]);
   for (const auto& [name, value] : {std::pair{"height", "64"}, {"width", "64"}, {"num_frames", "5"}, {"num_inference_steps", "2"}})
     add_request_field(app, request, name, value);

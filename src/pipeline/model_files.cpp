@@ -169,7 +169,7 @@ class Assembly {
             held.empty() ? what_else(path) : fmt::format("holds {}", option_of(held.front().part).what), each.what,
             held.empty() ? " Check the file." : fmt::format(" Give it by {}.", option(held.front().part)));
       parts_[std::string(each.part)] = path;
-      if (has_tokenizer && files_.tokenizer.empty()) parts_["tokenizer"] = path;
+      if (has_tokenizer && files_.tokenizer.empty() && !index_) parts_["tokenizer"] = path;
     }
     check(!parts_.contains("transformer_2") || parts_.contains("transformer") || index_, ErrorKind::invalid_argument,
           "--transformer-2", "is the second of two experts: got no first one, expected it too. Give --transformer FILE.");

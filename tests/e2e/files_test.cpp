@@ -641,14 +641,14 @@ std::vector<Wrong> wrong() {
          std::vector<TensorToWrite> tensors = testing::stored_tensors(kToy / "text_encoder");
          tensors.push_back({"spiece_model", "U8", {3}, "abc"});
          testing::write_safetensors(files.at("t.safetensors"), tensors);
-         return ModelFiles{.text_encoder = files.at("t.safetensors").string()};
+         return ModelFiles{.model_path = dit, .vae = vae, .text_encoder = files.at("t.safetensors").string()};
        },
        {"[tokenizer]", "SentencePiece"}},
       {"TokenizerOfAnotherKind",
        [=](const Files& files) {
          testing::write_gguf(files.at("t.gguf"), testing::stored_tensors(kToy / "text_encoder"), {{"tokenizer.ggml.model", "gpt2"}},
                              gguf_tokenizer());
-         return ModelFiles{.text_encoder = files.at("t.gguf").string()};
+         return ModelFiles{.model_path = dit, .vae = vae, .text_encoder = files.at("t.gguf").string()};
        },
        {"[tokenizer]", "another kind", "\"gpt2\""},
        ErrorKind::unsupported},
@@ -658,7 +658,7 @@ std::vector<Wrong> wrong() {
          tokenizer["tokenizer.ggml.scores"] = tokenizer["tokenizer.ggml.precompiled_charsmap"];
          testing::write_gguf(files.at("t.gguf"), testing::stored_tensors(kToy / "text_encoder"), {{"tokenizer.ggml.model", "t5"}},
                              tokenizer);
-         return ModelFiles{.text_encoder = files.at("t.gguf").string()};
+         return ModelFiles{.model_path = dit, .vae = vae, .text_encoder = files.at("t.gguf").string()};
        },
        {"[tokenizer]", "bad tokenizer.ggml.scores"}},
       {"HalfAnEncoder",
