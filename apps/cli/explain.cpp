@@ -295,8 +295,8 @@ int explain(const ExplainOptions& options) {
 Command add_explain(CLI::App& app) {
   auto options = std::make_shared<ExplainOptions>();
   app.add_option("MODEL", options->model,
-                 "A model folder (its weights are not read), wan2.1-t2v-1.3b or wan2.1-t2v-14b (default: the embedded toy model)");
-  app.add_option("--part", options->part, "transformer, text-keys, text-encoder or vae-decode")
+                 "A model folder (its weights are not read), or a published member: wan2.1-t2v-14b, ... (default: the embedded toy model)");
+  app.add_option("--part", options->part, "transformer, text-keys, text-encoder, vae-decode, vae-encode or image-encoder")
       ->type_name("PART")
       ->capture_default_str();
   const auto integer = [&app](const char* flag, std::optional<std::int64_t>& target, std::int64_t min, std::int64_t max,

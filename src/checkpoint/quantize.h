@@ -1,4 +1,4 @@
-// Numbers to blocks: the encodings that files are written in (gguf_blocks.h has how they are read).
+// Numbers to blocks: the encodings that files are written in (encoding.h has how they are read).
 #pragma once
 
 #include <cstddef>

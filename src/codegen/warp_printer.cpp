@@ -315,7 +315,8 @@ void WarpPrinter::copies(const std::vector<int>& order) {
   if (turns_ * lanes_ * vector_ != chain_.columns()) line("if (c >= {}) break;", chain_.columns());
   open_loop("i", shares());
   for (const int i : loads)
-    line("copy<{0}>(s{1} + {2} * {3} + c, p{1}[i] + {4});", vector_, i, row_of_share(), staged_.at(i).pitch, offset_of(at(i).view));
+    line("copy<{0}>(s{1} + {2} * {3} + c, p{1}{4} + {5});", vector_, i, row_of_share(), staged_.at(i).pitch, is_same(i) ? "" : "[i]",
+         offset_of(at(i).view));
   close_loop();
   close_loop();
   line("copies_done();");

@@ -20,6 +20,7 @@ extern "C" {
 extern "C" {
 
 struct URLProtocol;
+extern const AVInputFormat ff_mov_demuxer, ff_matroska_demuxer;  // for the settings in a file
 extern const AVOutputFormat ff_mp4_muxer, ff_mov_muxer, ff_matroska_muxer, ff_webm_muxer, ff_gif_muxer;
 extern const AVCodec ff_libx264_encoder, ff_libvpx_vp9_encoder, ff_gif_encoder;
 extern const AVBitStreamFilter ff_vp9_superframe_bsf;  // webm asks for it
@@ -30,6 +31,7 @@ extern const URLProtocol ff_file_protocol;
 namespace {
 
 constexpr const AVOutputFormat* kMuxers[] = {&ff_mp4_muxer, &ff_mov_muxer, &ff_matroska_muxer, &ff_webm_muxer, &ff_gif_muxer};
+constexpr const AVInputFormat* kDemuxers[] = {&ff_mov_demuxer, &ff_matroska_demuxer};
 constexpr const AVCodec* kEncoders[] = {&ff_libx264_encoder, &ff_libvpx_vp9_encoder, &ff_gif_encoder};
 constexpr const AVBitStreamFilter* kFilters[] = {&ff_vp9_superframe_bsf};
 
@@ -55,7 +57,7 @@ extern "C" {
 
 // allformats.c
 const AVOutputFormat* av_muxer_iterate(void** state) { return next(kMuxers, state); }
-const AVInputFormat* av_demuxer_iterate(void**) { return nullptr; }
+const AVInputFormat* av_demuxer_iterate(void** state) { return next(kDemuxers, state); }
 void avpriv_register_devices(const AVOutputFormat* const[], const AVInputFormat* const[]) {}
 
 // allcodecs.c
@@ -68,6 +70,9 @@ const AVCodec* avcodec_find_encoder(AVCodecID id) {
 }
 const AVCodec* avcodec_find_decoder(AVCodecID) { return nullptr; }
 const AVCodec* avcodec_find_decoder_by_name(const char*) { return nullptr; }
+
+// h264dec.c: whether a decoder that is not here said how far frames are out of order.
+int avpriv_h264_has_num_reorder_frames(AVCodecContext*) { return 0; }
 
 // bitstream_filters.c, parsers.c
 const AVBitStreamFilter* av_bsf_iterate(void** state) { return next(kFilters, state); }
@@ -97,6 +102,10 @@ ZOE_NO_DEVICE(ff_hwcontext_type_vaapi)
 ZOE_NO_DEVICE(ff_hwcontext_type_vdpau)
 ZOE_NO_DEVICE(ff_hwcontext_type_vulkan)
 #undef ZOE_NO_DEVICE
+// libbz2: tracks of Matroska files that are compressed with it; ours never are. BZ_CONFIG_ERROR.
+int BZ2_bzDecompressInit(void*, int, int) { return -9; }
+int BZ2_bzDecompress(void*) { return -9; }
+int BZ2_bzDecompressEnd(void*) { return -9; }
 int ff_gnutls_init() { return 0; }
 void ff_gnutls_deinit() {}
 

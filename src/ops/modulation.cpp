@@ -27,7 +27,7 @@ void check_tokens(std::string_view op, std::string_view argument, const Value& x
 
 void check_present(std::string_view op, std::string_view argument, const Value& modulation) {
   check(static_cast<bool>(modulation), ErrorKind::invalid_argument, op,
-        "bad {}: got none, expected a scalar, [C], [1|B,C], [1|B,1|L,C] or [1|B,F,1,C].", argument);
+        "bad {}: got none, expected a scalar, [C], [1|B,C], [1|B,1|L,C] or [B,F,1,C].", argument);
 }
 
 void check_modulation(std::string_view op, std::string_view argument, const Value& modulation, const Shape& x) {
@@ -38,11 +38,11 @@ void check_modulation(std::string_view op, std::string_view argument, const Valu
   bool ok = is_float(modulation.dtype()) && (form.rank() == 0 || (form.rank() <= 4 && form.dim(-1) == width));
   if (ok && form.rank() == 2) ok = one_or(0, batch);
   if (ok && form.rank() == 3) ok = one_or(0, batch) && one_or(1, length);
-  if (ok && form.rank() == 4) ok = one_or(0, batch) && form.dim(1) > 0 && length % form.dim(1) == 0 && form.dim(2) == 1;
+  if (ok && form.rank() == 4) ok = form.dim(0) == batch && form.dim(1) > 0 && length % form.dim(1) == 0 && form.dim(2) == 1;
   check(ok, ErrorKind::invalid_argument, op,
-        "bad {}: got {}, expected f32 or bf16 in one of the forms scalar, [{C}], [{B},{C}], [{B},{L},{C}] or [{B},F,1,{C}] where F "
+        "bad {}: got {}, expected f32 or bf16 in one of the forms scalar, [{C}], [{B},{C}], [{B},{L},{C}] or [{b},F,1,{C}] where F "
         "divides {l}, to match x {}.",
-        argument, modulation.type().str(), x.str(), fmt::arg("C", width), fmt::arg("l", length),
+        argument, modulation.type().str(), x.str(), fmt::arg("C", width), fmt::arg("b", batch), fmt::arg("l", length),
         fmt::arg("B", batch == 1 ? "1" : fmt::format("1|{}", batch)),
         fmt::arg("L", length == 1 ? "1" : fmt::format("1|{}", length)));
 }

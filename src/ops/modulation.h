@@ -1,7 +1,7 @@
 // What the modulated ops share: optional arguments, and the forms in which a gate, a scale or a shift may come.
 //
 // For x [B,L,C] a modulation is one of, in any float dtype:
-//   scalar (rank 0), [C], [1|B,C], [1|B,1|L,C], or [1|B,F,1,C] where F divides L (each latent frame of L/F tokens has its row).
+//   scalar (rank 0), [C], [1|B,C], [1|B,1|L,C], or [B,F,1,C] where F divides L (each latent frame of L/F tokens has its row).
 #pragma once
 
 #include <algorithm>

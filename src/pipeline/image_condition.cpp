@@ -43,9 +43,8 @@ struct ImageCondition::Picture {
   Fit fit = Fit::crop;
 };
 
-ImageCondition::ImageCondition(const Request& request, const RecipeContext& context, VideoKind::Images form)
-    : model_(context.model), form_(form), dtype_(context.dtype), platform_(context.platform), spelling_(context.spelling) {
-  const bool both = form == VideoKind::Images::both;
+ImageCondition::ImageCondition(const Request& request, const RecipeContext& context, bool both)
+    : model_(context.model), dtype_(context.dtype), platform_(context.platform), spelling_(context.spelling) {
   const std::string first = spelled("image", spelling_);
   check(!request.image.empty(), ErrorKind::invalid_argument, first,
         "no image given: {} makes a video of a picture. Give one: {} FILE.", model_.name, first);
@@ -86,27 +85,54 @@ Request ImageCondition::with_size(Request request) const {
 
 void ImageCondition::settle(const Settled& settled) {
   settled_ = settled;
-  const std::int64_t later = frames() - 1;
+  const std::int64_t later = settled.latent_frames - 1;
   // As the decoder: where memory is the device's own, small groups do not fill it.
-  if (later > 0) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
+  if (later > 0 && !model_.expand_timesteps) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
   check(pictures_.size() == 1 || later > 0, ErrorKind::invalid_argument, pictures_.back().field,
         "needs a video of two latent frames: got {} frame, expected at least {}. Raise {}.", settled.num_frames,
         model_.vae.scale_factor_temporal + 1, spelled("num_frames", spelling_));
   if (pictures_.size() > 1) pictures_[1].frame = settled.num_frames - 1;
+  const std::int64_t count = group_frames_ * model_.vae.scale_factor_temporal;
+  for (std::int64_t begin = 1; count > 0 && begin < settled.num_frames; begin += count) levels_.insert(settled_level(begin, count));
   for (Picture& picture : pictures_)
     picture.fitted =
         fitted(picture.image, static_cast<int>(settled.made_width), static_cast<int>(settled.made_height), picture.fit);
 }
 
 Type ImageCondition::condition_type() const {
-  return {DType::f32, {mask_channels() + model_.vae.z_dim, frames(), settled_.latent_height, settled_.latent_width}};
+  const std::int64_t height = settled_.latent_height, width = settled_.latent_width;
+  if (model_.expand_timesteps) return {DType::f32, {model_.vae.z_dim, 1, height, width}};
+  return {DType::f32, {channels(model_.vae), settled_.latent_frames, height, width}};
 }
 
-NamedGraph ImageCondition::trace(std::int64_t frames, bool first) const {
-  const WanVaeGraph traced = trace_wan_vae_encode(model_.vae, dtype_, frames, settled_.made_height, settled_.made_width, first);
+bool ImageCondition::is_blank(std::int64_t begin, std::int64_t end) const {
+  return std::none_of(pictures_.begin(), pictures_.end(),
+                      [&](const Picture& picture) { return picture.frame >= begin && picture.frame < end; });
+}
+
+// The level from which a group must be encoded: the lower ones see blank frames alone, as they did for the group before.
+std::int64_t ImageCondition::settled_level(std::int64_t begin, std::int64_t count) const {
+  auto level = static_cast<std::int64_t>(model_.vae.dim_mult.size()) - 1;
+  for (; level > 0; --level) {
+    const std::int64_t from = begin - count - wan_vae_frames_seen(model_.vae, level);
+    if (from > 0 && is_blank(from, begin + count)) break;
+  }
+  return level;
+}
+
+// A first group (no from_level), or a later one.
+NamedGraph ImageCondition::trace(std::int64_t frames, std::optional<std::int64_t> from_level) const {
+  const std::int64_t height = settled_.made_height, width = settled_.made_width;
+  const WanVaeGraph traced = from_level ? trace_wan_vae_encode_from(model_.vae, dtype_, frames, height, width, *from_level)
+                                        : trace_wan_vae_encode(model_.vae, dtype_, frames, height, width, true);
   const std::vector<Value>& outputs = traced.graph.outputs;
   std::vector<Value> results{outputs[0]};  // the mean
   NamedGraph named{{}, {"mean"}};
+  for (const std::int64_t level : levels_)
+    if (from_level && level > *from_level) {
+      results.push_back(outputs[static_cast<std::size_t>(2 + level - *from_level - 1)]);
+      named.outputs.push_back(fmt::format("given_{}", level));
+    }
   for (std::size_t i = 0; i < traced.writes.size(); ++i) {
     results.push_back(outputs[traced.results + i]);
     named.outputs.push_back(fmt::format("state_{}", traced.writes[i]));
@@ -164,17 +190,18 @@ void ImageCondition::run(std::size_t stage, StageRun& run) {
 
 void ImageCondition::add_to(Program& program) const {
   if (model_.image_encoder) add_encoder(program);
-  Stage stage{
-      .name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{std::string(tensor()), condition_type()}}};
-  const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
-    program.plans.push_back({"encode_" + name,
-                             fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames),
-                             [this, frames, first] { return trace(frames, first); }});
-    stage.uses.push_back(
-        {name, "encode_" + name, "vae", {{"frames", name + ".pixels"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"}}});
+  Stage stage{.name = "encode the image", .phase = Phase::encode, .uses = {}, .tensors = {{tensor_name(), condition_type()}}};
+  const auto add = [&](const std::string& name, std::int64_t frames, std::optional<std::int64_t> from_level) {
+    std::string key = fmt::format("encode_{} {}x{} {}", name, settled_.made_height, settled_.made_width, frames);
+    for (const std::int64_t level : levels_) key += fmt::format(" {}", level);
+    program.plans.push_back({"encode_" + name, std::move(key), [this, frames, from_level] { return trace(frames, from_level); }});
+    stage.uses.push_back({name, "encode_" + name, "vae",
+                          {{"frames", name + ".pixels"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"},
+                           {"settled", fmt::format("encoder.given_{}", from_level.value_or(0))}, {"given_*", "encoder.given_*"}}});
   };
-  add("first", 1, true);
-  if (group_frames_) add("group", group_frames_ * model_.vae.scale_factor_temporal, false);
+  add("first", 1, {});
+  for (const std::int64_t level : levels_)
+    add(fmt::format("group from {}", level), group_frames_ * model_.vae.scale_factor_temporal, level);
   program.stages.push_back(std::move(stage));
 }
 
@@ -191,13 +218,14 @@ std::vector<float> ImageCondition::pixels(std::int64_t begin, std::int64_t count
 }
 
 void ImageCondition::make_condition(StageRun& run) {
-  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, frames = this->frames(),
-                     masks = mask_channels();
+  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim;
+  const std::int64_t frames = model_.expand_timesteps ? 1 : settled_.latent_frames, mask = model_.expand_timesteps ? 0 : temporal;
   const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
   const auto row = static_cast<std::size_t>(frames) * plane;  // of one channel
-  std::vector<float> condition(static_cast<std::size_t>(masks + z) * row);
+  std::vector<float>& condition = condition_;
+  condition.assign(static_cast<std::size_t>(mask + z) * row, 0.0f);
   for (const Picture& picture : pictures_)
-    for (std::int64_t c = 0; c < masks; ++c)
+    for (std::int64_t c = 0; c < mask; ++c)
       // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
       for (std::int64_t t = 0; t < frames; ++t)
         if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
@@ -208,13 +236,16 @@ void ImageCondition::make_condition(StageRun& run) {
   bool blank = false;  // what the group's frames hold on the device
   std::int64_t latent = 0;
   for (std::int64_t group = 0; latent < frames; ++group) {
-    const BoundPlan plan = run.bind(group == 0 ? "first" : "group");
-    const Tensor& into = plan.inputs[0];
-    const std::int64_t begin = group == 0 ? 0 : 1 + temporal * (latent - 1);
-    const std::vector<float> values = pixels(begin, into.type.shape.dim(0));
-    if (!values.empty()) run.upload(into, values);
-    else if (!blank) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
-    blank = values.empty();
+    const std::int64_t begin = group == 0 ? 0 : 1 + temporal * (latent - 1), count = group == 0 ? 1 : temporal * group_frames_;
+    const std::int64_t from_level = group == 0 ? 0 : settled_level(begin, count);
+    const BoundPlan plan = run.bind(group == 0 ? "first" : fmt::format("group from {}", from_level));
+    if (from_level == 0) {
+      const Tensor& into = plan.inputs[0];
+      const std::vector<float> values = pixels(begin, count);
+      if (!values.empty()) run.upload(into, values);
+      else if (!blank) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
+      blank = values.empty();
+    }
     run.run(plan);
     const std::vector<float> mean = run.download(plan.outputs[0]);  // [T,h,w,z]
     for (std::size_t i = 0; i < mean.size(); i += static_cast<std::size_t>(z))
@@ -222,7 +253,7 @@ void ImageCondition::make_condition(StageRun& run) {
         const auto channel = static_cast<std::size_t>(c);
         const auto offset = static_cast<float>(model_.vae.latents_mean[channel]);
         const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[channel]);
-        condition[(static_cast<std::size_t>(masks) + channel) * row + static_cast<std::size_t>(latent) * plane +
+        condition[(static_cast<std::size_t>(mask) + channel) * row + static_cast<std::size_t>(latent) * plane +
                   i / static_cast<std::size_t>(z)] = (mean[i + channel] - offset) * inverse_std;
       }
     latent += group_latents(group);
@@ -233,16 +264,7 @@ void ImageCondition::make_condition(StageRun& run) {
         "not a number: the image's latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
         "try --dtype f32.",
         name(dtype_));
-  run.upload(run.tensor(std::string(tensor())), condition);
-  if (form_ == VideoKind::Images::first_latent) first_frame_ = std::move(condition);
-}
-
-void ImageCondition::put_first_frame(std::vector<float>& latents) const {
-  const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
-  const auto row = static_cast<std::size_t>(settled_.latent_frames) * plane;
-  for (std::size_t c = 0; c < static_cast<std::size_t>(model_.vae.z_dim); ++c)
-    std::copy_n(first_frame_.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
-                latents.begin() + static_cast<std::ptrdiff_t>(c * row));
+  run.upload(run.tensor(tensor_name()), condition);
 }
 
 }  // namespace zoe

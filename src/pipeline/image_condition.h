@@ -1,12 +1,10 @@
 // What image to video starts from: its pictures as the VAE sees them, and which frames they are. A stage that recipes share.
 //
-// Images::first and both:
 // A video of the pictures, mid grey between them, goes through the VAE's encoder (the mean of its distribution, normalised as
 // latents are); beside its channels stand four of a mask, one for each frame of a latent frame: 1 where the frame is a picture. The
 // first latent frame is one frame, which fills all four. (WanImageToVideoPipeline of Diffusers; arXiv:2503.20314.)
 //
-// Images::first_latent: the picture alone, as a video of one frame, takes the place of the first latent frame in what the
-// transformer sees at every step, and in what is decoded (expand_timesteps of that pipeline).
+// Of a model with expand_timesteps the picture itself, through the encoder, is the first latent frame: no video, no mask.
 //
 // Where the model has an image encoder (CLIP), that sees the pictures as they are in their files: the shorter side scaled to the
 // encoder's size, the middle of the longer one.
@@ -14,16 +12,18 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <set>
 #include <vector>
 
-#include "pipeline/video_recipe.h"
+#include "pipeline/recipe.h"
 
 namespace zoe {
 
 class ImageCondition {
  public:
-  // Reads the pictures of a request; errors name its fields.
-  ImageCondition(const Request& request, const RecipeContext& context, VideoKind::Images form);
+  // Reads the pictures of a request; errors name its fields. `both`: the last image is as needed as the first.
+  ImageCondition(const Request& request, const RecipeContext& context, bool both);
   ~ImageCondition();
   ImageCondition(const ImageCondition&) = delete;
   ImageCondition& operator=(const ImageCondition&) = delete;
@@ -36,15 +36,13 @@ class ImageCondition {
   // Channels of the condition, of a VAE.
   static std::int64_t channels(const WanVaeConfig& vae) { return vae.scale_factor_temporal + vae.z_dim; }
 
-  VideoKind::Images form() const { return form_; }
-
-  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w], or `first_frame`, f32 [z_dim,1,h,w];
+  // Plans, and stages at the end: one that makes the tensor `condition`, f32 [channels,T,h,w], or `first_frame`, f32 [z,1,h,w];
   // before it, of a model with an image encoder, one that makes `image_tokens`, f32 [1,tokens of all pictures,width].
   void add_to(Program& program) const;
   std::size_t stages() const { return model_.image_encoder ? 2 : 1; }
   void run(std::size_t stage, StageRun& run);
-  // latents [z_dim,T,h,w], behind the stages.
-  void put_first_frame(std::vector<float>& latents) const;
+  // f32 [z,1,h,w] behind run(), of a model with expand_timesteps.
+  const std::vector<float>& first_frame() const { return condition_; }
 
  private:
   struct Picture;
@@ -52,24 +50,24 @@ class ImageCondition {
   void add_encoder(Program& program) const;
   void encode(StageRun& run) const;
   void make_condition(StageRun& run);
-  NamedGraph trace(std::int64_t frames, bool first) const;
+  NamedGraph trace(std::int64_t frames, std::optional<std::int64_t> from_level) const;
+  std::int64_t settled_level(std::int64_t begin, std::int64_t count) const;
+  bool is_blank(std::int64_t begin, std::int64_t end) const;
   std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
   // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.
   std::vector<float> pixels(std::int64_t begin, std::int64_t count) const;
-  std::int64_t frames() const { return form_ == VideoKind::Images::first_latent ? 1 : settled_.latent_frames; }  // of the condition
-  std::int64_t mask_channels() const { return form_ == VideoKind::Images::first_latent ? 0 : model_.vae.scale_factor_temporal; }
-  std::string_view tensor() const { return form_ == VideoKind::Images::first_latent ? "first_frame" : "condition"; }
   Type condition_type() const;
+  const char* tensor_name() const { return model_.expand_timesteps ? "first_frame" : "condition"; }
 
   const ModelConfig& model_;
-  const VideoKind::Images form_;
   const DType dtype_;
   const Platform& platform_;
   const Spelling spelling_;
   Settled settled_;
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
+  std::set<std::int64_t> levels_;  // from which groups behind the first are encoded
   std::vector<Picture> pictures_;
-  std::vector<float> first_frame_;  // [z_dim,1,h,w]
+  std::vector<float> condition_;
 };
 
 }  // namespace zoe

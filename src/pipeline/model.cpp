@@ -83,8 +83,8 @@ std::optional<double> read_boundary(const JsonObject& index) {
 
 GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
   GenerationDefaults defaults;
+  if (model.expand_timesteps) defaults = first_frame_defaults();
   if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
-  if (model.expand_timesteps) defaults = text_or_image_defaults();
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);

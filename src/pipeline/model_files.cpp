@@ -289,7 +289,7 @@ class Assembly {
       log(LogLevel::notice, fmt::format("{}: steps, guidance and shift are those of {}, whose shapes it has.", model.name, name));
       return;
     }
-    if (model.expand_timesteps) model.defaults = text_or_image_defaults();
+    if (model.expand_timesteps) model.defaults = first_frame_defaults();
     if (two_experts) {
       const bool has_condition = model.transformer.condition_channels() > 0;
       const double boundary = has_condition ? 0.9 : 0.875;  // of Wan 2.2's image to video and text to video

@@ -13,18 +13,20 @@ namespace {
 bool is_image_to_video(const ModelConfig& model) {
   return model.transformer.condition_channels() == ImageCondition::channels(model.vae);
 }
-bool takes_no_channels(const ModelConfig& model) {
+
+bool is_text_to_video(const ModelConfig& model) {
   return model.transformer.condition_channels() == 0 && model.transformer.image_dim == 0;
 }
 
-// The channels that the transformer sees beside the noise tell the kinds apart. The first that fits counts.
+// The channels that the transformer sees beside the noise tell most kinds apart. The first that fits counts.
+using Images = VideoKind::Images;
 constexpr VideoKind kKinds[] = {
-    {"text or image to video", members::ti2v_5b, members::ti2v_5b, VideoKind::Images::first_latent,
-     [](const ModelConfig& model) { return takes_no_channels(model) && model.expand_timesteps; }},
-    {"text to video", members::t2v, members::t2v_a14b, VideoKind::Images::none, takes_no_channels},
-    {"first and last frame to video", members::flf2v, members::flf2v, VideoKind::Images::both,
+    {"text or image to video", members::ti2v_5b, members::ti2v_5b, Images::maybe,
+     [](const ModelConfig& model) { return is_text_to_video(model) && model.expand_timesteps; }},
+    {"text to video", members::t2v, members::t2v_a14b, Images::none, is_text_to_video},
+    {"first and last frame to video", members::flf2v, members::flf2v, Images::both,
      [](const ModelConfig& model) { return is_image_to_video(model) && model.transformer.image_positions > 0; }},
-    {"image to video", members::i2v, members::i2v_a14b, VideoKind::Images::first, is_image_to_video}};
+    {"image to video", members::i2v, members::i2v_a14b, Images::first, is_image_to_video}};
 
 }  // namespace
 

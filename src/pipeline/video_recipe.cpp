@@ -97,14 +97,17 @@ class VideoWork : public Work {
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
-  bool has_first_frame() const { return image_ && image_->form() == VideoKind::Images::first_latent; }
   Type latent_type() const {
     return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch, model_.image_rows(),
-            has_first_frame()};
+    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
+            settled_.batch,         model_.image_rows(),    first_frame()};
   }
+  // A picture stands in the place of the first latent frame.
+  bool first_frame() const { return image_ && model_.expand_timesteps; }
+  std::int64_t timesteps() const { return first_frame() ? 2 : 1; }  // of a step
+
   ProgramPlan context_plan(std::int64_t text_rows) const;
   ProgramPlan step_plan(std::int64_t text_rows) const;
   Stage denoise_stage(const Expert& expert) const;
@@ -140,8 +143,8 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
       decode_(context) {
   Request request = with_preset(asked, context.spelling);
   check_request(request, two_experts ? kind.two : kind.one, context.spelling);
-  if (kind.images != VideoKind::Images::none && !(kind.images == VideoKind::Images::first_latent && request.image.empty())) {
-    image_ = std::make_unique<ImageCondition>(request, context, kind.images);
+  if (kind.images != VideoKind::Images::none && (kind.images != VideoKind::Images::maybe || !request.image.empty())) {
+    image_ = std::make_unique<ImageCondition>(request, context, kind.images == VideoKind::Images::both);
     request = image_->with_size(std::move(request));
   }
   settle_size(request, model_, context.spelling, settled_);
@@ -185,8 +188,8 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step {}x{}x{} rows {} batch {}{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width,
-                      text_rows, settled_.batch, has_first_frame() ? " first frame" : ""),
+          fmt::format("step{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", settled_.latent_frames,
+                      settled_.latent_height, settled_.latent_width, text_rows, settled_.batch),
           [this, text_rows] {
             NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
             for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
@@ -229,7 +232,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
   stage.uses.push_back({"finite", "finite", "", {{"values", "latents"}}});
 
   const std::int64_t steps = scheduler_->steps();
-  stage.tensors = {{"timestep_table", {DType::f32, {steps, model_.transformer.freq_dim}}},
+  stage.tensors = {{"timestep_table", {DType::f32, {steps, timesteps() * model_.transformer.freq_dim}}},
                    {"coefficient_table", {DType::f32, {steps, update_row(*scheduler_)}}},
                    {"finite_table", {DType::f32, {steps, kFiniteRow}}}};
   for (int i = 0; i < scheduler_->kept_count(); ++i) stage.tensors.push_back({fmt::format("scheduler.{}", i), latent_type(), true});
@@ -336,9 +339,16 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     }
   }
 
+  const std::vector<float> still = timestep_sinusoid(model_.transformer, 0);  // of a first frame that is given
+  if (first_frame()) {
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(settled_.latent_frames), 1);
+    rows[0] = 0;
+    run.upload(run.tensor("timestep_of_frame"), rows);
+  }
   std::vector<float> timesteps, coefficients;
   for (int i = 0; i < scheduler.steps(); ++i) {
     const std::vector<float> sinusoid = timestep_sinusoid(model_.transformer, scheduler.timesteps()[static_cast<std::size_t>(i)]);
+    if (first_frame()) timesteps.insert(timesteps.end(), still.begin(), still.end());
     timesteps.insert(timesteps.end(), sinusoid.begin(), sinusoid.end());
     std::vector<float> row = scheduler.coefficients(i);
     row.push_back(static_cast<float>(expert.guidance_scale));
@@ -349,7 +359,6 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
                &finite_table = run.tensor("finite_table");
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
-  if (has_first_frame()) run.upload(run.tensor("first_timestep"), timestep_sinusoid(model_.transformer, 0));
 
   std::vector<float> noise;
   std::vector<BoundPlan> predict;
@@ -406,7 +415,13 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   report_done(0);
   check_finite(expert, begin, expert.end, run);
   latents_ = run.download(latents);
-  if (has_first_frame()) image_->put_first_frame(latents_);
+  if (first_frame() && expert.end == scheduler.steps()) {
+    const std::vector<float>& given = image_->first_frame();
+    const std::size_t plane = given.size() / static_cast<std::size_t>(model_.vae.z_dim);
+    for (std::size_t c = 0; c * plane < given.size(); ++c)
+      std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
+                  latents_.begin() + static_cast<std::ptrdiff_t>(c * plane * static_cast<std::size_t>(settled_.latent_frames)));
+  }
   if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
 }
 

@@ -17,13 +17,8 @@ namespace zoe {
 struct VideoKind {
   std::string_view name;  // "image to video"
   Members one, two;       // by the number of transformers
-  // Pictures that it starts from (image_condition.h).
-  enum class Images : std::uint8_t {
-    none,
-    first,         // the first frame, and maybe the last: their latents and a mask beside the noise's channels, at every step
-    both,          // the same of both
-    first_latent,  // maybe the first: its latents in the place of the first latent frame (Wan 2.2 TI2V)
-  } images;
+  // Pictures that it starts from (image_condition.h): none, the first frame or none, the first frame and maybe the last, or both.
+  enum class Images : std::uint8_t { none, maybe, first, both } images;
   bool (*fits)(const ModelConfig& model);
 };
 

@@ -104,6 +104,12 @@ TEST(CudaSource, CompilesToACubin) {
   for (const std::int64_t width : {6, 12, 40})  // vectors of two, four and eight
     for (const testing::NamedChain& named : testing::u8_chains(DType::bf16, 7, width))
       text += print_source(named.chain, kCudaDialect, {.name = named.name}).text;
+  // One row alone, through shared memory: the flag of finite latents.
+  for (const std::int64_t width : {60, 336}) {
+    const Value row = input("row", DType::f32, {1, width});
+    const testing::NamedChain named = testing::fuse_whole(fmt::format("sum_of_one_row_{}", width), {row}, {sum(row)});
+    text += print_source(named.chain, kCudaDialect, {.name = named.name}).text;
+  }
   const std::string said = compile(text);
   EXPECT_EQ(said.find("exit status"), std::string::npos) << said;
 }

@@ -378,14 +378,14 @@ TEST(Files, TheVaeOfWan22InTheOriginalNames) {
   fs::copy_file(recorded / "wan_vae_residual/config.json", files.at("vae/config.json"));
   testing::write_safetensors(
       files.at("dit/dit.safetensors"),
-      testing::renamed(testing::stored_tensors(recorded / "text_or_image_to_video/transformer"), wan_dit_original_names()));
-  fs::copy_file(recorded / "text_or_image_to_video/transformer/config.json", files.at("dit/config.json"));
+      testing::renamed(testing::stored_tensors(recorded / "text_image_to_video/transformer"), wan_dit_original_names()));
+  fs::copy_file(recorded / "text_image_to_video/transformer/config.json", files.at("dit/config.json"));
   const ModelConfig model = read_model(ModelFiles{.model_path = files.at("dit/dit.safetensors").string(),
                                                   .vae = files.at("vae/vae.safetensors").string(),
                                                   .text_encoder = (kToy / "text_encoder").string(),
                                                   .tokenizer = (kToy / "tokenizer").string()});
   EXPECT_TRUE(model.expand_timesteps);
-  const ModelConfig diffusers = read_model_config(testing::make_text_or_image(files.folder / "diffusers"));
+  const ModelConfig diffusers = read_model_config(testing::make_image_to_video(files.folder / "diffusers", "text_image_to_video"));
   EXPECT_EQ(frames_of(model, kPicture), frames_of(diffusers, kPicture));
   EXPECT_EQ(frames_of(model), frames_of(diffusers));
 }

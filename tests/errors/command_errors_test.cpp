@@ -212,7 +212,7 @@ std::vector<Case> argument_cases() {
       {"UnknownCommand",
        {"generat"},
        {"[arguments]", "unknown command", "got \"generat\"",
-        "expected generate, info, platforms, bench, explain, verify, completion, man.", "Did you mean generate?", "zoe --help"}},
+        "expected generate, convert, info, platforms, bench, explain, verify, completion, man.", "Did you mean generate?", "zoe --help"}},
       {"UnknownCommandOfManyBytes",
        {std::string(100'000, 'x')},
        {"[arguments]", "unknown command", "got \"xxx", "...", "zoe --help"}},
@@ -288,6 +288,7 @@ std::vector<Case> argument_cases() {
       option("UnknownOpToExclude", "--compile-exclude", "rms_norm,norm_scale_shif",
              {"unknown op: got \"norm_scale_shif\"", "expected one of channel_norm, mul_add", "Did you mean norm_scale_shift?"}),
       option("NoOpToExclude", "--compile-exclude", "", {"unknown op: got \"\""}),
+      option("UnknownKeepingOfWeights", "--weights", "shrink", {"got \"shrink\"", "expected keep or widen"}),
       {"ProfileInNoFolder", tiny({"--profile", "@none/trace.json"}), {"[--profile]", "cannot write", "none is not a folder"}},
       {"ProfileIsAFolder", tiny({"--profile", "@out"}), {"[--profile]", "out is a folder, expected a file"}},
       {"ExplainUnknownModel",
@@ -311,6 +312,10 @@ std::vector<Case> argument_cases() {
       {"BenchOfUnknownPart",
        {"bench", "everything"},
        {"[part]", "got", "everything", "expected one of transformer, text-keys, text-encoder, vae-decode"}},
+      {"BenchOfUnknownEncoding",
+       {"bench", "transformer", "--stored", "Q8_0,Q9_0"},
+       {"[--stored]", "got \"Q9_0\"", "expected an encoding narrower than bf16, such as Q8_0, Q4_K"}},
+      {"BenchOfWideEncoding", {"bench", "transformer", "--stored", "bf16"}, {"[--stored]", "got \"BF16\"", "narrower than bf16"}},
       {"BenchOfUnknownSize", {"bench", "transformer", "--size", "70b"}, {"[arguments]", "70b", "14b"}},
       {"BenchOfOddHeight",
        {"bench", "vae-decode", "--size", "toy", "--height", "100"},
@@ -761,7 +766,7 @@ std::vector<Case> image_cases() {
   const std::string jpeg = image_bytes("colour.jpg"), circle = std::string(ZOE_FIXTURES) + "/models/image_to_video/circle.png";
   const std::size_t frame = jpeg.find(std::string("\xff\xc0\0\x11\x08", 5)) + 5;  // height and width follow
   const auto text_only = [](const std::string& name, std::vector<std::string> more, const std::string& flag) {
-    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of i2v, i2v_a14b."}};
+    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of i2v, i2v_a14b"}};
   };
   const auto parts = [](const std::string& value, std::vector<std::string> pieces) {
     return config("zoetrope.json", "parts", value, std::move(pieces));

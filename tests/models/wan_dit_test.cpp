@@ -268,9 +268,9 @@ TEST(WanDitErrors, NameTheValueAndItsKind) {
   };
   EXPECT_EQ(config_error("{}"), "none");
   for (const auto& [text, start] :
-       {std::pair{R"({"image_dim":1280})", "unsupported [config.json] image_dim"},
-        {R"({"added_kv_proj_dim":5120})", "unsupported [config.json] added_kv_proj_dim"},
-        {R"({"pos_embed_seq_len":514})", "unsupported [config.json] pos_embed_seq_len"},
+       {std::pair{R"({"image_dim":1280})", "unsupported [config.json] bad added_kv_proj_dim: got none"},
+        {R"({"added_kv_proj_dim":5120})", "unsupported [config.json] bad added_kv_proj_dim: got 5120"},
+        {R"({"pos_embed_seq_len":514})", "invalid argument [config.json] bad pos_embed_seq_len"},
         {R"({"qk_norm":"layer_norm"})", "unsupported [config.json] qk_norm"},
         {R"({"_class_name":"WanVACETransformer3DModel"})", "unsupported [config.json] _class_name"},
         {R"({"attention_head_dim":63})", "invalid argument [config.json] bad attention_head_dim"},

@@ -288,6 +288,40 @@ TEST(WanVaeInterpreter, AgreesWithTheCpuPlatformInResultsAndStates) {
   }
 }
 
+// A picture, and nothing behind it: levels that see nothing new are left out, and nothing changes in any bit.
+TEST(WanVaeStill, LevelsThatSettledAreLeftOut) {
+  for (const char* const name : {"wan_vae_toy", "wan_vae_residual"}) {
+    const Model model(name);
+    const std::int64_t levels = static_cast<std::int64_t>(model.config.dim_mult.size()), group = 4, frames = 1 + 12 * group;
+    ReferenceTensor video = frames_of(model.read("encode.t1.video"), 0, 1);
+    video.values.resize(video.values.size() * static_cast<std::size_t>(frames));
+    video.shape = {frames, video.shape.dim(1), video.shape.dim(2), 3};
+    const Walk whole = walk("cpu", model, Half::encode, DType::f32, video, group_sizes(frames, group));
+
+    Walk shortened = walk("cpu", model, Half::encode, DType::f32, frames_of(video, 0, 1), {1});
+    std::vector<ReferenceTensor> given(static_cast<std::size_t>(levels));
+    std::vector<int> taken(static_cast<std::size_t>(levels));
+    for (std::int64_t begin = 1; begin < frames; begin += group) {
+      std::int64_t from = levels - 1;
+      while (from > 0 && begin - group - wan_vae_frames_seen(model.config, from) <= 0) --from;
+      ++taken[static_cast<std::size_t>(from)];
+      const WanVaeGraph traced =
+          trace_wan_vae_encode_from(model.config, DType::f32, group, video.shape.dim(1), video.shape.dim(2), from);
+      verify(traced.graph);
+      std::vector<ReferenceTensor> inputs{from == 0 ? frames_of(video, begin, begin + group) : given[static_cast<std::size_t>(from)]};
+      for (const std::size_t number : traced.reads) inputs.push_back(shortened.states[number]);
+      const auto outputs = run_graph("cpu", traced.graph, inputs, &model.weights);
+      for (std::size_t i = 0; i < 2; ++i) append_frames(shortened.results[i], outputs[i]);
+      for (std::size_t i = 2; i < traced.results; ++i) given[static_cast<std::size_t>(from) + i - 1] = outputs[i];
+      for (std::size_t i = 0; i < traced.writes.size(); ++i) shortened.states[traced.writes[i]] = outputs[traced.results + i];
+    }
+    for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(shortened.results[i].values, whole.results[i].values) << name << " result " << i;
+    for (std::size_t i = 0; i < whole.states.size(); ++i)
+      EXPECT_EQ(shortened.states[i].values, whole.states[i].values) << name << " state " << i;
+    for (const int groups : taken) EXPECT_GT(groups, 0) << name;
+  }
+}
+
 // As wide as the published VAE, whose convolutions a GPU may compute by other kernels, and of pictures large enough for these.
 TEST(WanVaeOnCuda, WidePicturesInBf16StayNearTheCpuInF32) {
   if (std::string why; !testing::runs_here("cuda", why)) GTEST_SKIP() << why;

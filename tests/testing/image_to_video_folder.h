@@ -10,26 +10,8 @@
 
 namespace zoe::testing {
 
-// As Wan 2.2 TI2V: a timestep a token, the VAE of Wan 2.2.
-inline std::filesystem::path make_text_or_image(const std::filesystem::path& folder) {
-  namespace fs = std::filesystem;
-  const fs::path models = ZOE_MODELS, fixtures = fs::path(ZOE_FIXTURES) / "models";
-  fs::create_directories(folder);
-  nlohmann::json defaults;
-  for (const char* part : {"tokenizer", "text_encoder", "scheduler"})
-    defaults["parts"][part] = fs::relative(models / "toy-wan" / part, folder).string();
-  defaults["parts"]["transformer"] = fs::relative(fixtures / "text_or_image_to_video/transformer", folder).string();
-  defaults["parts"]["vae"] = fs::relative(fixtures / "wan_vae_residual", folder).string();
-  std::ofstream(folder / "zoetrope.json") << defaults.dump(1);
-  std::ifstream file(models / "toy-wan/model_index.json");
-  nlohmann::json index = nlohmann::json::parse(file);
-  index["expand_timesteps"] = true;
-  std::ofstream(folder / "model_index.json") << index.dump(1);
-  return folder;
-}
-
 // `fixture`: a folder of tests/fixtures/models. "image_to_video_experts" has two experts, "image_to_video_clip" an image encoder,
-// "image_to_video_flf2v" one that sees two pictures.
+// "image_to_video_flf2v" one that sees two pictures; "text_image_to_video" takes a first frame or none.
 inline std::filesystem::path make_image_to_video(const std::filesystem::path& folder, const std::string& fixture,
                                                  const std::optional<double> boundary = {}) {
   namespace fs = std::filesystem;
@@ -46,7 +28,10 @@ inline std::filesystem::path make_image_to_video(const std::filesystem::path& fo
     put("transformer_2", recorded / fixture / "transformer_2");
     index["transformer_2"] = index["transformer"];
     index["boundary_ratio"] = boundary.value_or(0.9);
-  } else if (fixture != "image_to_video") {
+  } else if (fixture == "text_image_to_video") {
+    put("vae", recorded / "wan_vae_residual");
+    index["expand_timesteps"] = true;
+  } else {
     put("image_encoder", recorded / "image_to_video_clip/image_encoder");
     index["image_encoder"] = {"transformers", "CLIPVisionModel"};
   }

@@ -160,7 +160,7 @@ TEST(Scheduler, OthersOfDiffusers) {
 }
 
 TEST(Scheduler, OneStepGoesToThePredictedSample) {
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm}) {  // they begin at level 1
     for (const auto type : {SolverType::bh1, SolverType::bh2}) {
       const auto scheduler = make_scheduler({.kind = kind, .solver_type = type}, 1);
       std::vector<float> sample = {1.0f, -2.0f, 0.5f};

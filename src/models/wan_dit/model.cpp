@@ -72,12 +72,6 @@ Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
   return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
 }
 
-// Row i of a table of modulations: [1,n,D] -> [1,1,D], or of one a frame: [F,n,D] -> [1,F,1,D].
-Value row(const Value& table, std::int64_t i) {
-  const Value one = slice(table, 1, i, i + 1);
-  return table.dim(0) == 1 ? one : reshape(one, {1, table.dim(0), 1, table.dim(2)});
-}
-
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
   return reshape(attention(q, k, v, scale, bias), {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
@@ -85,6 +79,12 @@ Value attend(const Value& q, const Value& k, const Value& v, const Value& bias =
 
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
+
+// Row i of a table of modulations [F,n,D] for a batch of B -> [1,1,D], or [B,F,1,D] where frames differ.
+Value row(const Value& table, std::int64_t i, std::int64_t batch) {
+  const Value rows = slice(table, 1, i, i + 1);
+  return table.dim(0) == 1 ? rows : repeat(reshape(rows, {1, table.dim(0), 1, table.dim(2)}), batch);
+}
 
 void check_images(const WanDitConfig& config, std::int64_t rows) {
   constexpr std::int64_t kMostRows = 1 << 16;
@@ -111,7 +111,7 @@ Value embed_images(const WanDitConfig& config, DType dtype, const Value& tokens)
 }
 
 struct Conditions {
-  Value modulation;            // f32 [1|F,6,D], to which each block adds its table
+  Value modulation;            // f32 [1,6,D] or of each frame [F,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
   Value text_bias;             // [B,1,1,R]
 };
@@ -125,8 +125,9 @@ struct Seen {
 Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Seen& seen) {
   const std::int64_t dim = block.config.dim();
   const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
-  const Value shift = row(table, 0), scale = row(table, 1), gate = row(table, 2);
-  const Value ffn_shift = row(table, 3), ffn_scale = row(table, 4), ffn_gate = row(table, 5);
+  const std::int64_t entering = x.dim(0), texts = seen.text_keys.dim(0);
+  const Value shift = row(table, 0, entering), scale = row(table, 1, entering), gate = row(table, 2, entering);
+  const Value ffn_shift = row(table, 3, texts), ffn_scale = row(table, 4, texts), ffn_gate = row(table, 5, texts);
   const NormOptions plain{.eps = block.config.eps};
 
   const Value n = norm_scale_shift(x, scale, shift, plain);
@@ -210,7 +211,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
 
   const Value latent = input("latent", DType::f32, {config.out_channels, sizes.frames, sizes.height, sizes.width});
-  const Value timestep = input("timestep", DType::f32, {1, config.freq_dim});
+  const Value timestep = input("timestep", DType::f32, {sizes.first_frame ? 2 : 1, config.freq_dim});
   const Value cos_full = input("cos_full", DType::f32, {tokens, 1, config.head_dim});
   const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
   const Value text_bias = input("text_bias", DType::f32, {sizes.batch, sizes.text_rows});
@@ -228,16 +229,17 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     seen = concat({seen, cast(inputs.back(), dtype)}, 0);
   }
 
-  Value first_timestep;
+  Value of_frame;
   if (sizes.first_frame) {
-    ZOE_INTERNAL_CHECK(pt == 1 && config.condition_channels() == 0);
-    inputs.push_back(input("first_frame", DType::f32, {channels, 1, sizes.height, sizes.width}));
-    std::vector<Value> frames{cast(inputs.back(), dtype)};
-    if (f > 1) frames.push_back(slice(seen, 1, 1, f));
-    seen = concat(std::move(frames), 1);
-    first_timestep = input("first_timestep", DType::f32, {1, config.freq_dim});
-    inputs.push_back(first_timestep);
+    check(pt == 1, ErrorKind::unsupported, "wan_dit", "a first frame needs patches of one frame: got {}, expected 1.", pt);
+    of_frame = input("timestep_of_frame", DType::i32, {sizes.frames});
+    const Value first = input("first_frame", DType::f32, {config.out_channels, 1, sizes.height, sizes.width});
+    inputs.insert(inputs.end(), {of_frame, first});
+    seen = sizes.frames == 1 ? cast(first, dtype) : concat({cast(first, dtype), slice(seen, 1, 1, sizes.frames)}, 1);
   }
+  // Of each timestep [T,n] -> of each frame [F,n], where frames differ.
+  const auto by_frame = [&](const Value& rows) { return of_frame ? gather(rows, of_frame) : rows; };
+  const std::int64_t distinct = of_frame ? sizes.frames : 1;
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
@@ -246,19 +248,10 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
                                {dim, channels, pt, ph, pw});
 
   const Part embedder{config, dtype, "condition_embedder.", 0};
-  const Value timesteps = sizes.first_frame ? concat({first_timestep, timestep}, 0) : timestep;
-  const Value hidden = embedder.project("time_embedder.linear_1", timesteps, dim, {.activation = Activation::silu});
-  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [1|2,D]
-  const Value modulation = cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32);
-  // One row for all tokens, or two, of the first frame and of the others: one a frame.
-  const auto by_frame = [&, frames = f](const Value& rows) {
-    if (!sizes.first_frame) return rows;
-    std::vector<Value> parts(static_cast<std::size_t>(frames), slice(rows, 0, 1, 2));
-    parts[0] = slice(rows, 0, 0, 1);
-    return concat(std::move(parts), 0);
-  };
-  const std::int64_t rows = sizes.first_frame ? f : 1;
-  const Conditions conditions{reshape(by_frame(modulation), {rows, 6, dim}), cos_full, sin_signed,
+  const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
+  const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [T,D]
+  const Value modulation = by_frame(cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32));
+  const Conditions conditions{reshape(modulation, {distinct, 6, dim}), cos_full, sin_signed,
                               reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
 
   std::vector<Value> blocks;
@@ -273,8 +266,8 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
   const Value table =
-      head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {rows, 1, dim});
-  const Value n = norm_scale_shift(x, row(table, 1), row(table, 0), {.eps = config.eps});
+      head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
+  const Value n = norm_scale_shift(x, row(table, 1, x.dim(0)), row(table, 0, x.dim(0)), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;
   for (std::int64_t text = 0; text < sizes.batch; ++text) {

@@ -29,16 +29,17 @@ struct WanDitSizes {
   std::int64_t text_rows;              // R
   std::int64_t batch = 1;              // B
   std::int64_t image_rows = 0;         // S, of a model with an image_dim
-  bool first_frame = false;            // the first latent frame is given (Wan 2.2 TI2V): see below
+  bool first_frame = false;            // it is given: taken as it is, at timestep 0 (Wan 2.2 TI2V)
 };
 
 // Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
 //          (rotary_tables), text_bias f32 [B,R], then k_0, v_0, k_1, v_1, ... as trace_wan_context returns them (of images, too),
 //          and where there are more channels, condition f32 [in_channels - out_channels,F,H,W], which stand behind the latent's.
+//          With first_frame: timestep is [2,freq_dim], its first row that of the first frame (0), and behind all others
+//          timestep_of_frame i32 [F], the row of each latent frame, and first_frame f32 [out_channels,1,H,W], which stands in the
+//          latent's place; patches are of one frame.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
-// With sizes.first_frame two more: first_frame f32 [out_channels,1,H,W], which stands in the place of the latent's first, and
-//          first_timestep f32 [1,freq_dim], that of its tokens (0: there is no noise in them). pt is 1.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
 // is computed once. Images are seen by an attention of their own, with the texts' queries, whose result is added. text_bias is
 // added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of padding are all the same, so

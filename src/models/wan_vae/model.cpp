@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <optional>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -147,6 +148,15 @@ class Tracer {
     return y + reshape(means, y.shape());
   }
 
+  // What was traced so far is left out of the graph: x comes from outside. States keep their numbers.
+  Value restart(const Value& x) {
+    reads_.clear();
+    writes_.clear();
+    state_inputs_.clear();
+    state_outputs_.clear();
+    return input("settled", dtype_, x.shape());
+  }
+
   WanVaeGraph finish(std::string name, const Value& argument, std::vector<Value> results) {
     if (first_) name += "_first";
     WanVaeGraph traced{{}, states_, reads_, writes_, results.size()};
@@ -252,12 +262,16 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
 }
 
 WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
-                         std::int64_t width) {
+                         std::int64_t width, std::optional<std::int64_t> from_level = {}) {
+  std::vector<Value> given;  // to the levels above from_level
+  Value argument;
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
   Value x = tracer.causal("encoder.conv_in", cast(patches_of(pixels, config.patch_size), dtype), config.base_dim, 3);
   std::size_t number = 0;  // blocks and down-samplings of all levels are one list in the files of Wan 2.1
   for (std::size_t level = 0; level < config.dim_mult.size(); ++level) {
     const bool last = level + 1 == config.dim_mult.size();
+    if (from_level && level > 0 && level == static_cast<std::size_t>(*from_level)) x = argument = tracer.restart(x);
+    if (from_level && level > static_cast<std::size_t>(*from_level)) given.push_back(x);
     const Value entered = x;
     const auto name = [&](std::string_view part) {
       return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, part)
@@ -271,8 +285,10 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   x = tracer.mid_block("encoder.mid_block", x);
   x = tracer.causal("encoder.conv_out", silu(tracer.norm("encoder.norm_out", x)), 2 * config.z_dim, 3);
   const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
-  return tracer.finish("wan_vae_encode", pixels,
-                       {slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)});
+  std::vector<Value> results{slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)};
+  results.insert(results.end(), given.begin(), given.end());
+  return tracer.finish(argument ? fmt::format("wan_vae_encode_from_{}", *from_level) : "wan_vae_encode", argument ? argument : pixels,
+                       std::move(results));
 }
 
 }  // namespace
@@ -289,6 +305,27 @@ WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::i
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
   return trace_encode(tracer, config, dtype, frames, height, width);
+}
+
+WanVaeGraph trace_wan_vae_encode_from(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                      std::int64_t width, std::int64_t from_level) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, false);
+  const auto levels = static_cast<std::int64_t>(config.dim_mult.size());
+  check(from_level >= 0 && from_level < levels, ErrorKind::invalid_argument, "wan_vae_encode", "bad level: got {}, expected 0 to {}.",
+        from_level, levels - 1);
+  Tracer tracer(dtype, false);
+  return trace_encode(tracer, config, dtype, frames, height, width, from_level);
+}
+
+std::int64_t wan_vae_frames_seen(const WanVaeConfig& config, std::int64_t level) {
+  std::int64_t frames = kCachedFrames, rate = 1;  // conv_in; pixel frames a frame of the level
+  for (std::int64_t below = 0; below < level; ++below) {
+    frames += 2 * config.num_res_blocks * kCachedFrames * rate;
+    if (!config.temporal_downsample[static_cast<std::size_t>(below)]) continue;
+    frames += kCachedFrames * rate;  // the convolution that halves them sees two frames before the last
+    rate *= 2;
+  }
+  return frames;
 }
 
 std::vector<ExpectedTensor> wan_vae_tensors(const WanVaeConfig& config) {

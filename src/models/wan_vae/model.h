@@ -40,4 +40,13 @@ WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::i
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                  std::int64_t width, bool first);
 
+// Of a video that does not change for a while, the lower levels of the encoder give for each group what they gave for the one before,
+// and their states stay what they are: such a group needs the levels from `from_level` on alone. The graph of a later group, whose
+// results are followed by what each level above from_level (but the first) is given, `dtype` [..]; where from_level is not 0, its
+// first input is `settled`, what that level was given for the group before, in the place of frames.
+WanVaeGraph trace_wan_vae_encode_from(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                      std::int64_t width, std::int64_t from_level);
+// How many frames before a group's own what `level` is given for it depends on.
+std::int64_t wan_vae_frames_seen(const WanVaeConfig& config, std::int64_t level);
+
 }  // namespace zoe

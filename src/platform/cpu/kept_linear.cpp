@@ -2,7 +2,7 @@
 // into what the product takes. So the product's bits are those of a weight that was widened beforehand.
 //
 // Widening inside the product would save writing and reading the weight once more, which is a small part: an element takes about a
-// nanosecond of a core, and its products, two operations for each row, hundreds (docs/performance.md).
+// nanosecond of a core, and its products, two operations for each row, ten with a thousand rows (docs/performance.md).
 
 #include <algorithm>
 #include <array>

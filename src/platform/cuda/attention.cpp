@@ -10,7 +10,7 @@
 namespace zoe::cuda {
 namespace {
 
-constexpr std::int64_t kMostChannels = 512, kMostChannelsOfTensorCores = 384;
+constexpr std::int64_t kMostChannels = 1024, kMostChannelsOfTensorCores = 384;
 
 // How a program goes about heads of up to `channels` channels.
 struct Form {

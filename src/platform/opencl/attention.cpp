@@ -9,7 +9,7 @@
 namespace zoe::opencl {
 namespace {
 
-constexpr std::int64_t kMostChannels = 512, kChannelStep = 64;
+constexpr std::int64_t kMostChannels = 1024, kChannelStep = 64;
 
 class AttentionKernel : public Kernel {
  public:
@@ -34,7 +34,7 @@ class AttentionKernel : public Kernel {
       }
       has_bias_ = true;
     }
-    // Few programs serve all heads: their widths are rounded up to 64, 128, 256 or 512.
+    // Few programs serve all heads: their widths are rounded up to 64, 128, 256, 512 or 1,024.
     std::int64_t most = kChannelStep;
     while (most < channels) most *= 2;
     const std::string source =

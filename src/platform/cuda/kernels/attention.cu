@@ -230,7 +230,7 @@ extern "C" __global__ __launch_bounds__(WARPS * 32) void attention(ATTENTION_ARG
 #define KEY_STRIDE (KEYS + 4)   // keeps four neighbours aligned, and channels in different banks
 #define QUERY_STRIDE (QUERIES + 4)
 // Keys whose v is in shared memory at a time: as many as fit in the place of 64 keys' and queries' channels.
-#define VALUE_KEYS (CHANNELS <= 64 ? 64 : CHANNELS <= 128 ? 32 : CHANNELS <= 256 ? 16 : 8)
+#define VALUE_KEYS (CHANNELS <= 64 ? 64 : CHANNELS <= 128 ? 32 : CHANNELS <= 256 ? 16 : CHANNELS <= 512 ? 8 : 4)
 #define CHUNK_FLOATS (DEPTH * (KEY_STRIDE + QUERY_STRIDE))
 
 // e^x for x <= 0, 2 ulp off: the product with log2 e goes in two parts.
