@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/dtype.h"
 
@@ -12,10 +13,28 @@ namespace zoe {
 
 namespace {
 
-// To the nearest whole number, ties to even, for values below 2^22: as an addition it is vectorised.
-float nearest_whole(float value) { return (value + 12582912.0f) - 12582912.0f; }
+// Sixteen groups of numbers side by side, one a lane: sums run along a group, in the same order on every machine. What is inlined
+// here is compiled once for each set of instructions below, without contraction.
+#define ZOE_INLINE [[gnu::always_inline]] inline
+using Lanes = float __attribute__((vector_size(64), may_alias));
+constexpr std::size_t kLanes = 16;
 
-float whole_within(float value, float low, float high) { return std::min(std::max(nearest_whole(value), low), high); }
+// To the nearest whole number, ties to even, for values below 2^22.
+ZOE_INLINE float whole_within(float value, float low, float high) {
+  return std::min(std::max((value + 12582912.0f) - 12582912.0f, low), high);
+}
+ZOE_INLINE void round_within(Lanes& value, float low, float high) {
+  value = (value + 12582912.0f) - 12582912.0f;
+  value = value > low ? value : Lanes{} + low;
+  value = value < high ? value : Lanes{} + high;
+}
+
+// Of 16 groups of n numbers, one behind the other: number i of each.
+template <std::size_t n>
+ZOE_INLINE void turn(const float* x, Lanes* turned) {
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t lane = 0; lane < kLanes; ++lane) turned[i][lane] = x[lane * n + i];
+}
 
 float put_f16(float value, std::byte* to) {
   constexpr float kLargest = 65504;
@@ -24,31 +43,35 @@ float put_f16(float value, std::byte* to) {
   return f16_to_f32(bits);
 }
 
-// The step d for which whole numbers q from `low` to -low - 1 make d * q nearest to the values: for each of some divisions of the
-// largest value, the best d in closed form, sum(x q) / sum(q q); the error falls by sum(x q)^2 / sum(q q).
+// The step d of each of 16 groups for which whole numbers q from `low` to -low - 1 make d * q nearest to its numbers: for each of
+// some divisions of the largest number, the best d in closed form, sum(x q) / sum(q q); the error falls by sum(x q)^2 / sum(q q).
 template <std::size_t n>
-float symmetric_step(const float* x, float low) {
-  float largest = 0;
-  for (std::size_t i = 0; i < n; ++i)
-    if (std::abs(x[i]) > std::abs(largest)) largest = x[i];
-  if (largest == 0) return 0;
-  float best_gain = -1, best = 0;
-  const auto attempt = [&](float per_step) {
-    float xq = 0, qq = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-      const float q = whole_within(x[i] * per_step, low, -low - 1);
-      xq += x[i] * q;
-      qq += q * q;
-    }
-    if (qq > 0 && xq * xq > best_gain * qq) {
-      best_gain = xq * xq / qq;
-      best = xq / qq;
-    }
-  };
+ZOE_INLINE void symmetric_steps(const float* numbers, float low, float* steps) {
+  Lanes x[n], largest{}, size{};
+  turn<n>(numbers, x);
+  for (std::size_t i = 0; i < n; ++i) {
+    const Lanes own = x[i] < 0.0f ? -x[i] : x[i];
+    largest = own > size ? x[i] : largest;
+    size = own > size ? own : size;
+  }
+  const Lanes divisor = size > 0.0f ? largest : Lanes{} + 1.0f;
+  Lanes best_gain = Lanes{} - 1.0f, best{};
   constexpr int kAttempts = 9;
-  for (int i = -kAttempts; i <= kAttempts; ++i) attempt((low + 0.1f * static_cast<float>(i)) / largest);
-  attempt((-low - 1) / largest);
-  return best;
+  for (int attempt = -kAttempts; attempt <= kAttempts + 1; ++attempt) {
+    const float whole = attempt > kAttempts ? -low - 1 : low + 0.1f * static_cast<float>(attempt);
+    const Lanes per_step = whole / divisor;
+    Lanes xq{}, qq{};
+    for (std::size_t i = 0; i < n; ++i) {
+      Lanes q = x[i] * per_step;
+      round_within(q, low, -low - 1);
+      xq = xq + x[i] * q;
+      qq = qq + q * q;
+    }
+    const Lanes divided = qq > 0.0f ? qq : Lanes{} + 1.0f, gain = qq > 0.0f ? xq * xq / divided : Lanes{} - 1.0f;
+    best = gain > best_gain ? xq / divided : best;
+    best_gain = gain > best_gain ? gain : best_gain;
+  }
+  for (std::size_t lane = 0; lane < kLanes; ++lane) steps[lane] = best[lane];
 }
 
 // 32 values in low and high halves of 16 bytes.
@@ -56,28 +79,47 @@ void put_nibbles(const std::array<std::uint8_t, 32>& q, std::byte* to) {
   for (std::size_t i = 0; i < 16; ++i) to[i] = static_cast<std::byte>((q[i] & 15) | (q[i + 16] & 15) << 4);
 }
 
-std::array<std::uint8_t, 32> symmetric_32(const float* x, float low, std::byte* step) {
-  const float d = put_f16(symmetric_step<32>(x, low), step), per_step = d != 0 ? 1 / d : 0;
+ZOE_INLINE std::array<std::uint8_t, 32> symmetric_32(const float* x, float step, float low, std::byte* stored) {
+  const float d = put_f16(step, stored), per_step = d != 0 ? 1 / d : 0;
   std::array<std::uint8_t, 32> q;
   for (std::size_t i = 0; i < 32; ++i) q[i] = static_cast<std::uint8_t>(whole_within(x[i] * per_step, low, -low - 1) - low);
   return q;
 }
 
-void encode_q4_0(const float* x, std::int64_t count, std::byte* to) {
-  for (; count > 0; count -= 32, x += 32, to += 18) put_nibbles(symmetric_32(x, -8, to), to + 2);
-}
-
-void encode_q5_0(const float* x, std::int64_t count, std::byte* to) {
-  for (; count > 0; count -= 32, x += 32, to += 22) {
-    const std::array<std::uint8_t, 32> q = symmetric_32(x, -16, to);
-    std::uint32_t fifth = 0;
-    for (std::size_t i = 0; i < 32; ++i) fifth |= static_cast<std::uint32_t>(q[i] >> 4) << i;
-    std::memcpy(to + 2, &fifth, sizeof fifth);
-    put_nibbles(q, to + 6);
+// Calls body(block, which, step) for each block of 32 numbers; where there are fewer than 16 of them, zeros fill the lanes.
+template <class Body>
+ZOE_INLINE void each_symmetric_32(const float* x, std::int64_t count, float low, const Body& body) {
+  for (std::int64_t begin = 0; begin < count; begin += 32 * static_cast<std::int64_t>(kLanes)) {
+    const std::int64_t here = std::min(count - begin, 32 * static_cast<std::int64_t>(kLanes));
+    std::array<float, 32 * kLanes> filled{};
+    std::copy_n(x + begin, here, filled.data());
+    std::array<float, kLanes> steps;
+    symmetric_steps<32>(filled.data(), low, steps.data());
+    for (std::int64_t block = 0; block < here / 32; ++block)
+      body(x + begin + 32 * block, begin / 32 + block, steps[static_cast<std::size_t>(block)]);
   }
 }
 
-void encode_q8_0(const float* x, std::int64_t count, std::byte* to) {
+ZOE_INLINE void encode_q4_0(const float* x, std::int64_t count, std::byte* to) {
+  each_symmetric_32(
+      x, count, -8, [&](const float* block, std::int64_t which, float step) __attribute__((always_inline)) {
+        put_nibbles(symmetric_32(block, step, -8, to + 18 * which), to + 18 * which + 2);
+      });
+}
+
+ZOE_INLINE void encode_q5_0(const float* x, std::int64_t count, std::byte* to) {
+  each_symmetric_32(
+      x, count, -16, [&](const float* block, std::int64_t which, float step) __attribute__((always_inline)) {
+        std::byte* const own = to + 22 * which;
+        const std::array<std::uint8_t, 32> q = symmetric_32(block, step, -16, own);
+        std::uint32_t fifth = 0;
+        for (std::size_t i = 0; i < 32; ++i) fifth |= static_cast<std::uint32_t>(q[i] >> 4) << i;
+        std::memcpy(own + 2, &fifth, sizeof fifth);
+        put_nibbles(q, own + 6);
+      });
+}
+
+ZOE_INLINE void encode_q8_0(const float* x, std::int64_t count, std::byte* to) {
   for (; count > 0; count -= 32, x += 32, to += 34) {
     float largest = 0;
     for (std::size_t i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
@@ -88,15 +130,14 @@ void encode_q8_0(const float* x, std::int64_t count, std::byte* to) {
   }
 }
 
-void encode_q6_k(const float* x, std::int64_t count, std::byte* to) {
+ZOE_INLINE void encode_q6_k(const float* x, std::int64_t count, std::byte* to) {
   constexpr std::size_t kGroups = 16;
   for (; count > 0; count -= 256, x += 256, to += 210) {
     std::array<float, kGroups> steps;
+    symmetric_steps<16>(x, -32, steps.data());
     float largest = 0;
-    for (std::size_t g = 0; g < kGroups; ++g) {
-      steps[g] = symmetric_step<16>(x + 16 * g, -32);
-      if (std::abs(steps[g]) > std::abs(largest)) largest = steps[g];
-    }
+    for (const float step : steps)
+      if (std::abs(step) > std::abs(largest)) largest = step;
     const float d = put_f16(largest / -128, to + 208), per_step = d != 0 ? 1 / d : 0;
     std::array<std::uint8_t, 256> q;
     for (std::size_t g = 0; g < kGroups; ++g) {
@@ -114,95 +155,128 @@ void encode_q6_k(const float* x, std::int64_t count, std::byte* to) {
   }
 }
 
-// Step and offset, both at least 0, for which step * q - offset with q from 0 to 15 is nearest to 32 values: for each of some
-// divisions of their range, the least squares.
-struct Affine {
-  float step, offset;
-};
-Affine affine_32(const float* x) {
+// Step and offset of each of 16 groups of 32 numbers, both at least 0, for which step * q - offset with q from 0 to 15 is nearest
+// to them: for each of some divisions of their range, the least squares.
+ZOE_INLINE void affine_fits(const float* numbers, float* steps, float* offsets) {
   constexpr std::size_t n = 32;
-  float low = 0, high = x[0], sx = 0, sxx = 0;
+  constexpr auto kCount = static_cast<float>(n);
+  Lanes x[n], low{}, sx{}, sxx{};
+  turn<n>(numbers, x);
+  Lanes high = x[0];
   for (std::size_t i = 0; i < n; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-    sx += x[i];
-    sxx += x[i] * x[i];
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+    sx = sx + x[i];
+    sxx = sxx + x[i] * x[i];
   }
-  if (high <= low) return {0, -low};
-  Affine best{(high - low) / 15, -low};
-  float least = INFINITY;
+  const Lanes range = high > low ? high - low : Lanes{} + 1.0f;
+  Lanes best_step = high > low ? range / 15.0f : Lanes{}, best_begin = low,
+        least = Lanes{} + std::numeric_limits<float>::infinity();
   constexpr int kAttempts = 20;
   for (int attempt = 0; attempt <= kAttempts; ++attempt) {
-    const float per_step = (14.0f + 0.1f * static_cast<float>(attempt)) / (high - low);
-    float sq = 0, sqq = 0, sxq = 0;
+    const Lanes per_step = (14.0f + 0.1f * static_cast<float>(attempt)) / range;
+    Lanes sq{}, sqq{}, sxq{};
     for (std::size_t i = 0; i < n; ++i) {
-      const float q = whole_within((x[i] - low) * per_step, 0, 15);
-      sq += q;
-      sqq += q * q;
-      sxq += x[i] * q;
+      Lanes q = (x[i] - low) * per_step;
+      round_within(q, 0, 15);
+      sq = sq + q;
+      sqq = sqq + q * q;
+      sxq = sxq + x[i] * q;
     }
-    const float determinant = static_cast<float>(n) * sqq - sq * sq;
-    if (!(determinant > 0)) continue;
-    float step = (static_cast<float>(n) * sxq - sx * sq) / determinant, begin = (sqq * sx - sq * sxq) / determinant;
-    if (begin > 0) {
-      begin = 0;
-      step = sxq / sqq;
-    }
-    if (!(step >= 0)) continue;
-    const float error =
-        sxx - 2 * step * sxq - 2 * begin * sx + step * step * sqq + 2 * step * begin * sq + begin * begin * static_cast<float>(n);
-    if (error < least) {
-      least = error;
-      best = {step, -begin};
-    }
+    const Lanes determinant = kCount * sqq - sq * sq, divided = determinant > 0.0f ? determinant : Lanes{} + 1.0f;
+    Lanes step = (kCount * sxq - sx * sq) / divided, begin = (sqq * sx - sq * sxq) / divided;
+    step = begin > 0.0f ? sxq / (sqq > 0.0f ? sqq : Lanes{} + 1.0f) : step;
+    begin = begin > 0.0f ? Lanes{} : begin;
+    Lanes error =
+        sxx - 2.0f * step * sxq - 2.0f * begin * sx + step * step * sqq + 2.0f * step * begin * sq + begin * begin * kCount;
+    error = determinant > 0.0f ? error : Lanes{} + std::numeric_limits<float>::infinity();
+    error = step >= 0.0f ? error : Lanes{} + std::numeric_limits<float>::infinity();
+    best_step = error < least ? step : best_step;
+    best_begin = error < least ? begin : best_begin;
+    least = error < least ? error : least;
   }
-  return best;
+  for (std::size_t lane = 0; lane < kLanes; ++lane) {
+    steps[lane] = best_step[lane];
+    offsets[lane] = -best_begin[lane];
+  }
 }
 
-void encode_q4_k(const float* x, std::int64_t count, std::byte* to) {
+// A block of 256 numbers, from the fits of its groups of 32.
+ZOE_INLINE void put_q4_k(const float* x, const float* steps, const float* offsets, std::byte* to) {
   constexpr std::size_t kGroups = 8;
-  for (; count > 0; count -= 256, x += 256, to += 144) {
-    std::array<Affine, kGroups> fits;
-    float step = 0, offset = 0;
-    for (std::size_t g = 0; g < kGroups; ++g) {
-      fits[g] = affine_32(x + 32 * g);
-      step = std::max(step, fits[g].step);
-      offset = std::max(offset, fits[g].offset);
+  const float step = *std::max_element(steps, steps + kGroups), offset = *std::max_element(offsets, offsets + kGroups);
+  const float d = put_f16(step / 63, to), m = put_f16(offset / 63, to + 2);
+  std::array<std::uint8_t, 12> packed{};
+  std::array<std::uint8_t, 256> q;
+  for (std::size_t g = 0; g < kGroups; ++g) {
+    const float s = d != 0 ? whole_within(steps[g] / d, 0, 63) : 0, o = m != 0 ? whole_within(offsets[g] / m, 0, 63) : 0;
+    const auto s6 = static_cast<std::uint8_t>(s), o6 = static_cast<std::uint8_t>(o);
+    if (g < 4) {
+      packed[g] = static_cast<std::uint8_t>(packed[g] | s6);
+      packed[g + 4] = static_cast<std::uint8_t>(packed[g + 4] | o6);
+    } else {
+      packed[g + 4] = static_cast<std::uint8_t>((s6 & 15) | (o6 & 15) << 4);
+      packed[g - 4] = static_cast<std::uint8_t>(packed[g - 4] | (s6 >> 4) << 6);
+      packed[g] = static_cast<std::uint8_t>(packed[g] | (o6 >> 4) << 6);
     }
-    const float d = put_f16(step / 63, to), m = put_f16(offset / 63, to + 2);
-    std::array<std::uint8_t, 12> packed{};
-    std::array<std::uint8_t, 256> q;
-    for (std::size_t g = 0; g < kGroups; ++g) {
-      const float s = d != 0 ? whole_within(fits[g].step / d, 0, 63) : 0, o = m != 0 ? whole_within(fits[g].offset / m, 0, 63) : 0;
-      const auto s6 = static_cast<std::uint8_t>(s), o6 = static_cast<std::uint8_t>(o);
-      if (g < 4) {
-        packed[g] = static_cast<std::uint8_t>(packed[g] | s6);
-        packed[g + 4] = static_cast<std::uint8_t>(packed[g + 4] | o6);
-      } else {
-        packed[g + 4] = static_cast<std::uint8_t>((s6 & 15) | (o6 & 15) << 4);
-        packed[g - 4] = static_cast<std::uint8_t>(packed[g - 4] | (s6 >> 4) << 6);
-        packed[g] = static_cast<std::uint8_t>(packed[g] | (o6 >> 4) << 6);
-      }
-      const float own = d * s, per = own != 0 ? 1 / own : 0, begin = m * o;
-      for (std::size_t i = 32 * g; i < 32 * g + 32; ++i)
-        q[i] = static_cast<std::uint8_t>(whole_within((x[i] + begin) * per, 0, 15));
-    }
-    std::memcpy(to + 4, packed.data(), packed.size());
-    for (std::size_t pair = 0; pair < 4; ++pair)
-      for (std::size_t l = 0; l < 32; ++l)
-        to[16 + 32 * pair + l] = static_cast<std::byte>(q[64 * pair + l] | q[64 * pair + 32 + l] << 4);
+    const float own = d * s, per = own != 0 ? 1 / own : 0, begin = m * o;
+    for (std::size_t i = 32 * g; i < 32 * g + 32; ++i) q[i] = static_cast<std::uint8_t>(whole_within((x[i] + begin) * per, 0, 15));
   }
+  std::memcpy(to + 4, packed.data(), packed.size());
+  for (std::size_t pair = 0; pair < 4; ++pair)
+    for (std::size_t l = 0; l < 32; ++l)
+      to[16 + 32 * pair + l] = static_cast<std::byte>(q[64 * pair + l] | q[64 * pair + 32 + l] << 4);
+}
+
+// Two blocks at a time; alone, the second half of the lanes is zeros.
+ZOE_INLINE void encode_q4_k(const float* x, std::int64_t count, std::byte* to) {
+  for (; count > 0; count -= 512, x += 512, to += 288) {
+    std::array<float, 512> filled{};
+    std::copy_n(x, std::min<std::int64_t>(count, 512), filled.data());
+    std::array<float, kLanes> steps, offsets;
+    affine_fits(filled.data(), steps.data(), offsets.data());
+    put_q4_k(x, steps.data(), offsets.data(), to);
+    if (count > 256) put_q4_k(x + 256, steps.data() + 8, offsets.data() + 8, to + 144);
+  }
+}
+
+using Body = void (*)(const float* values, std::int64_t count, std::byte* blocks);
+
+template <Body body>
+void anywhere(const float* values, std::int64_t count, std::byte* blocks) {
+  body(values, count, blocks);
+}
+#ifdef __x86_64__
+template <Body body>
+[[gnu::target("avx2")]] void with_avx2(const float* values, std::int64_t count, std::byte* blocks) {
+  body(values, count, blocks);
+}
+template <Body body>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq")]] void with_avx512(const float* values, std::int64_t count, std::byte* blocks) {
+  body(values, count, blocks);
+}
+#endif
+
+template <Body body>
+Encode widest() {
+#ifdef __x86_64__
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return with_avx512<body>;
+  if (__builtin_cpu_supports("avx2")) return with_avx2<body>;
+#endif
+  return anywhere<body>;
 }
 
 }  // namespace
 
 Encode gguf_encoder(std::uint32_t type) {
   switch (type) {
-    case 2: return encode_q4_0;
-    case 6: return encode_q5_0;
-    case 8: return encode_q8_0;
-    case 12: return encode_q4_k;
-    case 14: return encode_q6_k;
+    case 2: return widest<encode_q4_0>();
+    case 6: return widest<encode_q5_0>();
+    case 8: return widest<encode_q8_0>();
+    case 12: return widest<encode_q4_k>();
+    case 14: return widest<encode_q6_k>();
     default: return nullptr;
   }
 }
@@ -211,7 +285,8 @@ std::uint8_t f32_to_f8_e4m3(float value) {
   constexpr float kLargest = 448, kSmallestNormal = 0x1p-6f;
   const auto sign = static_cast<std::uint8_t>(std::bit_cast<std::uint32_t>(value) >> 24 & 0x80u);
   const float size = std::min(std::abs(value), kLargest);
-  if (size < kSmallestNormal) return static_cast<std::uint8_t>(sign | static_cast<std::uint8_t>(nearest_whole(size * 0x1p9f)));
+  if (size < kSmallestNormal)
+    return static_cast<std::uint8_t>(sign | static_cast<std::uint8_t>((size * 0x1p9f + 12582912.0f) - 12582912.0f));
   std::uint32_t bits = std::bit_cast<std::uint32_t>(size);
   bits += 0x7ffffu + (bits >> 20 & 1u);
   constexpr std::uint32_t kBias = (127 - 7) << 3;
