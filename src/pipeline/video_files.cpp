@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 
 #include "base/error.h"
 #include "compiler/profile.h"
@@ -33,7 +34,10 @@ struct VideoFiles::State {
     video.frames = static_cast<int>(settled.num_frames);
     video.fps = settled.fps;
     video.crf = request.crf;
-    video.threads = std::min(2, session.platform().info().threads);
+    // Of a cpu they are busy with the frames; else they have nothing to do.
+    const DeviceInfo& platform = session.platform().info();
+    const int idle = static_cast<int>(std::min(8U, std::max(1U, std::thread::hardware_concurrency())));
+    video.threads = platform.unified_memory ? std::min(2, platform.threads) : idle;
     return video;
   }
 };
