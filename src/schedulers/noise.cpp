@@ -36,10 +36,14 @@ class MersenneTwister {
   static constexpr std::uint32_t kWords = 624, kShift = 397;
 
   void refill() {
-    for (std::uint32_t i = 0; i < kWords; ++i) {
-      const std::uint32_t y = (state_[i] & 0x80000000u) | (state_[(i + 1) % kWords] & 0x7fffffffu);
-      state_[i] = state_[(i + kShift) % kWords] ^ (y >> 1) ^ ((y & 1u) != 0 ? 0x9908b0dfu : 0u);
-    }
+    // In three runs, so that no index wraps within one: word i is made of words i, i + 1 and i + kShift.
+    const auto make = [&](std::uint32_t i, std::uint32_t next, std::uint32_t far) {
+      const std::uint32_t y = (state_[i] & 0x80000000u) | (state_[next] & 0x7fffffffu);
+      state_[i] = state_[far] ^ (y >> 1) ^ ((0u - (y & 1u)) & 0x9908b0dfu);
+    };
+    for (std::uint32_t i = 0; i < kWords - kShift; ++i) make(i, i + 1, i + kShift);
+    for (std::uint32_t i = kWords - kShift; i < kWords - 1; ++i) make(i, i + 1, i + kShift - kWords);
+    make(kWords - 1, 0, kShift - 1);
     position_ = 0;
   }
 
@@ -56,9 +60,9 @@ class MersenneTwister {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   float exponent = static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 126);
   float m = std::bit_cast<float>((bits & 0x007fffffu) | 0x3f000000u);  // mantissa in [0.5, 1)
-  const bool low = m < 0.707106781186547524f;
-  exponent -= low ? 1.0f : 0.0f;
-  m = (m - 1.0f) + (low ? m : 0.0f);
+  const auto low = static_cast<float>(m < 0.707106781186547524f);  // 1 or 0
+  exponent -= low;
+  m = (m - 1.0f) + low * m;
   const float z = m * m;
   float y = kP[0];
   for (int i = 1; i < 9; ++i) y = std::fma(y, m, kP[i]);
@@ -83,10 +87,11 @@ class MersenneTwister {
   s = std::fma(s, z, -1.6666654611e-1f);
   s = s * z;
   s = std::fma(s, x, x);
-  const bool swap = (octant & 2) != 0;
-  const float for_sine = swap ? c : s, for_cosine = swap ? s : c;
-  *sine = (octant & 4) != 0 ? -for_sine : for_sine;
-  *cosine = ((octant - 2) & 4) == 0 ? -for_cosine : for_cosine;
+  // By the octant's bits the two change places, and signs; without branches, so that eight are made at once.
+  const auto bits = static_cast<std::uint32_t>(octant);
+  const std::uint32_t swap = 0u - (bits >> 1 & 1u), difference = (std::bit_cast<std::uint32_t>(s) ^ std::bit_cast<std::uint32_t>(c)) & swap;
+  *sine = std::bit_cast<float>(std::bit_cast<std::uint32_t>(s) ^ difference ^ (bits & 4u) << 29);
+  *cosine = std::bit_cast<float>(std::bit_cast<std::uint32_t>(c) ^ difference ^ (~(bits - 2u) & 4u) << 29);
 }
 
 // 16 uniform values to 16 normal ones by Box-Muller; value i pairs with value i + 8. Adding zero turns -0 into 0, as the
