@@ -25,7 +25,8 @@ using testing::run_graph;
 constexpr std::int64_t kPromptRows = 512;  // of the reference: those behind the recorded ones are zeros
 
 std::string model_folder(const std::string& model) {
-  return model == "wan_dit_toy" ? std::string(ZOE_MODELS) + "/toy-wan/transformer" : std::string(ZOE_FIXTURES) + "/models/" + model;
+  if (model == "wan_dit_toy") return std::string(ZOE_MODELS) + "/toy-wan/transformer";
+  return std::string(ZOE_FIXTURES) + "/models/" + (model == "wan_dit_vace" ? "vace/transformer" : model);
 }
 std::string recorded_file(const std::string& model) { return std::string(ZOE_FIXTURES) + "/models/" + model + ".safetensors"; }
 WanDitConfig read_config(const std::string& folder) {
@@ -90,6 +91,11 @@ struct Recorded {
                                         make_reference(rotary_shape, rotary.cos_full),
                                         make_reference(rotary_shape, rotary.sin_signed), make_reference({batch, rows}, text_bias)};
     inputs.insert(inputs.end(), keys_and_values.begin(), keys_and_values.end());
+    if (!config.vace_layers.empty()) {
+      inputs.push_back(read_tensor(recorded, "control_hidden_states"));
+      inputs.back().shape = {config.vace_channels, frames, height, width};
+      inputs.push_back(read_tensor(recorded, "control_hidden_states_scale"));
+    }
     return run_graph(c.runner, graph, inputs, &weights);
   }
 };
@@ -123,6 +129,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32},
                       Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
                       Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32},
+                      Case{"interpreter", "wan_dit_vace", "650", DType::f32, kF32},
+                      Case{"interpreter", "wan_dit_vace", "650", DType::bf16, kBf16},
+                      Case{"cpu", "wan_dit_vace", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_vace", "650", DType::bf16, kBf16},
                       Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
                       Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
                       Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
@@ -134,6 +143,7 @@ INSTANTIATE_TEST_SUITE_P(OnCuda, WanDit,
                                            Case{"cuda", "wan_dit_toy", "937.5", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_small", "650", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_plain", "650", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_vace", "650", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_toy", "500", DType::bf16, kBf16},
                                            Case{"cuda", "wan_dit_small", "650", DType::bf16, kBf16},
                                            Case{"cuda_uncompiled", "wan_dit_toy", "500", DType::f32, kF32},
@@ -174,6 +184,8 @@ constexpr double kSum = 2e-6;
 INSTANTIATE_TEST_SUITE_P(Models, WanDitBatch,
                          ::testing::Values(Case{"interpreter", "wan_dit_small", "650", DType::bf16, 0},
                                            Case{"interpreter", "wan_dit_plain", "650", DType::f32, 0},
+                                           Case{"interpreter", "wan_dit_vace", "650", DType::f32, 0},
+                                           Case{"cpu", "wan_dit_vace", "650", DType::f32, kSum},
                                            Case{"cpu", "wan_dit_toy", "500", DType::f32, kSum},
                                            Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
                                            Case{"cpu", "wan_dit_small", "650", DType::f32, kSum},
@@ -243,6 +255,27 @@ TEST(WanDitGraph, FullSizesTraceAndMatchTheKeyListsOfTheCheckpoints) {
   }
 }
 
+// Those of 14B: a hint behind every fifth block, made in that block's segment, so that both can come and go.
+TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
+  const WanDitConfig config =
+      parse_wan_dit_config(parse_json_object(R"({"_class_name":"WanVACETransformer3DModel"})", "config.json"));
+  EXPECT_EQ(config.vace_layers, (std::vector<std::int64_t>{0, 5, 10, 15, 20, 25, 30, 35}));
+  EXPECT_EQ(wan_dit_tensors(config).size(), 1331u);
+  const Graph graph = trace_wan_dit(config, DType::bf16, {21, 60, 104, 64, 2});
+  verify(graph);
+  EXPECT_EQ(graph.inputs[graph.inputs.size() - 2].type().str(), "f32[96,21,60,104]");
+  EXPECT_EQ(graph.inputs.back().type().str(), "f32[8]");
+  for (const NodePtr& weight : graph.parameters())
+    if (weight->name.starts_with("vace_blocks.3.")) EXPECT_EQ(weight->segment, 16) << weight->name;
+  const Plan plan = compile(graph, *open_platform("null"));
+  EXPECT_EQ(plan.segment_count, config.num_layers + 2);
+  // One hint at a time: not much more than a model without them takes.
+  WanDitConfig plain = config;
+  plain.vace_layers.clear();
+  const Plan without = compile(trace_wan_dit(plain, DType::bf16, {21, 60, 104, 64, 2}), *open_platform("null"));
+  EXPECT_LT(plan.workspace_bytes, without.workspace_bytes + static_cast<std::size_t>(2 * 2 * 32760 * config.dim() * 2));
+}
+
 TEST(WanDitGraph, PatchesInTimeTrace) {
   const WanDitConfig config = parse_wan_dit_config(parse_json_object(
       R"({"patch_size":[2,1,3],"num_attention_heads":2,"attention_head_dim":8,"ffn_dim":16,"num_layers":1,"text_dim":8,"freq_dim":8})",
@@ -272,7 +305,12 @@ TEST(WanDitErrors, NameTheValueAndItsKind) {
         {R"({"added_kv_proj_dim":5120})", "unsupported [config.json] bad added_kv_proj_dim: got 5120"},
         {R"({"pos_embed_seq_len":514})", "invalid argument [config.json] bad pos_embed_seq_len"},
         {R"({"qk_norm":"layer_norm"})", "unsupported [config.json] qk_norm"},
-        {R"({"_class_name":"WanVACETransformer3DModel"})", "unsupported [config.json] _class_name"},
+        {R"({"_class_name":"WanAnimateTransformer3DModel"})", "unsupported [config.json] _class_name"},
+        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[1,5]})", "invalid argument [config.json] bad vace_layers: got 1, 5"},
+        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[0,5,5]})", "invalid argument [config.json] bad vace_layers"},
+        {R"({"_class_name":"WanVACETransformer3DModel","num_layers":30})", "invalid argument [config.json] bad vace_layers"},
+        {R"({"_class_name":"WanVACETransformer3DModel","image_dim":1280,"added_kv_proj_dim":5120})",
+         "unsupported [config.json] bad image_dim"},
         {R"({"attention_head_dim":63})", "invalid argument [config.json] bad attention_head_dim"},
         {R"({"freq_dim":31})", "invalid argument [config.json] bad freq_dim"},
         {R"({"num_layers":0})", "invalid argument [config.json] bad num_layers"},

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "base/error.h"
 #include "base/nearest.h"
@@ -15,7 +16,9 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
     check(value == supported, ErrorKind::unsupported, json.where(), "{} is not supported: got {}, expected \"{}\".", key,
           in_quotes(value), supported);
   };
-  require("_class_name", "WanTransformer3DModel");
+  constexpr const char* kPlain = "WanTransformer3DModel";
+  const bool is_vace = json.string("_class_name", kPlain) == "WanVACETransformer3DModel";
+  if (!is_vace) require("_class_name", kPlain);
   require("qk_norm", "rms_norm_across_heads");
   constexpr std::int64_t kWidest = 1 << 17;
   WanDitConfig config{
@@ -33,6 +36,8 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
       .rope_max_seq_len = json.integer("rope_max_seq_len", 1, 1 << 16, 1024),
       .cross_attn_norm = json.boolean("cross_attn_norm", true),
       .eps = json.number("eps", 0, 1, 1e-6),
+      .vace_layers = {},
+      .vace_channels = 0,
   };
   config.out_channels = json.integer("out_channels", 1, 4096, config.in_channels);
   check(config.in_channels >= config.out_channels, ErrorKind::invalid_argument, json.where(),
@@ -49,6 +54,19 @@ WanDitConfig parse_wan_dit_config(const JsonObject& json) {
         config.image_dim == 0 ? "none beside no image_dim" : fmt::format("{}, the width of the model", config.dim()));
   check(config.image_positions == 0 || config.image_dim != 0, ErrorKind::invalid_argument, json.where(),
         "bad pos_embed_seq_len: got {}, expected none beside no image_dim. Check the file.", config.image_positions);
+  if (is_vace) {
+    config.vace_layers = json.has("vace_layers") ? json.integers("vace_layers", 0, 511, 1, 512)
+                                                 : std::vector<std::int64_t>{0, 5, 10, 15, 20, 25, 30, 35};
+    config.vace_channels = json.integer("vace_in_channels", 1, 4096, 96);
+    const auto& layers = config.vace_layers;
+    check(layers[0] == 0 && std::adjacent_find(layers.begin(), layers.end(), std::greater_equal<>()) == layers.end() &&
+              layers.back() < config.num_layers,
+          ErrorKind::invalid_argument, json.where(),
+          "bad vace_layers: got {}, expected 0 and then rising numbers below {}. Check the file.", fmt::join(layers, ", "),
+          config.num_layers);
+    check(config.image_dim == 0, ErrorKind::unsupported, json.where(),
+          "bad image_dim: got {}, expected none beside vace_layers. Choose another model.", config.image_dim);
+  }
   check(config.dim() <= kWidest, ErrorKind::invalid_argument, json.where(),
         "num_attention_heads x attention_head_dim is too large: got {} x {}, expected at most {}.", config.num_heads,
         config.head_dim, kWidest);

@@ -24,6 +24,9 @@ struct WanDitConfig {
   std::int64_t rope_max_seq_len;  // most tokens along one axis
   bool cross_attn_norm;           // an affine LayerNorm before the cross-attention
   double eps;
+  // Of VACE: blocks behind which a hint is added, rising from 0, and the channels of what hints are made of; none: no hints.
+  std::vector<std::int64_t> vace_layers;
+  std::int64_t vace_channels;
 
   std::int64_t dim() const { return num_heads * head_dim; }
   std::int64_t condition_channels() const { return in_channels - out_channels; }
@@ -31,8 +34,8 @@ struct WanDitConfig {
   friend bool operator==(const WanDitConfig&, const WanDitConfig&) = default;
 };
 
-// From a Diffusers config.json of WanTransformer3DModel, missing values as its defaults. Errors: invalid_argument names a bad
-// value; unsupported names what belongs to other members of the family (other norms, other classes).
+// From a Diffusers config.json of WanTransformer3DModel or WanVACETransformer3DModel, missing values as their defaults. Errors:
+// invalid_argument names a bad value; unsupported names what belongs to other members of the family (other norms, other classes).
 WanDitConfig parse_wan_dit_config(const JsonObject& json);
 
 // Names and shapes as in Diffusers' files: those that tracing asks for. The graphs declare patch_embedding.weight, a convolution's

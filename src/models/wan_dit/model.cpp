@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <map>
 
 #include "base/error.h"
 #include "models/gelu_erf.h"
@@ -70,6 +71,10 @@ struct Part {
 
 Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
   return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
+}
+// The one whose hint is the i-th: it comes and goes with the block that the hint is added behind.
+Part vace_part(const WanDitConfig& config, DType dtype, std::size_t i) {
+  return {config, dtype, fmt::format("vace_blocks.{}.", i), static_cast<int>(config.vace_layers[i]) + 1};
 }
 
 Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
@@ -177,11 +182,12 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
   const Value hidden = embedder.project("linear_1", cast(text, dtype), config.dim(), {.activation = Activation::gelu_tanh});
   const Value embedded = embedder.project("linear_2", hidden, config.dim());
   std::vector<Value> outputs;
-  for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const Part block = block_part(config, dtype, i);
+  const auto add_keys = [&](const Part& block) {
     outputs.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
     outputs.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
-  }
+  };
+  for (std::int64_t i = 0; i < config.num_layers; ++i) add_keys(block_part(config, dtype, i));
+  for (std::size_t i = 0; i < config.vace_layers.size(); ++i) add_keys(vace_part(config, dtype, i));
   std::vector<Value> inputs{text};
   if (config.image_dim) {
     inputs.push_back(input("image_tokens", DType::f32, {1, image_rows, config.image_dim}));
@@ -197,9 +203,13 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
 
 std::vector<std::string> wan_context_outputs(const WanDitConfig& config) {
   std::vector<std::string> names;
-  for (const char* const prefix : {"", "image_"})
-    for (std::int64_t i = 0; i < config.num_layers && (*prefix == 0 || config.image_dim); ++i)
+  const auto add = [&](std::string_view prefix, std::int64_t blocks) {
+    for (std::int64_t i = 0; i < blocks; ++i)
       for (const char* kind : {"k", "v"}) names.push_back(fmt::format("{}{}_{}", prefix, kind, i));
+  };
+  add("", config.num_layers);
+  add("vace_", static_cast<std::int64_t>(config.vace_layers.size()));
+  if (config.image_dim) add("image_", config.num_layers);
   return names;
 }
 
@@ -208,7 +218,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   check_texts(sizes.batch, sizes.text_rows);
   check_images(config, sizes.image_rows);
   const auto [pt, ph, pw] = config.patch_size;
-  const std::int64_t tokens = f * h * w, dim = config.dim(), channels = config.in_channels, volume = config.patch_volume();
+  const std::int64_t tokens = f * h * w, dim = config.dim(), volume = config.patch_volume();
 
   const Value latent = input("latent", DType::f32, {config.out_channels, sizes.frames, sizes.height, sizes.width});
   const Value timestep = input("timestep", DType::f32, {sizes.first_frame ? 2 : 1, config.freq_dim});
@@ -216,12 +226,13 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value sin_signed = input("sin_signed", DType::f32, {tokens, 1, config.head_dim});
   const Value text_bias = input("text_bias", DType::f32, {sizes.batch, sizes.text_rows});
   std::vector<Value> inputs{latent, timestep, cos_full, sin_signed, text_bias};
-  const std::size_t first_keys = inputs.size();
+  std::map<std::string, Value, std::less<>> keys;  // and values
   for (const std::string& name : wan_context_outputs(config)) {
     const bool of_images = name.starts_with("image_");
     inputs.push_back(
         input(name, dtype,
               {of_images ? 1 : sizes.batch, of_images ? sizes.image_rows : sizes.text_rows, config.num_heads, config.head_dim}));
+    keys[name] = inputs.back();
   }
   Value seen = cast(latent, dtype);
   if (const std::int64_t extra = config.condition_channels(); extra > 0) {
@@ -243,9 +254,12 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Part embeddings{config, dtype, "", 0};
-  const Value by_patch = permute(reshape(seen, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
-  Value x = embeddings.project("patch_embedding", reshape(by_patch, {1, tokens, channels * volume}), dim, {},
-                               {dim, channels, pt, ph, pw});
+  const auto embed_patches = [&, f = f, h = h, w = w, pt = pt, ph = ph, pw = pw](std::string_view name, const Value& pictures) {
+    const std::int64_t channels = pictures.dim(0);
+    const Value by_patch = permute(reshape(pictures, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
+    return embeddings.project(name, reshape(by_patch, {1, tokens, channels * volume}), dim, {}, {dim, channels, pt, ph, pw});
+  };
+  Value x = embed_patches("patch_embedding", seen);
 
   const Part embedder{config, dtype, "condition_embedder.", 0};
   const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
@@ -254,14 +268,37 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Conditions conditions{reshape(modulation, {distinct, 6, dim}), cos_full, sin_signed,
                               reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
 
+  // VACE's blocks hand on a stream of their own, which begins with what the first block sees; each makes a hint of it. They run
+  // beside the block whose hint they make, not all in front: one hint is kept at a time.
+  Value control, control_scale;
+  if (!config.vace_layers.empty()) {
+    const auto hints = static_cast<std::int64_t>(config.vace_layers.size());
+    inputs.push_back(input("control", DType::f32, {config.vace_channels, sizes.frames, sizes.height, sizes.width}));
+    inputs.push_back(input("control_scale", DType::f32, {hints}));
+    control_scale = inputs.back();
+    const Value embedded = embed_patches("vace_patch_embedding", cast(inputs[inputs.size() - 2], dtype));
+    control = vace_part(config, dtype, 0).project("proj_in", embedded, dim, {.residual = x});
+  }
+  std::size_t next_hint = 0;
+  const auto trace_hint = [&] {
+    const Part part = vace_part(config, dtype, next_hint);
+    control = trace_block(part, control, conditions,
+                          {keys.at(fmt::format("vace_k_{}", next_hint)), keys.at(fmt::format("vace_v_{}", next_hint)), {}, {}});
+    return part.project("proj_out", control, dim);
+  };
+
   std::vector<Value> blocks;
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const std::size_t keys = first_keys + static_cast<std::size_t>(2 * i),
-                      image_keys = keys + static_cast<std::size_t>(2 * config.num_layers);
-    Seen by_block{inputs[keys], inputs[keys + 1], {}, {}};
-    if (config.image_dim) by_block.image_keys = inputs[image_keys], by_block.image_values = inputs[image_keys + 1];
+    Seen by_block{keys.at(fmt::format("k_{}", i)), keys.at(fmt::format("v_{}", i)), {}, {}};
+    if (config.image_dim)
+      by_block.image_keys = keys.at(fmt::format("image_k_{}", i)), by_block.image_values = keys.at(fmt::format("image_v_{}", i));
     x = trace_block(block_part(config, dtype, i), x, conditions, by_block);
     blocks.push_back(x);
+    if (next_hint == config.vace_layers.size() || config.vace_layers[next_hint] != i) continue;
+    const auto place = static_cast<std::int64_t>(next_hint);
+    const Value scale = reshape(slice(control_scale, 0, place, place + 1), {});
+    x = mul_add(trace_hint(), scale, x);
+    ++next_hint;
   }
 
   const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};

@@ -1,11 +1,12 @@
-// The Wan 2.1 diffusion transformer as two graphs (arXiv:2503.20314; Diffusers' WanTransformer3DModel).
+// The Wan 2.1 diffusion transformer as two graphs (arXiv:2503.20314; Diffusers' WanTransformer3DModel), also with the hints of
+// VACE (arXiv:2503.07598; Diffusers' WanVACETransformer3DModel).
 //
 // trace_wan_context turns text states into the keys and values of every block's cross-attention, once a request;
 // trace_wan_dit predicts the noise of one latent at one timestep, for each of a batch of B texts: guidance has two.
 //
 // `dtype` is that of products, stream and attention. As in Diffusers, the time embedder, the modulation tables and the LayerNorm
 // weights are in f32; every norm and every modulation is computed in f32 (ops/).
-// Segments: 0 the embeddings, block i is i + 1, num_layers + 1 the head.
+// Segments: 0 the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,8 @@
 namespace zoe {
 
 // Inputs:  text f32 [B,R,text_dim]; of a model with an image_dim also image_tokens f32 [1,S,image_dim], S image_rows.
-// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads. Then, where there are image tokens,
-//          image_k_0, image_v_0, ... [1,S,N,Dh].
+// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads. Then those of VACE's blocks, vace_k_0,
+//          vace_v_0, ..., and where there are image tokens, image_k_0, image_v_0, ... [1,S,N,Dh].
 Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch = 1,
                         std::int64_t image_rows = 0);
 // What the first outputs are called: k_0, v_0, ...
@@ -38,6 +39,7 @@ struct WanDitSizes {
 //          With first_frame: timestep is [2,freq_dim], its first row that of the first frame (0), and behind all others
 //          timestep_of_frame i32 [F], the row of each latent frame, and first_frame f32 [out_channels,1,H,W], which stands in the
 //          latent's place; patches are of one frame.
+//          Of VACE behind all others control f32 [vace_channels,F,H,W] and control_scale f32 [hints], the weight of each hint.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention

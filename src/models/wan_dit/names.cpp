@@ -182,9 +182,9 @@ std::string wan_member(const JsonObject& config) {
   constexpr Member kMembers[] = {
       {"Wan2.1 T2V-1.3B", kPlain, 12, 30, 16, false, false},
       {"Wan2.1 T2V-14B, or an expert of Wan2.2 T2V-A14B", kPlain, 40, 40, 16, false, false},
-      {"Wan2.1 I2V-14B", kPlain, 40, 40, 36, true, false},
+      {"Wan2.1 I2V-14B, or Fun-14B-InP", kPlain, 40, 40, 36, true, false},
       {"Wan2.1 FLF2V-14B", kPlain, 40, 40, 36, true, true},
-      {"an expert of Wan2.2 I2V-A14B", kPlain, 40, 40, 36, false, false},
+      {"an expert of Wan2.2 I2V-A14B, or of Fun-A14B-InP", kPlain, 40, 40, 36, false, false},
       {"Wan2.2 TI2V-5B", kPlain, 24, 30, 48, false, false},
       {"Wan2.1 VACE-1.3B", kVace, 12, 30, 16, false, false},
       {"Wan2.1 VACE-14B, or an expert of Wan2.2 VACE-Fun-A14B", kVace, 40, 40, 16, false, false},
