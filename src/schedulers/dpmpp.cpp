@@ -14,7 +14,7 @@ namespace {
 std::vector<double> spaced_sigmas(const SchedulerConfig& config, int steps) {
   const double end = 1.0 / static_cast<double>(config.num_train_timesteps), stride = (end - 1.0) / steps;
   std::vector<double> sigmas;
-  for (int i = steps; i > 0; --i) {
+  for (int i = steps - config.skipped; i > 0; --i) {
     const double sigma = 1.0 - (i == steps ? end : static_cast<double>(i) * stride + 1.0);
     sigmas.push_back(config.flow_shift * sigma / (1.0 + (config.flow_shift - 1.0) * sigma));
   }
@@ -30,6 +30,7 @@ DpmppScheduler::DpmppScheduler(const SchedulerConfig& config, int steps) {
     sigmas_.push_back(static_cast<float>(sigma));
   }
   sigmas_.push_back(0.0f);
+  steps -= config.skipped;
   // Of level 1 it is minus infinity, of 0 infinity: both come out right below.
   const auto lambda = [&](std::size_t i) {
     const auto sigma = static_cast<double>(sigmas_[i]);

@@ -9,7 +9,7 @@ namespace zoe {
 
 EulerScheduler::EulerScheduler(const SchedulerConfig& config, int steps) {
   sigmas_ = flow_match_sigmas(config, steps);
-  for (int i = 0; i < steps; ++i)
+  for (int i = 0; i < steps - config.skipped; ++i)
     timesteps_.push_back(sigmas_[static_cast<std::size_t>(i)] * static_cast<float>(config.num_train_timesteps));
 }
 

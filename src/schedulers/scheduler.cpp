@@ -198,6 +198,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int ste
   check(config.sigmas.empty() || config.sigmas.size() == static_cast<std::size_t>(steps), kind, "scheduler",
         "the noise levels do not fit the number of inference steps: got {} levels, expected {}. Leave the number of steps out.",
         config.sigmas.size(), steps);
+  ZOE_INTERNAL_CHECK(config.skipped >= 0 && config.skipped < steps);
   switch (config.kind) {
     case SchedulerKind::euler: return std::make_unique<EulerScheduler>(config, steps);
     case SchedulerKind::lcm: return std::make_unique<LcmScheduler>(config, steps);

@@ -33,6 +33,8 @@ struct SchedulerConfig {
   double shift_terminal = 0;                      // where set, the levels are stretched so that the last before 0 is this; below 1
   // Noise levels before the shift, one a step, instead of evenly spaced ones: Diffusers' `sigmas=`. Falling, above 0, at most 1.
   std::vector<double> sigmas{};
+  // Steps at the beginning that are not taken, fewer than there are: what is begun with is less than pure noise (video to video).
+  int skipped = 0;
 };
 
 // Levels as a user writes them, "1,.75,.5,.25", checked as make_scheduler checks them; `where` names the option in errors.
@@ -77,10 +79,10 @@ class Scheduler {
   std::vector<float> sigmas_;     // [steps + 1]
 };
 
-// A scheduler for `steps` (1 to 1000, and no more than num_train_timesteps; as many as config.sigmas where these are given) steps;
-// checks the whole configuration first. sigmas() of the result are the shifted levels.
-// Where a model is configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift)
-// of Diffusers; its from_config() would drop the shift, as the two classes name it differently. So with LCM.
+// A scheduler for `steps`, less config.skipped, (1 to 1000, and no more than num_train_timesteps; as many as config.sigmas where
+// these are given) steps; checks the whole configuration first. sigmas() of the result are the shifted levels. Where a model is
+// configured for UniPC and `kind` is changed to Euler, this is FlowMatchEulerDiscreteScheduler(shift=flow_shift) of Diffusers; its
+// from_config() would drop the shift, as the two classes name it differently. So with LCM.
 std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int steps);
 
 }  // namespace zoe

@@ -21,6 +21,11 @@ void shift_and_stretch(const SchedulerConfig& config, std::vector<T>* sigmas) {
   for (T& sigma : *sigmas) sigma = T{1} - (T{1} - sigma) / scale;
 }
 
+template <class T>
+void skip(const SchedulerConfig& config, std::vector<T>* sigmas) {
+  sigmas->erase(sigmas->begin(), sigmas->begin() + config.skipped);
+}
+
 }  // namespace
 
 std::vector<double> shifted_sigmas(const SchedulerConfig& config, int steps) {
@@ -29,6 +34,7 @@ std::vector<double> shifted_sigmas(const SchedulerConfig& config, int steps) {
   if (sigmas.empty())
     for (int i = 0; i < steps; ++i) sigmas.push_back(static_cast<double>(i) * stride + 1.0);
   shift_and_stretch(config, &sigmas);
+  skip(config, &sigmas);
   return sigmas;
 }
 
@@ -50,6 +56,7 @@ std::vector<float> flow_match_sigmas(const SchedulerConfig& config, int steps) {
     shift_and_stretch(config, &spaced);
     for (const double sigma : spaced) sigmas.push_back(static_cast<float>(sigma));
   }
+  skip(config, &sigmas);
   sigmas.push_back(0.0f);
   return sigmas;
 }

@@ -7,10 +7,10 @@
 
 namespace zoe {
 
-// Of UniPC: config.sigmas or even steps from 1, shifted and stretched in f64; [steps], without the last.
+// Of UniPC: config.sigmas or even steps from 1, shifted and stretched in f64; [steps - config.skipped], without the last.
 std::vector<double> shifted_sigmas(const SchedulerConfig& config, int steps);
 
-// Of the FlowMatch classes: the last, 0, is among them; [steps + 1].
+// Of the FlowMatch classes: the last, 0, is among them; [steps - config.skipped + 1].
 std::vector<float> flow_match_sigmas(const SchedulerConfig& config, int steps);
 
 }  // namespace zoe

@@ -77,12 +77,13 @@ UniPCScheduler::UniPCScheduler(const SchedulerConfig& config, int steps) : order
   }
   sigmas_.push_back(config.final_sigma == FinalSigma::zero ? 0.0f : sigmas_.back());
 
+  steps -= config.skipped;
   int order = 0;  // of the step before
   for (int i = 0; i < steps; ++i) {
     const auto s = static_cast<std::size_t>(i);
     Step step{.sigma = sigmas_[s], .corrected = {}, .next = {}};
     const auto& skip = config.disable_corrector;
-    if (i > 0 && std::find(skip.begin(), skip.end(), i - 1) == skip.end()) {
+    if (i > 0 && std::find(skip.begin(), skip.end(), i - 1 + config.skipped) == skip.end()) {
       const Transition t(sigmas_, s - 1, order, config.solver_type);
       const auto last = static_cast<std::size_t>(order - 1);
       const auto rho = order == 1 ? std::array<double, 3>{0.5} : t.solve(static_cast<std::size_t>(order));

@@ -27,7 +27,8 @@ json fixture(const std::string& name) { return json::parse(std::ifstream(ZOE_FIX
 SchedulerConfig config_of(const json& c) {
   json file;
   if (c["kind"] == "euler" || c["kind"] == "lcm") {
-    file = {{"_class_name", c["kind"] == "euler" ? "FlowMatchEulerDiscreteScheduler" : "FlowMatchLCMScheduler"}, {"shift", c["shift"]}};
+    file = {{"_class_name", c["kind"] == "euler" ? "FlowMatchEulerDiscreteScheduler" : "FlowMatchLCMScheduler"},
+            {"shift", c["shift"]}};
   } else {
     file = {{"_class_name", c["kind"] == "unipc" ? "UniPCMultistepScheduler" : "DPMSolverMultistepScheduler"},
             {"prediction_type", "flow_prediction"},
@@ -91,7 +92,8 @@ TEST(Scheduler, TimestepsAndSigmasOfDiffusers) {
   const json cases = fixture("schedules.json");
   ASSERT_EQ(cases.size(), 2u * (6u * 7u + 4u * (9u + 3u)));
   for (const auto& c : cases) {
-    SCOPED_TRACE(c["kind"].dump() + " shift " + c["shift"].dump() + " steps " + c["steps"].dump() + " " + c.value("given", json()).dump());
+    SCOPED_TRACE(c["kind"].dump() + " shift " + c["shift"].dump() + " steps " + c["steps"].dump() + " " +
+                 c.value("given", json()).dump());
     const auto scheduler = make_scheduler(config_of(c), c["steps"]);
     EXPECT_EQ(scheduler->steps(), c["steps"].get<int>());
     EXPECT_EQ(scheduler->timesteps(), c["timesteps"].get<std::vector<float>>());
@@ -382,6 +384,23 @@ TEST(SchedulerErrors, NoiseLevels) {
   for (const auto scheduler : {SchedulerKind::unipc, SchedulerKind::euler})
     expect_error([&] { make_scheduler({.kind = scheduler, .shift_terminal = 0.1, .sigmas = {1}}, 1); }, ErrorKind::unsupported,
                  {"shift_terminal", "more steps"});
+}
+
+// What is left has the levels of the whole, and begins as a first step does: nothing kept counts.
+TEST(Scheduler, SkippedStepsLeaveTheOthersLevels) {
+  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
+    const auto whole = make_scheduler({.kind = kind, .flow_shift = 5}, 10),
+               rest = make_scheduler({.kind = kind, .flow_shift = 5, .skipped = 4}, 10);
+    ASSERT_EQ(rest->steps(), 6);
+    EXPECT_EQ(rest->sigmas(), std::vector<float>(whole->sigmas().begin() + 4, whole->sigmas().end()));
+    EXPECT_EQ(rest->timesteps(), std::vector<float>(whole->timesteps().begin() + 4, whole->timesteps().end()));
+    if (kind == SchedulerKind::euler) EXPECT_EQ(rest->coefficients(0), whole->coefficients(4));
+    if (kind == SchedulerKind::unipc || kind == SchedulerKind::dpmpp) {
+      EXPECT_NE(rest->coefficients(0), whole->coefficients(4));  // of first order
+      EXPECT_EQ(rest->coefficients(5), whole->coefficients(9));
+      EXPECT_EQ(rest->coefficients(3), whole->coefficients(7));
+    }
+  }
 }
 
 TEST(SchedulerErrors, StepsAndOverrides) {
