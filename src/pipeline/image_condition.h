@@ -7,16 +7,15 @@
 // Of a model with expand_timesteps the picture itself, through the encoder, is the first latent frame: no video, no mask.
 //
 // Where the model has an image encoder (CLIP), that sees the pictures as they are in their files: the shorter side scaled to the
-// encoder's size, the middle of the longer one.
+// encoder's size, the middle of the longer one; of two pictures both where it has a place for two, else the first.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
-#include <set>
 #include <vector>
 
 #include "pipeline/recipe.h"
+#include "pipeline/video_encode.h"
 
 namespace zoe {
 
@@ -28,8 +27,7 @@ class ImageCondition {
   ImageCondition(const ImageCondition&) = delete;
   ImageCondition& operator=(const ImageCondition&) = delete;
 
-  // The request with the size that it leaves open: the first picture's shape. Where width and height are both open the area is the
-  // model's; sides are rounded to what the model makes (the nearest multiple below, as Wan's documents do it).
+  // The request with the size that it leaves open: the first picture's shape (with_shape_of).
   Request with_size(Request request) const;
   void settle(const Settled& settled);  // sizes; once, before the rest
 
@@ -50,10 +48,8 @@ class ImageCondition {
   void add_encoder(Program& program) const;
   void encode(StageRun& run) const;
   void make_condition(StageRun& run);
-  NamedGraph trace(std::int64_t frames, std::optional<std::int64_t> from_level) const;
-  std::int64_t settled_level(std::int64_t begin, std::int64_t count) const;
+  PixelVideo pixel_video() const;
   bool is_blank(std::int64_t begin, std::int64_t end) const;
-  std::int64_t group_latents(std::int64_t group) const { return group == 0 ? 1 : group_frames_; }
   // Pixels in -1..1 of frames [begin, begin + count), [count,H,W,3]; empty where all are mid grey.
   std::vector<float> pixels(std::int64_t begin, std::int64_t count) const;
   Type condition_type() const;
@@ -61,11 +57,9 @@ class ImageCondition {
 
   const ModelConfig& model_;
   const DType dtype_;
-  const Platform& platform_;
   const Spelling spelling_;
   Settled settled_;
-  std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
-  std::set<std::int64_t> levels_;  // from which groups behind the first are encoded
+  VideoEncode encode_;
   std::vector<Picture> pictures_;
   std::vector<float> condition_;
 };

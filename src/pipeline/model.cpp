@@ -54,13 +54,14 @@ std::map<std::string, fs::path, std::less<>> read_parts(const fs::path& path) {
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
   // Which of them it is follows from the transformer's channels.
-  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline"};
+  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline", "WanVideoToVideoPipeline"};
   const std::string pipeline = index.string("_class_name", "");
   check(std::find(std::begin(kPipelines), std::end(kPipelines), pipeline) != std::end(kPipelines), ErrorKind::unsupported,
         "model_index.json", "unsupported pipeline: got {}, expected {}. Choose another model.",
         pipeline.empty() ? "none" : pipeline, fmt::join(kPipelines, " or "));
   const std::array<std::pair<const char*, const char*>, 3> classes{
-      {{"transformer", "WanTransformer3DModel"}, {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
+      {{"transformer", pipeline == "WanVACEPipeline" ? "WanVACETransformer3DModel" : "WanTransformer3DModel"},
+       {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
     const std::string got = index.strings(part, 2, 2)[1];
     check(got == expected, ErrorKind::unsupported, "model_index.json", "unsupported {}: got {}, expected {}. Choose another model.",
@@ -74,8 +75,9 @@ std::optional<double> read_boundary(const JsonObject& index) {
   if (!index.has("transformer_2")) return {};
   const std::string got = index.strings("transformer_2", 2, 2)[1];
   if (got.empty()) return {};
-  check(got == "WanTransformer3DModel", ErrorKind::unsupported, "model_index.json",
-        "unsupported transformer_2: got {}, expected WanTransformer3DModel. Choose another model.", got);
+  const std::string first = index.strings("transformer", 2, 2)[1];
+  check(got == first, ErrorKind::unsupported, "model_index.json",
+        "unsupported transformer_2: got {}, expected {} as transformer. Choose another model.", got, first);
   check(index.has("boundary_ratio"), ErrorKind::invalid_argument, "model_index.json",
         "no boundary_ratio: got two transformers, expected the share of the timesteps that the first one takes. Check the file.");
   return index.number("boundary_ratio", 0, 1, 0);
@@ -84,7 +86,7 @@ std::optional<double> read_boundary(const JsonObject& index) {
 GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model) {
   GenerationDefaults defaults;
   if (model.expand_timesteps) defaults = first_frame_defaults();
-  if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer.condition_channels() > 0);
+  if (model.boundary_ratio) defaults = two_expert_defaults(model.transformer);
   if (!fs::exists(path / "zoetrope.json")) return defaults;
   const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
   defaults.height = file.integer("height", 16, 1 << 16, defaults.height);

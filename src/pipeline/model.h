@@ -68,7 +68,7 @@ ModelConfig read_model(const std::string& spec);
 std::vector<std::string> published_model_names();
 std::optional<ModelConfig> published_model(std::string_view name);
 // Of a folder with two transformers that says nothing itself.
-GenerationDefaults two_expert_defaults(bool image_to_video);
+GenerationDefaults two_expert_defaults(const WanDitConfig& transformer);
 GenerationDefaults first_frame_defaults();  // and of one with expand_timesteps
 
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.

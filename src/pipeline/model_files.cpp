@@ -294,7 +294,7 @@ class Assembly {
       const bool has_condition = model.transformer.condition_channels() > 0;
       const double boundary = has_condition ? 0.9 : 0.875;  // of Wan 2.2's image to video and text to video
       model.boundary_ratio = boundary;
-      model.defaults = two_expert_defaults(has_condition);
+      model.defaults = two_expert_defaults(model.transformer);
       log(LogLevel::notice,
           fmt::format("{}: of two experts the first takes the noise levels above {}, as in Wan 2.2; --boundary-ratio says another.",
                       model.name, boundary));

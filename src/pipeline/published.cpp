@@ -17,11 +17,13 @@ struct Member {
   int encoded_images = 0;  // that the transformer sees through CLIP: one, or first and last
   double flow_shift = 3;
   int out_channels = 16;  // as the VAE's z_dim; 48 is that of Wan 2.2
+  int hint_every = 0;     // of VACE: a hint every so many blocks, from the first on
 };
 
 // Two experts: the settings of Wan's own configuration (steps, guidance of high and low noise).
 constexpr GenerationDefaults kTwoExperts{.num_inference_steps = 40, .guidance_scale = 4.0, .guidance_scale_2 = 3.0};
 constexpr GenerationDefaults kTwoExpertsOfImages{.num_inference_steps = 40, .guidance_scale = 3.5, .guidance_scale_2 = 3.5};
+constexpr GenerationDefaults kTwoLedExperts{.guidance_scale_2 = 5.0};  // of WanVACEPipeline: VACE-Fun is not Wan's own
 
 constexpr GenerationDefaults kFirstFrame{.height = 704, .width = 1280, .num_frames = 121, .fps = 24};
 constexpr GenerationDefaults k720p{.height = 720, .width = 1280};
@@ -34,7 +36,10 @@ constexpr Member kMembers[] = {{"wan2.1-t2v-1.3b", 12, 8960, 30, 16, {}, {}},
                                {"wan2.1-flf2v-14b-720p", 40, 13824, 40, 36, {}, kFirstAndLast, 2, 16},
                                {"wan2.2-t2v-a14b", 40, 13824, 40, 16, 0.875, kTwoExperts},
                                {"wan2.2-i2v-a14b", 40, 13824, 40, 36, 0.9, kTwoExpertsOfImages},
-                               {"wan2.2-ti2v-5b", 24, 14336, 30, 48, {}, kFirstFrame, 0, 5, 48}};
+                               {"wan2.2-ti2v-5b", 24, 14336, 30, 48, {}, kFirstFrame, 0, 5, 48},
+                               {"wan2.1-vace-1.3b", 12, 8960, 30, 16, {}, {}, 0, 3, 16, 2},
+                               {"wan2.1-vace-14b", 40, 13824, 40, 16, {}, {}, 0, 3, 16, 5},
+                               {"wan2.2-vace-fun-a14b", 40, 13824, 40, 16, 0.875, kTwoLedExperts, 0, 3, 16, 5}};
 
 // The VAE of Wan 2.2; that of Wan 2.1 is what an empty configuration means.
 constexpr const char* kVae22 = R"({"is_residual": true, "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "in_channels": 12,
@@ -66,18 +71,27 @@ WanDitConfig wan_dit(const Member& member) {
   std::string images;
   if (member.encoded_images > 0) images = fmt::format(R"(, "image_dim": 1280, "added_kv_proj_dim": {})", 128 * member.heads);
   if (member.encoded_images > 1) images += fmt::format(R"(, "pos_embed_seq_len": {})", 2 * clip_vision_h().tokens());
-  return parse_wan_dit_config(
-      parse_json_object(fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
+  std::string hints;
+  if (member.hint_every) {
+    std::vector<int> layers;
+    for (int layer = 0; layer < member.layers; layer += member.hint_every) layers.push_back(layer);
+    hints = fmt::format(R"(, "_class_name": "WanVACETransformer3DModel", "vace_layers": [{}])", fmt::join(layers, ", "));
+  }
+  return parse_wan_dit_config(parse_json_object(
+      fmt::format(R"({{"num_attention_heads": {}, "attention_head_dim": 128, "ffn_dim": {}, "num_layers": {},
     "in_channels": {}, "out_channels": {}, "text_dim": 4096, "freq_dim": 256, "patch_size": [1, 2, 2], "cross_attn_norm": true,
-    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024{}}})",
-                                    member.heads, member.ffn_dim, member.layers, member.in_channels, member.out_channels, images),
-                        member.name));
+    "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 1024{}{}}})",
+                  member.heads, member.ffn_dim, member.layers, member.in_channels, member.out_channels, images, hints),
+      member.name));
 }
 
 }  // namespace
 
 GenerationDefaults first_frame_defaults() { return kFirstFrame; }
-GenerationDefaults two_expert_defaults(bool image_to_video) { return image_to_video ? kTwoExpertsOfImages : kTwoExperts; }
+GenerationDefaults two_expert_defaults(const WanDitConfig& transformer) {
+  if (!transformer.vace_layers.empty()) return kTwoLedExperts;
+  return transformer.condition_channels() > 0 ? kTwoExpertsOfImages : kTwoExperts;
+}
 
 std::vector<std::string> published_model_names() {
   std::vector<std::string> names;

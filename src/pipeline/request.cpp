@@ -87,7 +87,9 @@ Overloaded(T...) -> Overloaded<T...>;
 // ---------------------------------------------------------------------------------------------------------------------
 
 constexpr std::string_view kModels = "the model's";
-constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b;
+constexpr Members kOfControl = members::vace | members::vace_a14b;
+constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b | members::vace_a14b;
+constexpr Members kOfStartVideos = members::t2v | members::t2v_a14b | members::ti2v_5b, kOfVideos = kOfStartVideos | kOfControl;
 constexpr Members kOfLastImages = members::i2v | members::i2v_a14b | members::flf2v, kOfImages = kOfLastImages | members::ti2v_5b;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
 
@@ -135,6 +137,61 @@ std::vector<RequestField> make_fields() {
        .aliases = {"last_image_path", "end_image", "end_img", "last_frame"},
        .hints = {},
        .taken_by = kOfLastImages},
+      {.name = "video",
+       .letter = "",
+       .slot = &Request::video,
+       .min = 1,
+       .max = kMaxPathBytes,
+       .unit = "",
+       .fallback = "none",
+       .help = "A file or a folder of pictures, frame by frame: text to video starts from it (strength), VACE is led by it",
+       .aliases = {"video_path", "src_video", "input_video", "control_video"},
+       .hints = {"init_video"},
+       .taken_by = kOfVideos},
+      {.name = "mask",
+       .letter = "",
+       .slot = &Request::mask,
+       .min = 1,
+       .max = kMaxPathBytes,
+       .unit = "",
+       .fallback = "none: all is made",
+       .help = "What of the video is made (white) and what is kept (black): a picture for all frames, or as video, of its size",
+       .aliases = {"mask_path", "src_mask", "mask_video"},
+       .hints = {"mask_image"},
+       .taken_by = kOfControl},
+      {.name = "reference_image",
+       .letter = "",
+       .slot = &Request::reference_images,
+       .min = 1,
+       .max = kMaxPathBytes,
+       .unit = "",
+       .fallback = "none",
+       .help = "A picture of what is to appear in the video, shown whole on white; several, one each time it is said",
+       .aliases = {"reference_images", "src_ref_images", "ref_images"},
+       .hints = {"ref_image"},
+       .taken_by = kOfControl},
+      {.name = "strength",
+       .letter = "",
+       .slot = &Request::strength,
+       .min = 0,
+       .max = 1,
+       .unit = "",
+       .fallback = "0.8",
+       .help = "Of the steps, the share that is taken from a video on: 1 keeps little of it, 0.1 nearly all",
+       .aliases = {"denoising_strength"},
+       .hints = {"denoise_strength"},
+       .taken_by = kOfStartVideos},
+      {.name = "conditioning_scale",
+       .letter = "",
+       .slot = &Request::conditioning_scale,
+       .min = 0,
+       .max = 1000,
+       .unit = "",
+       .fallback = "1",
+       .help = "How much video, mask and reference images lead",
+       .aliases = {"vace_strength", "context_scale"},
+       .hints = {"control_strength", "controlnet_conditioning_scale"},
+       .taken_by = kOfControl},
       {.name = "fit",
        .letter = "",
        .slot = &Request::fit,
@@ -142,10 +199,10 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = "crop",
-       .help = "A picture of another shape than the video's: crop what sticks out, stretch (as Diffusers does), or pad with black",
+       .help = "A picture or video of another shape than is made: crop what sticks out, stretch (as Diffusers does), pad with black",
        .aliases = {},
        .hints = {"resize_mode"},
-       .taken_by = kOfImages},
+       .taken_by = kOfImages | kOfVideos},
       {.name = "size",
        .letter = "",
        .slot = SizeSlot{},
@@ -153,7 +210,7 @@ std::vector<RequestField> make_fields() {
        .max = kMaxExtent,
        .unit = "pixels",
        .fallback = kModels,
-       .help = "Width and height at once, as 832x480; with an image its shape at the model's area, if nothing is said",
+       .help = "Width and height at once, as 832x480; with an image or a video its shape at the model's area, if nothing is said",
        .aliases = {"resolution"},
        .hints = {"aspect_ratio"}},
       {.name = "height",
@@ -529,6 +586,11 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](std::optional<SchedulerKind> Request::*slot) { request.*slot = parser.choice<SchedulerKind>(texts[0]); },
                  [&](GuidanceBatch Request::*slot) { request.*slot = parser.choice<GuidanceBatch>(texts[0]); },
                  [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
+                 [&](std::vector<std::filesystem::path> Request::*slot) {
+                   std::vector<std::filesystem::path> paths;
+                   for (const std::string& text : texts) paths.push_back(parser.path(text));
+                   request.*slot = std::move(paths);
+                 },
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
                  [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
                  [&](Preset Request::*slot) { request.*slot = parser.choice<Preset>(texts[0]); },
@@ -559,7 +621,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
 
 std::string member_names(Members bits) {
   if (bits == members::all) return "all";
-  constexpr std::string_view names[] = {"t2v", "t2v_a14b", "i2v", "i2v_a14b", "ti2v_5b", "flf2v", "vace", "v2v"};
+  constexpr std::string_view names[] = {"t2v", "t2v_a14b", "i2v", "i2v_a14b", "ti2v_5b", "flf2v", "vace", "vace_a14b"};
   std::string text;
   for (std::size_t i = 0; i < std::size(names); ++i)
     if (bits >> i & 1) text += fmt::format("{}{}", text.empty() ? "" : ", ", names[i]);
@@ -570,11 +632,15 @@ bool RequestField::is_list() const {
   return std::holds_alternative<std::vector<std::string> Request::*>(slot) ||
          std::holds_alternative<std::vector<double> Request::*>(slot) ||
          std::holds_alternative<std::vector<LoraChoice> Request::*>(slot) ||
+         std::holds_alternative<std::vector<std::filesystem::path> Request::*>(slot) ||
          std::holds_alternative<std::vector<std::uint64_t> Request::*>(slot);
 }
 
 bool RequestField::is_flag() const { return std::holds_alternative<bool Request::*>(slot); }
-bool RequestField::is_file() const { return std::holds_alternative<std::filesystem::path Request::*>(slot); }
+bool RequestField::is_file() const {
+  return std::holds_alternative<std::filesystem::path Request::*>(slot) ||
+         std::holds_alternative<std::vector<std::filesystem::path> Request::*>(slot);
+}
 
 std::string_view RequestField::type() const {
   using Text = std::string_view;
@@ -589,6 +655,7 @@ std::string_view RequestField::type() const {
                  [](std::optional<SchedulerKind> Request::*) -> Text { return "choice"; },
                  [](GuidanceBatch Request::*) -> Text { return "choice"; },
                  [](std::filesystem::path Request::*) -> Text { return "file"; },
+                 [](std::vector<std::filesystem::path> Request::*) -> Text { return "files"; },
                  [](Fit Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
                  [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
                  [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
@@ -673,6 +740,11 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
                  [&](std::filesystem::path Request::*slot) {
                    return (request.*slot).empty() ? Texts{} : Texts{(request.*slot).string()};
                  },
+                 [&](std::vector<std::filesystem::path> Request::*slot) {
+                   Texts texts;
+                   for (const std::filesystem::path& path : request.*slot) texts.push_back(path.string());
+                   return texts;
+                 },
                  [&](Fit Request::*slot) {
                    return request.*slot == Fit::crop ? Texts{} : Texts{std::string(name_of(request.*slot))};
                  },
@@ -695,6 +767,13 @@ void check_request(const Request& request, Members taken_by, Spelling spelling) 
           "is not taken by this model: got {}, expected nothing. It is of {}.", fmt::join(get_field(request, field), ", "),
           member_names(field.taken_by));
   check(!request.prompts.empty(), ErrorKind::invalid_argument, spell("prompt"), "no prompt given. Say what to show.");
+  check(!request.strength || !request.video.empty(), ErrorKind::invalid_argument, spell("strength"),
+        "is of no video: got {}, expected {} too. Leave it out, or give a video to start from.", request.strength.value_or(0),
+        spell("video"));
+  check(request.fit == Fit::crop || !request.image.empty() || !request.video.empty(), ErrorKind::invalid_argument, spell("fit"),
+        "is of no picture: got {}, expected an image or a video beside it. Leave it out.", name_of(request.fit));
+  check(request.image.empty() || request.video.empty(), ErrorKind::invalid_argument, spell("video"),
+        "got a video and an image to start from, expected one. Leave out {} or {}.", spell("video"), spell("image"));
   check(request.prompts.size() * request.seeds.size() <= kMaxVideos, ErrorKind::invalid_argument, spell("prompt"),
         "too many videos: got {} prompts and {} seeds, expected at most {} videos. Give fewer.", request.prompts.size(),
         request.seeds.size(), kMaxVideos);
@@ -739,6 +818,7 @@ std::string to_json(const Request& request) {
                           [&](std::vector<double> Request::*slot) { object[key] = request.*slot; },
                           [&](std::vector<std::uint64_t> Request::*slot) { object[key] = one_or_all(request.*slot); },
                           [&](std::vector<LoraChoice> Request::*) { object[key] = one_or_all(texts); },
+                          [&](std::vector<std::filesystem::path> Request::*) { object[key] = one_or_all(texts); },
                           [&](bool Request::*slot) { object[key] = request.*slot; }, [&](auto) { object[key] = texts[0]; }},
                field.slot);
   }

@@ -24,8 +24,8 @@ namespace zoe {
 // With guidance each step asks the transformer about prompt and negative prompt: in one forward of a batch of two, or in two.
 enum class GuidanceBatch : std::uint8_t { automatic, on, off };
 
-// How a picture of another shape becomes one of the video's: what sticks out is cut off on both sides, it is stretched, or the rest is
-// black on both sides.
+// How a picture of another shape becomes one of the video's: what sticks out is cut off on both sides, it is stretched, or the rest
+// is black on both sides.
 enum class Fit : std::uint8_t { crop, stretch, pad };
 
 // A file of changes to a transformer's weights (docs/loras.md), and how much of them: 1 as they are, negative the other way.
@@ -43,6 +43,8 @@ struct Request {
   std::vector<std::string> prompts;  // UTF-8
   std::string negative_prompt;
   std::filesystem::path image, last_image;  // the first and the last frame, as files; empty: none
+  std::filesystem::path video, mask;        // files, or folders of pictures
+  std::vector<std::filesystem::path> reference_images;
   Fit fit = Fit::crop;
   std::optional<std::int64_t> height, width, num_frames;
   std::optional<double> fps;
@@ -51,12 +53,13 @@ struct Request {
   std::optional<SchedulerKind> scheduler;
   Preset preset = Preset::none;  // of what is left open
   std::optional<double> flow_shift, guidance_scale, guidance_scale_2, boundary_ratio;
+  std::optional<double> strength, conditioning_scale;
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};
-  std::optional<int> crf;  // of the file's encoder; empty: the format's (media/video_writer.h)
+  std::optional<int> crf;                                // of the file's encoder; empty: the format's (media/video_writer.h)
   std::vector<LoraChoice> loras, loras_high, loras_low;  // for every transformer; for that of high noise and of low noise alone
-  bool lora_allow_unused = false;  // keys of LoRAs that mean nothing in the model: a notice; else an error
+  bool lora_allow_unused = false;                        // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
   bool operator==(const Request&) const = default;
@@ -65,7 +68,8 @@ struct Request {
 // Members of the family, as bits.
 using Members = std::uint32_t;
 namespace members {
-inline constexpr Members t2v = 1, t2v_a14b = 2, i2v = 4, i2v_a14b = 8, ti2v_5b = 16, flf2v = 32, vace = 64, v2v = 128, all = 255;
+inline constexpr Members t2v = 1, t2v_a14b = 2, i2v = 4, i2v_a14b = 8, ti2v_5b = 16, flf2v = 32, vace = 64, vace_a14b = 128,
+                         all = 255;
 }
 // "t2v, t2v_a14b"; "all" for all of them.
 std::string member_names(Members members);
@@ -77,8 +81,8 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, Fit Request::*, Preset Request::*, std::vector<LoraChoice> Request::*, bool Request::*,
-                 SizeSlot>;
+                 std::filesystem::path Request::*, std::vector<std::filesystem::path> Request::*, Fit Request::*, Preset Request::*,
+                 std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
 
 struct RequestField {
   std::string_view name;    // a_b
@@ -90,9 +94,9 @@ struct RequestField {
   std::vector<std::string_view> hints;    // names whose meaning differs: the error of an unknown name leads here
   Members taken_by = members::all;
 
-  bool is_list() const;           // of prompts, seeds, levels or LoRAs: may be said more than once
+  bool is_list() const;           // of prompts, seeds, levels, LoRAs or files: may be said more than once
   bool is_flag() const;           // true or false
-  bool is_file() const;           // the path of a file that is read
+  bool is_file() const;           // the path of a file or folder that is read, or several
   std::string_view type() const;  // in words: "whole number"
   std::vector<std::string_view> choices() const;
   std::string range() const;  // "1 to 65536", "auto, on or off", or nothing

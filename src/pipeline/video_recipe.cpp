@@ -10,10 +10,12 @@
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
 #include "models/wan_vae/model.h"
+#include "pipeline/control_condition.h"
 #include "pipeline/image_condition.h"
 #include "pipeline/presets.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
+#include "pipeline/start_video.h"
 #include "pipeline/text_prompts.h"
 #include "pipeline/video_decode.h"
 #include "schedulers/noise.h"
@@ -114,6 +116,7 @@ class VideoWork : public Work {
 
   void encode(StageRun& run);
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
+  void cut_references();
   void prepare_context(const Forward& forward, std::size_t video, StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
 
@@ -124,7 +127,10 @@ class VideoWork : public Work {
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Expert> experts_;
   TextPrompts texts_;
-  std::unique_ptr<ImageCondition> image_;  // null: the member takes none
+  // What is given beside prompts; null: nothing.
+  std::unique_ptr<ImageCondition> image_;
+  std::unique_ptr<ControlCondition> control_;
+  std::unique_ptr<StartVideo> start_;
   VideoDecode decode_;
   std::size_t caller_bytes_ = 0;
 
@@ -147,6 +153,13 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
     image_ = std::make_unique<ImageCondition>(request, context, kind.images == VideoKind::Images::both);
     request = image_->with_size(std::move(request));
   }
+  if (!model_.transformer.vace_layers.empty()) {
+    control_ = std::make_unique<ControlCondition>(request, context);
+    request = control_->settle_request(std::move(request));
+  } else if (!request.video.empty()) {
+    start_ = std::make_unique<StartVideo>(request, context);
+    request = start_->settle_request(std::move(request));
+  }
   settle_size(request, model_, context.spelling, settled_);
   settle_sampling(request, model_, context.spelling, settled_, scheduler_config_);
   if (two_experts) {
@@ -155,6 +168,9 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
                                     ? request.guidance_scale_2
                                     : (request.guidance_scale ? request.guidance_scale : model_.defaults.guidance_scale_2);
   }
+  if (start_)
+    scheduler_config_.skipped =
+        skipped_steps(settled_.num_inference_steps, request.strength.value_or(kDefaultStrength), context.spelling);
   scheduler_ = make_scheduler(scheduler_config_, settled_.num_inference_steps);
   settled_.noise_levels.assign(scheduler_->sigmas().begin(), scheduler_->sigmas().end());
   experts_ = experts_of(settled_, *scheduler_, scheduler_config_.num_train_timesteps);
@@ -165,7 +181,10 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
   if (image_) image_->settle(settled_);
+  if (start_) start_->settle(settled_);
+  if (control_) control_->settle(settled_);
   decode_.settle(settled_);
+  if (control_) settled_.latent_frames += control_->references();  // in the steps alone
 }
 
 std::string VideoWork::need_less() {
@@ -207,6 +226,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
                           {{"text", own + ".text"},
                            {"k_*", own + ".k_*"},
                            {"v_*", own + ".v_*"},
+                           {"vace_*", own + ".vace_*"},
                            {"image_k_*", own + ".image_k_*"},
                            {"image_v_*", own + ".image_v_*"}}});
     PlanUse step{own,
@@ -216,6 +236,7 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
                   {"text_bias", own + ".text_bias"},
                   {"k_*", own + ".k_*"},
                   {"v_*", own + ".v_*"},
+                  {"vace_*", own + ".vace_*"},
                   {"image_k_*", own + ".image_k_*"},
                   {"image_v_*", own + ".image_v_*"}}};
     for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
@@ -251,6 +272,8 @@ Program VideoWork::program() const {
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
   program.stages = {texts_.stage()};
   if (image_) image_->add_to(program);
+  if (start_) start_->add_to(program);
+  if (control_) control_->add_to(program);
   program.repeated_from = program.stages.size();
   program.repeats = settled_.prompts.size();
   for (const Expert& expert : experts_) program.stages.push_back(denoise_stage(expert));
@@ -269,9 +292,10 @@ std::vector<ProgramPlan> VideoWork::companions() const {
 }
 
 void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
-  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0);
+  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0) + (start_ || control_ ? 1 : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage < denoised_from) return image_->run(stage - 1, run);
+  if (stage < denoised_from && image_) return image_->run(stage - 1, run);
+  if (stage < denoised_from) return start_ ? start_->run(run) : control_->run(run);
   if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
   decode_.run(latents_, video, run);
 }
@@ -320,6 +344,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
     noise_.emplace(settled_.seeds[video]);
     noise_->draw(latents_);
+    if (start_) start_->mix_into(latents_, scheduler.sigmas()[0]);
     steps_drawn_ = 0;
     run.upload(latents, latents_);
   }
@@ -422,7 +447,18 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
       std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
                   latents_.begin() + static_cast<std::ptrdiff_t>(c * plane * static_cast<std::size_t>(settled_.latent_frames)));
   }
+  if (control_ && expert.end == scheduler.steps()) cut_references();
   if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
+}
+
+// The latent frames in front, which stand for reference images.
+void VideoWork::cut_references() {
+  const auto channels = static_cast<std::size_t>(model_.vae.z_dim), row = latents_.size() / channels;
+  const std::size_t cut = row / static_cast<std::size_t>(settled_.latent_frames) * static_cast<std::size_t>(control_->references());
+  auto end = latents_.begin();
+  for (std::size_t c = 0; c < channels; ++c)
+    end = std::copy_n(latents_.begin() + static_cast<std::ptrdiff_t>(c * row + cut), row - cut, end);
+  latents_.erase(end, latents_.end());
 }
 
 void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {

@@ -15,8 +15,10 @@
 
 #include "checkpoint/checkpoint.h"
 #include "platform/platform.h"
+#include "testing/image_to_video_folder.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
+#include "testing/vace_folder.h"
 #include "testing/write_safetensors.h"
 
 namespace zoe {
@@ -779,7 +781,7 @@ std::vector<Case> image_cases() {
       {"ImageNone", tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}), {"[--image]", "no image given", "--image FILE"}},
       text_only("ImageForATextOnlyModel", {"--image", circle}, "--image"),
       text_only("LastImageForATextOnlyModel", {"--last-image", circle}, "--last-image"),
-      text_only("FitForATextOnlyModel", {"--fit", "pad"}, "--fit"),
+      {"FitOfNoPicture", tiny({"--fit", "pad"}), {"[--fit]", "is of no picture", "got pad", "expected an image or a video"}},
       {"ImageMissing", of_image("@none.png"), {"[--image]", "cannot open", "none.png", "No such file"}},
       {"ImageIsAFolder", of_image("@out"), {"[--image]", "out is a folder", "expected a regular file"}},
       {"ImageIsAPipe", of_image("@pipe"), {"[--image]", "pipe is a special file", "expected a regular file"}, 2,
@@ -845,6 +847,102 @@ std::vector<Case> image_cases() {
   return cases;
 }
 
+// --- Videos --------------------------------------------------------------------------------------------------------------------
+
+const std::string kRecorded = std::string(ZOE_FIXTURES) + "/models/", kVideo = kRecorded + "vace/video", kMask = kRecorded + "vace/mask";
+
+// Nine frames of a small model that takes videos, masks and reference images, with what is said besides.
+Case led(const std::string& name, std::vector<std::string> more, std::vector<std::string> pieces, int code = 2, Edit prepare = {}) {
+  std::vector<std::string> arguments{"--model-path", "@model", "--num-frames", "9"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return {name, tiny(std::move(arguments)), std::move(pieces), code, [=](const fs::path& folder) {
+            testing::make_vace(folder / "model", false);
+            if (prepare) prepare(folder);
+          }};
+}
+
+// A video that text to video refuses: its bytes, in a file.
+Case video(const std::string& name, const std::string& bytes, std::vector<std::string> pieces, int code = 2) {
+  pieces.insert(pieces.begin(), "[--video]");
+  return {name, tiny({"--video", "@video", "--num-frames", "9"}), std::move(pieces), code,
+          [=](const fs::path& folder) { write_bytes(folder / "video", bytes); }};
+}
+
+// A folder of frames that is refused: what is copied into it, by name.
+Case frames(const std::string& name, const std::vector<std::pair<std::string, std::string>>& files, std::vector<std::string> pieces) {
+  pieces.insert(pieces.begin(), "[--video]");
+  return {name, tiny({"--video", "@video", "--num-frames", "9"}), std::move(pieces), 2, [=](const fs::path& folder) {
+            fs::create_directory(folder / "video");
+            for (const auto& [to, from] : files) fs::copy_file(from, folder / "video" / to);
+          }};
+}
+
+std::vector<Case> video_cases() {
+  const std::string gif = image_bytes("animated.gif"), circle = kRecorded + "image_to_video/circle.png";
+  const std::string first = kVideo + "/000.png", other_size = circle;
+  std::vector<std::string> many;
+  for (int i = 0; i < 17; ++i) many.insert(many.end(), {"--reference-image", circle});
+  const auto of_others = [&](const std::string& name, std::vector<std::string> more, const std::string& flag, const std::string& members) {
+    return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of " + members}};
+  };
+  return {
+      of_others("MaskForTextToVideo", {"--video", kVideo, "--mask", kMask}, "--mask", "vace, vace_a14b"),
+      of_others("ReferenceForTextToVideo", {"--reference-image", circle}, "--reference-image", "vace, vace_a14b"),
+      of_others("ConditioningScaleForTextToVideo", {"--conditioning-scale", "0.5"}, "--conditioning-scale", "vace, vace_a14b"),
+      of_others("VideoForImageToVideo", {"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v", "--image", circle, "--video", kVideo},
+                "--video", "t2v, t2v_a14b, ti2v_5b, vace, vace_a14b"),
+      led("ImageForVace", {"--image", circle}, {"[--image]", "is not taken by this model", "It is of i2v"}),
+      led("StrengthForVace", {"--video", kVideo, "--strength", "0.5"}, {"[--strength]", "is not taken", "It is of t2v, t2v_a14b, ti2v_5b"}),
+      led("SecondScaleForOneVace", {"--guidance-scale-2", "3"}, {"[--guidance-scale-2]", "is not taken", "vace_a14b"}),
+      {"StrengthWithoutVideo", tiny({"--strength", "0.5"}), {"[--strength]", "is of no video", "got 0.5", "expected --video"}},
+      {"StrengthAboveOne", tiny({"--video", kVideo, "--strength", "1.5"}), {"[--strength]", "got \"1.5\"", "expected a number from 0 to 1"}},
+      {"StrengthOfNoStep", tiny({"--video", kVideo, "--strength", "0.2"}),
+       {"[--strength]", "leaves no step", "got 0.2 of 1 steps", "expected at least 1", "--num-inference-steps"}},
+      {"VideoAndImage", tiny({"--model-path", "@model", "--video", kVideo, "--image", circle}),
+       {"[--video]", "got a video and an image", "expected one"}, 2,
+       [](const fs::path& folder) { testing::make_image_to_video(folder / "model", "text_image_to_video"); }},
+      {"VideoAsAnotherProgramSaysIt", tiny({"--init-video", kVideo}), {"[arguments]", "--init-video", "--video"}},
+      {"VideoMissing", tiny({"--video", "@none.mp4"}), {"[--video]", "no file or folder", "none.mp4"}},
+      {"VideoIsAPipe", tiny({"--video", "@pipe"}), {"[--video]", "pipe is no file", "expected a video"}, 2,
+       [](const fs::path& folder) { ::mkfifo((folder / "pipe").c_str(), 0600); }},
+      {"OutputIsTheVideo", tiny({"--video", "@video.gif", "-o", "@video.gif"}), {"[output]", "is the file of --video"}, 2,
+       [=](const fs::path& folder) { write_bytes(folder / "video.gif", gif); }},
+      video("VideoEmpty", "", {"is no video that FFmpeg reads"}),
+      video("VideoOfText", "a red circle moving right", {"is no video that FFmpeg reads"}),
+      video("VideoOfRandomBytes", random_bytes(100'000), {"video"}),
+      video("VideoIsAPlaylist", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", {"video"}),
+      video("VideoCut", gif.substr(0, 20), {"video"}),
+      video("VideoTooShort", gif, {"is too short", "got 2 frames", "expected at least 9", "Lower --num-frames to 1"}),
+      frames("VideoFolderEmpty", {}, {"no pictures in", "expected the frames of a video"}),
+      frames("VideoFolderOfOtherFiles", {{"a.txt", first}}, {"no pictures in"}),
+      frames("VideoFolderOfSeveralSizes", {{"1.png", first}, {"2.png", other_size}},
+             {"2.png is of another size than 1.png", "got 96x80", "expected 48x32"}),
+      frames("VideoFolderWithABadFrame", {{"1.png", first}, {"2.png", kVideo + "/../cases.json"}}, {"2.png is no picture"}),
+      frames("VideoFolderTooShort", {{"1.png", first}, {"2.png", first}}, {"is too short", "got 2 frames", "Lower --num-frames to 1"}),
+      led("MaskWithoutVideo", {"--mask", kMask}, {"[--mask]", "is of no video", "expected --video"}),
+      led("MaskMissing", {"--video", kVideo, "--mask", "@none"}, {"[--mask]", "no file or folder"}),
+      led("MaskOfAnotherSize", {"--video", kVideo, "--mask", circle},
+          {"[--mask]", "is of another size than the video", "got 96x80", "expected 48x32"}),
+      led("MaskTooShort", {"--video", kVideo, "--mask", "@mask"}, {"[--mask]", "is too short", "got 2 frames", "expected at least 9"}, 2,
+          [=](const fs::path& folder) {
+            fs::create_directory(folder / "mask");
+            for (const char* name : {"000.png", "001.png"}) fs::copy_file(fs::path(kMask) / name, folder / "mask" / name);
+          }),
+      led("ReferenceMissing", {"--reference-image", "@none.png"}, {"[--reference-image]", "cannot open"}),
+      led("ReferenceIsAGif", {"--reference-image", kImages + "animated.gif"}, {"[--reference-image]", "is a GIF"}, 3),
+      led("TooManyReferences", many, {"[--reference-image]", "too many", "got 17", "expected at most 16"}),
+      led("ConditioningScaleOfText", {"--conditioning-scale", "strong"}, {"[--conditioning-scale]", "got \"strong\"", "expected a number"}),
+      {"VaceWithoutItsClass", tiny({"--model-path", "@model"}),
+       {"[model_index.json]", "unsupported transformer", "got WanVACETransformer3DModel", "expected WanTransformer3DModel"}, 3,
+       [](const fs::path& folder) {
+         const fs::path model = testing::make_vace(folder / "model", false);
+         json index = json::parse(read_bytes(model / "model_index.json"));
+         index["_class_name"] = "WanPipeline";
+         replace(model / "model_index.json", index.dump(1));
+       }},
+  };
+}
+
 // --- The test ------------------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> names_below(const fs::path& folder) {
@@ -894,6 +992,7 @@ INSTANTIATE_TEST_SUITE_P(Memory, CommandErrors, ::testing::ValuesIn(memory_cases
 INSTANTIATE_TEST_SUITE_P(Weights, CommandErrors, ::testing::ValuesIn(weight_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Models, CommandErrors, ::testing::ValuesIn(model_folder_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Images, CommandErrors, ::testing::ValuesIn(image_cases()), kName);
+INSTANTIATE_TEST_SUITE_P(Videos, CommandErrors, ::testing::ValuesIn(video_cases()), kName);
 INSTANTIATE_TEST_SUITE_P(Configs, CommandErrors, ::testing::ValuesIn(config_cases()), kName);
 
 }  // namespace

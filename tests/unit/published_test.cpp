@@ -24,7 +24,10 @@ TEST(PublishedModels, HaveTheTensorsOfTheirCheckpoints) {
                                 {"wan2.1-flf2v-14b-720p", "first and last frame to video", 1304, 16'395'536'704},
                                 {"wan2.2-t2v-a14b", "text to video", 1095, 14'288'491'584},
                                 {"wan2.2-i2v-a14b", "image to video", 1095, 14'288'901'184},
-                                {"wan2.2-ti2v-5b", "text or image to video", 825, 4'999'787'712}}) {
+                                {"wan2.2-ti2v-5b", "text or image to video", 825, 4'999'787'712},
+                                {"wan2.1-vace-1.3b", "text, video or reference images to video", 1264, 2'153'972'032},
+                                {"wan2.1-vace-14b", "text, video or reference images to video", 1331, 17'337'592'896},
+                                {"wan2.2-vace-fun-a14b", "text, video or reference images to video", 1331, 17'337'592'896}}) {
     const std::optional<ModelConfig> model = published_model(each.name);
     ASSERT_TRUE(model) << each.name;
     std::int64_t parameters = 0;
@@ -33,6 +36,15 @@ TEST(PublishedModels, HaveTheTensorsOfTheirCheckpoints) {
     EXPECT_EQ(tensors.size(), each.tensors) << each.name;
     EXPECT_EQ(parameters, each.parameters) << each.name;
     EXPECT_EQ(make_recipe(*model)->name(), each.recipe) << each.name;
+  }
+}
+
+TEST(PublishedModels, OfVaceTakeWhatTheyTake) {
+  EXPECT_EQ(published_model("wan2.1-vace-1.3b")->transformer.vace_layers.back(), 28);
+  EXPECT_EQ(published_model("wan2.1-vace-14b")->transformer.vace_layers.back(), 35);
+  for (const auto& [name, member] : {std::pair{"wan2.1-vace-14b", members::vace}, {"wan2.2-vace-fun-a14b", members::vace_a14b}}) {
+    EXPECT_EQ(make_recipe(*published_model(name))->member(), member) << name;
+    EXPECT_EQ(published_model(name)->boundary_ratio.has_value(), member == members::vace_a14b) << name;
   }
 }
 

@@ -1,0 +1,54 @@
+// Pixels to latents: a video through the VAE's encoder, group by group with states, as the decoder does it. What stages share that
+// are given pictures or videos.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "pipeline/recipe.h"
+
+namespace zoe {
+
+// A video of the size that is made. What is mid grey throughout is not encoded anew at each group: wan_vae_frames_seen.
+struct PixelVideo {
+  std::int64_t frames = 1;                                             // one more than a multiple of 4
+  std::function<bool(std::int64_t begin, std::int64_t end)> is_blank;  // whether frames [begin, end) are all mid grey
+  // In -1..1, of frames [begin, begin + count), [count,H,W,3]; empty where they are blank.
+  std::function<std::vector<float>(std::int64_t begin, std::int64_t count)> pixels;
+};
+
+class VideoEncode {
+ public:
+  explicit VideoEncode(const RecipeContext& context);
+  VideoEncode(const VideoEncode&) = delete;
+  VideoEncode& operator=(const VideoEncode&) = delete;
+
+  // Sizes, and how the videos will be encoded; once, before the rest.
+  void settle(const Settled& settled, std::span<const PixelVideo> videos);
+  // The plans, and their uses in the stage that runs them.
+  void add_to(Program& program, Stage& stage) const;
+  // The mean of the encoder's distribution, normalised as latents are: f32 [z,T,h,w]. One of the videos, or one of one frame.
+  // `whose`, as "the image's", is for errors; `encoded` is told how many latent frames are done.
+  std::vector<float> run(const PixelVideo& video, StageRun& run, std::string_view whose,
+                         const std::function<void(std::int64_t latent_frames)>& encoded) const;
+
+ private:
+  NamedGraph trace(std::int64_t frames, std::optional<std::int64_t> from_level) const;
+  std::int64_t settled_level(const PixelVideo& video, std::int64_t begin, std::int64_t count) const;
+  std::int64_t group_pixel_frames() const { return group_frames_ * model_.vae.scale_factor_temporal; }
+
+  const ModelConfig& model_;
+  const DType dtype_;
+  const Platform& platform_;
+  std::int64_t height_ = 0, width_ = 0;
+  std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
+  std::size_t states_ = 0;
+  std::set<std::int64_t> levels_;  // from which groups behind the first are encoded
+};
+
+}  // namespace zoe
