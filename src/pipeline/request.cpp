@@ -92,6 +92,7 @@ constexpr Members kTwoExperts = members::t2v_a14b | members::i2v_a14b | members:
 constexpr Members kOfStartVideos = members::t2v | members::t2v_a14b | members::ti2v_5b, kOfVideos = kOfStartVideos | kOfControl;
 constexpr Members kOfLastImages = members::i2v | members::i2v_a14b | members::flf2v, kOfImages = kOfLastImages | members::ti2v_5b;
 constexpr double kMaxPathBytes = 4095;  // the system's own limit
+constexpr std::string_view kPictureSuffixes[] = {".png", ".jpg", ".jpeg", ".webp", ".PNG", ".JPG", ".JPEG", ".WEBP"};
 
 std::vector<RequestField> make_fields() {
   return {
@@ -488,6 +489,24 @@ struct Parser {
     return text;
   }
 
+  // Of files' metadata: a comma separates where a picture's suffix stands before it.
+  std::vector<std::filesystem::path> paths(std::span<const std::string> texts) const {
+    std::vector<std::filesystem::path> all;
+    for (const std::string& text : texts) {
+      std::size_t begin = 0;
+      for (std::size_t comma = text.find(','); comma != text.npos; comma = text.find(',', comma + 1)) {
+        const std::string_view before = std::string_view(text).substr(begin, comma - begin);
+        if (std::none_of(std::begin(kPictureSuffixes), std::end(kPictureSuffixes),
+                         [&](std::string_view suffix) { return before.ends_with(suffix); }))
+          continue;
+        all.push_back(path(before));
+        begin = comma + 1;
+      }
+      all.push_back(path(std::string_view(text).substr(begin)));
+    }
+    return all;
+  }
+
   bool flag(std::string_view text) const {
     if (text == "true") return true;
     if (text != "false") refuse(text, "true or false");
@@ -587,9 +606,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](GuidanceBatch Request::*slot) { request.*slot = parser.choice<GuidanceBatch>(texts[0]); },
                  [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
                  [&](std::vector<std::filesystem::path> Request::*slot) {
-                   std::vector<std::filesystem::path> paths;
-                   for (const std::string& text : texts) paths.push_back(parser.path(text));
-                   request.*slot = std::move(paths);
+                   request.*slot = parser.paths(texts);
                  },
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
                  [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },

@@ -62,6 +62,12 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   set_field(request, "first_frame", "a picture.png");
   set_field(request, "last_image", "b.png");
   set_field(request, "fit", "pad");
+  set_field(request, "src_video", "a folder");
+  set_field(request, "mask", "m.mp4");
+  const std::vector<std::string> references{"a,b.png", "c.jpg"};
+  set_field(request, "ref_images", references);
+  set_field(request, "strength", "0.25");
+  set_field(request, "conditioning_scale", "0.5");
   set_field(request, "preset", "lightning-4step");
   EXPECT_EQ(request.prompts, prompts);
   EXPECT_EQ(request.width, 832);
@@ -76,6 +82,15 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   EXPECT_FALSE(request.num_inference_steps);
   EXPECT_EQ(request.loras, (std::vector<LoraChoice>{{"a,b.safetensors", 1}, {"style=1.pt", -0.5}}));
   EXPECT_EQ(request.loras_high, (std::vector<LoraChoice>{{"high.safetensors", 2}}));
+
+  EXPECT_EQ(request.video, "a folder");
+  EXPECT_EQ(request.mask, "m.mp4");
+  EXPECT_EQ(request.reference_images, (std::vector<std::filesystem::path>{"a,b.png", "c.jpg"}));
+  EXPECT_EQ(request.strength, 0.25);
+  EXPECT_EQ(request.conditioning_scale, 0.5);
+  Request joined;  // as files' metadata has them
+  set_field(joined, "reference_image", "a,b.png,c.jpg");
+  EXPECT_EQ(joined.reference_images, request.reference_images);
 
   EXPECT_EQ(request_from_json(to_json(request), "test"), request);
   Request by_fields;  // as a file's metadata does
@@ -202,7 +217,7 @@ TEST(RequestFields, TogetherTheyAreChecked) {
   request.guidance_scale_2 = 3;
   check_request(request, members::t2v_a14b);
   EXPECT_EQ(error_of([&] { check_request(request, members::t2v); }),
-            "[guidance_scale_2] is not taken by this model: got 3, expected nothing. It is of t2v_a14b, i2v_a14b.");
+            "[guidance_scale_2] is not taken by this model: got 3, expected nothing. It is of t2v_a14b, i2v_a14b, vace_a14b.");
 }
 
 }  // namespace
