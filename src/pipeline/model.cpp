@@ -204,11 +204,12 @@ Tokenizer open_tokenizer(const ModelConfig& model) {
   return tokenizer;
 }
 
-fs::path embedded_model_path() {
+fs::path embedded_model_path(EmbeddedModel which) {
+  const std::string_view name = which == EmbeddedModel::image_to_video ? "toy-wan-i2v" : "toy-wan";
   std::error_code status;
   const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();
   // A link in the build folder, and where `cmake --install` puts it.
-  const fs::path places[] = {folder / "models/toy-wan", folder / "../share/zoetrope/models/toy-wan"};
+  const fs::path places[] = {folder / "models" / name, folder / "../share/zoetrope/models" / name};
   for (const fs::path& place : places)
     if (fs::exists(place / "model_index.json", status)) return place.lexically_normal();
   fail(ErrorKind::invalid_argument, "--model-path", "the embedded model is gone: not in {} nor {}. Give --model-path.",

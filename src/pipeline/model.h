@@ -74,7 +74,9 @@ GenerationDefaults first_frame_defaults();  // and of one with expand_timesteps
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);
 
-// The model that comes with the engine, wherever it was installed or built; an error with the places looked at if it is gone.
-std::filesystem::path embedded_model_path();
+// The models that come with the engine, wherever it was installed or built: the one of text to video, or the one that takes an image.
+// An error with the places looked at if it is gone.
+enum class EmbeddedModel { text_to_video, image_to_video };
+std::filesystem::path embedded_model_path(EmbeddedModel which = EmbeddedModel::text_to_video);
 
 }  // namespace zoe

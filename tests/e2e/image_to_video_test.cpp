@@ -260,5 +260,25 @@ TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
   EXPECT_NE(second.frames, video.frames);
 }
 
+// Without --model-path the inputs choose the embedded model, and so does a file that one of them made.
+TEST(ImageToVideoCommand, AnImageChoosesTheEmbeddedModelThatTakesOne) {
+  const testing::TemporaryFolder temporary;
+  const std::string out = temporary.path() / "a.png", again = temporary.path() / "b.png";
+  const auto run = [](std::vector<std::string> more) {
+    std::vector<std::string> command{ZOE_COMMAND, "generate", "--threads", "1", "--dtype", "f32", "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    const testing::CommandResult result = testing::run_command(command);
+    EXPECT_EQ(result.code, 0) << result.err << result.line;
+    return json::parse(result.out).at("model").get<std::string>();
+  };
+  const std::vector<std::string> small{"--size", "64x64", "--num-frames", "5", "--steps", "1", "-p", "a red circle moving right"};
+  std::vector<std::string> with_image{"--image", kPictures / "circle.png", "-o", out}, without{"-o", again};
+  with_image.insert(with_image.end(), small.begin(), small.end());
+  without.insert(without.end(), small.begin(), small.end());
+  EXPECT_EQ(run(with_image), "toy-wan-i2v");
+  EXPECT_EQ(run({"--from", out, "-o", temporary.path() / "c.png"}), "toy-wan-i2v");
+  EXPECT_EQ(run(without), "toy-wan");
+}
+
 }  // namespace
 }  // namespace zoe

@@ -777,7 +777,7 @@ std::vector<Case> image_cases() {
   };
   std::vector<Case> cases{
       {"ImageNone", tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}), {"[--image]", "no image given", "--image FILE"}},
-      text_only("ImageForATextOnlyModel", {"--image", circle}, "--image"),
+      text_only("ImageForATextOnlyModel", {"--model-path", std::string(ZOE_MODELS) + "/toy-wan", "--image", circle}, "--image"),
       text_only("LastImageForATextOnlyModel", {"--last-image", circle}, "--last-image"),
       text_only("FitForATextOnlyModel", {"--fit", "pad"}, "--fit"),
       {"ImageMissing", of_image("@none.png"), {"[--image]", "cannot open", "none.png", "No such file"}},
