@@ -35,6 +35,8 @@ struct ModelConfig {
   std::string name;            // the folder's, the file's, or the member's
   // Parts that are not in the folder of their name inside `path`: folders or files.
   std::map<std::string, std::filesystem::path, std::less<>> parts = {};
+  // LoRAs that are a part of the model, by the transformer they change ("transformer_2"): merged in front of a request's.
+  std::map<std::string, std::vector<std::filesystem::path>, std::less<>> loras = {};
   Umt5Config text_encoder;
   WanDitConfig transformer;  // two experts have one configuration
   // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others

@@ -230,6 +230,26 @@ TEST(ImageToVideoModel, FitsThePictureAsAsked) {
   EXPECT_NE(stretched, padded);
 }
 
+// A LoRA that the model's folder names is a part of the model: the bits of a request that asks for it.
+TEST(ImageToVideoModel, TakesTheLorasOfItsFolder) {
+  const testing::TemporaryFolder temporary;
+  const std::filesystem::path plain = kModels / "toy-wan-i2v";
+  std::filesystem::copy_file(plain / "model_index.json", temporary.path() / "model_index.json");
+  json said = {{"loras", {{"transformer", {plain / "loras/four_steps.safetensors"}}}}, {"parts", {{"transformer", plain / "transformer"}}}};
+  for (const char* part : {"scheduler", "text_encoder", "tokenizer", "vae"}) said["parts"][part] = kModels / "toy-wan" / part;
+  std::ofstream(temporary.path() / "zoetrope.json") << said.dump();
+  const auto frames = [](const std::filesystem::path& folder, std::vector<LoraChoice> loras) {
+    Session session(read_model_config(folder), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+    Request request = request_of(cases()[0]);
+    request.width = request.height = 64, request.num_inference_steps = 1, request.num_frames = 1, request.guidance_scale = 1;
+    request.loras = std::move(loras);
+    return frames_of(session, request);
+  };
+  const auto asked = frames(plain, {{(plain / "loras/four_steps.safetensors").string()}});
+  EXPECT_EQ(frames(temporary.path(), {}), asked);
+  EXPECT_NE(frames(plain, {}), asked);
+}
+
 // The command, the metadata of its file, and the same again from it; several prompts share the picture.
 TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
   const testing::TemporaryFolder temporary;
