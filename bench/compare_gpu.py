@@ -3,7 +3,8 @@
 
     python bench/compare_gpu.py [WHAT...] [--zoe build/zoe] [--runs 5] [--height 480 --width 832 --num-frames 81] [--json FILE]
 
-WHAT: 1.3b 14b (one transformer forward), vae-decode, vae-encode, umt5 (512 tokens); default: all. Needs torch and diffusers (umt5:
+WHAT: 1.3b 14b i2v-14b 5b (one transformer forward), vae-decode, vae-encode, vae22-decode, vae22-encode, umt5 (512 tokens); default: all
+but those of TI2V-5B, which has its own size: give --height 704 --width 1280 --num-frames 121. Needs torch and diffusers (umt5:
 transformers). Diffusers' transformer runs with torch.compile per block and cuDNN's attention, its VAE and the text encoder as they
 come.
 Each side is timed by events on the device after it has warmed up. Ours runs twice, before and after the peer: with an empty cache
@@ -30,12 +31,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE, DTYPE = "cuda", torch.bfloat16
-SIZES = {"1.3b": dict(num_attention_heads=12, ffn_dim=8960, num_layers=30),
-         "14b": dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)}
+SIZES = {"1.3b": dict(num_attention_heads=12, ffn_dim=8960, num_layers=30, in_channels=16, out_channels=16),
+         "14b": dict(num_attention_heads=40, ffn_dim=13824, num_layers=40, in_channels=16, out_channels=16),
+         "i2v-14b": dict(num_attention_heads=40, ffn_dim=13824, num_layers=40, in_channels=36, out_channels=16),  # as Wan 2.2
+         "5b": dict(num_attention_heads=24, ffn_dim=14336, num_layers=30, in_channels=48, out_channels=48)}
+VAE_22 = dict(base_dim=160, decoder_base_dim=256, z_dim=48, is_residual=True, in_channels=12, out_channels=12, patch_size=2,
+              scale_factor_spatial=16, latents_mean=[0.0] * 48, latents_std=[1.0] * 48)
+# zoe's part, and its size where that is not said by the name.
+PARTS = {**{size: ("transformer", size) for size in SIZES}, "vae-decode": ("vae-decode", None), "vae-encode": ("vae-encode", None),
+         "vae22-decode": ("vae-decode", "5b"), "vae22-encode": ("vae-encode", "5b"), "umt5": ("text-encoder", None)}
 # What a row must reach: times faster than the peer, or milliseconds of our own.
-RATIOS = {"1.3b": 1.08, "14b": 1.05, "vae-encode": 1.5}
+RATIOS = {"1.3b": 1.08, "14b": 1.05, "i2v-14b": 1.19, "5b": 1.2, "vae-encode": 1.5, "vae22-decode": 1.9, "vae22-encode": 2.6}
 MOST_MS = {"vae-decode": 1000.0, "umt5": 25.0}
-MOST_BEYOND_WEIGHTS_MIB = {"vae-decode": 4096.0}
+MOST_BEYOND_WEIGHTS_MIB = {"vae-decode": 4096.0, "vae22-decode": 8192.0, "vae22-encode": 8192.0}
 MOST_FIRST_CALL_S = (5.0, 1.0)  # beyond a steady call, with an empty and with a full cache; of the transformers
 
 
@@ -53,13 +61,14 @@ def transformer_forward(size, args):
     from diffusers import WanTransformer3DModel
 
     model = random_model(lambda: WanTransformer3DModel(
-        attention_head_dim=128, in_channels=16, out_channels=16, text_dim=4096, freq_dim=256, cross_attn_norm=True,
+        attention_head_dim=128, text_dim=4096, freq_dim=256, cross_attn_norm=True,
         qk_norm="rms_norm_across_heads", patch_size=(1, 2, 2), rope_max_seq_len=1024, **SIZES[size]))
     for name, parameter in model.named_parameters():  # as WanPipeline loads them
         if "scale_shift_table" in name or "time_embedder" in name or "norm2" in name:
             parameter.data = parameter.data.float()
     frames = (args.num_frames - 1) // 4 + 1
-    latents = torch.randn(1, 16, frames, args.height // 8, args.width // 8, device=DEVICE, dtype=DTYPE)
+    scale, channels = 16 if size == "5b" else 8, SIZES[size]["in_channels"]
+    latents = torch.randn(1, channels, frames, args.height // scale, args.width // scale, device=DEVICE, dtype=DTYPE)
     text = torch.randn(1, 512, 4096, device=DEVICE, dtype=DTYPE)
     timestep = torch.tensor([500], device=DEVICE)
     model.compile_repeated_blocks(fullgraph=True)
@@ -71,12 +80,14 @@ def transformer_forward(size, args):
     return forward
 
 
-def vae_call(decode, args):
+def vae_call(decode, args, is_22):
     from diffusers import AutoencoderKLWan
 
-    vae = random_model(AutoencoderKLWan)
+    vae = random_model(lambda: AutoencoderKLWan(**(VAE_22 if is_22 else {})))
     if decode:
-        latents = torch.randn(1, 16, (args.num_frames - 1) // 4 + 1, args.height // 8, args.width // 8, device=DEVICE, dtype=DTYPE)
+        scale, channels = (16, 48) if is_22 else (8, 16)
+        latents = torch.randn(1, channels, (args.num_frames - 1) // 4 + 1, args.height // scale, args.width // scale, device=DEVICE,
+                              dtype=DTYPE)
         return lambda: vae.decode(latents, return_dict=False)
     frames = torch.randn(1, 3, args.num_frames, args.height, args.width, device=DEVICE, dtype=DTYPE)
     return lambda: vae.encode(frames, return_dict=False)
@@ -96,7 +107,7 @@ def text_encoder_call():
 def peer_call(what, args):
     if what in SIZES:
         return transformer_forward(what, args)
-    return text_encoder_call() if what == "umt5" else vae_call(what == "vae-decode", args)
+    return text_encoder_call() if what == "umt5" else vae_call(what.endswith("decode"), args, what.startswith("vae22"))
 
 
 @torch.no_grad()
@@ -138,11 +149,11 @@ def folder_of_library(name):
 
 
 def time_ours(what, args, cache, floors):
-    part = "transformer" if what in SIZES else "text-encoder" if what == "umt5" else what
+    part, size = PARTS[what]
     command = [str(args.zoe), "bench", part, "--platform", args.platform, "--dtype", "bf16", "--cache-dir", cache, "--repeat",
                str(args.runs), "--height", str(args.height), "--width", str(args.width), "--num-frames", str(args.num_frames),
                "--text-tokens", "512"]
-    command += ["--size", what] if what in SIZES else []
+    command += ["--size", size] if size else []
     command += ["--floors"] if floors else []
     if folder := folder_of_library("libcudnn"):
         command += ["--cuda-path", folder]
@@ -192,8 +203,7 @@ def compare(what, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*SIZES, "vae-decode", "vae-encode", "umt5"]
-    parser.add_argument("what", nargs="*", choices=[*known, []], default=[])
+    parser.add_argument("what", nargs="*", choices=[*PARTS, []], default=[])
     parser.add_argument("--zoe", type=Path, default=ROOT / "build/zoe")
     parser.add_argument("--platform", default="cuda")
     parser.add_argument("--runs", type=int, default=5)
@@ -208,7 +218,7 @@ def main():
           f"cuDNN {torch.backends.cudnn.version()}, "
           + ", ".join(f"{package} {version(package)}" for package in ("triton", "diffusers", "transformers")), flush=True)
     rows, missed = [], []
-    for what in args.what or known:
+    for what in args.what or [each for each in PARTS if "5b" not in PARTS[each]]:
         try:
             row, misses = compare(what, args)
         except Exception as error:  # one part that fails does not hide the others

@@ -46,9 +46,11 @@ void take_from(GenerateOptions& options, const std::string& path) {
 
 // What --from says beside the request, where no option says it.
 void follow(GenerateOptions& options) {
-  const std::string made_by = options.made_with["model"], embedded = embedded_model_path().filename().string();
-  check(options.model != ModelFiles() || made_by == embedded, ErrorKind::invalid_argument, "--from",
-        "{} was made with the model {}, which is not the embedded one. Say where it is with --model-path.", options.from,
+  const std::string made_by = options.made_with["model"];
+  const auto is = [&](EmbeddedModel which) { return made_by == embedded_model_path(which).filename().string(); };
+  check(options.model != ModelFiles() || is(EmbeddedModel::text_to_video) || is(EmbeddedModel::image_to_video),
+        ErrorKind::invalid_argument, "--from",
+        "{} was made with the model {}, which is not an embedded one. Say where it is with --model-path.", options.from,
         in_quotes(made_by));
   if (const auto dtype = options.made_with.find("dtype"); dtype != options.made_with.end() && !options.has_dtype)
     options.device.dtype = dtype->second;
@@ -88,6 +90,8 @@ int generate(GenerateOptions& options) {
   });
   const bool from_file = !options.prompt_file.empty();
   if (!options.from.empty()) follow(options);
+  if (options.model == ModelFiles() && !options.request.image.empty())
+    options.model.model_path = embedded_model_path(EmbeddedModel::image_to_video).string();
   check(from_file ? !options.has_prompt : !options.request.prompts.empty(), ErrorKind::invalid_argument, "generate",
         "{}. Say what to show with --prompt \"...\" or --prompt-file FILE.",
         from_file ? "got both --prompt and --prompt-file, expected one" : "no prompt given");

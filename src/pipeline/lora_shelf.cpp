@@ -67,6 +67,8 @@ std::map<std::string, WeightChanges> LoraShelf::changes(const Request& request, 
   std::vector<std::string> transformers;
   for (const std::string& name : components)
     if (name.starts_with("transformer")) transformers.push_back(name);
+  for (const auto& [component, files] : model.loras)
+    for (const fs::path& path : files) take({path.string()}, {component});
   for (const LoraChoice& choice : request.loras) take(choice, transformers);
   for (const LoraChoice& choice : request.loras_high) take(choice, {"transformer"});
   for (const LoraChoice& choice : request.loras_low) take(choice, {"transformer_2"});

@@ -50,6 +50,27 @@ std::map<std::string, fs::path, std::less<>> read_parts(const fs::path& path) {
   return parts;
 }
 
+// "loras": {"transformer_2": ["loras/low_noise.safetensors"]}, files relative to the model's folder.
+std::map<std::string, std::vector<fs::path>, std::less<>> read_loras(const fs::path& path, const ModelConfig& model) {
+  std::map<std::string, std::vector<fs::path>, std::less<>> loras;
+  if (!fs::exists(path / "zoetrope.json")) return loras;
+  const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
+  if (!file.has("loras")) return loras;
+  const JsonObject said = file.object("loras");
+  for (const std::string& part : said.keys()) {
+    check(part == "transformer" || (part == "transformer_2" && model.boundary_ratio), ErrorKind::invalid_argument, "zoetrope.json",
+          "unknown part in loras: got {}, expected {}. Check the file.", in_quotes(part),
+          model.boundary_ratio ? "transformer or transformer_2" : "transformer");
+    for (const std::string& lora : said.strings(part, 1, 16)) {
+      std::error_code status;
+      check(fs::is_regular_file(path / lora, status), ErrorKind::invalid_argument, "zoetrope.json",
+            "no LoRA of the {}: got {}, expected a file, relative to {}. Check the file.", part, in_quotes(lora), path.string());
+      loras[part].push_back(path / lora);
+    }
+  }
+  return loras;
+}
+
 // model_index.json names the class of every part; another class is another computation.
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
@@ -128,6 +149,7 @@ ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::p
   model.expand_timesteps = index.boolean("expand_timesteps", false);
   model.path = path;
   model.parts = read_parts(path);
+  model.loras = read_loras(path, model);
   for (auto& [part, place] : parts) model.parts.insert_or_assign(part, std::move(place));
   const fs::path absolute = fs::absolute(given).lexically_normal();
   model.name = absolute.has_filename() ? absolute.filename().string() : absolute.parent_path().filename().string();
@@ -206,11 +228,12 @@ Tokenizer open_tokenizer(const ModelConfig& model) {
   return tokenizer;
 }
 
-fs::path embedded_model_path() {
+fs::path embedded_model_path(EmbeddedModel which) {
+  const std::string_view name = which == EmbeddedModel::image_to_video ? "toy-wan-i2v" : "toy-wan";
   std::error_code status;
   const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();
   // A link in the build folder, and where `cmake --install` puts it.
-  const fs::path places[] = {folder / "models/toy-wan", folder / "../share/zoetrope/models/toy-wan"};
+  const fs::path places[] = {folder / "models" / name, folder / "../share/zoetrope/models" / name};
   for (const fs::path& place : places)
     if (fs::exists(place / "model_index.json", status)) return place.lexically_normal();
   fail(ErrorKind::invalid_argument, "--model-path", "the embedded model is gone: not in {} nor {}. Give --model-path.",

@@ -35,6 +35,8 @@ struct ModelConfig {
   std::string name;            // the folder's, the file's, or the member's
   // Parts that are not in the folder of their name inside `path`: folders or files.
   std::map<std::string, std::filesystem::path, std::less<>> parts = {};
+  // LoRAs that are a part of the model, by the transformer they change ("transformer_2"): merged in front of a request's.
+  std::map<std::string, std::vector<std::filesystem::path>, std::less<>> loras = {};
   Umt5Config text_encoder;
   WanDitConfig transformer;  // two experts have one configuration
   // Of two experts: steps from this share of the training timesteps on are the high-noise one's (`transformer`), the others
@@ -74,7 +76,9 @@ GenerationDefaults first_frame_defaults();  // and of one with expand_timesteps
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);
 
-// The model that comes with the engine, wherever it was installed or built; an error with the places looked at if it is gone.
-std::filesystem::path embedded_model_path();
+// The models that come with the engine, wherever it was installed or built: the one of text to video, or the one that takes an image.
+// An error with the places looked at if it is gone.
+enum class EmbeddedModel { text_to_video, image_to_video };
+std::filesystem::path embedded_model_path(EmbeddedModel which = EmbeddedModel::text_to_video);
 
 }  // namespace zoe

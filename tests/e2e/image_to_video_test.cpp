@@ -230,6 +230,26 @@ TEST(ImageToVideoModel, FitsThePictureAsAsked) {
   EXPECT_NE(stretched, padded);
 }
 
+// A LoRA that the model's folder names is a part of the model: the bits of a request that asks for it.
+TEST(ImageToVideoModel, TakesTheLorasOfItsFolder) {
+  const testing::TemporaryFolder temporary;
+  const std::filesystem::path plain = kModels / "toy-wan-i2v";
+  std::filesystem::copy_file(plain / "model_index.json", temporary.path() / "model_index.json");
+  json said = {{"loras", {{"transformer", {plain / "loras/four_steps.safetensors"}}}}, {"parts", {{"transformer", plain / "transformer"}}}};
+  for (const char* part : {"scheduler", "text_encoder", "tokenizer", "vae"}) said["parts"][part] = kModels / "toy-wan" / part;
+  std::ofstream(temporary.path() / "zoetrope.json") << said.dump();
+  const auto frames = [](const std::filesystem::path& folder, std::vector<LoraChoice> loras) {
+    Session session(read_model_config(folder), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+    Request request = request_of(cases()[0]);
+    request.width = request.height = 64, request.num_inference_steps = 1, request.num_frames = 1, request.guidance_scale = 1;
+    request.loras = std::move(loras);
+    return frames_of(session, request);
+  };
+  const auto asked = frames(plain, {{(plain / "loras/four_steps.safetensors").string()}});
+  EXPECT_EQ(frames(temporary.path(), {}), asked);
+  EXPECT_NE(frames(plain, {}), asked);
+}
+
 // The command, the metadata of its file, and the same again from it; several prompts share the picture.
 TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
   const testing::TemporaryFolder temporary;
@@ -258,6 +278,26 @@ TEST(ImageToVideoCommand, MakesItAndMakesItAgain) {
              second = testing::read_video(temporary.path() / "a-0002.png");
   EXPECT_EQ(first.frames, video.frames);
   EXPECT_NE(second.frames, video.frames);
+}
+
+// Without --model-path the inputs choose the embedded model, and so does a file that one of them made.
+TEST(ImageToVideoCommand, AnImageChoosesTheEmbeddedModelThatTakesOne) {
+  const testing::TemporaryFolder temporary;
+  const std::string out = temporary.path() / "a.png", again = temporary.path() / "b.png";
+  const auto run = [](std::vector<std::string> more) {
+    std::vector<std::string> command{ZOE_COMMAND, "generate", "--threads", "1", "--dtype", "f32", "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    const testing::CommandResult result = testing::run_command(command);
+    EXPECT_EQ(result.code, 0) << result.err << result.line;
+    return json::parse(result.out).at("model").get<std::string>();
+  };
+  const std::vector<std::string> small{"--size", "64x64", "--num-frames", "5", "--steps", "1", "-p", "a red circle moving right"};
+  std::vector<std::string> with_image{"--image", kPictures / "circle.png", "-o", out}, without{"-o", again};
+  with_image.insert(with_image.end(), small.begin(), small.end());
+  without.insert(without.end(), small.begin(), small.end());
+  EXPECT_EQ(run(with_image), "toy-wan-i2v");
+  EXPECT_EQ(run({"--from", out, "-o", temporary.path() / "c.png"}), "toy-wan-i2v");
+  EXPECT_EQ(run(without), "toy-wan");
 }
 
 }  // namespace

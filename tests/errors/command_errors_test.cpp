@@ -777,9 +777,12 @@ std::vector<Case> image_cases() {
   const auto parts = [](const std::string& value, std::vector<std::string> pieces) {
     return config("zoetrope.json", "parts", value, std::move(pieces));
   };
+  const auto loras = [](const std::string& value, std::vector<std::string> pieces) {
+    return config("zoetrope.json", "loras", value, std::move(pieces));
+  };
   std::vector<Case> cases{
       {"ImageNone", tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}), {"[--image]", "no image given", "--image FILE"}},
-      text_only("ImageForATextOnlyModel", {"--image", circle}, "--image"),
+      text_only("ImageForATextOnlyModel", {"--model-path", std::string(ZOE_MODELS) + "/toy-wan", "--image", circle}, "--image"),
       text_only("LastImageForATextOnlyModel", {"--last-image", circle}, "--last-image"),
       {"FitOfNoPicture", tiny({"--fit", "pad"}), {"[--fit]", "is of no picture", "got pad", "expected an image or a video"}},
       {"ImageMissing", of_image("@none.png"), {"[--image]", "cannot open", "none.png", "No such file"}},
@@ -833,6 +836,9 @@ std::vector<Case> image_cases() {
       picture("WebpOfTooManyPixels", with_bytes(image_bytes("lossy.webp"), 26, "\xff\x3f\xff\x3f"), {"is too large", "got 16383x16383"}),
       parts("{\"unet\": \"x\"}", {"[zoetrope.json]", "unknown part", "\"unet\"", "expected one of"}),
       parts("{\"vae\": \"nowhere\"}", {"[zoetrope.json]", "no folder for the part vae", "\"nowhere\""}),
+      loras("{\"vae\": [\"x\"]}", {"[zoetrope.json]", "unknown part in loras", "\"vae\"", "expected transformer"}),
+      loras("{\"transformer\": [\"nowhere\"]}", {"[zoetrope.json]", "no LoRA of the transformer", "\"nowhere\""}),
+      loras("{\"transformer\": \"x\"}", {"[zoetrope.json]", "transformer", "expected an array"}),
       parts("[\"vae\"]", {"[zoetrope.json]", "parts", "expected an object"}),
       parts("{\"vae\": 1}", {"[zoetrope.json]", "vae", "expected a string"}),
       model("TwoGgufFiles", edited([](const fs::path& folder) {
