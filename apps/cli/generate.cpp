@@ -188,8 +188,10 @@ int generate(GenerateOptions& options) {
                        {"notes", std::move(notes)}};
     fmt::print("{}\n", summary.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
+  constexpr std::size_t kHalf = 1 << 19;  // MiB, rounded
   if (platform->host_addressable())
-    reporter.line(fmt::format("peak memory: {} ({} planned)", bytes_text(watch.peak_bytes()), bytes_text(memory.peak())));
+    reporter.line(
+        fmt::format("peak memory: {} MiB ({} MiB planned)", (watch.peak_bytes() + kHalf) >> 20, (memory.peak() + kHalf) >> 20));
   else
     reporter.line(fmt::format("memory: {} planned on the device, {} taken there; {} at most in this process",
                               bytes_text(memory.peak()), bytes_text(platform->peak_bytes()), bytes_text(watch.peak_bytes())));

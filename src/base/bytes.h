@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstddef>
-#include <string>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <utility>
 

@@ -25,7 +25,8 @@ class ComponentWeights {
                    std::span<const TensorAlias> aliases = {}, const KeyMap& keys = {});
   // Made up, see random_weight.h.
   // `stored`: what matrices are stored in, where their rows are whole blocks of it; null: nothing narrower than bf16.
-  ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed, const Encoding* stored = nullptr);
+  ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed,
+                   const Encoding* stored = nullptr);
 
   const std::string& where() const { return where_; }
   // Of a tensor the model has; asking for another is an internal error.

@@ -285,7 +285,7 @@ struct Session::State {
     MemoryStatement other;
     place(program, memory.free, Offload::automatic, &other);
     if (options.offload != Offload::automatic && other.peak() <= memory.free)
-      advice = fmt::format("It would with --offload auto ({})", bytes_text(other.peak()));
+      advice = fmt::format("It would with --offload auto ({}). {}", bytes_text(other.peak()), advice);
     return fmt::format("{}x{}x{} in {} does not fit: needs {} ({} to encode, {} to denoise, {} to decode), {} are free{}. {}.",
                        settled.made_width, settled.made_height, settled.num_frames, name(dtype), needed,
                        bytes_text(memory.of(Phase::encode)), bytes_text(memory.of(Phase::denoise)),

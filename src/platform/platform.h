@@ -149,7 +149,9 @@ class Platform {
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.
   virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
   // The same with any contents, which is faster: for what is written as a whole before it is read.
-  virtual std::shared_ptr<Buffer> allocate_unset(std::size_t size_bytes, std::string_view what) { return allocate(size_bytes, what); }
+  virtual std::shared_ptr<Buffer> allocate_unset(std::size_t size_bytes, std::string_view what) {
+    return allocate(size_bytes, what);
+  }
   // Page-locked where that makes copies run by themselves and the system allows it; out_of_memory where there is none at all.
   virtual std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what);
   virtual std::unique_ptr<Stream> make_stream() = 0;
@@ -173,8 +175,8 @@ class Platform {
   // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
   // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
   virtual Support merges_products(const Node& merged) const;
-  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it lies
-  // there): whether make_kernel takes it so, to widen it in front of every product or inside it.
+  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it
+  // lies there): whether make_kernel takes it so, to widen it in front of every product or inside it.
   virtual Support keeps_stored(const Encoding& encoding) const;
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
