@@ -36,7 +36,7 @@ struct BenchOptions {
   std::vector<const Encoding*> stored;
   std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
   int repeat = 3;
-  bool guidance = false, per_op = false, floors = false, plan = false, verbose = false;
+  bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
 
 double seconds_between(StepClock::time_point begin, StepClock::time_point end) {
@@ -286,8 +286,9 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
   BenchOptions of_both = options;
   of_both.batch = 2;
   const Case pair = make_case(of_both, platform, dtype);
-  if (!streamed) store.load(pair.plans[0]);
   const Plan* const plans[] = {&forward.plans[0], &pair.plans[0]};
+  if (streamed) store.stream({plans[0], plans[1]}, {});
+  else store.load(*plans[1]);
   const Tensor workspace = make_workspace(platform, plans);
   const Arguments prompt(forward, platform, stream), negative(forward, platform, stream), both(pair, platform, stream);
   Recordings recordings;
@@ -295,10 +296,10 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
     return seconds_on(stream, [&] {
       for (const Arguments* arguments : each)
         run(plan, stream, store, arguments->inputs[0], arguments->outputs[0], workspace,
-            {.stream_weights = streamed, .recordings = &recordings, .wait = false});
+            {.recordings = &recordings, .wait = false});
     });
   };
-  const int warm_ups = stream.can_record() && !streamed ? 2 : 1;  // as in bench(): of all three arguments
+  const int warm_ups = stream.can_record() ? 2 : 1;  // as in bench(): of all three arguments
   std::vector<double> apart, together;
   for (int number = 0; number < warm_ups + options.repeat; ++number) {
     const double two = seconds_of(*plans[0], {&prompt, &negative}), one = seconds_of(*plans[1], {&both});
@@ -384,6 +385,50 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
   }
 }
 
+// Forwards with all weights on the device and with every block coming and going, in turns.
+void print_streamed(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
+  const Case measured = make_case(options, platform, dtype);
+  std::vector<const Plan*> plans;
+  for (const Plan& plan : measured.plans) plans.push_back(&plan);
+  struct Side {
+    WeightStore store;
+    Recordings recordings = {};
+    std::vector<double> seconds = {};
+  };
+  Side resident{WeightStore(platform, random_weights(measured))}, streamed{WeightStore(platform, random_weights(measured))};
+  for (const Plan* plan : plans) resident.store.load(*plan);
+  streamed.store.stream(plans, {.host_bytes = plans[0]->weight_bytes() * 2});
+  const Arguments arguments(measured, platform, stream);
+  const Tensor workspace = make_workspace(platform, plans);
+  const int warm_ups = stream.can_record() ? 2 : 1;
+  for (int number = 0; number < warm_ups + options.repeat; ++number)
+    for (Side* side : {&resident, &streamed}) {
+      const double seconds = seconds_on(stream, [&] {
+        for (std::size_t p = 0; p < plans.size(); ++p)
+          for (int time = 0; time < measured.graphs[p].times; ++time)
+            run(*plans[p], stream, side->store, arguments.inputs[p], arguments.outputs[p], workspace,
+                {.recordings = &side->recordings, .wait = false});
+      });
+      if (number >= warm_ups) side->seconds.push_back(seconds);
+    }
+  const nlohmann::ordered_json line = {{"what", "blocks that come and go"},
+                                       {"part", options.part},
+                                       {"size", options.size},
+                                       {"video", video_of(options)},
+                                       {"batch", options.batch},
+                                       {"platform", platform.info().platform},
+                                       {"device", platform.info().name},
+                                       {"dtype", name(dtype)},
+                                       {"resident_s", median(resident.seconds)},
+                                       {"streamed_s", median(streamed.seconds)},
+                                       {"times_as_long", median(streamed.seconds) / median(resident.seconds)},
+                                       {"resident_weights_mib", mib(resident.store.size_bytes())},
+                                       {"streamed_weights_mib", mib(streamed.store.size_bytes())},
+                                       {"host_mib", mib(streamed.store.host_bytes())},
+                                       {"recorded_segments", streamed.recordings.recorded()}};
+  fmt::print("{}\n", line.dump());
+}
+
 int bench(const BenchOptions& options) {
   check(
       !options.guidance || (options.part == "transformer" && options.batch == 1), ErrorKind::invalid_argument, "--guidance",
@@ -400,6 +445,10 @@ int bench(const BenchOptions& options) {
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
+  if (options.streamed) {
+    print_streamed(options, *platform, dtype, *platform->make_stream());
+    return 0;
+  }
   if (!options.stored.empty()) {
     print_stored(options, *platform, dtype, *platform->make_stream());
     return 0;
@@ -419,7 +468,8 @@ int bench(const BenchOptions& options) {
   const bool streamed = plans[0]->weight_bytes() > platform->free_bytes() / (platform->info().unified_memory ? 2 : 1);
   WeightStore store(*platform, random_weights(measured));
   start = StepClock::now();
-  if (!streamed)
+  if (streamed) store.stream(plans, {});
+  else
     for (const Plan* plan : plans) store.load(*plan);
   const double load_seconds = seconds_since(start);
   const auto stream = platform->make_stream();
@@ -427,15 +477,13 @@ int bench(const BenchOptions& options) {
   const Arguments arguments(measured, *platform, *stream);
 
   Recordings recordings;
-  const auto run_all = [&](const RunOptions& given) {
-    RunOptions run_options = given;
-    run_options.stream_weights = streamed;
+  const auto run_all = [&](const RunOptions& run_options) {
     for (std::size_t p = 0; p < plans.size(); ++p)
       for (int time = 0; time < measured.graphs[p].times; ++time)
         zoe::run(*plans[p], *stream, store, arguments.inputs[p], arguments.outputs[p], workspace, run_options);
   };
   // The first run sets up libraries, the second is recorded where a stream can; the others count.
-  const int warm_ups = stream->can_record() && !streamed ? 2 : 1;
+  const int warm_ups = stream->can_record() ? 2 : 1;
   double first_seconds = 0, second_seconds = 0;
   std::vector<double> seconds, seconds_beside;  // of runs whose steps are not timed, beside those whose steps are
   const auto time_run = [&] { return seconds_on(*stream, [&] { run_all({.recordings = &recordings, .wait = false}); }); };
@@ -490,7 +538,7 @@ int bench(const BenchOptions& options) {
       {"recorded_segments", recordings.recorded()},
       {"gflop", operations / 1e9},
       {"gflop_per_s", operations / middle / 1e9},
-      {"weights_mib", mib(streamed ? plans[0]->streamed_weight_bytes() : store.size_bytes())},
+      {"weights_mib", mib(store.size_bytes())},
       {"streamed", streamed},
       {"workspace_mib", mib(workspace_bytes)},
       {"beyond_weights_mib", mib(workspace_bytes + arguments.size_bytes)},
@@ -525,7 +573,9 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
          "session: steps of each request (default 4)")
       ->type_name("N");
-  app.add_option("--size", options->size, "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of all but 5b and toy are one")
+  app.add_option("--size", options->size,
+                 "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of "
+                 "all but 5b and toy are one")
       ->check(CLI::IsMember({"1.3b", "14b", "i2v-14b", "5b", "toy"}))
       ->capture_default_str();
   const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {
@@ -560,6 +610,8 @@ Command add_bench(CLI::App& app) {
       ->type_name("ENCODING");
   app.add_flag("--guidance", options->guidance,
                "Also a step of guidance both ways, in turns: two forwards, and one of a batch of two");
+  app.add_flag("--streamed", options->streamed,
+               "Instead: forwards with all weights on the device and with every block coming and going, in turns");
   app.add_flag("--per-op", options->per_op, "Also where the time goes, by operation and shape");
   app.add_flag("--floors", options->floors,
                "Also attention, products, the rest and launch gaps, each beside what this device's copies and products allow");

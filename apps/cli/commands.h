@@ -9,6 +9,7 @@
 #include "compiler/options.h"
 #include "pipeline/model_files.h"
 #include "pipeline/request.h"
+#include "pipeline/session.h"
 #include "platform/platform.h"
 
 namespace CLI {
@@ -21,6 +22,7 @@ namespace zoe::cli {
 using Command = std::function<int()>;  // the exit code
 
 Command add_generate(CLI::App& app);
+Command add_plan(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_platforms(CLI::App& app);
@@ -46,7 +48,7 @@ struct DeviceOptions {
   int threads = 0;
   std::string cache_dir = {};
   std::string cuda_path = {};
-  double memory_limit_gib = 0;  // 0: none
+  std::uint64_t memory_limit_bytes = 0;  // 0: none
 };
 void add_cuda_path(CLI::App& app, DeviceOptions& options);
 void add_device_options(CLI::App& app, DeviceOptions& options);
@@ -59,6 +61,11 @@ DType chosen_dtype(const DeviceOptions& options, const Platform& platform);
 // they are without it. Lists may be said several times.
 void add_request_field(CLI::App& app, Request& request, const RequestField& field, std::string_view fallback = {});
 void add_request_field(CLI::App& app, Request& request, std::string_view name, std::string_view fallback = {});
+
+// --offload and --host-memory-limit.
+void add_memory_options(CLI::App& app, SessionOptions& options);
+// What generate and plan say of a request's memory: one line.
+std::string memory_line(const MemoryStatement& memory);
 
 // --json: what docs/json.md says, in place of text.
 void add_json(CLI::App& app, bool& json);

@@ -9,6 +9,7 @@
 #include "apps/cli/progress.h"
 #include "apps/cli/prompts.h"
 #include "apps/cli/signals.h"
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "base/log.h"
@@ -32,7 +33,7 @@ struct GenerateOptions {
   DeviceOptions device;
   ModelFiles model;
   std::string prompt_file, from, output = "out.mp4", profile;
-  CompileOptions compile;
+  SessionOptions session{.single_request = true, .spelling = Spelling::option};
   Request request;
   std::map<std::string, std::string> made_with;  // what the file of --from says besides the request: model, dtype, ...
   bool has_prompt = false, has_dtype = false, quiet = false, verbose = false, json = false;
@@ -73,8 +74,6 @@ void check_output_apart(std::string_view where, const fs::path& output, const Ge
               output.string(), spelled(field.name, Spelling::option));
 }
 
-std::string mib(std::size_t bytes) { return fmt::format("{:.0f} MiB", static_cast<double>(bytes) / 1048576.0); }
-
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
@@ -105,8 +104,8 @@ int generate(GenerateOptions& options) {
 
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
-  Session session(open_model(options.model, "--model-path"), platform,
-                  {.dtype = dtype, .compile = options.compile, .single_request = true, .spelling = Spelling::option});
+  options.session.dtype = dtype;
+  Session session(open_model(options.model, "--model-path"), platform, options.session);
   const ModelConfig& model = session.model();
   const bool numbers = from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
   const auto outputs = [&](std::size_t video) {
@@ -134,10 +133,7 @@ int generate(GenerateOptions& options) {
     for (const double level : settled.noise_levels) levels += fmt::format("{}{:.4g}", levels.empty() ? "" : ", ", level);
     reporter.line(fmt::format("noise levels: {}", levels));
   }
-  std::string stages;
-  for (const StageMemory& stage : memory.stages)
-    stages += fmt::format("{}{} {}", stages.empty() ? "" : ", ", stage.stage, mib(stage.total()));
-  reporter.line(fmt::format("memory: {} planned ({})", mib(memory.peak()), stages));
+  reporter.line(memory_line(memory));
 
   Callbacks callbacks;
   callbacks.cancel = &stop_at_next_step();
@@ -178,7 +174,12 @@ int generate(GenerateOptions& options) {
                        {"platform", platform->info().platform},
                        {"device", platform->info().name},
                        {"guidance_batch_size", settled.batch},
-                       {"memory_bytes", {{"planned", memory.peak()}, {"process_peak", watch.peak_bytes()}}},
+                       {"offload", name(memory.offload)},
+                       {"memory_bytes",
+                        {{"planned", memory.peak()},
+                         {"planned_host", memory.host_peak()},
+                         {"device_peak", platform->peak_bytes()},
+                         {"process_peak", watch.peak_bytes()}}},
                        {"seconds",
                         {{"total", total},
                          {"prepare", prepare},
@@ -191,11 +192,13 @@ int generate(GenerateOptions& options) {
                        {"notes", std::move(notes)}};
     fmt::print("{}\n", summary.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
+  constexpr std::size_t kHalf = 1 << 19;  // MiB, rounded
   if (platform->host_addressable())
-    reporter.line(fmt::format("peak memory: {} ({} planned)", mib(watch.peak_bytes()), mib(memory.peak())));
-  else
     reporter.line(
-        fmt::format("memory: {} planned on the device, {} at most in this process", mib(memory.peak()), mib(watch.peak_bytes())));
+        fmt::format("peak memory: {} MiB ({} MiB planned)", (watch.peak_bytes() + kHalf) >> 20, (memory.peak() + kHalf) >> 20));
+  else
+    reporter.line(fmt::format("memory: {} planned on the device, {} taken there; {} at most in this process",
+                              bytes_text(memory.peak()), bytes_text(platform->peak_bytes()), bytes_text(watch.peak_bytes())));
   return 0;
 }
 
@@ -220,7 +223,8 @@ Command add_generate(CLI::App& app) {
       ->type_name("PATH")
       ->capture_default_str();
   add_device_options(app, options->device);
-  add_compile_options(app, options->compile);
+  add_memory_options(app, options->session);
+  add_compile_options(app, options->session.compile);
   app.add_option("--profile", options->profile, "A trace of every step for Perfetto: op, bytes, GB/s, GFLOP/s (adds a little time)")
       ->type_name("FILE");
   app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");

@@ -61,7 +61,8 @@ std::vector<std::string> reversed_arguments(int argc, char** argv) {
 // the same (and then the one that help shows, whichever of an option's names that was).
 std::string hint(const CLI::App& command, const std::string& word) {
   using zoe::Spelling;
-  if (const zoe::RequestField* field = zoe::find_hint(word); field && command.get_name() == "generate")
+  if (const zoe::RequestField* field = zoe::find_hint(word);
+      field && (command.get_name() == "generate" || command.get_name() == "plan"))
     return fmt::format(" See {}.", zoe::spelled(field->name, Spelling::option));
   std::vector<std::string> known;
   std::map<std::string, std::string> shown;
@@ -115,6 +116,10 @@ int run(int argc, char** argv) {
       [&] {
         auto* c = app.add_subcommand("generate", "Make a video from a prompt");
         return std::pair(c, add_generate(*c));
+      }(),
+      [&] {
+        auto* c = app.add_subcommand("plan", "What a request takes of memory, when, and whether it fits; nothing is loaded");
+        return std::pair(c, add_plan(*c));
       }(),
       [&] {
         auto* c = app.add_subcommand("convert", "Write a model as another kind of file, in another encoding, with LoRAs merged");

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "apps/cli/commands.h"
+#include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
@@ -14,6 +15,12 @@ namespace zoe::cli {
 
 const char* const kVersion = ZOE_VERSION;
 
+namespace {
+
+constexpr std::uint64_t kLeastLimit = std::uint64_t{1} << 20;
+
+}  // namespace
+
 void add_cuda_path(CLI::App& app, DeviceOptions& options) {
   app.add_option("--cuda-path", options.cuda_path, "Where the libraries of cuda, musa or rocm are, before the usual places")
       ->type_name("FOLDER");
@@ -22,7 +29,7 @@ void add_cuda_path(CLI::App& app, DeviceOptions& options) {
 PlatformOptions platform_options(const DeviceOptions& options) {
   return {.threads = options.threads,
           .cache_dir = options.cache_dir,
-          .memory_limit_bytes = static_cast<std::uint64_t>(options.memory_limit_gib * static_cast<double>(std::uint64_t{1} << 30)),
+          .memory_limit_bytes = options.memory_limit_bytes,
           .cuda_path = options.cuda_path};
 }
 
@@ -41,9 +48,9 @@ void add_device_options(CLI::App& app, DeviceOptions& options) {
   add_cuda_path(app, options);
   app.add_option_function<std::string>(
          "--memory-limit",
-         [&options](const std::string& text) { options.memory_limit_gib = parse_number("--memory-limit", text, 0.01, 1e6); },
-         "The most memory to take of a cuda, musa or rocm device (default: all that is free)")
-      ->type_name("GIB");
+         [&options](const std::string& text) { options.memory_limit_bytes = parse_bytes("--memory-limit", text, kLeastLimit); },
+         "The most memory to take of the device, 8GiB or 512MiB (default: all that is free)")
+      ->type_name("SIZE");
 }
 
 namespace {
@@ -90,6 +97,28 @@ void add_request_field(CLI::App& app, Request& request, const RequestField& fiel
 
 void add_request_field(CLI::App& app, Request& request, std::string_view name, std::string_view fallback) {
   add_request_field(app, request, *find_field(name), fallback);
+}
+
+void add_memory_options(CLI::App& app, SessionOptions& options) {
+  app.add_option_function<std::string>(
+         "--offload",
+         [&options](const std::string& text) {
+           using enum Offload;
+           const Offload all[] = {automatic, none, encoder, experts, blocks};
+           const auto chosen = std::find_if(std::begin(all), std::end(all), [&](Offload each) { return name(each) == text; });
+           check(chosen != std::end(all), ErrorKind::invalid_argument, "--offload",
+                 "got {}, expected auto, none, encoder, experts or blocks.", in_quotes(text));
+           options.offload = *chosen;
+         },
+         "Weights that leave the device while others are at work: none, those of the text encoder's other layers, of the other "
+         "experts, too, of the transformer's other blocks, too; auto is the least of these that fits (default auto)")
+      ->type_name("auto|none|encoder|experts|blocks");
+  app.add_option_function<std::string>(
+         "--host-memory-limit",
+         [&options](const std::string& text) { options.host_memory_limit_bytes = parse_bytes("--host-memory-limit", text, 0); },
+         "The most memory of this process for weights that wait there to be copied to the device (default: two thirds of what is "
+         "free)")
+      ->type_name("SIZE");
 }
 
 void add_json(CLI::App& app, bool& json) { app.add_flag("--json", json, "Print one line of JSON (docs/json.md) and nothing else"); }

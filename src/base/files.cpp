@@ -134,6 +134,15 @@ void MappedFile::read_ahead(std::size_t begin, std::size_t count) const {
   if (first < end) ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_WILLNEED);
 }
 
+void MappedFile::drop(std::size_t begin, std::size_t count) const {
+  // A page at an end may be its neighbour's, too.
+  const std::size_t first = (begin + kPageBytes - 1) / kPageBytes * kPageBytes,
+                    end = std::min(begin + count, size_) / kPageBytes * kPageBytes;
+  if (first >= end) return;
+  ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_DONTNEED);
+  ::posix_fadvise(fd_, static_cast<off_t>(first), static_cast<off_t>(end - first), POSIX_FADV_DONTNEED);
+}
+
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes) {
   std::size_t size = 0;
   const Descriptor file = open_regular(path, where, &size);

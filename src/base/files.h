@@ -25,6 +25,9 @@ class MappedFile {
   void fetch(std::size_t begin, std::size_t count) const;
   // Asks the system to read them from the disk soon; returns at once, and has no other effect.
   void read_ahead(std::size_t begin, std::size_t count) const;
+  // Tells the system that they are not wanted again soon: they leave this process's memory, and the system's where nobody else
+  // uses them.
+  void drop(std::size_t begin, std::size_t count) const;
 
  private:
   void read_through(std::size_t begin, std::size_t count, int failure) const;

@@ -56,6 +56,10 @@ void JoinedWeight::read_ahead(std::int64_t begin, std::int64_t count) const {
   each(begin, count, [](const WeightReader& part, std::int64_t first, std::int64_t n, std::int64_t) { part.read_ahead(first, n); });
 }
 
+void JoinedWeight::drop(std::int64_t begin, std::int64_t count) const {
+  each(begin, count, [](const WeightReader& part, std::int64_t first, std::int64_t n, std::int64_t) { part.drop(first, n); });
+}
+
 void JoinedWeight::fetch(std::int64_t begin, std::int64_t count) const {
   each(begin, count, [](const WeightReader& part, std::int64_t first, std::int64_t n, std::int64_t) { part.fetch(first, n); });
 }

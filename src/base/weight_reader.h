@@ -48,6 +48,8 @@ class WeightReader {
   virtual const void* place() const { return nullptr; }
   // Lets the system begin to read the bytes of these elements; does not wait, and fails silently.
   virtual void read_ahead(std::int64_t /*begin*/, std::int64_t /*count*/) const {}
+  // They are not wanted again soon: the system may take the memory back that it has them in.
+  virtual void drop(std::int64_t /*begin*/, std::int64_t /*count*/) const {}
   // Waits until they are in memory, so that reading them finds them there. Error of kind io where they cannot be read.
   virtual void fetch(std::int64_t /*begin*/, std::int64_t /*count*/) const {}
 
@@ -84,6 +86,7 @@ class JoinedWeight : public WeightReader {
   std::size_t stored_bytes() const override;
   const void* place() const override { return parts_.front()->place(); }
   void read_ahead(std::int64_t begin, std::int64_t count) const override;
+  void drop(std::int64_t begin, std::int64_t count) const override;
   void fetch(std::int64_t begin, std::int64_t count) const override;
 
  private:

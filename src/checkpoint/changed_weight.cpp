@@ -48,6 +48,7 @@ class ChangedWeight : public WeightReader {
   std::size_t stored_bytes() const override { return base_->stored_bytes(); }
   const void* place() const override { return base_->place(); }
   void read_ahead(std::int64_t begin, std::int64_t count) const override { base_->read_ahead(begin, count); }
+  void drop(std::int64_t begin, std::int64_t count) const override { base_->drop(begin, count); }
   void fetch(std::int64_t begin, std::int64_t count) const override {
     base_->fetch(begin, count);
     made();

@@ -275,6 +275,7 @@ class PartOfWeight : public WeightReader {
   }
   const void* place() const override { return whole_->place(); }
   void read_ahead(std::int64_t begin, std::int64_t count) const override { whole_->read_ahead(first_ + begin, count); }
+  void drop(std::int64_t begin, std::int64_t count) const override { whole_->drop(first_ + begin, count); }
   void fetch(std::int64_t begin, std::int64_t count) const override { whole_->fetch(first_ + begin, count); }
 
  private:

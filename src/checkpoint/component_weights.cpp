@@ -16,10 +16,15 @@ ComponentWeights::ComponentWeights(const Checkpoint& checkpoint, std::span<const
   weights_ = std::move(weights);
 }
 
-ComponentWeights::ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed)
+ComponentWeights::ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed,
+                                   const Encoding* stored)
     : where_(std::move(where)) {
   auto weights = std::make_shared<std::map<std::string, WeightPtr>>();
-  for (const ExpectedTensor& tensor : expected) weights->emplace(tensor.name, random_weight(seed, tensor.name, tensor.shape));
+  for (const ExpectedTensor& tensor : expected) {
+    const bool is_stored = stored && tensor.shape.rank() == 2 && tensor.shape.dim(1) % stored->block_elements == 0;
+    weights->emplace(tensor.name, is_stored ? random_stored_weight(seed, tensor.name, tensor.shape, *stored)
+                                            : random_weight(seed, tensor.name, tensor.shape));
+  }
   weights_ = std::move(weights);
 }
 

@@ -24,7 +24,9 @@ class ComponentWeights {
   ComponentWeights(const Checkpoint& checkpoint, std::span<const ExpectedTensor> expected,
                    std::span<const TensorAlias> aliases = {}, const KeyMap& keys = {});
   // Made up, see random_weight.h.
-  ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed);
+  // `stored`: what matrices are stored in, where their rows are whole blocks of it; null: nothing narrower than bf16.
+  ComponentWeights(std::string where, std::span<const ExpectedTensor> expected, std::uint64_t seed,
+                   const Encoding* stored = nullptr);
 
   const std::string& where() const { return where_; }
   // Of a tensor the model has; asking for another is an internal error.

@@ -88,6 +88,11 @@ class StoredWeight : public WeightReader {
     const auto [first, bytes] = range(begin, count);
     tensor_.file->read_ahead(first, bytes);
   }
+  void drop(std::int64_t begin, std::int64_t count) const override {
+    if (!tensor_.file) return;
+    const auto [first, bytes] = range(begin, count);
+    tensor_.file->drop(first, bytes);
+  }
   void fetch(std::int64_t begin, std::int64_t count) const override {
     if (!tensor_.file) return;
     const auto [first, bytes] = range(begin, count);

@@ -75,7 +75,8 @@ class ScaledWeight : public WeightReader {
   const std::byte* blocks() const override { return numbers_->blocks(); }
   void read_scales(std::int64_t begin, std::int64_t count, float* out) const override {
     const std::vector<float>& factors = scaling_->factors;
-    for (std::int64_t i = 0; i < count; ++i) out[i] = factors.size() == 1 ? factors[0] : factors[static_cast<std::size_t>(begin + i)];
+    for (std::int64_t i = 0; i < count; ++i)
+      out[i] = factors.size() == 1 ? factors[0] : factors[static_cast<std::size_t>(begin + i)];
   }
 
   std::size_t stored_bytes() const override { return numbers_->stored_bytes() + scaling_->size_bytes(); }
@@ -86,6 +87,7 @@ class ScaledWeight : public WeightReader {
     const auto [first, bytes] = tiles(begin, count);
     scaling_->blocks.file->read_ahead(place_of_blocks() + first, bytes);
   }
+  void drop(std::int64_t begin, std::int64_t count) const override { numbers_->drop(begin, count); }
   void fetch(std::int64_t begin, std::int64_t count) const override {
     numbers_->fetch(begin, count);
     if (scaling_->block == 0 || count == 0) return;

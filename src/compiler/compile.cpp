@@ -142,7 +142,8 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
     pass("fuse", std::move(fused.graph));
   }
   for (const NodePtr& node : plan_steps(plan.graph)) {
-    plan.steps.push_back({node, {}, {}, {}, {}, {}});
+    plan.steps.push_back(
+        {node, plan.steps.empty() ? node->segment : std::max(node->segment, plan.steps.back().segment), {}, {}, {}, {}, {}});
     for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
       const auto origin = origins.find({node.get(), o});
       plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
@@ -158,6 +159,7 @@ void place(Plan& plan, Platform& platform) {
   for (const Step& step : plan.steps) needs.push_back(needs_of(*step.node, *step.kernel));
   MemoryPlan memory = plan_memory(plan.graph, needs);
   plan.workspace_bytes = memory.workspace_bytes;
+  plan.alive_bytes = memory.alive_bytes;
   plan.input_last_read = std::move(memory.input_last_read);
   plan.output_written = std::move(memory.output_written);
 
@@ -184,12 +186,12 @@ void place(Plan& plan, Platform& platform) {
           for (const Value& part : parts_of(step.node->inputs[operand].node_ptr()))
             parts.push_back({part.node().name, part.type()});
           const std::size_t bytes = kept ? kept->size_bytes : step.kernel->packed_bytes(input, source.types[0]);
-          plan.weights.push_back({source.name, std::move(parts), layout, source.types[0], bytes, step.kernel, input,
-                                  step.node->segment, std::move(kept)});
+          plan.weights.push_back(
+              {source.name, std::move(parts), layout, source.types[0], bytes, step.kernel, input, step.segment, std::move(kept)});
         }
         // Segment 0 stays while the others come and go: it has the weights that several of them read.
         int& segment = plan.weights[static_cast<std::size_t>(found->second)].segment;
-        if (segment != step.node->segment) segment = 0;
+        if (segment != step.segment) segment = 0;
         step.inputs.push_back({Place::Kind::weight, found->second, 0});
       } else {
         step.inputs.push_back(memory.place(step.node->inputs[operand]));
@@ -228,13 +230,6 @@ std::size_t Plan::weight_bytes() const {
   std::size_t total = 0;
   for (const PlanWeight& weight : weights) total += weight.size_bytes;
   return total;
-}
-
-std::size_t Plan::streamed_weight_bytes() const {
-  std::vector<std::size_t> totals(static_cast<std::size_t>(segment_count));
-  for (const PlanWeight& weight : weights) totals[static_cast<std::size_t>(weight.segment)] += weight.size_bytes;
-  if (totals.size() < 2) return weight_bytes();
-  return totals[0] + *std::max_element(totals.begin() + 1, totals.end());
 }
 
 bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {

@@ -28,12 +28,13 @@ struct PlanWeight {
   std::size_t size_bytes;
   std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`, if it is not kept
   int input;
-  int segment;                          // of the steps that read it; 0 if they are of several
+  int segment;                          // that the steps which read it run with; 0 if they run with several
   std::optional<KeptLayout> kept = {};  // it stays as it is stored
 };
 
 struct Step {
   NodePtr node;
+  int segment;  // it runs with: of its node, or a later one that a step before it is of
   std::shared_ptr<const Kernel> kernel;
   std::vector<Place> inputs, outputs;
   Place scratch;
@@ -58,12 +59,11 @@ struct Plan {
   std::vector<PlanWeight> weights;
   Tensor constants;  // the graph's numbers, on the platform
   std::size_t workspace_bytes = 0;
+  std::size_t alive_bytes = 0;   // see MemoryPlan
   std::size_t kernel_count = 0;  // distinct ones
   int segment_count = 0;
 
   std::size_t weight_bytes() const;
-  // The most of them in memory at once when they are streamed: segment 0, which stays, and the largest other one.
-  std::size_t streamed_weight_bytes() const;
   // True if every read of input `input` comes before output `output` is written: the caller may pass one tensor for both.
   bool can_update_in_place(std::size_t input, std::size_t output) const;
 

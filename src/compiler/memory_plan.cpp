@@ -51,6 +51,20 @@ struct Block {  // memory wanted during the steps [first, last]
   std::size_t offset = 0;
 };
 
+std::size_t most_alive(const std::vector<Block*>& blocks, std::size_t steps) {
+  std::vector<std::size_t> begun(steps + 1), ended(steps + 1);
+  for (const Block* block : blocks) {
+    begun[static_cast<std::size_t>(block->first)] += block->bytes;
+    ended[static_cast<std::size_t>(block->last) + 1] += block->bytes;
+  }
+  std::size_t alive = 0, most = 0;
+  for (std::size_t step = 0; step < steps; ++step) {
+    alive = alive - ended[step] + begun[step];
+    most = std::max(most, alive);
+  }
+  return most;
+}
+
 // Greedy: the largest block first, each at the lowest offset that is free during its life. Returns the total.
 std::size_t assign_offsets(std::vector<Block*> blocks) {
   std::stable_sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->bytes > b->bytes; });
@@ -168,7 +182,8 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
     for (const auto& [operand, output] : needs.at(i).may_overwrite) {
       const Result to{&node, output};
       const Value& from_value = node.inputs[static_cast<std::size_t>(operand)];
-      if (inside.count(to) || from_value.node().opcode == Opcode::parameter || from_value.node().opcode == Opcode::constant) continue;
+      if (inside.count(to) || from_value.node().opcode == Opcode::parameter || from_value.node().opcode == Opcode::constant)
+        continue;
       const Home from = root(homes.at(result(from_value)));
       const auto target = blocks.find(to), source = blocks.find(from.owner);
       if (target == blocks.end() || source == blocks.end() || from.offset != 0) continue;
@@ -197,6 +212,7 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
       if (const auto found = blocks.find({node.get(), o}); found != blocks.end()) all.push_back(&found->second);
   for (Block& block : scratch)
     if (block.bytes) all.push_back(&block);
+  plan.alive_bytes = most_alive(all, plan.steps.size());
   plan.workspace_bytes = assign_offsets(std::move(all));
 
   for (const NodePtr& node : graph.nodes) {

@@ -32,6 +32,7 @@ struct MemoryPlan {
   std::map<std::pair<const Node*, int>, Place> places;  // of every value but weights and constants: node, number of the result
   std::vector<Place> scratch;                           // one for each step
   std::size_t workspace_bytes = 0;
+  std::size_t alive_bytes = 0;  // the most that is alive at one step: no workspace is smaller
   // Per graph input: the last step that reads it (-1: none); per output: the step that writes it.
   std::vector<int> input_last_read, output_written;
 

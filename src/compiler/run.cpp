@@ -21,15 +21,11 @@ void check_types(const Plan& plan, std::string_view what, std::span<const Tensor
           given[i].type.str(), wanted[i].type().str());
 }
 
-// Where the steps of each segment begin, and their end. A step behind those of a later segment runs with that.
+// Where the steps of each segment begin, and their end.
 std::vector<std::size_t> segment_bounds(const Plan& plan) {
   std::vector<std::size_t> bounds;
-  int segment = -1;
   for (std::size_t i = 0; i < plan.steps.size(); ++i)
-    if (plan.steps[i].node->segment > segment) {
-      segment = plan.steps[i].node->segment;
-      bounds.push_back(i);
-    }
+    if (i == 0 || plan.steps[i].segment > plan.steps[i - 1].segment) bounds.push_back(i);
   bounds.push_back(plan.steps.size());
   return bounds;
 }
@@ -49,6 +45,7 @@ class PlanRun {
         options_(options) {}
 
   void go() {
+    weights_.begin_run(plan_, {.cancel = options_.cancel});
     const std::vector<std::size_t> bounds = segment_bounds(plan_);
     std::vector<Recordings::Segment>* const recorded = recorded_segments(bounds.size() - 1);
     if (options_.time) {
@@ -57,20 +54,22 @@ class PlanRun {
       marks_.push_back(stream_.mark());
       start_ = StepClock::now();
     }
+    const LoadOptions load{.cancel = options_.cancel};
     std::deque<std::unique_ptr<Mark>> ahead;
     for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
       check_cancelled(bounds[s]);  // before weights are loaded for it
-      if (options_.stream_weights) load_weights(bounds[s]);
+      const int segment = plan_.steps.empty() ? 0 : plan_.steps[bounds[s]].segment;
+      weights_.begin_segment(segment, stream_, load);
       if (recorded) replay(s, bounds[s], bounds[s + 1], (*recorded)[s]);
       else queue(bounds[s], bounds[s + 1]);
+      weights_.end_segment(segment, stream_, load);
       if (!options_.cancel || s + 2 == bounds.size()) continue;
       ahead.push_back(stream_.mark());
       if (ahead.size() <= kSegmentsAhead) continue;
       ahead.front()->wait();
       ahead.pop_front();
     }
-    if (options_.wait || options_.time || options_.stream_weights) stream_.synchronize();
-    release_weights();
+    if (options_.wait || options_.time) stream_.synchronize();
     if (options_.recordings) options_.recordings->ran_.insert(&plan_);
     if (options_.time) tell_times();
   }
@@ -81,29 +80,13 @@ class PlanRun {
       stream_.synchronize();
     } catch (const Error&) {  // what failed first is what is told
     }
-    release_weights();
+    weights_.drain();
   }
 
  private:
-  void release_weights() {
-    if (options_.stream_weights)
-      for (int segment = 0; segment < plan_.segment_count; ++segment) weights_.release(plan_, segment);
-  }
-
   void check_cancelled(std::size_t step) const {
     if (!options_.cancel || !options_.cancel->load(std::memory_order_relaxed)) return;
     fail(ErrorKind::cancelled, plan_.graph.name, "stopped at step {} of {}.", step, plan_.steps.size());
-  }
-
-  // Of the segment that begins with step `begin`.
-  void load_weights(std::size_t begin) {
-    const int segment = plan_.steps[begin].node->segment;
-    stream_.synchronize();
-    // Segment 0 holds what every segment reads; a step of the one before may still come, and then it stays to the end.
-    const bool is_done = std::none_of(plan_.steps.begin() + static_cast<std::ptrdiff_t>(begin), plan_.steps.end(),
-                                      [&](const Step& step) { return step.node->segment == loaded_; });
-    if (loaded_ > 0 && is_done) weights_.release(plan_, loaded_);
-    for (; loaded_ < segment; ++loaded_) weights_.load(plan_, loaded_ + 1, {.cancel = options_.cancel});
   }
 
   Slot slot(const Place& place) const {
@@ -112,7 +95,10 @@ class PlanRun {
       case Place::Kind::workspace: return {workspace_.buffer.get(), workspace_.offset + place.offset};
       case Place::Kind::input: return {inputs_[index].buffer.get(), inputs_[index].offset + place.offset};
       case Place::Kind::output: return {outputs_[index].buffer.get(), outputs_[index].offset + place.offset};
-      case Place::Kind::weight: return {&weights_.at(plan_.weights[index]), place.offset};
+      case Place::Kind::weight: {
+        const Slot weight = weights_.at(plan_.weights[index]);
+        return {weight.buffer, weight.offset + place.offset};
+      }
       case Place::Kind::constant: return {plan_.constants.buffer.get(), place.offset};
     }
     return {};
@@ -137,7 +123,7 @@ class PlanRun {
   // Null: this run is not to be recorded.
   std::vector<Recordings::Segment>* recorded_segments(std::size_t count) const {
     Recordings* const recordings = options_.recordings;
-    if (!recordings || !stream_.can_record() || options_.observe || options_.time || options_.stream_weights) return nullptr;
+    if (!recordings || !stream_.can_record() || options_.observe || options_.time) return nullptr;
     if (!recordings->ran_.contains(&plan_)) return nullptr;
     Recordings::Key key{&plan_, &weights_, weights_.generation(), {workspace_.slot().data()}};
     for (const std::span<const Tensor> tensors : {inputs_, outputs_})
@@ -206,7 +192,6 @@ class PlanRun {
   const Tensor& workspace_;
   const RunOptions& options_;
   bool recording_ = false;
-  int loaded_ = -1;                           // segments up to this one have been loaded
   std::vector<Slot> operands_, results_;      // of the step at hand
   std::vector<std::unique_ptr<Mark>> empty_;  // with nothing between them
   std::vector<std::unique_ptr<Mark>> marks_;  // before the first step, and behind each

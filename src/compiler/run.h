@@ -68,18 +68,17 @@ struct RunOptions {
   // Looked at before every step, or every segment that is replayed; true ends the run with an Error of kind cancelled. So that the
   // device is never far behind, at most two segments are queued ahead of the one at work.
   const std::atomic<bool>* cancel = nullptr;
-  // Load each segment's weights before it and free them behind it, instead of expecting all of them in the store.
-  bool stream_weights = false;
   const StepObserver* observe = nullptr;
   const StepTimer* time = nullptr;
-  // If set, and if the stream can record, segments are recorded and replayed. Not with the three above.
+  // If set, and if the stream can record, segments are recorded and replayed. Not with the two above.
   Recordings* recordings = nullptr;
   // False: return when all is queued, without waiting for it. What the run reads and writes must live until the stream is drained.
   bool wait = true;
 };
 
 // `inputs` and `outputs` in the graph's order and of its types; `workspace` of at least plan.workspace_bytes.
-// Whatever it throws, what was queued is done by then and streamed weights are freed: plan, stream and store can be used again.
+// The store has the plan's weights loaded, or streams them (WeightStore::stream): copies of blocks then run beside the kernels.
+// Whatever it throws, what was queued is done by then: plan, stream and store can be used again.
 // An output may be the same tensor as an input where Plan::can_update_in_place says so.
 void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,
          const Tensor& workspace, const RunOptions& options = {});

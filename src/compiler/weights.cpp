@@ -47,15 +47,13 @@ class WeightStore::Loading {
       Missing& piece = missing_[i];
       if (i + 1 < missing_.size()) begin_to_read(missing_[i + 1]);
       if (piece.kept) {
-        take_stored(piece, [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
-          read(static_cast<std::byte*>(piece.buffer->data) + offset);
-        });
+        take_stored(piece,
+                    [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) { read(piece.target.host + offset); });
         let_go(piece);
         continue;
       }
       fetch(piece);
-      piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source,
-                                        static_cast<std::byte*>(piece.buffer->data) + piece.offset);
+      piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, piece.target.host + piece.offset);
       report(piece.source->stored_bytes());
       let_go(piece);
     }
@@ -95,7 +93,7 @@ class WeightStore::Loading {
               if (staging.size() < size) staging.resize(size);
               read(staging.data());
             }
-            platform_.upload(*stream, there ? there : staging.data(), {piece.buffer.get(), offset}, size);
+            platform_.upload(*stream, there ? there : staging.data(), place_in(piece, offset), size);
           });
           let_go(piece);
           continue;
@@ -108,7 +106,7 @@ class WeightStore::Loading {
         fetch(piece);
         if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
         piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, staging.data());
-        platform_.upload(*stream, staging.data(), {piece.buffer.get(), piece.offset}, piece.size_bytes);
+        platform_.upload(*stream, staging.data(), place_in(piece, piece.offset), piece.size_bytes);
         report(piece.source->stored_bytes());
         let_go(piece);
       }
@@ -139,6 +137,10 @@ class WeightStore::Loading {
     std::size_t done_ = 0;
   };
 
+  static Slot place_in(const Missing& piece, std::size_t offset) {
+    return {piece.target.device.buffer, piece.target.device.offset + offset};
+  }
+
   // Whether the platform takes the elements in their order.
   static bool is_dense(const Missing& piece) {
     return piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes();
@@ -154,7 +156,7 @@ class WeightStore::Loading {
         if (staging.size() < size) staging.resize(size);
         piece.source->read(begin, count, piece.type.dtype, staging.data());
       }
-      platform_.upload(stream, stored ? stored + offset : staging.data(), {piece.buffer.get(), piece.offset + offset}, size);
+      platform_.upload(stream, stored ? stored + offset : staging.data(), place_in(piece, piece.offset + offset), size);
       reported.until(begin + count);
     });
   }
@@ -201,6 +203,7 @@ class WeightStore::Loading {
       const std::lock_guard lock(mutex_);
       return std::exchange(piece.source, nullptr);
     }();
+    if (source && options_.drop_pages) source->drop(0, source->count());
   }
 
   // How many elements so many stored bytes are, about.
@@ -252,25 +255,63 @@ class WeightStore::Loading {
   std::exception_ptr failure_;
 };
 
-void WeightStore::load(std::vector<const PlanWeight*> wanted, const LoadOptions& options) {
+void WeightStore::pack(const std::vector<const PlanWeight*>& wanted, const std::function<Target(const PlanWeight&)>& target_of,
+                       const LoadOptions& options) {
   std::vector<Missing> missing;
-  std::set<std::pair<std::string_view, std::string_view>> seen;
-  for (const PlanWeight* weight : wanted) {
-    if (packed_.count({weight->name, weight->layout}) || !seen.insert({weight->name, weight->layout}).second) continue;
-    add_pieces(*weight, missing);
-  }
+  for (const PlanWeight* weight : wanted) add_pieces(*weight, missing);
   if (missing.empty()) return;
   std::stable_sort(missing.begin(), missing.end(),
                    [](const Missing& a, const Missing& b) { return std::less<>()(a.source->place(), b.source->place()); });
-  std::map<const PlanWeight*, std::shared_ptr<Buffer>> buffers;
-  for (Missing& each : missing) {
-    std::shared_ptr<Buffer>& buffer = buffers[each.weight];
-    if (!buffer) buffer = platform_.allocate(each.weight->size_bytes, each.weight->name);
-    each.buffer = buffer;
-  }
+  for (Missing& each : missing) each.target = target_of(*each.weight);
   Loading loading(platform_, missing, options);
-  if (platform_.host_addressable()) loading.pack_in_place();
+  if (missing.front().target.host) loading.pack_in_place();
   else loading.pack_and_upload();
+}
+
+std::shared_ptr<Buffer> WeightStore::find(const PlanWeight& weight) const {
+  const auto found = packed_.find({weight.name, weight.layout});
+  return found == packed_.end() ? nullptr : found->second.buffer;
+}
+
+void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOptions& options) {
+  if (blocks_) clear_device();
+  std::map<const PlanWeight*, std::shared_ptr<Buffer>> buffers;
+  std::vector<const PlanWeight*> wanted;
+  std::unique_ptr<Stream> copies;
+  std::set<std::pair<std::string_view, std::string_view>> seen;
+  const std::vector<SegmentLayout> segments = lay_out_segments(plan);
+  try {
+    for (std::size_t s = 0; s < segments.size(); ++s) {
+      if (only && *only != static_cast<int>(s)) continue;
+      const std::shared_ptr<HostBuffer> prepared = host_.find(plan, segments[s]);
+      for (std::size_t i = 0; i < segments[s].weights.size(); ++i) {
+        const PlanWeight& weight = plan.weights[segments[s].weights[i]];
+        if (find(weight) || !seen.insert({weight.name, weight.layout}).second) continue;
+        const auto& buffer = buffers[&weight] = platform_.allocate_unset(weight.size_bytes, weight.name);
+        if (!prepared) {
+          wanted.push_back(&weight);
+          continue;
+        }
+        if (!copies) copies = platform_.make_stream();
+        platform_.upload_later(*copies, *prepared, segments[s].offsets[i], {buffer.get(), 0}, weight.size_bytes);
+      }
+    }
+    if (buffers.empty()) return;
+    pack(
+        wanted,
+        [&](const PlanWeight& weight) {
+          const auto& buffer = buffers.at(&weight);
+          return Target{platform_.host_addressable() ? static_cast<std::byte*>(buffer->data) : nullptr, {buffer.get(), 0}};
+        },
+        options);
+    if (copies) copies->synchronize();
+  } catch (...) {
+    try {
+      if (copies) copies->synchronize();
+    } catch (...) {  // what failed first is what is told
+    }
+    throw;
+  }
   generation_ = next_generation();
   for (const auto& [weight, buffer] : buffers) {
     Packed& packed = packed_[{weight->name, weight->layout}];
@@ -292,57 +333,126 @@ void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& mis
     for (std::size_t i = 0; i < sources.size(); ++i) {
       const KeptPlace& place = weight.kept->places[i];
       const std::int64_t bytes = place.part.storage.encoding->size_bytes(place.part.type.shape.count());
-      missing.push_back({&weight, place.part.type, sources[i], nullptr, place.blocks, static_cast<std::size_t>(bytes), &place});
+      missing.push_back({&weight, place.part.type, sources[i], {}, place.blocks, static_cast<std::size_t>(bytes), &place});
     }
     return;
   }
   if (weight.layout != dense(weight.type.dtype) || weight.size_bytes != weight.type.size_bytes()) {
     WeightPtr source = sources.size() == 1 ? sources.front() : std::make_shared<JoinedWeight>(weight.type.shape, sources);
-    missing.push_back({&weight, weight.type, std::move(source), nullptr, 0, weight.size_bytes});
+    missing.push_back({&weight, weight.type, std::move(source), {}, 0, weight.size_bytes});
     return;
   }
   std::size_t end = 0;
   for (std::size_t i = 0; i < sources.size(); ++i) {
     const Type& type = weight.parts[i].type;
-    missing.push_back({&weight, type, sources[i], nullptr, std::exchange(end, end + type.size_bytes()), type.size_bytes()});
+    missing.push_back({&weight, type, sources[i], {}, std::exchange(end, end + type.size_bytes()), type.size_bytes()});
   }
 }
 
-void WeightStore::load(const Plan& plan, const LoadOptions& options) {
-  std::vector<const PlanWeight*> wanted;
-  for (const PlanWeight& weight : plan.weights) wanted.push_back(&weight);
-  load(std::move(wanted), options);
-}
+void WeightStore::load(const Plan& plan, const LoadOptions& options) { load(plan, std::nullopt, options); }
+void WeightStore::load(const Plan& plan, int segment, const LoadOptions& options) { load(plan, std::optional(segment), options); }
 
-void WeightStore::load(const Plan& plan, int segment, const LoadOptions& options) {
-  std::vector<const PlanWeight*> wanted;
-  for (const PlanWeight& weight : plan.weights)
-    if (weight.segment == segment) wanted.push_back(&weight);
-  load(std::move(wanted), options);
-}
-
-void WeightStore::release(const Plan& plan, int segment) {
-  for (const PlanWeight& weight : plan.weights)
-    if (weight.segment == segment && packed_.erase({weight.name, weight.layout})) size_bytes_ -= weight.size_bytes;
+void WeightStore::stream(std::vector<const Plan*> plans, const Streaming& how) {
+  if (blocks_ && blocks_->plans() == plans && blocks_->how() == how) return;
+  clear_device();
+  blocks_ = std::make_unique<BlockStream>(
+      platform_,
+      [this, how](const auto& wanted, const auto& target_of, const LoadOptions& options) {
+        LoadOptions with = options;
+        with.drop_pages = how.drop_pages;
+        pack(wanted, target_of, with);
+      },
+      [this](const PlanWeight& weight) { read_ahead(weight); }, host_, std::move(plans), how);
   generation_ = next_generation();
 }
 
+void WeightStore::add(const Plan& plan) {
+  if (!blocks_) return load(plan);
+  std::vector<const Plan*> plans = blocks_->plans();
+  if (std::find(plans.begin(), plans.end(), &plan) != plans.end()) return;
+  plans.push_back(&plan);
+  stream(std::move(plans), Streaming(blocks_->how()));
+}
+
+void WeightStore::prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options) {
+  for (const SegmentLayout& segment : lay_out_segments(plan)) {
+    if (segment.weights.empty() || host_.find(plan, segment) || host_.size_bytes() + segment.size_bytes > host_bytes) continue;
+    std::vector<const PlanWeight*> weights;
+    std::map<const PlanWeight*, std::size_t> offsets;
+    for (std::size_t i = 0; i < segment.weights.size(); ++i) {
+      weights.push_back(&plan.weights[segment.weights[i]]);
+      offsets[weights.back()] = segment.offsets[i];
+    }
+    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
+    pack(
+        weights,
+        [&](const PlanWeight& weight) {
+          return Target{buffer->data + offsets.at(&weight), {}};
+        },
+        options);
+    host_.keep(plan, segment, std::move(buffer));
+  }
+}
+
+void WeightStore::read_ahead(const PlanWeight& weight) const {
+  for (const PlanWeight::Part& part : weight.parts) {
+    const WeightPtr source = source_(part.name);
+    source->read_ahead(0, source->count());
+  }
+}
+
+void WeightStore::read_ahead(const Plan& plan) const {
+  for (const PlanWeight& weight : plan.weights) read_ahead(weight);
+}
+
 void WeightStore::forget(const std::set<std::string, std::less<>>& tensors) {
+  if (tensors.empty()) return;
+  if (blocks_) blocks_->forget();
+  host_.erase_if_weight([&](const std::string& name) { return tensors.contains(name); });
   const std::size_t erased = std::erase_if(packed_, [&](const auto& entry) {
     const Packed& packed = entry.second;
-    if (std::none_of(packed.tensors.begin(), packed.tensors.end(), [&](const auto& name) { return tensors.contains(name); })) return false;
+    if (std::none_of(packed.tensors.begin(), packed.tensors.end(), [&](const auto& name) { return tensors.contains(name); }))
+      return false;
     size_bytes_ -= packed.size_bytes;
     return true;
   });
   if (erased > 0) generation_ = next_generation();
 }
 
-void WeightStore::clear() {
+void WeightStore::forget(const Plan& plan) {
+  if (blocks_ && std::find(blocks_->plans().begin(), blocks_->plans().end(), &plan) != blocks_->plans().end()) clear_device();
+}
+
+void WeightStore::clear_device() {
+  blocks_.reset();
   packed_.clear();
   size_bytes_ = 0;
   generation_ = next_generation();
 }
 
-const Buffer& WeightStore::at(const PlanWeight& weight) const { return *packed_.at({weight.name, weight.layout}).buffer; }
+void WeightStore::clear() {
+  clear_device();
+  host_.clear();
+}
+
+Slot WeightStore::at(const PlanWeight& weight) const {
+  return blocks_ ? blocks_->at(weight) : Slot{packed_.at({weight.name, weight.layout}).buffer.get(), 0};
+}
+
+void WeightStore::begin_run(const Plan& plan, const LoadOptions& options) {
+  if (blocks_) blocks_->begin(plan, options);
+}
+
+void WeightStore::begin_segment(int segment, Stream& compute, const LoadOptions& options) {
+  if (blocks_) blocks_->need(segment, compute, options);
+}
+
+void WeightStore::end_segment(int segment, Stream& compute, const LoadOptions& options) {
+  if (blocks_) blocks_->done(segment, compute, options);
+}
+
+void WeightStore::drain() noexcept {
+  if (blocks_) blocks_->drain();
+}
 
 }  // namespace zoe

@@ -6,12 +6,14 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/weight_reader.h"
+#include "compiler/block_stream.h"
 #include "compiler/compile.h"
 
 namespace zoe {
@@ -24,6 +26,7 @@ struct LoadOptions {
   const std::atomic<bool>* cancel = nullptr;
   // Is told how much of what is missing has been taken, in bytes as they are stored; from one thread at a time, any thread.
   std::function<void(std::size_t done, std::size_t total)> progress = {};
+  bool drop_pages = false;  // see Streaming
 };
 
 class WeightStore {
@@ -33,29 +36,55 @@ class WeightStore {
   // Packs what a plan (or one segment of it) needs and is not here yet, in the order in which it lies in its files. Where buffers
   // are not this process's memory, several threads read, pack and upload side by side. After an error the store is as it was.
   // A reader is let go as soon as it is packed: one that holds something may be made for each asking.
+  // Takes what prepare() has packed.
   void load(const Plan& plan, const LoadOptions& options = {});
   void load(const Plan& plan, int segment, const LoadOptions& options = {});
-  void release(const Plan& plan, int segment);  // frees the segment's weights
+  // From now on blocks of these plans come and go while they run, and these alone can be run: in fixed places of one buffer, in the
+  // place of what was loaded. The plans outlive that, or forget() is told. Nothing is read yet.
+  void stream(std::vector<const Plan*> plans, const Streaming& how);
+  bool is_streaming() const { return blocks_ != nullptr; }
+  void add(const Plan& plan);  // loads one more, or streams it beside those that are streamed
+  // Packs what load() or a stream of the plan will want, in memory of this process, as far as `host_bytes` go. For a thread beside
+  // runs with other stores' weights.
+  void prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options = {});
+  // Asks the system to read what a plan needs, and does not wait.
+  void read_ahead(const Plan& plan) const;
+
   void forget(const std::set<std::string, std::less<>>& tensors);  // frees what was packed from any of these
-  void clear();                                 // frees all
-  const Buffer& at(const PlanWeight& weight) const;
-  std::size_t size_bytes() const { return size_bytes_; }
+  void forget(const Plan& plan);                                   // it is about to go
+  void clear_device();                                             // frees all but what is packed in this process's memory
+  void clear_host() { host_.clear(); }                             // frees that; no block is on its way
+  void clear();                                                    // frees all
+  Slot at(const PlanWeight& weight) const;                         // of a plan that is loaded, or the one that runs
+  std::size_t size_bytes() const { return size_bytes_ + (blocks_ ? blocks_->size_bytes() : 0); }
+  std::size_t host_bytes() const { return host_.size_bytes() + (blocks_ ? blocks_->host_bytes() : 0); }  // of packed copies
   // Changes whenever some weight may have got another address.
   std::uint64_t generation() const { return generation_; }
 
+  // For who runs a plan: before it, and around what is queued of each segment. Without a stream of blocks they do nothing.
+  void begin_run(const Plan& plan, const LoadOptions& options);
+  void begin_segment(int segment, Stream& compute, const LoadOptions& options);
+  void end_segment(int segment, Stream& compute, const LoadOptions& options);
+  void drain() noexcept;  // after an error: no copy is under way
+
  private:
+  using Target = BlockStream::Target;
   // What is packed at a time: a weight, or a part of one whose layout is its elements in their order.
   struct Missing {
     const PlanWeight* weight;
     Type type;
     WeightPtr source;
-    std::shared_ptr<Buffer> buffer;
-    std::size_t offset, size_bytes;   // in the buffer
+    Target target;                    // of the weight
+    std::size_t offset, size_bytes;   // in it
     const KeptPlace* kept = nullptr;  // of what stays as it is stored
   };
   class Loading;
-  void load(std::vector<const PlanWeight*> wanted, const LoadOptions& options);
+  void load(const Plan& plan, std::optional<int> only, const LoadOptions& options);
+  void pack(const std::vector<const PlanWeight*>& wanted, const std::function<Target(const PlanWeight&)>& target_of,
+            const LoadOptions& options);
   void add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const;
+  void read_ahead(const PlanWeight& weight) const;
+  std::shared_ptr<Buffer> find(const PlanWeight& weight) const;  // null: it is not loaded
 
   Platform& platform_;
   WeightSource source_;
@@ -65,6 +94,8 @@ class WeightStore {
     std::vector<std::string> tensors;  // that it was made from
   };
   std::map<std::pair<std::string, std::string>, Packed> packed_;  // by name and layout
+  HostSegments host_;
+  std::unique_ptr<BlockStream> blocks_;
   std::size_t size_bytes_ = 0;
   std::uint64_t generation_ = 0;
 };

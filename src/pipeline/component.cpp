@@ -43,11 +43,16 @@ std::vector<TensorAlias> original_names(const std::vector<ExpectedTensor>& tenso
 
 }  // namespace
 
-std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name) { return expected_of(model, name).tensors; }
+std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::string& name) {
+  return expected_of(model, name).tensors;
+}
 
 ComponentWeights open_weights(const ModelConfig& model, const std::string& name) {
   const Expected expected = expected_of(model, name);
-  if (model.random_seed) return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0)};
+  const bool is_narrow = name == "text_encoder" || kind_of(name) == "transformer";
+  if (model.random_seed)
+    return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0),
+            is_narrow ? model.random_encoding : nullptr};
   const Checkpoint checkpoint(model.part(name), name);
   return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
 }

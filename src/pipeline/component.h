@@ -45,7 +45,10 @@ class Component {
   // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
   using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes as they are stored, of a plan
   void load(std::span<const Plan* const> plans, const std::atomic<bool>* cancel, const LoadProgress& progress);
-  std::uint64_t bytes_loaded() const { return bytes_loaded_; }  // packed, since the beginning
+  // In the place of that: what the plans need comes and goes block by block while they run.
+  void stream(std::vector<const Plan*> plans, const Streaming& how) { store_.stream(std::move(plans), how); }
+  std::int64_t stored_bytes() const { return source_.stored_bytes(); }  // of its files
+  std::uint64_t bytes_loaded() const { return bytes_loaded_; }          // packed, since the beginning
 
   // Elements [begin, begin + count) of a tensor, as f32.
   void read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const;

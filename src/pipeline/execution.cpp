@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "compiler/profile.h"
 
 namespace zoe {
@@ -26,13 +27,19 @@ std::uint64_t Resources::weight_bytes_loaded() const {
   return bytes;
 }
 
-void Resources::forget(const Plan&) { recordings = {}; }
+void Resources::forget(const Plan& plan) {
+  recordings = {};
+  for (const auto& [name, component] : components) component->weights().forget(plan);
+}
 
-void Resources::clear() {
+void Resources::clear(bool host) {
   recordings = {};
   tensors.clear();
   workspace = {};
-  for (const auto& [name, component] : components) component->weights().clear();
+  for (const auto& [name, component] : components) {
+    if (host) component->weights().clear();
+    else component->weights().clear_device();
+  }
 }
 
 Execution::Execution(Resources& resources, const BoundProgram& program, const Placement& placement, const Callbacks& callbacks,
@@ -45,6 +52,8 @@ Execution::Execution(Resources& resources, const BoundProgram& program, const Pl
   };
 }
 
+Execution::~Execution() { end_preparing(true); }
+
 Timings Execution::go(Work& work) {
   try {
     begin();
@@ -54,6 +63,9 @@ Timings Execution::go(Work& work) {
       for (std::size_t stage = program.repeated_from; stage < program.stages.size(); ++stage) run_stage(work, stage, video);
       if (callbacks_.finished) callbacks_.finished(video);
     }
+    // Not earlier: to give back page-locked memory takes time, and the next transformer has its own share of the limit.
+    if (!placement_.keeps_host)
+      for (const auto& [name, component] : resources_.components) component->weights().clear_host();
   } catch (const Error& error) {
     stop(error.kind() == ErrorKind::cancelled);
     throw;
@@ -66,6 +78,7 @@ Timings Execution::go(Work& work) {
 
 // Nothing stays in flight. What is on the device is good after a request that was cancelled; after another failure who knows.
 void Execution::stop(bool cancelled) {
+  end_preparing(true);
   for (Stream* stream : {resources_.stream.get(), resources_.downloads.get()}) {
     try {
       stream->synchronize();
@@ -87,7 +100,7 @@ void Execution::begin() {
   });
   if (stays && all_fit) return;
   r.recordings = {};
-  if (!stays) return r.clear();
+  if (!stays) return r.clear(!placement_.keeps_host);
   std::erase_if(r.tensors, [&](const auto& entry) {
     const auto found = wanted.find(entry.first);
     return found == wanted.end() || found->second.type != entry.second.type;
@@ -97,7 +110,9 @@ void Execution::begin() {
 void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   const Stage& stage = program_.program().stages[number];
   auto start = StepClock::now();
+  end_preparing(false);
   load_weights(number, video);
+  start_preparing(number);
   timings_.load += seconds_since(start);
   if (callbacks_.profile) callbacks_.profile->phase("load for " + stage.name, start, StepClock::now());
 
@@ -107,7 +122,6 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   run.program_ = &program_;
   run.stage_ = number;
   run.video_ = video;
-  run.streamed_ = placement_.streamed[number];
   run.tensors_ = &resources_.tensors;
   for (const auto& [name, component] : resources_.components) run.weights_[name] = &component->weights();
   run.no_weights_ = no_weights_.get();
@@ -134,7 +148,6 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
 }
 
 void Execution::load_weights(std::size_t stage, std::size_t video) {
-  if (placement_.streamed[stage]) return;
   std::map<std::string, std::vector<const Plan*>> plans;
   for (const BoundProgram::Use& use : program_.uses(stage))
     if (!use.use->component.empty()) plans[use.use->component].push_back(&use.plan->plan);
@@ -142,15 +155,44 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
     const auto progress = [&](std::size_t done, std::size_t total) {
       if (callbacks_.progress) callbacks_.progress({Phase::load, video, done, total});
     };
-    resources_.components.at(name)->load(of, callbacks_.cancel, progress);
+    Component& component = *resources_.components.at(name);
+    if (const StageStreaming& streaming = placement_.streaming[stage]) component.stream(program_.plans_of(stage, name), *streaming);
+    else component.load(of, callbacks_.cancel, progress);
   }
 }
 
+// While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.
+void Execution::start_preparing(std::size_t stage) {
+  const std::string next = program_.prepares(stage);
+  if (next.empty() || resources_.platform.host_addressable()) return;
+  WeightStore& store = resources_.components.at(next)->weights();
+  if (store.size_bytes() > 0) return;  // it stayed
+  give_up_ = false;
+  preparing_ = std::thread([this, &store, plans = program_.plans_of(stage + 1, next), target = log_target()] {
+    const LogScope log_scope(target);
+    try {
+      for (const Plan* plan : plans) store.prepare(*plan, placement_.host_bytes, {.cancel = &give_up_});
+    } catch (const std::exception& error) {  // what is not ready is loaded as ever, and fails there if it must
+      if (!give_up_) log(LogLevel::detail, fmt::format("weights of the next stage are not prepared: {}", error.what()));
+    }
+  });
+}
+
+void Execution::end_preparing(bool give_up) {
+  if (give_up) give_up_ = true;
+  if (preparing_.joinable()) preparing_.join();
+}
+
 void Execution::release_weights(std::size_t stage, std::size_t video) {
-  if (placement_.residency == Residency::always) return;
   const bool again = placement_.residency == Residency::repeats && !is_last(video);
-  for (const auto& [name, component] : resources_.components)
-    if (program_.uses_component(stage, name) && !program_.needs_component_after(stage, name, again)) component->weights().clear();
+  for (const auto& [name, component] : resources_.components) {
+    if (!program_.uses_component(stage, name)) continue;
+    WeightStore& weights = component->weights();
+    if (!weights.is_streaming() &&
+        (placement_.residency == Residency::always || program_.needs_component_after(stage, name, again)))
+      continue;
+    weights.clear_device();
+  }
 }
 
 void Execution::make_tensors(std::size_t stage) {

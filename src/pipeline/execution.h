@@ -1,10 +1,12 @@
 // Runs a program: loads weights, allocates, and does its stages in order.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "pipeline/component.h"
@@ -16,7 +18,11 @@ namespace zoe {
 // How a program's parts lie in memory.
 struct Placement {
   Residency residency = Residency::last_use;
-  std::vector<bool> streamed;  // of each stage
+  std::vector<StageStreaming> streaming;  // of each stage
+  // Packed weights of a component that may stay in this process's memory, where the device's is another. While a stage runs those
+  // of the one behind it are packed there.
+  std::size_t host_bytes = 0;
+  bool keeps_host = false;  // for later requests
 };
 
 // What a session owns and its requests use in turn.
@@ -33,14 +39,15 @@ struct Resources {
 
   std::size_t held_bytes() const;  // weights, tensors and workspace
   std::uint64_t weight_bytes_loaded() const;
-  void forget(const Plan& plan);  // its captured graphs
-  void clear();                   // weights, tensors, graphs
+  void forget(const Plan& plan);  // its captured graphs; it is about to go
+  void clear(bool host = true);   // weights, tensors, graphs; `host`: and what is packed in this process's memory
 };
 
 class Execution {
  public:
   Execution(Resources& resources, const BoundProgram& program, const Placement& placement, const Callbacks& callbacks,
             const PlanRunner& runner);
+  ~Execution();
   // After an error nothing is in flight, and what is half made is gone.
   Timings go(Work& work);
 
@@ -50,6 +57,8 @@ class Execution {
   void stop(bool cancelled);
   void load_weights(std::size_t stage, std::size_t video);
   void release_weights(std::size_t stage, std::size_t video);
+  void start_preparing(std::size_t stage);
+  void end_preparing(bool give_up);
   void make_tensors(std::size_t stage);
   void free_tensors(std::size_t stage, std::size_t video);
   bool is_last(std::size_t video) const { return video + 1 == program_.program().repeats; }
@@ -61,6 +70,8 @@ class Execution {
   const PlanRunner& runner_;
   StepTimer timer_;
   StageRun::StoredReader stored_;
+  std::thread preparing_;              // packs what the next stage will load
+  std::atomic<bool> give_up_ = false;  // ends it
   std::unique_ptr<WeightStore> no_weights_;
   const StepClock::time_point start_ = StepClock::now();
   Timings timings_;

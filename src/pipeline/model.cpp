@@ -4,12 +4,15 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 
+#include "base/encoding.h"
 #include "base/error.h"
 #include "base/json.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
+#include "compiler/passes/keep_stored.h"
 #include "pipeline/model_files.h"
 #include "pipeline/recipe.h"
 
@@ -196,7 +199,16 @@ ModelConfig read_model(const std::string& spec) {
         in_quotes(member), fmt::join(names, ", "), near.empty() ? "" : " Did you mean random:" + near + "?");
   std::uint64_t seed = 0;
   if (member.size() < rest.size()) {
-    const std::string_view text = rest.substr(member.size() + 1);
+    std::string_view text = rest.substr(member.size() + 1);
+    if (const std::size_t colon = text.find(':'); colon != text.npos) {
+      std::string encoding(text.substr(colon + 1));
+      std::transform(encoding.begin(), encoding.end(), encoding.begin(), [](unsigned char c) { return std::toupper(c); });
+      model->random_encoding = find_encoding(encoding);
+      check(model->random_encoding && may_stay_stored(*model->random_encoding), ErrorKind::invalid_argument, "--model-path",
+            "bad encoding of random weights: got {}, expected one narrower than bf16, as in random:{}:7:Q4_K.", in_quotes(encoding),
+            member);
+      text = text.substr(0, colon);
+    }
     const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), seed);
     check(status == std::errc() && end == text.data() + text.size(), ErrorKind::invalid_argument, "--model-path",
           "bad seed of random weights: got {}, expected a whole number, as in random:{}:7.", in_quotes(text), member);

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/encoding.h"
 #include "models/clip_vision/config.h"
 #include "models/umt5/config.h"
 #include "models/wan_dit/config.h"
@@ -49,6 +50,7 @@ struct ModelConfig {
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
+  const Encoding* random_encoding = nullptr;      // that the matrices of text encoder and transformers are then stored in
 
   std::filesystem::path part(std::string_view part_name) const;  // a folder or a file; of a model with files
   // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.
@@ -62,8 +64,8 @@ ModelConfig read_model_config(const std::filesystem::path& path,
                               std::map<std::string, std::filesystem::path, std::less<>> parts = {});
 void check_parts(const ModelConfig& model);  // that they belong together
 
-// What --model-path says: "" is the embedded model, "random:MEMBER[:SEED]" a published member with random weights, else a folder or
-// a file of any layout.
+// What --model-path says: "" is the embedded model, "random:MEMBER[:SEED[:ENCODING]]" a published member with random weights, as
+// wide as they are computed with or stored as a file of that encoding stores them, else a folder or a file of any layout.
 ModelConfig read_model(const std::string& spec);
 
 // The published members of the family, whose configurations are known without files.

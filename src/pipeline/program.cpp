@@ -21,24 +21,18 @@ std::string tensor_name(const PlanUse& use, const std::string& name) {
 // Packed bytes by component; equal layouts of one component are held once.
 class WeightBytes {
  public:
-  void add(const std::string& component, const Plan& plan, bool streamed) {
+  void add(const std::string& component, const Plan& plan) {
     if (component.empty()) return;
-    if (streamed) {  // never beside another plan of the component: see Stage::may_stream
-      streamed_[component] = std::max(streamed_[component], plan.streamed_weight_bytes());
-      return;
-    }
     for (const PlanWeight& weight : plan.weights) sizes_[{component, weight.name, weight.layout}] = weight.size_bytes;
   }
   std::size_t total() const {
     std::size_t total = 0;
     for (const auto& [weight, bytes] : sizes_) total += bytes;
-    for (const auto& [component, bytes] : streamed_) total += bytes;
     return total;
   }
 
  private:
   std::map<std::tuple<std::string, std::string_view, std::string_view>, std::size_t> sizes_;
-  std::map<std::string, std::size_t> streamed_;
 };
 
 }  // namespace
@@ -100,29 +94,76 @@ bool BoundProgram::needs_component_after(std::size_t stage, std::string_view com
   return false;
 }
 
-MemoryStatement BoundProgram::memory(Residency residency, const std::vector<bool>& streamed, std::size_t always) const {
+std::vector<const Plan*> BoundProgram::plans_of(std::size_t stage, std::string_view component) const {
+  std::vector<const Plan*> plans;
+  for (const Use& use : uses_[stage])
+    if (use.use->component == component && std::find(plans.begin(), plans.end(), &use.plan->plan) == plans.end())
+      plans.push_back(&use.plan->plan);
+  return plans;
+}
+
+std::string BoundProgram::prepares(std::size_t stage) const {
+  const std::vector<Stage>& stages = program_.stages;
+  if (stage + 1 >= stages.size() || stages[stage].phase != Phase::denoise || stages[stage + 1].phase != Phase::denoise) return {};
+  for (const PlanUse& use : stages[stage + 1].uses)
+    if (!use.component.empty()) return uses_component(stage, use.component) ? std::string() : use.component;
+  return {};
+}
+
+MemoryStatement BoundProgram::memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
+                                     std::size_t host_bytes, std::size_t always) const {
   MemoryStatement statement{.always = always, .stages = {}};
   const bool repeats = program_.repeats > 1, all_stay = residency == Residency::always;
   for (std::size_t number = 0; number < program_.stages.size(); ++number) {
     const Stage& stage = program_.stages[number];
-    StageMemory memory{.stage = stage.name, .phase = stage.phase, .caller = stage.caller_bytes, .streamed = streamed[number]};
+    StageMemory memory{.stage = stage.name, .phase = stage.phase, .caller = stage.caller_bytes};
     WeightBytes own, all;
     for (const Use& use : uses_[number]) {
-      own.add(use.use->component, use.plan->plan, streamed[number]);
-      all.add(use.use->component, use.plan->plan, streamed[number]);
+      own.add(use.use->component, use.plan->plan);
+      if (!use.use->component.empty()) memory.component = use.use->component;
+      if (!streaming[number]) all.add(use.use->component, use.plan->plan);
     }
     for (std::size_t other = 0; other < program_.stages.size(); ++other) {
       for (const Use& use : uses_[other]) {
         const std::string& component = use.use->component;
         if (all_stay || other == number) memory.workspace = std::max(memory.workspace, use.plan->plan.workspace_bytes);
-        const bool to_the_last_video = residency == Residency::repeats && repeats && other >= program_.repeated_from &&
-                                       number >= program_.repeated_from;
-        const bool not_done = other < number && (uses_component(number, component) || needs_component_after(number, component, false));
-        if (!streamed[other] && (all_stay || to_the_last_video || not_done)) all.add(component, use.plan->plan, false);
+        const bool to_the_last_video =
+            residency == Residency::repeats && repeats && other >= program_.repeated_from && number >= program_.repeated_from;
+        const bool not_done =
+            other < number && (uses_component(number, component) || needs_component_after(number, component, false));
+        if (streaming[other] || component.empty() || !(all_stay || to_the_last_video || not_done)) continue;
+        all.add(component, use.plan->plan);
+        if (component != memory.component && std::find(memory.stay.begin(), memory.stay.end(), component) == memory.stay.end())
+          memory.stay.push_back(component);
       }
     }
-    memory.weights = own.total();
-    memory.resident = all.total() - memory.weights;
+    memory.all_weights = memory.weights = own.total();
+    memory.resident = all.total();
+    if (streaming[number]) {
+      const std::vector<const Plan*> plans = plans_of(number, memory.component);
+      const ArenaLayout arena = lay_out_arena(plans, slots, streaming[number]->device_bytes);
+      memory.streamed = true;
+      memory.weights = arena.size_bytes;
+      std::size_t coming_bytes = 0;
+      for (std::size_t p = 0; p < plans.size(); ++p) {
+        const BlockLayout& layout = arena.plans[p];
+        memory.blocks = std::max(memory.blocks, layout.segments.size() - 1);
+        memory.coming_blocks = std::max(memory.coming_blocks, layout.coming.size());
+        for (const int s : layout.coming) coming_bytes += layout.segments[static_cast<std::size_t>(s)].size_bytes;
+      }
+      // Packed blocks are kept as far as the limit goes; of the rest some are on their way.
+      if (slots > 1)
+        memory.host =
+            coming_bytes <= streaming[number]->host_bytes ? coming_bytes : streaming[number]->host_bytes + slots * arena.slot_bytes;
+    } else {
+      memory.resident -= memory.weights;
+    }
+    if (const std::string next = prepares(number); slots > 1 && !next.empty() && std::ranges::count(memory.stay, next) == 0) {
+      std::size_t packed = 0;
+      for (const Plan* plan : plans_of(number + 1, next)) packed += plan->weight_bytes();
+      memory.prepares = next;
+      memory.host += std::min(packed, host_bytes);
+    }
     for (const auto& [tensor, life] : tensors_) {
       const bool of_every_video = life.first < program_.repeated_from && life.last >= program_.repeated_from && repeats;
       const std::size_t last = of_every_video ? program_.stages.size() - 1 : life.last;

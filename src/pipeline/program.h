@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "compiler/block_stream.h"
 #include "compiler/compile.h"
 #include "pipeline/statement.h"
 
@@ -63,7 +65,7 @@ struct Stage {
   std::vector<PlanUse> uses;
   std::vector<ProgramTensor> tensors = {};  // beyond the plans' arguments
   std::size_t caller_bytes = 0;             // what the caller needs meanwhile: a video encoder
-  bool may_stream = false;                  // its weights may come and go block by block, where all of them are too many
+  bool may_stream = false;                  // its weights may come and go block by block: they are one component's
 };
 
 struct Program {
@@ -73,12 +75,15 @@ struct Program {
   std::size_t repeats = 1;
 };
 
-// How long weights and tensors stay. `last_use`: until the last stage that uses them; `repeats`: weights of repeated stages until the
-// last video is done; `always`: all of them, for the next request.
+// How long weights and tensors stay. `last_use`: until the last stage that uses them; `repeats`: weights of repeated stages until
+// the last video is done; `always`: all of them, for the next request.
 enum class Residency : std::uint8_t { last_use, repeats, always };
 
-// A program with its compiled plans: who needs what, when. Checked when made: every use names a plan, an argument in two uses of one
-// name has one type, and what is updated in place may be (Plan::can_update_in_place).
+// How the weights of a stage come and go; nothing: they are loaded before it.
+using StageStreaming = std::optional<Streaming>;
+
+// A program with its compiled plans: who needs what, when. Checked when made: every use names a plan, an argument in two uses of
+// one name has one type, and what is updated in place may be (Plan::can_update_in_place).
 class BoundProgram {
  public:
   // `plans`: of each of the program's, in its order; they must outlive this.
@@ -109,8 +114,13 @@ class BoundProgram {
   bool uses_component(std::size_t stage, std::string_view component) const;
   bool needs_component_after(std::size_t stage, std::string_view component, bool more_videos) const;
 
-  // Stages whose weights are streamed are those of `streamed`.
-  MemoryStatement memory(Residency residency, const std::vector<bool>& streamed, std::size_t always) const;
+  // Those of a stage, each once, whose weights are of this component.
+  std::vector<const Plan*> plans_of(std::size_t stage, std::string_view component) const;
+  // The component that the stage behind this one denoises with, where it is another: its weights are prepared meanwhile. Else "".
+  std::string prepares(std::size_t stage) const;
+  // `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for packed weights of a component beside the device's.
+  MemoryStatement memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
+                         std::size_t host_bytes, std::size_t always) const;
 
  private:
   void bind(std::size_t stage);

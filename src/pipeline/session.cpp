@@ -18,6 +18,7 @@
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
 #include "pipeline/session_access.h"
+#include "platform/cpu/host.h"
 #include "text/tokenizer.h"
 
 namespace zoe {
@@ -26,8 +27,6 @@ namespace {
 
 // What a process holds beside weights, tensors, workspaces and what its kernels keep: thread stacks, library state. Measured.
 constexpr std::size_t kOverheadBytes = 4 << 20;
-
-double gib(std::size_t bytes) { return static_cast<double>(bytes) / (1u << 30); }
 
 DType default_dtype(const Platform& platform) { return platform.info().bf16_products ? DType::bf16 : DType::f32; }
 
@@ -76,6 +75,7 @@ struct Job::State {
   Placement placement;
   MemoryStatement memory;
   Changes changes;
+  std::string refusal;
 };
 
 Job::Job(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -84,6 +84,7 @@ Job& Job::operator=(Job&&) noexcept = default;
 Job::~Job() = default;
 const Settled& Job::settled() const { return state_->work->settled(); }
 const MemoryStatement& Job::memory() const { return state_->memory; }
+const std::string& Job::refusal() const { return state_->refusal; }
 
 struct Session::State {
   ModelConfig model;
@@ -200,25 +201,96 @@ struct Session::State {
   }
 
   // How long things stay, and what streams: the first of the ways, best first, that fits; the last one if none does.
-  Placement place(const BoundProgram& program, std::size_t free_bytes, MemoryStatement* memory) const {
-    Placement placement;
-    const std::vector<Stage>& stages = program.program().stages;
-    for (std::size_t i = 0; i < stages.size(); ++i) {
-      std::size_t weights = 0;
-      for (const BoundProgram::Use& use : program.uses(i))
-        if (!use.use->component.empty()) weights += use.plan->plan.weight_bytes();
-      // Memory of this process also holds what is read from the disk.
-      const std::size_t most = platform->info().unified_memory ? free_bytes / 2 : free_bytes / 8 * 7;
-      placement.streamed.push_back(stages[i].may_stream && weights > most);
+  Placement place(const BoundProgram& program, std::size_t free_bytes, Offload offload, MemoryStatement* memory) const {
+    using enum Offload;
+    struct Way {
+      Residency residency;
+      bool encoder, blocks;
+    };
+    std::vector<Way> ways;
+    for (const Residency residency : {Residency::always, Residency::repeats, Residency::last_use}) {
+      if (residency == Residency::always && (options.single_request || offload == experts || offload == blocks)) continue;
+      if (residency == Residency::repeats && (offload == experts || offload == blocks)) continue;
+      if (offload == automatic || offload == none) ways.push_back({residency, false, false});
+      if (offload != none && offload != blocks) ways.push_back({residency, true, false});
     }
-    std::vector<Residency> ways{Residency::repeats, Residency::last_use};
-    if (!options.single_request) ways.insert(ways.begin(), Residency::always);
-    for (const Residency way : ways) {
-      placement.residency = way;
-      *memory = program.memory(way, placement.streamed, kOverheadBytes + platform->kernel_memory_bytes());
+    if (offload == automatic || offload == blocks) ways.push_back({Residency::last_use, true, true});
+    const std::size_t always = kOverheadBytes + platform->kernel_memory_bytes();
+    Placement placement;
+    for (const Way& way : ways) {
+      placement = place(program, free_bytes, way.residency, way.encoder, way.blocks, offload != automatic, always);
+      *memory = program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always);
       if (memory->peak() <= free_bytes) break;
     }
+    memory->free = free_bytes;
+    memory->host_limit = host_limit();
+    memory->offload = none;
+    const auto streams = [&](Phase phase) {
+      return std::any_of(memory->stages.begin(), memory->stages.end(),
+                         [&](const StageMemory& stage) { return stage.phase == phase && stage.streamed; });
+    };
+    if (streams(Phase::denoise)) memory->offload = blocks;
+    else if (placement.residency == Residency::last_use && ways.size() > 1) memory->offload = experts;
+    else if (streams(Phase::encode)) memory->offload = encoder;
     return placement;
+  }
+
+  // One way: which of the stages that may stream do so. `all`: not only those that do not fit.
+  Placement place(const BoundProgram& program, std::size_t free_bytes, Residency residency, bool encoder, bool blocks, bool all,
+                  std::size_t always) const {
+    const std::vector<Stage>& stages = program.program().stages;
+    const std::size_t slots = block_slots(*platform);
+    Placement placement{.residency = residency, .streaming = std::vector<StageStreaming>(stages.size())};
+    std::size_t denoisers = 0;
+    for (const Stage& stage : stages) denoisers += stage.phase == Phase::denoise;
+    placement.host_bytes = host_limit() / std::max<std::size_t>(1, denoisers);
+    placement.keeps_host = !options.single_request;
+    const MemoryStatement whole = program.memory(residency, placement.streaming, slots, placement.host_bytes, always);
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      const StageMemory& stage = whole.stages[i];
+      if (!stages[i].may_stream || !(stage.phase == Phase::denoise ? blocks : encoder)) continue;
+      // Memory of this process also holds what is read from the disk.
+      const bool crowds = stage.phase == Phase::encode && platform->info().unified_memory && stage.all_weights > free_bytes / 2;
+      if (!all && !crowds && always + stage.total() <= free_bytes) continue;
+      Streaming how;
+      // A text is encoded once a request, a step's blocks come again and again.
+      if (slots > 1 && stage.phase == Phase::denoise) how.host_bytes = placement.host_bytes;
+      const auto stored = static_cast<std::size_t>(resources.components.at(stage.component)->stored_bytes());
+      how.drop_pages =
+          platform->info().unified_memory && stored > free_bytes - std::min(free_bytes, always + stage.total() - stage.weights);
+      placement.streaming[i] = how;
+    }
+    if (all) return placement;
+    // Blocks that there is room for stay; a part is left to what libraries and programs take beside.
+    const std::size_t spare = free_bytes / 16;
+    const MemoryStatement least = program.memory(residency, placement.streaming, slots, placement.host_bytes, always);
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      const StageMemory& stage = least.stages[i];
+      if (placement.streaming[i] && always + stage.total() + spare < free_bytes)
+        placement.streaming[i]->device_bytes = stage.weights + (free_bytes - always - stage.total() - spare);
+    }
+    return placement;
+  }
+
+  std::size_t host_limit() const {
+    if (platform->host_addressable()) return 0;
+    return options.host_memory_limit_bytes.value_or(cpu::host_memory().free_bytes / 3 * 2);
+  }
+
+  // Why a program does not fit, and what would.
+  std::string refuse(const BoundProgram& program, const Work& work, const MemoryStatement& memory) const {
+    const Settled& settled = work.settled();
+    const auto [needed, free] = bytes_apart(memory.peak(), memory.free);
+    std::string advice = work.advice();
+    MemoryStatement other;
+    place(program, memory.free, Offload::automatic, &other);
+    if (options.offload != Offload::automatic && other.peak() <= memory.free)
+      advice = fmt::format("It would with --offload auto ({}). {}", bytes_text(other.peak()), advice);
+    return fmt::format("{}x{}x{} in {} does not fit: needs {} ({} to encode, {} to denoise, {} to decode), {} are free{}. {}.",
+                       settled.made_width, settled.made_height, settled.num_frames, name(dtype), needed,
+                       bytes_text(memory.of(Phase::encode)), bytes_text(memory.of(Phase::denoise)),
+                       bytes_text(memory.of(Phase::decode)), free,
+                       memory.offload == Offload::blocks ? ", with blocks that come and go" : "", advice);
   }
 };
 
@@ -241,6 +313,12 @@ Session::Counts Session::counts() const {
 }
 
 Job Session::prepare(const Request& request, const std::function<std::size_t(const Settled&)>& caller_bytes) {
+  Job job = plan(request, caller_bytes);
+  check(job.refusal().empty(), ErrorKind::out_of_memory, "memory", "{}", job.refusal());
+  return job;
+}
+
+Job Session::plan(const Request& request, const std::function<std::size_t(const Settled&)>& caller_bytes) {
   const Turns::Turn turn(state_->turns);
   State& state = *state_;
   // What the session holds it can let go.
@@ -258,18 +336,14 @@ Job Session::prepare(const Request& request, const std::function<std::size_t(con
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
-    job->placement = state.place(*job->program, free_bytes, &job->memory);
-    const std::size_t peak = job->memory.peak();
-    if (peak <= free_bytes) break;
-    const std::string advice = job->work->advice(), less = job->work->need_less();
-    const Settled& settled = job->work->settled();
-    const auto [needed, free] = bytes_apart(peak, free_bytes);
-    check(!less.empty(), ErrorKind::out_of_memory, "memory",
-          "{}x{}x{} in {} does not fit: needs {} ({:.1f} GiB to encode, {:.1f} to denoise, {:.1f} to decode), {} are free. {}.",
-          settled.made_width, settled.made_height, settled.num_frames, name(state.dtype), needed,
-          gib(job->memory.of(Phase::encode)), gib(job->memory.of(Phase::denoise)), gib(job->memory.of(Phase::decode)), free,
-          advice);
+    job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
+    if (job->memory.peak() <= free_bytes) break;
+    job->refusal = state.refuse(*job->program, *job->work, job->memory);
+    const std::string less = job->work->need_less();
+    if (less.empty()) break;
+    const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
+    job->refusal.clear();
   }
   return Job(std::move(job));
 }
@@ -280,6 +354,7 @@ const BoundProgram& SessionAccess::program(const Job& job) { return *job.state_-
 Timings Session::run(Job& job, const Callbacks& callbacks) {
   const Turns::Turn turn(state_->turns);
   Job::State& of = *job.state_;
+  check(of.refusal.empty(), ErrorKind::out_of_memory, "memory", "{}", of.refusal);
   for (const auto& [name, component] : state_->resources.components) component->change(of.changes[name]);
   return Execution(state_->resources, *of.program, of.placement, callbacks, state_->runner).go(*of.work);
 }

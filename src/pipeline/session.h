@@ -5,8 +5,8 @@
 //   session.run(job, callbacks);              // frames of each video, in order
 //
 // What outlives a request stays here: open files, tokenizer, packed weights, compiled plans, tensors, captured graphs. A second
-// request of the same size reads no weight and compiles nothing, whatever its prompt. Calls may come from several threads: prepare()
-// and run() take turns, in the order they came. After an error, or a cancelled request, the session is as good as before.
+// request of the same size reads no weight and compiles nothing, whatever its prompt. Calls may come from several threads:
+// prepare() and run() take turns, in the order they came. After an error, or a cancelled request, the session is as good as before.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,10 @@ struct SessionOptions {
   // For one request: what is not needed again is freed as soon as that is so. Else weights, tensors and plans stay where they fit.
   bool single_request = false;
   Spelling spelling = Spelling::key;  // how errors spell a field: num_frames, --num-frames
-  std::size_t most_plans = 256;  // that are kept; the ones used longest ago go
+  std::size_t most_plans = 256;       // that are kept; the ones used longest ago go
+  Offload offload = Offload::automatic;
+  // Of packed weights in this process's memory, beside those on a device; not said: two thirds of what is free.
+  std::optional<std::uint64_t> host_memory_limit_bytes = {};
 };
 
 class Session;
@@ -47,6 +50,7 @@ class Job {
   ~Job();
   const Settled& settled() const;
   const MemoryStatement& memory() const;
+  const std::string& refusal() const;  // why it cannot run, and what would; empty: it can
 
  private:
   friend class Session;
@@ -69,6 +73,8 @@ class Session {
   // invalid_argument for a request that makes no sense, out_of_memory if it does not fit what is free. `caller_bytes` is asked once
   // the sizes are settled: memory that the caller needs while frames are decoded (a video encoder). It may throw to refuse them.
   Job prepare(const Request& request, const std::function<std::size_t(const Settled&)>& caller_bytes = {});
+  // The same, but what does not fit is no error: such a job tells its sizes and its memory, and cannot run.
+  Job plan(const Request& request, const std::function<std::size_t(const Settled&)>& caller_bytes = {});
   // An Error of kind cancelled when the callbacks' flag is set.
   Timings run(Job& job, const Callbacks& callbacks);
 

@@ -43,15 +43,14 @@ void StageRun::read_stored(std::string_view component, std::string_view tensor, 
 }
 
 void StageRun::run(const BoundPlan& plan, bool capture) const {
-  const RunOptions options{.cancel = callbacks_.cancel,
-                           .stream_weights = streamed_,
-                           .time = timer_,
-                           .recordings = capture ? recordings_ : nullptr,
-                           .wait = false};
+  const RunOptions options{
+      .cancel = callbacks_.cancel, .time = timer_, .recordings = capture ? recordings_ : nullptr, .wait = false};
   (*runner_)(*plan.use->plan, stream_, *plan.weights, plan.inputs, plan.outputs, *workspace_, options);
 }
 
-void StageRun::upload(const Tensor& tensor, std::span<const float> values) const { zoe::upload(platform_, stream_, values, tensor); }
+void StageRun::upload(const Tensor& tensor, std::span<const float> values) const {
+  zoe::upload(platform_, stream_, values, tensor);
+}
 void StageRun::upload(const Tensor& tensor, std::span<const std::int32_t> values) const {
   zoe::upload(platform_, stream_, values, tensor);
 }

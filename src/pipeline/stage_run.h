@@ -33,8 +33,8 @@ struct BoundPlan {
 class StageRun {
  public:
   // What a component's checkpoint holds besides weights of plans: `count` elements of a tensor from `begin` on, as f32.
-  using StoredReader = std::function<void(std::string_view component, std::string_view tensor, std::int64_t begin,
-                                          std::int64_t count, float* out)>;
+  using StoredReader =
+      std::function<void(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out)>;
 
   Platform& platform() const { return platform_; }
   Stream& stream() const { return stream_; }        // where plans run
@@ -46,8 +46,8 @@ class StageRun {
   BoundPlan bind(std::string_view use) const;
   void read_stored(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) const;
 
-  // Queues a plan and does not wait. With `capture`, its segments become graphs of the device, launched as one from the third run on
-  // the same arguments on.
+  // Queues a plan and does not wait. With `capture`, its segments become graphs of the device, launched as one from the third run
+  // on the same arguments on.
   void run(const BoundPlan& plan, bool capture = true) const;
   void upload(const Tensor& tensor, std::span<const float> values) const;
   void upload(const Tensor& tensor, std::span<const std::int32_t> values) const;
@@ -68,7 +68,6 @@ class StageRun {
   const Callbacks& callbacks_;
   const BoundProgram* program_ = nullptr;
   std::size_t stage_ = 0, video_ = 0;
-  bool streamed_ = false;
   const std::map<std::string, Tensor>* tensors_ = nullptr;
   std::map<std::string, WeightStore*> weights_;  // by component
   WeightStore* no_weights_ = nullptr;

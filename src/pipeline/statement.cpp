@@ -15,6 +15,17 @@ std::size_t MemoryStatement::peak() const {
   return always + most;
 }
 
+std::string_view name(Offload offload) {
+  constexpr std::string_view kNames[] = {"auto", "none", "encoder", "experts", "blocks"};
+  return kNames[static_cast<std::size_t>(offload)];
+}
+
+std::size_t MemoryStatement::host_peak() const {
+  std::size_t most = 0;
+  for (const StageMemory& stage : stages) most = std::max(most, stage.host);
+  return most;
+}
+
 std::size_t MemoryStatement::of(Phase phase) const {
   std::size_t most = 0;
   for (const StageMemory& stage : stages)

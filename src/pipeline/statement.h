@@ -17,7 +17,8 @@ std::string_view name(Phase phase);
 
 // A request after defaults and rounding.
 struct Settled {
-  // Of the frames as they are made, in pixels; as they are handed out (cropped on all sides, with Request::exact_size); of the latents.
+  // Of the frames as they are made, in pixels; as they are handed out (cropped on all sides, with Request::exact_size); of the
+  // latents.
   std::int64_t made_height = 0, made_width = 0;
   std::int64_t height = 0, width = 0, num_frames = 0;
   std::int64_t latent_height = 0, latent_width = 0, latent_frames = 0;
@@ -25,8 +26,8 @@ struct Settled {
   double fps = 0, guidance_scale = 0, flow_shift = 0;
   std::optional<double> guidance_scale_2, boundary_ratio;  // of a model with two experts
   std::string scheduler;
-  std::vector<double> sigmas;         // levels before the shift, if they were given
-  std::vector<double> noise_levels;   // of the scheduler: one more than steps, falling
+  std::vector<double> sigmas;        // levels before the shift, if they were given
+  std::vector<double> noise_levels;  // of the scheduler: one more than steps, falling
   std::vector<std::string> prompts;  // of each video
   std::vector<std::uint64_t> seeds;  // of each video
   std::string negative_prompt;
@@ -37,19 +38,34 @@ struct Settled {
 struct StageMemory {
   std::string stage;
   Phase phase;
-  std::size_t weights = 0;    // of its own plans, packed; streamed: the most of them at a time
-  std::size_t resident = 0;   // weights of other stages that stay
-  std::size_t tensors = 0;    // all that live in it
-  std::size_t workspace = 0;  // of its largest plan
+  std::string component = {};   // whose weights it runs with
+  std::size_t all_weights = 0;  // of its own plans, packed
+  std::size_t weights = 0;      // the most of these on the device at a time
+  std::size_t resident = 0;     // weights of other stages that stay
+  std::size_t tensors = 0;      // all that live in it
+  std::size_t workspace = 0;    // of its largest plan
   std::size_t caller = 0;
-  bool streamed = false;
+  bool streamed = false;                      // weights come and go block by block
+  std::size_t blocks = 0, coming_blocks = 0;  // where they do: all, and how many of these come and go
+  std::size_t host = 0;                       // packed weights in this process's memory, beside the device's
+  std::vector<std::string> stay = {};         // components of other stages whose weights are on the device, too
+  std::string prepares = {};                  // the component whose weights are packed in this process's memory meanwhile
   std::size_t total() const { return weights + resident + tensors + workspace + caller; }
 };
+
+// What may leave the device while it is not needed, the least first: nothing; the text encoder's layers but the one at work; all
+// weights but those of the transformer at work; its blocks, too. `automatic` is the least of them that fits.
+enum class Offload : std::uint8_t { automatic, none, encoder, experts, blocks };
+std::string_view name(Offload offload);  // "auto", "none", ...
 
 struct MemoryStatement {
   std::size_t always = 0;  // what a process holds beside
   std::vector<StageMemory> stages;
+  std::size_t free = 0;             // what the device had to give, within the limit
+  Offload offload = Offload::none;  // what was chosen
+  std::size_t host_limit = 0;       // of packed weights in this process's memory
   std::size_t peak() const;
+  std::size_t host_peak() const;      // of StageMemory::host
   std::size_t of(Phase phase) const;  // the most of its stages, without `always`
 };
 

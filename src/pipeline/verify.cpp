@@ -153,7 +153,7 @@ class SideBySide {
     for (const Value& output : twin.graph.outputs) outputs.push_back(make_tensor(platform_, output.type(), "verify"));
     const Plan* const only = &twin;
     const Tensor workspace = make_workspace(platform_, {&only, 1});
-    if (!options.stream_weights) weights.load(twin);
+    weights.add(twin);
     RunOptions observed = options;
     observed.observe = &observer;
     zoe::run(twin, stream, weights, inputs, outputs, workspace, observed);
@@ -240,8 +240,8 @@ VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform
 
   SideBySide side_by_side(*platform, compiled_job, uncompiled_job, report.chains);
   PlanRunner& runner = SessionAccess::runner(compiled);
-  const PlanRunner alone = std::exchange(
-      runner, [&](const NamedPlan& plan, auto&&... arguments) { side_by_side.run(plan.plan, arguments...); });
+  const PlanRunner alone =
+      std::exchange(runner, [&](const NamedPlan& plan, auto&&... arguments) { side_by_side.run(plan.plan, arguments...); });
   compiled.run(compiled_job, {});
   runner = alone;
   report.latents = compare_latents(final_latents(compiled, compiled_job), final_latents(uncompiled, uncompiled_job));

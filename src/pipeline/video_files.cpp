@@ -16,7 +16,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 
 }  // namespace
 
@@ -40,6 +42,18 @@ struct VideoFiles::State {
     video.threads = platform.unified_memory ? std::min(2, platform.threads) : idle;
     return video;
   }
+
+  // The most that a file's encoder needs; paths that cannot be written are refused.
+  std::size_t writer_bytes(const Settled& settled) const {
+    const VideoSettings video = frame(settled);
+    std::size_t most = 0;
+    for (std::size_t i = 0; i < settled.prompts.size(); ++i) {
+      const std::filesystem::path path = options.path(i);
+      check_output(path, video);
+      most = std::max(most, encoder_bytes(video_format(path), video));
+    }
+    return most;
+  }
 };
 
 VideoFiles::VideoFiles(Session& session, Request request, FileOptions options)
@@ -47,16 +61,11 @@ VideoFiles::VideoFiles(Session& session, Request request, FileOptions options)
 VideoFiles::~VideoFiles() = default;
 
 Job VideoFiles::prepare() {
-  return state_->session.prepare(state_->request, [this](const Settled& settled) {
-    const VideoSettings video = state_->frame(settled);
-    std::size_t most = 0;
-    for (std::size_t i = 0; i < settled.prompts.size(); ++i) {
-      const std::filesystem::path path = state_->options.path(i);
-      check_output(path, video);
-      most = std::max(most, encoder_bytes(video_format(path), video));
-    }
-    return most;
-  });
+  return state_->session.prepare(state_->request, [this](const Settled& settled) { return state_->writer_bytes(settled); });
+}
+
+Job VideoFiles::plan() {
+  return state_->session.plan(state_->request, [this](const Settled& settled) { return state_->writer_bytes(settled); });
 }
 
 Request VideoFiles::decided(const Job& job, std::size_t video) const {

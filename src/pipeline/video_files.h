@@ -28,6 +28,7 @@ class VideoFiles {
 
   // As Session::prepare; also refuses paths that cannot be written and sizes that the format cannot hold.
   Job prepare();
+  Job plan();  // the same as Session::plan
   // As Session::run. Each file appears complete, or not at all.
   Timings run(Job& job, Callbacks callbacks);
 
@@ -35,8 +36,8 @@ class VideoFiles {
   Request decided(const Job& job, std::size_t video) const;
   // What its file carries: that, and what made it.
   std::vector<std::pair<std::string, std::string>> metadata(const Job& job, std::size_t video) const;
-  double write_seconds() const;                       // of run(): all writing,
-  double write_seconds_while_decoding() const;        // of that, what happened between frames
+  double write_seconds() const;                 // of run(): all writing,
+  double write_seconds_while_decoding() const;  // of that, what happened between frames
 
  private:
   struct State;

@@ -217,7 +217,7 @@ ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
 }
 
 Stage VideoWork::denoise_stage(const Expert& expert) const {
-  Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}};
+  Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}, .may_stream = true};
   for (const Forward& forward : forwards(guided(), settled_.batch)) {
     const std::string& own = forward.name;
     stage.uses.push_back({own + " context",

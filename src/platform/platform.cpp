@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstring>
 
+#include <sys/mman.h>
+
 #include "base/error.h"
 
 namespace zoe {
@@ -23,7 +25,23 @@ class DrainedMark : public Mark {
   const std::chrono::steady_clock::time_point made_ = std::chrono::steady_clock::now();
 };
 
+struct OrdinaryMemory : HostBuffer {
+  OrdinaryMemory(std::size_t size, std::string_view what) {
+    void* const mapped = mmap(nullptr, std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    check(mapped != MAP_FAILED, ErrorKind::out_of_memory, "memory",
+          "cannot allocate {} MiB of this process's memory for \"{}\". Free memory, or lower --host-memory-limit.", size >> 20,
+          what);
+    data = static_cast<std::byte*>(mapped);
+    size_bytes = size;
+  }
+  ~OrdinaryMemory() override { munmap(data, std::max<std::size_t>(size_bytes, 1)); }
+};
+
 }  // namespace
+
+std::shared_ptr<HostBuffer> Platform::allocate_host(std::size_t size_bytes, std::string_view what) {
+  return std::make_shared<OrdinaryMemory>(size_bytes, what);
+}
 
 std::unique_ptr<Mark> Stream::mark() {
   synchronize();

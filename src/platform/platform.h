@@ -33,6 +33,7 @@ struct DeviceInfo {
   bool exact_bits = false;        // a compiled plan has the bits of the uncompiled one; else they agree within tolerances
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
   bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
+  bool copies_beside = false;     // a stream's copies run while kernels of another one do
   // Limits of generated kernels, which fusion keeps to.
   bool generates_kernels = false;                       // whether it runs fused nodes at all
   std::size_t max_kernel_operands = 48;                 // operands and results
@@ -51,6 +52,14 @@ struct Buffer {
   virtual ~Buffer() = default;
   void* data = nullptr;
   std::size_t size_bytes = 0;
+};
+
+// Memory of this process that a stream copies from by itself while the host goes on, where the device can do so.
+struct HostBuffer {
+  virtual ~HostBuffer() = default;  // nothing may still copy from it
+  std::byte* data = nullptr;        // 64-byte aligned
+  std::size_t size_bytes = 0;
+  bool is_locked = false;  // its pages stay in memory; else a copy takes the host's time
 };
 
 // An operand of a kernel: a place inside a buffer.
@@ -133,15 +142,27 @@ class Platform {
   virtual const DeviceInfo& info() const = 0;  // the same object, unchanged, for the platform's life
   // What allocate() can still hand out: asks the device, now.
   virtual std::uint64_t free_bytes() const = 0;
+  // The most that buffers took together since it was opened; 0 where nobody counts.
+  virtual std::uint64_t peak_bytes() const { return 0; }
   // True if Buffer::data is memory of this process; else only kernels, upload and download reach a buffer.
   virtual bool host_addressable() const { return true; }
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.
   virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
+  // The same with any contents, which is faster: for what is written as a whole before it is read.
+  virtual std::shared_ptr<Buffer> allocate_unset(std::size_t size_bytes, std::string_view what) {
+    return allocate(size_bytes, what);
+  }
+  // Page-locked where that makes copies run by themselves and the system allows it; out_of_memory where there is none at all.
+  virtual std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what);
   virtual std::unique_ptr<Stream> make_stream() = 0;
   // Host memory to and from the device, in stream order; the host memory may be reused when the call returns. Several threads may
   // do so at a time, each with a stream of its own.
   virtual void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) = 0;
   virtual void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) = 0;
+  // Queues a copy of bytes [offset, offset + size) and goes on: they stay as they are until the stream has passed it.
+  virtual void upload_later(Stream& stream, const HostBuffer& from, std::size_t offset, Slot device, std::size_t size_bytes) {
+    upload(stream, from.data + offset, device, size_bytes);
+  }
   // From one place to another of equal size, in stream order; the two do not overlap.
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
   // Zeroes, in stream order.
@@ -154,8 +175,8 @@ class Platform {
   // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
   // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
   virtual Support merges_products(const Node& merged) const;
-  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it lies
-  // there): whether make_kernel takes it so, to widen it in front of every product or inside it.
+  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it
+  // lies there): whether make_kernel takes it so, to widen it in front of every product or inside it.
   virtual Support keeps_stored(const Encoding& encoding) const;
   // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
   // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
@@ -175,7 +196,7 @@ struct PlatformOptions {
   int threads = 0;                              // cpu: 0 takes as many as the process may use
   std::filesystem::path cache_dir = {};         // of compiled kernels; "": KernelCache::default_folder()
   std::string compiler = {};                    // cpu: of generated kernels, a path or a name on PATH; "": the first that works
-  std::uint64_t memory_limit_bytes = 0;         // cuda and its kin: buffers take no more than this; 0: no limit but the device's
+  std::uint64_t memory_limit_bytes = 0;         // buffers take no more than this; 0: no limit but the device's. Not opencl
   std::filesystem::path cuda_path = {};         // cuda and its kin: where their libraries are, before the usual places
   std::string opencl_loader = {};               // opencl: the ICD loader's path; empty: libOpenCL.so.1 from where libraries are
   std::optional<bool> opencl_local_tiles = {};  // opencl: kernels as GPUs want them; not said: where the device is no CPU

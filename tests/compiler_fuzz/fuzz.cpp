@@ -186,7 +186,8 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
     if (bytes.empty()) bytes = testing::RandomGraph::wide_values(from, name, type);
     return dense_weight(type.dtype, type.shape, bytes.data());
   });
-  if (!runner.streams_weights) store.load(plan);
+  if (runner.streams_weights) store.stream({&plan}, {});
+  else store.load(plan);
   std::vector<Guarded> given, made;
   std::vector<Bytes> values;
   std::vector<Tensor> inputs, outputs;
@@ -212,8 +213,7 @@ std::vector<Bytes> run_plan(const std::vector<Graph>& graphs, const Runner& runn
   }
   const std::size_t floats = (plan.workspace_bytes + 3) / 4;
   const Guarded workspace(*platform, *stream, floats * 4, "the workspace");
-  run(plan, *stream, store, inputs, outputs, workspace.tensor({DType::f32, {static_cast<std::int64_t>(floats)}}),
-      {.stream_weights = runner.streams_weights});
+  run(plan, *stream, store, inputs, outputs, workspace.tensor({DType::f32, {static_cast<std::int64_t>(floats)}}));
   workspace.read();
   for (std::size_t i = 0; i < given.size(); ++i)
     if (!is_replaced[i] && given[i].read() != values[i]) throw std::runtime_error(fmt::format("input {} was written", i));

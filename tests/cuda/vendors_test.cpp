@@ -545,6 +545,33 @@ TEST(VendorErrors, NoMemoryNamesWhatItWasFor) {
             "[rocm] cannot allocate 1.00 GiB for \"dit.weights\": 0.50 GiB free of 1.00. Ask for a smaller size or fewer frames.");
 }
 
+// Memory for weights is neither filled nor waited for longer than it takes to be there.
+TEST(Vendors, UnsetMemoryIsNotFilled) {
+  const FakeVendor& fake = fake_of(cuda::kCuda);
+  fake.order("");
+  const auto fills = [&] {
+    int count = 0;
+    for (const std::string& line : lines_of(fake.log())) count += line.starts_with("set_bytes_async");
+    return count;
+  };
+  const auto platform = open_platform("cuda", fake.options({}));
+  const int before = fills();
+  const auto unset = platform->allocate_unset(4096, "weights");
+  EXPECT_EQ(fills(), before);
+  const auto zeroed = platform->allocate(4096, "tensor");
+  EXPECT_EQ(fills(), before + 1);
+  EXPECT_EQ(platform->peak_bytes(), 8192u);
+  const auto host = platform->allocate_host(4096, "packed");
+  EXPECT_TRUE(host->is_locked);
+  std::memset(host->data, 7, 4096);
+  const auto stream = platform->make_stream();
+  platform->upload_later(*stream, *host, 1024, {unset.get(), 512}, 256);
+  stream->synchronize();
+  std::byte back{};
+  platform->download(*stream, {unset.get(), 512 + 255}, &back, 1);
+  EXPECT_EQ(back, std::byte{7});
+}
+
 TEST(VendorErrors, ALimitOfMemoryHolds) {
   const FakeVendor& fake = fake_of(cuda::kCuda);
   fake.order("");
@@ -622,6 +649,26 @@ TEST_F(VendorCommand, RunsThePipelineAndFreesAll) {
   EXPECT_EQ(report(), "");
 }
 
+TEST_F(VendorCommand, BlocksComeAndGoAndAllIsFreed) {
+  const CommandResult result = generate("", {"--offload", "blocks"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("offload blocks"), std::string::npos) << result.out;
+  EXPECT_EQ(report(), "");
+  EXPECT_EQ(generate("", {"--offload", "blocks", "--host-memory-limit", "0"}).code, 0);
+  EXPECT_EQ(report(), "");
+}
+
+TEST_F(VendorCommand, WhereNoPagesAreLockedItSaysSoAndGoesOn) {
+  int said = 0;
+  for (int nth = 1; nth <= 5; ++nth) {
+    const CommandResult result = generate(fmt::format("fail host_allocate {} 2", nth), {"--offload", "blocks"});
+    EXPECT_EQ(result.code, 0) << nth << result.err;
+    said += result.out.find("the system locks no more pages") != std::string::npos;
+    EXPECT_EQ(report(), "") << nth;
+  }
+  EXPECT_GT(said, 0);
+}
+
 TEST_F(VendorCommand, ListsTheLibraries) {
   const CommandResult result = zoe({"platforms"}, "");
   EXPECT_EQ(result.code, 0);
@@ -642,8 +689,9 @@ TEST_F(VendorCommand, ALostDeviceIsOneLineAndLeavesNothing) {
 }
 
 TEST_F(VendorCommand, ADeviceTooSmallForThePlanSaysSo) {
-  for (const auto& [orders, more] :
-       {std::pair<const char*, std::vector<std::string>>{"memory 20000000", {}}, {"", {"--memory-limit", "0.02"}}}) {
+  for (const auto& [orders, more] : {std::pair<const char*, std::vector<std::string>>{"memory 20000000", {}},
+                                     {"", {"--memory-limit", "20MB"}},
+                                     {"", {"--memory-limit", "20MB", "--offload", "blocks"}}}) {
     const CommandResult result = generate(orders, more);
     EXPECT_EQ(result.code, 3) << result.err;
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;

@@ -29,7 +29,7 @@ class GuidanceBatchTest : public ::testing::Test {
     request.guidance_scale = guidance_scale;
     request.guidance_batch = batch;
     Session session(read_model_config(ZOE_MODELS "/toy-wan"), platform_,
-                    {.dtype = DType::f32, .single_request = true, .spelling = Spelling::option});
+                    {.dtype = DType::f32, .single_request = true, .spelling = Spelling::option, .offload = Offload::none});
     const Job job = session.prepare(request);
     return {job.settled().batch, job.memory().peak()};
   }

@@ -90,7 +90,7 @@ TEST_F(KeptStore, HasTheBytesOfTheTensorsHoweverTheyCome) {
     int kept = 0;
     for (const PlanWeight& weight : plan.weights) {
       if (!weight.kept) continue;
-      const Buffer& buffer = store.at(weight);
+      const Buffer& buffer = *store.at(weight).buffer;
       ASSERT_EQ(buffer.size_bytes, weight.kept->size_bytes);
       const auto* const bytes = static_cast<const std::byte*>(buffer.data);
       for (std::size_t i = 0; i < weight.parts.size(); ++i, ++kept) {

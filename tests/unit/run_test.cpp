@@ -191,7 +191,7 @@ TEST_F(Runs, WeightsThatMovedAreRecordedAgain) {
   queue(inputs);
   queue(inputs);
   std::vector<std::shared_ptr<Buffer>> in_the_way;  // so that the weight comes back elsewhere
-  store.release(plan, 3);
+  store.forget(std::set<std::string, std::less<>>{"w3"});
   for (int i = 0; i < 64; ++i) in_the_way.push_back(platform.allocate(256, "other"));
   store.load(plan);
   const Lines again = queue(inputs);
@@ -306,18 +306,15 @@ TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
   fails("the observer fails", {.observe = &observer});
   EXPECT_EQ(queue(inputs), first);
 
-  for (int segment = 0; segment < static_cast<int>(kBlocks); ++segment) store.release(plan, segment);
+  store.stream({&plan}, {});
   stream.good_kernels = 7;
-  fails("a kernel is refused", {.stream_weights = true});
-  EXPECT_EQ(store.size_bytes(), 0u);
+  fails("a kernel is refused", {});
   stream.good_kernels = 1 << 30;
   platform.addressable = false;
   platform.good_uploads = platform.uploads + 3;
-  fails("the device is gone", {.stream_weights = true});
-  EXPECT_EQ(store.size_bytes(), 0u);
+  fails("the device is gone", {});
   platform.good_uploads = ~std::size_t{0};
-  EXPECT_EQ(queue(inputs, {.stream_weights = true}).size(), 2 * kBlocks);
-  EXPECT_EQ(store.size_bytes(), 0u);
+  EXPECT_EQ(queue(inputs, {}).size(), 2 * kBlocks);
 }
 
 // An exception that is none of the library's ends a recording, too.
@@ -339,23 +336,24 @@ TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
   EXPECT_EQ(stream.waits, kBlocks - 1 - 2);
 }
 
-TEST_F(Runs, AWeightStaysWhileAStepOfItsSegmentIsStillToCome) {
-  for (int segment = 0; segment < static_cast<int>(kBlocks); ++segment) store.release(plan, segment);
+// The third is queued with segment 2, and so its weight comes with that.
+TEST_F(Runs, AWeightComesWithTheSegmentThatItsStepsRunWith) {
   const Value x = input("x", DType::f32, {8, 8});
   const auto of_weight = [&](const char* name, int segment) {
     return exp(linear(x, parameter(name, DType::f32, {8, 8}, segment)));
   };
-  // The third is queued with segment 2, whose weights are loaded when those of segment 1 have been used once.
   plan = compile(make_graph("mixed", {x}, {of_weight("first", 1), of_weight("second", 2), of_weight("third", 1)}), platform);
-  std::vector<int> segments;
-  for (const Step& step : plan.steps) segments.push_back(step.node->segment);
+  std::vector<int> segments, run_with;
+  for (const Step& step : plan.steps) segments.push_back(step.node->segment), run_with.push_back(step.segment);
   ASSERT_EQ(segments, (std::vector<int>{1, 1, 2, 2, 1, 1}));
+  EXPECT_EQ(run_with, (std::vector<int>{1, 1, 2, 2, 2, 2}));
+  EXPECT_EQ(plan.weights[2].segment, 2);
   outputs.clear();
   for (const Value& result : plan.graph.outputs) outputs.push_back(make_tensor(platform, result.type(), "result"));
   const Plan* const only = &plan;
   workspace = make_workspace(platform, {&only, 1});
-  EXPECT_EQ(queue(inputs, {.stream_weights = true}).size(), plan.steps.size());
-  EXPECT_EQ(store.size_bytes(), 0u);
+  store.stream({&plan}, {});
+  EXPECT_EQ(queue(inputs).size(), plan.steps.size());
 }
 
 // Weights of a device are read, converted and uploaded by several threads; each must be what one thread makes of it.
@@ -385,7 +383,7 @@ TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
   EXPECT_EQ(far.streams - streams, std::min<std::size_t>(3, std::max(1u, std::thread::hardware_concurrency())));
   EXPECT_EQ(far_store.size_bytes(), near_store.size_bytes());
   for (std::size_t i = 0; i < near_plan.weights.size(); ++i) {
-    const Buffer &a = near_store.at(near_plan.weights[i]), &b = far_store.at(far_plan.weights[i]);
+    const Buffer &a = *near_store.at(near_plan.weights[i]).buffer, &b = *far_store.at(far_plan.weights[i]).buffer;
     ASSERT_EQ(a.size_bytes, b.size_bytes);
     EXPECT_EQ(std::memcmp(a.data, b.data, a.size_bytes), 0) << near_plan.weights[i].name;
   }
@@ -467,7 +465,7 @@ TEST_P(Loads, TellHowFarTheyAre) {
   EXPECT_EQ(told.back(), total());
   EXPECT_EQ(first->next, kSide * kSide);
   const float expected = 0.25f;
-  EXPECT_EQ(std::memcmp(store.at(plan.weights[0]).data, &expected, 4), 0);
+  EXPECT_EQ(std::memcmp(store.at(plan.weights[0]).data(), &expected, 4), 0);
 }
 
 TEST_P(Loads, CancelledInTheMiddleOfATensorLeaveTheStoreAsItWas) {

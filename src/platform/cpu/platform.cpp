@@ -57,6 +57,7 @@ class CpuPlatform : public Platform {
     constexpr int kMaxThreads = 1024;
     check(options.threads >= 0 && options.threads <= kMaxThreads, ErrorKind::invalid_argument, "cpu",
           "bad number of threads: got {}, expected 0 (all) to {}.", options.threads, kMaxThreads);
+    limit_ = options.memory_limit_bytes;
     const HostMemory memory = host_memory();
     info_ = {.platform = "cpu",
              .name = cpu_name(),
@@ -83,15 +84,17 @@ class CpuPlatform : public Platform {
   std::uint64_t free_bytes() const override {
     const std::uint64_t free = host_memory().free_bytes, allocated = *allocated_, resident = anonymous_bytes();
     const std::uint64_t promised = allocated - std::min(allocated, resident);
-    return free - std::min(free, promised);
+    const std::uint64_t available = free - std::min(free, promised);
+    return limit_ == 0 ? available : std::min(available, limit_ - std::min(limit_, allocated));
   }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     const auto refuse = [&](std::uint64_t free) {
+      const std::string limit = limit_ == 0 ? "" : fmt::format(" and the limit of {:.2f} (--memory-limit)", gib(limit_));
       fail(ErrorKind::out_of_memory, "cpu",
-           "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}. Ask for a smaller size or fewer frames, or free "
+           "cannot allocate {:.2f} GiB for \"{}\": {:.2f} GiB free of {:.2f}{}. Ask for a smaller size or fewer frames, or free "
            "memory.",
-           gib(size_bytes), what, gib(free), gib(info_.memory_bytes));
+           gib(size_bytes), what, gib(free), gib(info_.memory_bytes), limit);
     };
     {
       const std::lock_guard lock(unasked_mutex_);
@@ -185,6 +188,7 @@ class CpuPlatform : public Platform {
   }
 
   DeviceInfo info_;
+  std::uint64_t limit_ = 0;  // of buffers; 0: none
   std::shared_ptr<void> short_spins_;
   std::filesystem::path cache_folder_;
   std::string compiler_name_;

@@ -301,7 +301,7 @@ Status Device::take(Address* address, std::size_t bytes, std::string_view what) 
   return api.memory_allocate_async(address, bytes, memory_stream_);
 }
 
-std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_view what) {
+std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_view what, bool zeroed) {
   make_current();
   const std::size_t bytes = std::max<std::size_t>(size_bytes, 1);
   Status status = kOutOfMemory;
@@ -324,10 +324,39 @@ std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_vie
          gib(size_bytes), what, gib(free_bytes()), gib(description.memory_bytes), limit);
   }
   check_status(status, "an allocation", what);
+  for (std::uint64_t peak = peak_; peak < total && !peak_.compare_exchange_weak(peak, total);) continue;
   auto buffer = std::make_shared<DeviceBuffer>(shared_from_this(), address, size_bytes);
-  check_status(api.set_bytes_async(address, 0, bytes, memory_stream_), "a fill", what);
-  check_status(api.stream_synchronize(memory_stream_), "waiting for a fill", what);
+  if (zeroed) check_status(api.set_bytes_async(address, 0, bytes, memory_stream_), "a fill", what);
+  // Also behind frees that it may have the memory of.
+  check_status(api.stream_synchronize(memory_stream_), "waiting for an allocation", what);
   return buffer;
+}
+
+namespace {
+
+struct LockedBuffer : HostBuffer {
+  LockedBuffer(DevicePtr device_, void* address, std::size_t size) : device(std::move(device_)) {
+    data = static_cast<std::byte*>(address);
+    size_bytes = size;
+    is_locked = true;
+  }
+  ~LockedBuffer() override {
+    try {
+      device->make_current();
+    } catch (const Error&) {  // the device is lost, and what it had
+    }
+    device->api.host_free(data);
+  }
+  const DevicePtr device;
+};
+
+}  // namespace
+
+std::shared_ptr<HostBuffer> Device::allocate_locked(std::size_t size_bytes) {
+  make_current();
+  void* address = nullptr;
+  if (api.host_allocate(&address, std::max<std::size_t>(size_bytes, 1), 0) != kSuccess) return nullptr;
+  return std::make_shared<LockedBuffer>(shared_from_this(), address, size_bytes);
 }
 
 // What fails here fails because the device is lost: there is nothing left to free then.
@@ -419,6 +448,13 @@ void DeviceStream::upload(const void* from, Address to, std::size_t size_bytes) 
     done += count;
     used_ = std::min(kChunkBytes, used_ + (count + kAlignment - 1) / kAlignment * kAlignment);
   }
+}
+
+void DeviceStream::upload_later(const HostBuffer& from, std::size_t offset, Address to, std::size_t size_bytes) {
+  if (!from.is_locked) return upload(from.data + offset, to, size_bytes);
+  if (size_bytes == 0) return;
+  device_->make_current();
+  device_->check_status(device_->api.copy_to_device_async(to, from.data + offset, size_bytes, handle_), "a copy to the device");
 }
 
 void DeviceStream::download(Address from, void* to, std::size_t size_bytes) {

@@ -120,10 +120,13 @@ class Device : public std::enable_shared_from_this<Device> {
 
   // The stream of allocations, fills and frees.
   StreamHandle memory_stream() const { return memory_stream_; }
-  // Zeroed. An Error of kind out_of_memory names `what`, the size and what is free.
-  std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what);
+  // An Error of kind out_of_memory names `what`, the size and what is free.
+  std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what, bool zeroed = true);
+  // Page-locked memory of this process; null if the system locks no more.
+  std::shared_ptr<HostBuffer> allocate_locked(std::size_t size_bytes);
   // What allocate() can still hand out: of the device, and of what the pool keeps of freed memory, within the limit.
   std::uint64_t free_bytes() const;
+  std::uint64_t peak_bytes() const { return peak_; }
 
  private:
   friend struct DeviceBuffer;
@@ -139,7 +142,7 @@ class Device : public std::enable_shared_from_this<Device> {
   ContextHandle context_ = nullptr;
   StreamHandle memory_stream_ = nullptr;  // of allocations, fills and frees
   PoolHandle pool_ = nullptr;
-  std::atomic<std::uint64_t> allocated_{0};
+  std::atomic<std::uint64_t> allocated_{0}, peak_{0};
   std::mutex streams_mutex_;
   std::vector<DeviceStream*> streams_;           // those that live
   std::mutex mutex_;                             // of what follows
@@ -156,6 +159,7 @@ class DeviceStream : public Stream {
   // Host memory goes through page-locked chunks: one is filled or emptied while the other is on the bus. An upload returns when
   // all is in a chunk or on the device, and waits for no more; several streams, each in its own thread, fill the bus.
   void upload(const void* from, Address to, std::size_t size_bytes);
+  void upload_later(const HostBuffer& from, std::size_t offset, Address to, std::size_t size_bytes);
   void download(Address from, void* to, std::size_t size_bytes);
   // Whether what is queued is recorded into a graph: nothing outside may wait for it then.
   std::atomic<bool> recording{false};

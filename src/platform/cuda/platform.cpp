@@ -1,6 +1,7 @@
 #include "platform/cuda/platform.h"
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <future>
 #include <iterator>
@@ -37,12 +38,14 @@ class CudaPlatform : public Platform {
              .unified_memory = device.is_integrated,
              .exact_bits = true};
     info_.bf16_products = device.major >= 8;
+    info_.copies_beside = true;
     info_.generates_kernels = true;
   }
 
   const DeviceInfo& info() const override { return info_; }
 
   std::uint64_t free_bytes() const override { return device_->free_bytes(); }
+  std::uint64_t peak_bytes() const override { return device_->peak_bytes(); }
 
   bool host_addressable() const override { return false; }
 
@@ -50,10 +53,26 @@ class CudaPlatform : public Platform {
     return device_->allocate(size_bytes, what);
   }
 
+  std::shared_ptr<Buffer> allocate_unset(std::size_t size_bytes, std::string_view what) override {
+    return device_->allocate(size_bytes, what, false);
+  }
+
+  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what) override {
+    if (auto locked = device_->allocate_locked(size_bytes)) return locked;
+    if (!said_unlocked_.exchange(true))
+      log(LogLevel::notice,
+          "the system locks no more pages of this process: weights are copied to the device through a small "
+          "part that is locked, slower. See `ulimit -l`, or lower --host-memory-limit");
+    return Platform::allocate_host(size_bytes, what);
+  }
+
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<DeviceStream>(device_); }
 
   void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) override {
     static_cast<DeviceStream&>(stream).upload(host, address_of(device), size_bytes);
+  }
+  void upload_later(Stream& stream, const HostBuffer& from, std::size_t offset, Slot device, std::size_t size_bytes) override {
+    static_cast<DeviceStream&>(stream).upload_later(from, offset, address_of(device), size_bytes);
   }
   void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) override {
     static_cast<DeviceStream&>(stream).download(address_of(device), host, size_bytes);
@@ -186,6 +205,7 @@ class CudaPlatform : public Platform {
   mutable std::once_flag cudnn_once_;
   mutable std::shared_ptr<Cudnn> cudnn_;
   DeviceInfo info_;
+  std::atomic<bool> said_unlocked_ = false;
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "base/error.h"
@@ -11,15 +12,21 @@ namespace zoe::null {
 namespace {
 
 struct NullBuffer : Buffer {
-  NullBuffer(std::size_t size, std::string_view what) {
+  NullBuffer(std::size_t size, std::string_view what, std::shared_ptr<std::atomic<std::uint64_t>> total)
+      : allocated(std::move(total)) {
     void* mapped =
         mmap(nullptr, std::max<std::size_t>(size, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     check(mapped != MAP_FAILED, ErrorKind::out_of_memory, "null", "cannot reserve {} bytes for \"{}\": the address space is full.",
           size, what);
     data = mapped;
     size_bytes = size;
+    *allocated += size;
   }
-  ~NullBuffer() override { munmap(data, std::max<std::size_t>(size_bytes, 1)); }
+  ~NullBuffer() override {
+    munmap(data, std::max<std::size_t>(size_bytes, 1));
+    *allocated -= size_bytes;
+  }
+  const std::shared_ptr<std::atomic<std::uint64_t>> allocated;  // of all buffers of the platform; a buffer may outlive it
 };
 
 struct NullStream : Stream {
@@ -34,10 +41,17 @@ struct NullKernel : Kernel {
 
 class NullPlatform : public Platform {
  public:
+  explicit NullPlatform(std::uint64_t limit) {
+    if (limit > 0) info_.memory_bytes = limit, info_.unified_memory = false;
+  }
   const DeviceInfo& info() const override { return info_; }
-  std::uint64_t free_bytes() const override { return kAddressSpace; }
+  std::uint64_t free_bytes() const override {
+    return info_.memory_bytes - std::min<std::uint64_t>(info_.memory_bytes, *allocated_);
+  }
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
-    return std::make_shared<NullBuffer>(size_bytes, what);
+    check(size_bytes <= free_bytes(), ErrorKind::out_of_memory, "null", "cannot reserve {} bytes for \"{}\": {} are free.",
+          size_bytes, what, free_bytes());
+    return std::make_shared<NullBuffer>(size_bytes, what, allocated_);
   }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<NullStream>(); }
   void upload(Stream&, const void*, Slot, std::size_t) override {}
@@ -47,17 +61,21 @@ class NullPlatform : public Platform {
 
  private:
   static constexpr std::uint64_t kAddressSpace = std::uint64_t{1} << 46;
-  const DeviceInfo info_ = {.platform = "null",
-                            .name = "no device",
-                            .features = "makes plans, runs nothing",
-                            .memory_bytes = kAddressSpace,
-                            .unified_memory = true,
-                            .exact_bits = true,
-                            .generates_kernels = true};
+  DeviceInfo info_ = {.platform = "null",
+                      .name = "no device",
+                      .features = "makes plans, runs nothing",
+                      .memory_bytes = kAddressSpace,
+                      .unified_memory = true,
+                      .exact_bits = true,
+                      .copies_beside = true,
+                      .generates_kernels = true};
+  const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
 };
 
 }  // namespace
 
-std::unique_ptr<Platform> open(const PlatformOptions&) { return std::make_unique<NullPlatform>(); }
+std::unique_ptr<Platform> open(const PlatformOptions& options) {
+  return std::make_unique<NullPlatform>(options.memory_limit_bytes);
+}
 
 }  // namespace zoe::null

@@ -1,0 +1,181 @@
+#include "compiler/block_stream.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "compiler/weights.h"
+
+namespace zoe {
+
+namespace {
+
+std::string key_of(const Plan& plan, const SegmentLayout& segment) {
+  std::string key;
+  for (const std::size_t weight : segment.weights) key += plan.weights[weight].name + '\t' + plan.weights[weight].layout + '\n';
+  return key;
+}
+
+}  // namespace
+
+std::shared_ptr<HostBuffer> HostSegments::find(const Plan& plan, const SegmentLayout& segment) const {
+  const auto found = kept_.find(key_of(plan, segment));
+  return found == kept_.end() ? nullptr : found->second.buffer;
+}
+
+void HostSegments::keep(const Plan& plan, const SegmentLayout& segment, std::shared_ptr<HostBuffer> buffer) {
+  size_bytes_ += buffer->size_bytes;
+  Kept kept{std::move(buffer), {}};
+  for (const std::size_t weight : segment.weights)
+    for (const PlanWeight::Part& part : plan.weights[weight].parts) kept.tensors.push_back(part.name);
+  kept_.emplace(key_of(plan, segment), std::move(kept));
+}
+
+BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostSegments& host, std::vector<const Plan*> plans,
+                         Streaming how)
+    : platform_(platform),
+      pack_(std::move(pack)),
+      read_ahead_(std::move(read_ahead)),
+      host_(host),
+      plans_(std::move(plans)),
+      how_(how),
+      layout_(lay_out_arena(plans_, block_slots(platform), how_.device_bytes)),
+      arena_(platform.allocate_unset(layout_.size_bytes, "weights")),
+      copies_(platform.make_stream()),
+      has_stayed_(plans_.size()),
+      places_(layout_.slots) {}
+
+BlockStream::~BlockStream() { drain(); }
+
+std::size_t BlockStream::host_bytes() const {
+  std::size_t bytes = 0;
+  for (const Place& place : places_) bytes += place.staging ? place.staging->size_bytes : 0;
+  return bytes;
+}
+
+void BlockStream::drain() noexcept {
+  try {
+    copies_->synchronize();
+  } catch (...) {  // the device is lost; what failed first is what is told
+  }
+}
+
+void BlockStream::forget() {
+  drain();
+  plan_ = nullptr;
+  has_stayed_.assign(plans_.size(), false);
+  for (Place& place : places_) place.segment = -1;
+}
+
+std::vector<const PlanWeight*> BlockStream::weights_of(const SegmentLayout& segment) const {
+  std::vector<const PlanWeight*> weights;
+  for (const std::size_t weight : segment.weights) weights.push_back(&plan_->weights[weight]);
+  return weights;
+}
+
+void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
+  const auto number = static_cast<std::size_t>(std::find(plans_.begin(), plans_.end(), &plan) - plans_.begin());
+  ZOE_INTERNAL_CHECK(number < plans_.size());
+  if (plan_ != &plan)
+    for (Place& place : places_) place.segment = -1;
+  plan_ = &plan;
+  of_plan_ = &layout_.plans[number];
+  if (has_stayed_[number]) return;
+  std::vector<const PlanWeight*> stay;
+  for (std::size_t s = 0; s < of_plan_->segments.size(); ++s)
+    if (of_plan_->slots[s] == BlockLayout::kStays)
+      for (const PlanWeight* weight : weights_of(of_plan_->segments[s])) stay.push_back(weight);
+  pack_(
+      stay,
+      [&](const PlanWeight& weight) {
+        const Slot slot = at(weight);
+        return Target{platform_.host_addressable() ? slot.data() : nullptr, slot};
+      },
+      options);
+  has_stayed_[number] = true;
+}
+
+Slot BlockStream::at(const PlanWeight& weight) const {
+  const auto number = static_cast<std::size_t>(&weight - plan_->weights.data());
+  const auto s = static_cast<std::size_t>(weight.segment);
+  const SegmentLayout& segment = of_plan_->segments[s];
+  const auto found = std::lower_bound(segment.weights.begin(), segment.weights.end(), number);
+  return {arena_.get(), of_plan_->offsets[s] + segment.offsets[static_cast<std::size_t>(found - segment.weights.begin())]};
+}
+
+int BlockStream::next_of(int segment) const {
+  const std::vector<int>& coming = of_plan_->coming;
+  const auto next = std::upper_bound(coming.begin(), coming.end(), segment);
+  return next == coming.end() ? coming.front() : *next;
+}
+
+void BlockStream::need(int segment, Stream& compute, const LoadOptions& options) {
+  const int slot = of_plan_->slots[static_cast<std::size_t>(segment)];
+  if (slot == BlockLayout::kStays) return;
+  Place& place = places_[static_cast<std::size_t>(slot)];
+  if (place.segment != segment) fetch(segment, options);
+  if (place.copied && !std::exchange(place.is_waited_for, true)) compute.wait_for(*place.copied);
+  if (places_.size() == 1 && !host_.find(*plan_, of_plan_->segments[static_cast<std::size_t>(next_of(segment))]))
+    for (const PlanWeight* weight : weights_of(of_plan_->segments[static_cast<std::size_t>(next_of(segment))]))
+      read_ahead_(*weight);
+}
+
+void BlockStream::done(int segment, Stream& compute, const LoadOptions& options) {
+  if (of_plan_->coming.empty()) return;
+  const int slot = of_plan_->slots[static_cast<std::size_t>(segment)];
+  if (slot != BlockLayout::kStays) places_[static_cast<std::size_t>(slot)].used = compute.mark();
+  const int next = next_of(segment);
+  const int next_slot = of_plan_->slots[static_cast<std::size_t>(next)];
+  if (places_.size() > 1 && places_[static_cast<std::size_t>(next_slot)].segment != next) fetch(next, options);
+}
+
+void BlockStream::fetch(int segment, const LoadOptions& options) {
+  const auto s = static_cast<std::size_t>(segment);
+  Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
+  place.segment = -1;
+  const Slot to{arena_.get(), of_plan_->offsets[s]};
+  if (platform_.host_addressable()) {
+    if (place.used) place.used->wait();
+    pack_(
+        weights_of(of_plan_->segments[s]),
+        [&](const PlanWeight& weight) {
+          return Target{at(weight).data(), at(weight)};
+        },
+        options);
+  } else {
+    const std::shared_ptr<HostBuffer> from = packed(segment, options);
+    if (place.used) copies_->wait_for(*place.used);
+    platform_.upload_later(*copies_, *from, 0, to, of_plan_->segments[s].size_bytes);
+    place.copied = copies_->mark();
+    place.is_waited_for = false;
+  }
+  place.segment = segment;
+}
+
+std::shared_ptr<HostBuffer> BlockStream::packed(int segment, const LoadOptions& options) {
+  const auto s = static_cast<std::size_t>(segment);
+  const SegmentLayout& layout = of_plan_->segments[s];
+  if (auto kept = host_.find(*plan_, layout)) return kept;
+  const auto pack_to = [&](HostBuffer& buffer) {
+    pack_(
+        weights_of(layout),
+        [&](const PlanWeight& weight) {
+          const auto number = static_cast<std::size_t>(&weight - plan_->weights.data());
+          const auto found = std::lower_bound(layout.weights.begin(), layout.weights.end(), number);
+          return Target{buffer.data + layout.offsets[static_cast<std::size_t>(found - layout.weights.begin())], {}};
+        },
+        options);
+  };
+  if (host_.size_bytes() + layout.size_bytes <= how_.host_bytes) {
+    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(layout.size_bytes, "a block's weights");
+    pack_to(*buffer);
+    host_.keep(*plan_, layout, buffer);
+    return buffer;
+  }
+  Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
+  if (!place.staging) place.staging = platform_.allocate_host(layout_.slot_bytes, "a block's weights");
+  else if (place.copied) place.copied->wait();
+  pack_to(*place.staging);
+  return place.staging;
+}
+
+}  // namespace zoe

@@ -1,0 +1,218 @@
+// What a video takes of memory: every way to have less on the device gives the same bits, what does not fit is refused with what
+// would, and what is planned is what `zoe plan` says.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/error.h"
+#include "compiler/compile.h"
+#include "pipeline/model.h"
+#include "pipeline/parts.h"
+#include "pipeline/session.h"
+#include "platform/platform.h"
+#include "testing/run_command.h"
+#include "testing/temporary_folder.h"
+
+namespace zoe {
+namespace {
+
+using Json = nlohmann::json;
+using testing::CommandResult;
+using testing::run_command;
+using testing::TemporaryFolder;
+
+Request small_request() {
+  Request request;
+  request.prompts = {"a red circle moving right"};
+  request.height = 64, request.width = 64, request.num_frames = 9, request.num_inference_steps = 3;
+  return request;
+}
+
+struct Made {
+  MemoryStatement memory;
+  std::vector<std::uint8_t> frames;
+};
+
+Made make(std::uint64_t limit, Offload offload, bool single, DType dtype, GuidanceBatch batch = GuidanceBatch::automatic,
+          int times = 1) {
+  Session session(read_model_config(ZOE_MODELS "/toy-wan"), open_platform("cpu", {.threads = 2, .memory_limit_bytes = limit}),
+                  {.dtype = dtype, .single_request = single, .offload = offload});
+  Request request = small_request();
+  request.guidance_batch = batch;
+  Made made;
+  for (int time = 0; time < times; ++time) {
+    Job job = session.prepare(request);
+    made.memory = job.memory();
+    made.frames.clear();
+    Callbacks callbacks;
+    callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
+      made.frames.insert(made.frames.end(), rgb.begin(), rgb.end());
+    };
+    session.run(job, callbacks);
+  }
+  return made;
+}
+
+TEST(Memory, TheToysVideoIsTheSameHoweverItsWeightsLie) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Made all = make(0, Offload::none, true, dtype);
+    ASSERT_FALSE(all.frames.empty());
+    EXPECT_EQ(all.memory.offload, Offload::none);
+    std::size_t before = all.memory.peak();
+    for (const Offload offload : {Offload::encoder, Offload::experts, Offload::blocks}) {
+      const Made made = make(0, offload, true, dtype);
+      EXPECT_EQ(made.frames, all.frames) << name(offload);
+      EXPECT_LE(made.memory.peak(), before) << name(offload);
+      before = made.memory.peak();
+      if (offload != Offload::blocks) continue;
+      for (const StageMemory& stage : made.memory.stages)
+        if (!stage.component.empty() && stage.component != "vae") {
+          EXPECT_TRUE(stage.streamed) << stage.stage;
+          EXPECT_GT(stage.coming_blocks, 1u) << stage.stage;
+          EXPECT_LT(stage.weights, stage.all_weights) << stage.stage;
+        }
+    }
+  }
+}
+
+TEST(Memory, ASessionGoesOnWithBlocksThatComeAndGo) {
+  const Made once = make(0, Offload::none, true, DType::f32);
+  EXPECT_EQ(make(0, Offload::blocks, false, DType::f32, GuidanceBatch::automatic, 3).frames, once.frames);
+  EXPECT_EQ(make(0, Offload::encoder, false, DType::f32, GuidanceBatch::automatic, 2).frames, once.frames);
+}
+
+// From what all of it needs down to what nothing fits in.
+TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
+  const Made all = make(0, Offload::none, true, DType::f32, GuidanceBatch::on),
+             least = make(0, Offload::blocks, true, DType::f32, GuidanceBatch::on);
+  ASSERT_LT(least.memory.peak(), all.memory.peak());
+  Offload before = Offload::none;
+  int runs = 0;
+  for (std::size_t i = 0; i <= 8; ++i) {
+    const std::size_t limit = all.memory.peak() - (all.memory.peak() - least.memory.peak()) * i / 8;
+    const Made made = make(limit, Offload::automatic, true, DType::f32, GuidanceBatch::on);
+    EXPECT_LE(made.memory.peak(), limit);
+    EXPECT_GE(made.memory.offload, before);
+    EXPECT_EQ(made.frames, all.frames) << limit << " " << name(made.memory.offload);
+    before = made.memory.offload;
+    ++runs;
+  }
+  EXPECT_EQ(runs, 9);
+  try {
+    make(least.memory.peak() - 4096, Offload::automatic, true, DType::f32, GuidanceBatch::on);
+    FAIL() << "ran in less than it needs";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+    EXPECT_NE(std::string(error.what()).find("does not fit: needs "), std::string::npos) << error.what();
+  }
+}
+
+class MemoryCommand : public ::testing::Test {
+ protected:
+  CommandResult zoe(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), ZOE_COMMAND);
+    return run_command(arguments, {.folder = folder_.path()});
+  }
+  TemporaryFolder folder_;
+};
+
+TEST_F(MemoryCommand, PlanTellsWhatGenerateThenDoes) {
+  const std::vector<std::string> size{"--height", "64",         "--width", "64", "--num-frames", "9", "--num-inference-steps",
+                                      "2",        "--platform", "cpu"};
+  const auto with = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), size.begin(), size.end());
+    return arguments;
+  };
+  const CommandResult planned = zoe(with({"plan", "--offload", "blocks", "--json"}));
+  ASSERT_EQ(planned.code, 0) << planned.err;
+  const Json plan = Json::parse(planned.out);
+  EXPECT_TRUE(plan.at("fits"));
+  EXPECT_EQ(plan.at("offload"), "blocks");
+  EXPECT_EQ(plan.at("stages").size(), 3u);
+  EXPECT_TRUE(plan.at("stages")[1].at("streamed"));
+  const CommandResult made = zoe(with({"generate", "-p", "a red circle", "--offload", "blocks", "--json", "-o", "out.gif"}));
+  ASSERT_EQ(made.code, 0) << made.err;
+  const Json done = Json::parse(made.out);
+  EXPECT_EQ(done.at("offload"), "blocks");
+  const double planned_bytes = plan.at("memory_bytes").at("planned"), done_bytes = done.at("memory_bytes").at("planned");
+  EXPECT_NEAR(planned_bytes, done_bytes, 0.02 * done_bytes);  // the prompt and the writer differ
+
+  const CommandResult text = zoe(with({"plan", "--offload", "blocks"}));
+  EXPECT_EQ(text.code, 0);
+  for (const char* part : {"blocks come and go", "text_encoder", "|====", "It fits with --offload blocks."})
+    EXPECT_NE(text.out.find(part), std::string::npos) << part << "\n" << text.out;
+}
+
+TEST_F(MemoryCommand, WhatCannotFitIsRefusedAtOnceWithWhatWould) {
+  for (const char* command : {"generate", "plan"}) {
+    const CommandResult small =
+        zoe({command, "-p", "a red circle", "--platform", "cpu", "--memory-limit", "8MiB", "-o", "out.gif"});
+    EXPECT_EQ(small.code, 3) << small.err;
+    EXPECT_NE(small.err.find("does not fit: needs "), std::string::npos) << small.err;
+    EXPECT_NE(small.err.find(", with blocks that come and go. Lower --width"), std::string::npos) << small.err;
+    EXPECT_EQ(std::count(small.err.begin(), small.err.end(), '\n'), 1);
+    EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out.gif"));
+    // As much as blocks need, and they may not come and go.
+    const CommandResult plan = zoe({"plan", "--platform", "cpu", "--offload", "blocks", "--guidance-batch", "on", "--json"});
+    const auto least = Json::parse(plan.out).at("memory_bytes").at("planned").get<std::uint64_t>();
+    const CommandResult none = zoe({command, "-p", "a red circle", "--platform", "cpu", "--guidance-batch", "on", "--memory-limit",
+                                    std::to_string(least + (1 << 20)), "--offload", "none", "-o", "out.gif"});
+    EXPECT_EQ(none.code, 3) << none.err;
+    EXPECT_NE(none.err.find("It would with --offload auto ("), std::string::npos) << none.err;
+  }
+}
+
+TEST_F(MemoryCommand, LimitsAreSizesWithAUnit) {
+  for (const char* option : {"--memory-limit", "--host-memory-limit"})
+    for (const char* bad : {"", "lots", "8 giga", "-1GiB", "nan", "8GiBs"}) {
+      const CommandResult result = zoe({"plan", option, bad});
+      EXPECT_EQ(result.code, 2) << option << " " << bad;
+      EXPECT_NE(result.err.find(option), std::string::npos) << result.err;
+    }
+  const CommandResult few = zoe({"plan", "--memory-limit", "8"});
+  EXPECT_NE(few.err.find("[--memory-limit] got \"8\", expected a size of at least 1 MiB, such as 8GiB or 512MiB."),
+            std::string::npos)
+      << few.err;
+  EXPECT_EQ(zoe({"plan", "--offload", "some"}).code, 2);
+}
+
+// A published member on a card of each size: what no device is there for is planned on `null`.
+TEST_F(MemoryCommand, LargeMembersArePlannedForSmallCards) {
+  const auto plan = [&](const std::string& model, const char* limit) {
+    const CommandResult result = zoe({"plan", model, "--platform", "null", "--dtype", "bf16", "--memory-limit", limit, "--height",
+                                      "480", "--width", "832", "--json"});
+    return std::pair(result.code, result.out.empty() ? Json() : Json::parse(result.out));
+  };
+  const auto [code, large] = plan("random:wan2.2-t2v-a14b", "80GiB");
+  EXPECT_EQ(code, 0);
+  const auto [small_code, small] = plan("random:wan2.2-t2v-a14b:0:Q4_K", "8GiB");
+  EXPECT_EQ(small_code, 0) << small;
+  EXPECT_EQ(small.at("offload"), "blocks");
+  EXPECT_LE(small.at("memory_bytes").at("planned").get<std::uint64_t>(), std::uint64_t{8} << 30);
+  EXPECT_EQ(plan("random:wan2.2-t2v-a14b", "1GiB").first, 3);
+}
+
+// Places that never move cost little over what is alive at a time.
+TEST(Workspaces, AreWithinFivePerCentOfWhatIsAlive) {
+  const auto null = open_platform("null");
+  const ModelConfig toy = read_model_config(ZOE_MODELS "/toy-wan"), large = *published_model("wan2.1-t2v-14b");
+  for (const ModelConfig* model : {&toy, &large})
+    for (const char* part : {"transformer", "text-encoder", "vae-decode", "vae-encode"})
+      for (const std::int64_t batch : {1, 2}) {
+        const PartSize size{480, 832, 81, 512, batch, 1};
+        for (const PartGraph& graph : trace_part(*model, part, DType::bf16, size)) {
+          const Plan plan = compile(graph.graph, *null);
+          const double ratio =
+              static_cast<double>(plan.workspace_bytes) / static_cast<double>(std::max<std::size_t>(1, plan.alive_bytes));
+          std::printf("%-18s %-13s batch %d: workspace %9.1f MiB, alive %9.1f MiB, %.3f\n", model->name.c_str(),
+                      plan.graph.name.c_str(), static_cast<int>(batch), static_cast<double>(plan.workspace_bytes) / 1048576.0,
+                      static_cast<double>(plan.alive_bytes) / 1048576.0, ratio);
+          EXPECT_LE(ratio, 1.05) << model->name << " " << part;
+        }
+      }
+}
+
+}  // namespace
+}  // namespace zoe

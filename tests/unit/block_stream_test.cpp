@@ -1,0 +1,331 @@
+// Blocks of weights that come and go: where they lie, in which order copies and kernels run, and what is packed again.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "base/error.h"
+#include "compiler/run.h"
+#include "ir/trace.h"
+
+namespace zoe {
+namespace {
+
+// All that a device would do, in the order in which it is given, and which of it may run before which: streams run side by side but
+// where they wait for marks. An access of memory that another one could meet is a race.
+class Device {
+ public:
+  int make_stream() { return streams_++; }
+  std::map<int, int> mark(int stream) { return clocks_[stream]; }
+  void wait(int stream, const std::map<int, int>& mark) { join(clocks_[stream], mark); }
+  void host_waits(const std::map<int, int>& mark) { join(host_, mark); }
+  void access(int stream, const std::byte* begin, std::size_t size, bool writes) {
+    join(clocks_[stream], host_);  // what the host has seen the end of was before
+    const int position = ++clocks_[stream][stream];
+    for (const Access& before : accesses_) {
+      if (before.begin + before.size <= begin || begin + size <= before.begin || !(writes || before.writes)) continue;
+      if (clocks_[stream][before.stream] < before.position) ++races;
+    }
+    accesses_.push_back({stream, position, begin, size, writes});
+  }
+  int races = 0;
+
+ private:
+  static void join(std::map<int, int>& clock, const std::map<int, int>& with) {
+    for (const auto& [stream, position] : with) clock[stream] = std::max(clock[stream], position);
+  }
+  struct Access {
+    int stream, position;
+    const std::byte* begin;
+    std::size_t size;
+    bool writes;
+  };
+  int streams_ = 0;
+  std::map<int, std::map<int, int>> clocks_;
+  std::map<int, int> host_;
+  std::vector<Access> accesses_;
+};
+
+struct Bytes : Buffer {
+  explicit Bytes(std::size_t size) : storage(size, std::byte{0x55}) {
+    data = storage.data();
+    size_bytes = size;
+  }
+  std::vector<std::byte> storage;
+};
+
+struct ClockMark : Mark {
+  ClockMark(Device& on, int stream) : device(on), clock(on.mark(stream)) {}
+  bool reached() override { return true; }
+  void wait() override { device.host_waits(clock); }
+  double seconds_since(Mark&) override { return 0; }
+  Device& device;
+  const std::map<int, int> clock;
+};
+
+struct Kernels : Recording {
+  std::vector<std::function<void()>> all;
+};
+
+struct DeviceStream : Stream {
+  explicit DeviceStream(Device& on) : device(on), number(on.make_stream()) {}
+  void synchronize() override { device.host_waits(device.mark(number)); }
+  std::unique_ptr<Mark> mark() override { return std::make_unique<ClockMark>(device, number); }
+  void wait_for(Mark& mark) override { device.wait(number, static_cast<ClockMark&>(mark).clock); }
+  bool can_record() const override { return true; }
+  void record_begin() override { recording = std::make_unique<Kernels>(); }
+  std::unique_ptr<Recording> record_end(std::string*) override { return std::move(recording); }
+  void replay(const Recording& kept) override {
+    for (const auto& kernel : static_cast<const Kernels&>(kept).all) kernel();
+  }
+  void give(std::function<void()> kernel) {
+    if (recording) recording->all.push_back(std::move(kernel));
+    else kernel();
+  }
+  Device& device;
+  const int number;
+  std::unique_ptr<Kernels> recording;
+};
+
+// Reads its weights, and keeps the first number of each.
+struct ReadingKernel : Kernel {
+  explicit ReadingKernel(std::vector<std::pair<const void*, float>>& read) : seen(read) {}
+  std::string_view implementation() const override { return "reads"; }
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot>, Slot) const override {
+    auto& on = static_cast<DeviceStream&>(stream);
+    if (inputs.size() < 2) return;
+    on.give([this, &on, at = inputs[1].data()] {
+      float first;
+      std::memcpy(&first, at, sizeof first);
+      seen.emplace_back(at, first);
+      on.device.access(on.number, at, 256, false);
+    });
+  }
+  std::vector<std::pair<const void*, float>>& seen;
+};
+
+class DevicePlatform : public Platform {
+ public:
+  const DeviceInfo& info() const override { return info_; }
+  std::uint64_t free_bytes() const override { return 1 << 30; }
+  bool host_addressable() const override { return false; }
+  std::shared_ptr<Buffer> allocate(std::size_t size, std::string_view) override { return std::make_shared<Bytes>(size); }
+  std::unique_ptr<Stream> make_stream() override { return std::make_unique<DeviceStream>(device); }
+  void upload(Stream& stream, const void* host, Slot to, std::size_t size) override {
+    auto& on = static_cast<DeviceStream&>(stream);
+    check(copies++ != fail_at, ErrorKind::device, "test", "a copy is refused.");
+    std::memcpy(to.data(), host, size);
+    on.device.access(on.number, to.data(), size, true);
+  }
+  void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
+  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<ReadingKernel>(read); }
+
+  Device device;
+  std::vector<std::pair<const void*, float>> read;  // by kernels, in their order
+  std::size_t copies = 0, fail_at = ~std::size_t{0};
+
+ private:
+  DeviceInfo info_{.platform = "test", .name = "test", .features = "", .memory_bytes = 1 << 30, .copies_beside = true};
+};
+
+// A weight of 8x8 that says how often it was read.
+struct CountedWeight : DenseWeight {
+  CountedWeight(const std::vector<float>& values, int& count)
+      : DenseWeight(DType::f32, {8, 8}, reinterpret_cast<const std::byte*>(values.data())), reads(count) {}
+  const std::byte* dense(DType) const override { return nullptr; }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    ++reads;
+    DenseWeight::read(begin, count, dtype, out);
+  }
+  int& reads;
+};
+
+class BlockStreams : public ::testing::TestWithParam<int> {
+ protected:
+  void make(int blocks) {
+    const Value x = input("x", DType::f32, {8, 8});
+    Value y = linear(x, parameter("w0", DType::f32, {8, 8}, 0));
+    for (int block = 1; block <= blocks; ++block) y = linear(y, parameter(fmt::format("w{}", block), DType::f32, {8, 8}, block));
+    plan = compile(make_graph("blocks", {x}, {y}), platform);
+    for (int block = 0; block <= blocks; ++block)
+      values[fmt::format("w{}", block)] = std::vector<float>(64, static_cast<float>(block));
+    const Plan* const only = &plan;
+    workspace = make_workspace(platform, {&only, 1});
+    inputs = {make_tensor(platform, x.type(), "in")};
+    outputs = {make_tensor(platform, x.type(), "out")};
+  }
+  // The addresses and numbers that the kernels found.
+  std::vector<std::pair<const void*, float>> run_once() {
+    platform.read.clear();
+    run(plan, *stream, store, inputs, outputs, workspace, {.recordings = &recordings, .wait = false});
+    return platform.read;
+  }
+  int reads() const {
+    return std::accumulate(counts.begin(), counts.end(), 0, [](int sum, const auto& each) { return sum + each.second; });
+  }
+
+  DevicePlatform platform;
+  std::unique_ptr<Stream> stream = platform.make_stream();
+  std::map<std::string, std::vector<float>> values;
+  std::map<std::string, int> counts;
+  WeightStore store{platform, [this](const std::string& name) -> WeightPtr {
+                      return std::make_shared<CountedWeight>(values.at(name), counts[name]);
+                    }};
+  Plan plan;
+  Tensor workspace;
+  std::vector<Tensor> inputs, outputs;
+  Recordings recordings;
+};
+
+INSTANTIATE_TEST_SUITE_P(Counts, BlockStreams, ::testing::Values(3, 4, 5, 12));
+
+TEST_P(BlockStreams, KernelsFindTheirWeightsAtTheSamePlacesAndNothingRaces) {
+  make(GetParam());
+  store.stream({&plan}, {.host_bytes = 1 << 20});
+  const auto first = run_once();
+  ASSERT_EQ(first.size(), plan.steps.size());
+  for (std::size_t i = 0; i < first.size(); ++i) EXPECT_EQ(first[i].second, static_cast<float>(i));
+  std::set<const void*> places;
+  for (const auto& [place, number] : first) places.insert(place);
+  EXPECT_EQ(places.size(), 3u);  // of segment 0, and two that blocks take in turns
+  for (int time = 0; time < 3; ++time) EXPECT_EQ(run_once(), first);
+  EXPECT_EQ(platform.device.races, 0);
+  // Recorded once, in the second run: what was recorded stays good.
+  EXPECT_EQ(recordings.recorded(), plan.steps.size());
+  EXPECT_EQ(recordings.replayed(), 3 * plan.steps.size());
+  EXPECT_EQ(store.size_bytes(), 3u * 256);
+}
+
+TEST_P(BlockStreams, WhatIsKeptPackedIsReadOnce) {
+  const int blocks = GetParam();
+  make(blocks);
+  store.stream({&plan}, {.host_bytes = 1 << 20});
+  for (int time = 0; time < 4; ++time) run_once();
+  EXPECT_EQ(reads(), blocks + 1);
+  EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks) * 256);
+  // Where two of them fit, only these.
+  for (auto& [name, count] : counts) count = 0;
+  store.clear();
+  store.stream({&plan}, {.host_bytes = 2 * 256});
+  const auto found = run_once();
+  for (std::size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].second, static_cast<float>(i));
+  for (int time = 0; time < 3; ++time) EXPECT_EQ(run_once(), found);
+  EXPECT_EQ(counts.at("w0"), 1);
+  EXPECT_EQ(counts.at("w1"), 1);
+  EXPECT_EQ(counts.at("w2"), 1);
+  EXPECT_GE(counts.at("w3"), 2);
+  EXPECT_EQ(platform.device.races, 0);
+  EXPECT_LE(store.host_bytes(), 4u * 256);  // and two on their way
+}
+
+TEST_P(BlockStreams, AfterAnErrorTheNextRunIsAsEver) {
+  make(GetParam());
+  for (std::size_t fail = 0; fail < 8; ++fail) {
+    store.clear();
+    store.stream({&plan}, {.host_bytes = 1 << 20});
+    platform.copies = 0;
+    platform.fail_at = fail;
+    bool failed = false;
+    for (int time = 0; time < 4; ++time) {
+      try {
+        const auto found = run_once();
+        for (std::size_t i = 0; i < found.size(); ++i) ASSERT_EQ(found[i].second, static_cast<float>(i)) << fail;
+      } catch (const Error&) {
+        failed = true;
+      }
+    }
+    EXPECT_TRUE(failed) << fail;
+  }
+  EXPECT_EQ(platform.device.races, 0);
+}
+
+TEST_P(BlockStreams, WeightsThatChangedArePackedAgain) {
+  make(GetParam());
+  store.stream({&plan}, {.host_bytes = 1 << 20});
+  run_once();
+  values.at("w2") = std::vector<float>(64, 100);
+  store.forget(std::set<std::string, std::less<>>{"w2"});
+  const auto found = run_once();
+  EXPECT_EQ(found[1].second, 1.0f);
+  EXPECT_EQ(found[2].second, 100.0f);
+  EXPECT_EQ(platform.device.races, 0);
+}
+
+TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsLoaded) {
+  const int blocks = GetParam();
+  make(blocks);
+  store.prepare(plan, 1 << 20);
+  EXPECT_EQ(reads(), blocks + 1);
+  EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks + 1) * 256);
+  store.load(plan);
+  EXPECT_EQ(reads(), blocks + 1);
+  const auto found = run_once();
+  for (std::size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].second, static_cast<float>(i));
+  store.clear_device();
+  EXPECT_EQ(store.size_bytes(), 0u);
+  store.stream({&plan}, {.host_bytes = 1 << 20});
+  EXPECT_EQ(run_once().back().second, static_cast<float>(blocks));
+  EXPECT_EQ(reads(), blocks + 2);  // what stays is packed once more
+  // No more than there is room for.
+  store.clear();
+  store.prepare(plan, 3 * 256);
+  EXPECT_EQ(store.host_bytes(), 3u * 256);
+}
+
+TEST(BlockLayouts, AsManyBlocksStayAsThereIsRoomFor) {
+  const auto null = open_platform("null");
+  const Value x = input("x", DType::f32, {64, 64});
+  Value y = linear(x, parameter("head", DType::f32, {64, 64}, 0));
+  for (int block = 1; block <= 10; ++block) y = linear(y, parameter(fmt::format("w{}", block), DType::f32, {64, 64}, block));
+  y = exp(y) + parameter("tail", DType::f32, {64}, 11);
+  const Plan plan = compile(make_graph("blocks", {x}, {y}), *null);
+  const Plan* const only = &plan;
+  constexpr std::size_t kBlock = 64 * 64 * 4, kTail = 256;
+  for (const std::size_t slots : {1, 2})
+    for (std::size_t room = 0; room <= 12; ++room) {
+      const ArenaLayout arena = lay_out_arena({&only, 1}, slots, kTail + room * kBlock);
+      const BlockLayout& layout = arena.plans[0];
+      EXPECT_LE(arena.size_bytes, kTail + std::max(room, slots + 1) * kBlock);
+      EXPECT_LE(layout.coming.size(), room > slots + 3 && room < 10 ? 9u : 10u) << room;
+      EXPECT_EQ(layout.coming.size() % slots, 0u);
+      EXPECT_EQ(layout.slots[0], BlockLayout::kStays);
+      EXPECT_EQ(layout.slots[11], BlockLayout::kStays) << "a small segment stays";
+      // No two weights that are there at a time lie in one place.
+      std::map<std::size_t, std::size_t> taken;
+      for (std::size_t s = 0; s < layout.segments.size(); ++s)
+        if (layout.slots[s] == BlockLayout::kStays) taken[layout.offsets[s]] = layout.segments[s].size_bytes;
+      for (const int s : layout.coming) {
+        const auto segment = static_cast<std::size_t>(s);
+        taken[layout.offsets[segment]] = layout.segments[segment].size_bytes;
+      }
+      std::size_t end = 0;
+      for (const auto& [offset, size] : taken) {
+        EXPECT_GE(offset, end);
+        end = offset + size;
+      }
+      EXPECT_LE(end, arena.size_bytes);
+    }
+}
+
+TEST(BlockLayouts, PlansShareThePlacesOfBlocksAndNothingThatStays) {
+  const auto null = open_platform("null");
+  std::vector<Plan> plans;
+  for (const std::int64_t width : {32, 64}) {
+    const Value x = input("x", DType::f32, {width, width});
+    Value y = linear(x, parameter("head", DType::f32, {width, width}, 0));
+    for (int block = 1; block <= 6; ++block) y = linear(y, parameter(fmt::format("w{}", block), DType::f32, {width, width}, block));
+    plans.push_back(compile(make_graph("blocks", {x}, {y}), *null));
+  }
+  const Plan* const both[] = {&plans[0], &plans[1]};
+  const ArenaLayout arena = lay_out_arena(both, 2);
+  EXPECT_EQ(arena.slot_bytes, 64u * 64 * 4);
+  EXPECT_EQ(arena.size_bytes, 32u * 32 * 4 + 3 * 64 * 64 * 4);
+  EXPECT_NE(arena.plans[0].offsets[0], arena.plans[1].offsets[0]);
+  EXPECT_EQ(arena.plans[0].offsets[1], arena.plans[1].offsets[1]);
+}
+
+}  // namespace
+}  // namespace zoe
