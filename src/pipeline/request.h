@@ -24,8 +24,8 @@ namespace zoe {
 // With guidance each step asks the transformer about prompt and negative prompt: in one forward of a batch of two, or in two.
 enum class GuidanceBatch : std::uint8_t { automatic, on, off };
 
-// How a picture of another shape becomes one of the video's: what sticks out is cut off on both sides, it is stretched, or the rest is
-// black on both sides.
+// How a picture of another shape becomes one of the video's: what sticks out is cut off on both sides, it is stretched, or the rest
+// is black on both sides.
 enum class Fit : std::uint8_t { crop, stretch, pad };
 
 // A file of changes to a transformer's weights (docs/loras.md), and how much of them: 1 as they are, negative the other way.
@@ -34,6 +34,10 @@ struct LoraChoice {
   double strength = 1;
   bool operator==(const LoraChoice&) const = default;
 };
+
+// What becomes of a LoRA's low-rank changes: added to the weights as these are read, or kept beside them and added where they are
+// used. automatic: beside weights that stay as they are stored.
+enum class LoraMode : std::uint8_t { automatic, merge, beside };
 
 // Settings of distilled models (presets.h).
 enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step };
@@ -54,8 +58,9 @@ struct Request {
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};
-  std::optional<int> crf;  // of the file's encoder; empty: the format's (media/video_writer.h)
+  std::optional<int> crf;                                // of the file's encoder; empty: the format's (media/video_writer.h)
   std::vector<LoraChoice> loras, loras_high, loras_low;  // for every transformer; for that of high noise and of low noise alone
+  LoraMode lora_mode = LoraMode::automatic;
   bool lora_allow_unused = false;  // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
@@ -77,8 +82,8 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, Fit Request::*, Preset Request::*, std::vector<LoraChoice> Request::*, bool Request::*,
-                 SizeSlot>;
+                 std::filesystem::path Request::*, Fit Request::*, Preset Request::*, LoraMode Request::*,
+                 std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
 
 struct RequestField {
   std::string_view name;    // a_b
