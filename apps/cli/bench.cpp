@@ -32,9 +32,9 @@ namespace {
 struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
-  std::string part, size = "1.3b", profile, model;
+  std::string part, size = "1.3b", profile, model, folder = "/tmp";
   std::vector<const Encoding*> stored;
-  std::int64_t height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
+  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -98,8 +98,9 @@ struct Case {
 const std::map<std::string, std::string> kSizes{
     {"1.3b", "wan2.1-t2v-1.3b"}, {"14b", "wan2.1-t2v-14b"}, {"i2v-14b", "wan2.2-i2v-a14b"}, {"5b", "wan2.2-ti2v-5b"}};
 
-// `stored`: how matrices are stored; null: as wide as they are computed with.
-Case make_case(const BenchOptions& options, Platform& platform, DType dtype, const Encoding* stored = nullptr) {
+// `stored`: how matrices are stored; null: as wide as they are computed with. `rank`: of what is beside those of blocks.
+Case make_case(const BenchOptions& options, Platform& platform, DType dtype, const Encoding* stored = nullptr,
+               std::int64_t rank = 0) {
   const ModelConfig model =
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
@@ -116,7 +117,8 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype, con
     if (stored && options.compile.keep_stored)
       graphs.back() = keep_stored(
           part.graph, [stored](const std::string&) { return Storage{stored}; },
-          [&](const Encoding& encoding) { return platform.keeps_stored(encoding); });
+          [&](const Encoding& encoding) { return platform.keeps_stored(encoding); },
+          [rank](const std::string& name) { return name.starts_with("blocks.") ? rank : 0; });
   }
   made.plans = compile(graphs, platform, options.compile);
   return made;
@@ -326,14 +328,16 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
 // Forwards with weights as wide as they are computed with and with stored ones, in turns.
 void print_stored(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
   struct Side {
-    Side(const BenchOptions& of, Platform& on, DType computed, const Encoding* stored, Stream& queue)
+    Side(const BenchOptions& of, Platform& on, DType computed, const Encoding* stored, std::int64_t of_rank, Stream& queue)
         : name(stored ? stored->name : zoe::name(computed)),
-          measured(make_case(of, on, computed, stored)),
+          rank(of_rank),
+          measured(make_case(of, on, computed, stored, of_rank)),
           store(on, random_weights(measured, stored)),
           arguments(measured, on, queue) {
       for (const Plan& plan : measured.plans) store.load(plan);
     }
     std::string_view name;
+    std::int64_t rank;
     Case measured;
     WeightStore store;
     Arguments arguments;
@@ -341,8 +345,11 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
     std::vector<double> seconds = {}, processor_seconds = {};
   };
   std::vector<std::unique_ptr<Side>> sides;
-  sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, stream));
-  for (const Encoding* stored : options.stored) sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, stream));
+  sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, 0, stream));
+  for (const Encoding* stored : options.stored) {
+    sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, 0, stream));
+    if (options.lora_rank > 0) sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, options.lora_rank, stream));
+  }
   std::vector<const Plan*> plans;
   for (const auto& side : sides)
     for (const Plan& plan : side->measured.plans) plans.push_back(&plan);
@@ -372,6 +379,7 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
                                          {"platform", platform.info().platform},
                                          {"dtype", name(dtype)},
                                          {"stored", side->name},
+                                         {"lora_rank", side->rank},
                                          {"weights", options.compile.keep_stored ? "keep" : "widen"},
                                          {"median_s", median(side->seconds)},
                                          {"min_s", *std::min_element(side->seconds.begin(), side->seconds.end())},
@@ -440,6 +448,9 @@ int bench(const BenchOptions& options) {
   if (options.part == "session")
     return bench_session({options.device, options.compile, options.model, options.height, options.width, options.num_frames,
                           options.steps, options.repeat});
+  if (options.part == "load")
+    return bench_load({options.device, options.compile, options.size == "toy" ? "" : kSizes.at(options.size), options.folder,
+                       options.stored, options.repeat});
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
@@ -562,9 +573,10 @@ int bench(const BenchOptions& options) {
 
 Command add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
-  app.add_option(
-         "PART", options->part,
-         "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the other")
+  app.add_option("PART", options->part,
+                 "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the "
+                 "other; load: a "
+                 "transformer's file to the device, in bf16 and as --stored says, beside a copy of as many bytes")
       ->required();
   app.add_option("-m,--model-path", options->model, "session: a model folder or random:MEMBER (default: the embedded toy model)")
       ->type_name("MODEL");
@@ -608,6 +620,14 @@ Command add_bench(CLI::App& app) {
          "Instead: forwards with matrices stored so beside ones of full width, in turns (Q8_0, Q4_K, F8_E4M3, ...)")
       ->delimiter(',')
       ->type_name("ENCODING");
+  app.add_option_function<std::string>(
+         "--lora-rank",
+         [o = options.get()](const std::string& text) {
+           o->lora_rank = (parse_integer("--lora-rank", text, 1, 4096) + kRankStep - 1) / kRankStep * kRankStep;
+         },
+         "Also each of --stored with a LoRA of this rank beside all matrices of blocks")
+      ->type_name("N");
+  app.add_option("--folder", options->folder, "load: where the files are made, and gone again (default /tmp)")->type_name("FOLDER");
   app.add_flag("--guidance", options->guidance,
                "Also a step of guidance both ways, in turns: two forwards, and one of a batch of two");
   app.add_flag("--streamed", options->streamed,

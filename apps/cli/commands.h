@@ -4,8 +4,10 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/dtype.h"
+#include "base/encoding.h"
 #include "compiler/options.h"
 #include "pipeline/model_files.h"
 #include "pipeline/request.h"
@@ -81,6 +83,17 @@ struct SessionBench {
   std::int64_t height, width, num_frames, steps, repeat;
 };
 int bench_session(const SessionBench& bench);
+
+// `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings; a
+// line of JSON each.
+struct LoadBench {
+  DeviceOptions device;
+  CompileOptions compile;
+  std::string member, folder;
+  std::vector<const Encoding*> stored;
+  std::int64_t repeat;
+};
+int bench_load(const LoadBench& bench);
 
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);

@@ -121,6 +121,55 @@ class LowRank : public ChangedWeight {
   mutable std::optional<ThinProduct> product_;
 };
 
+class LowRankFactor : public WeightReader {
+ public:
+  LowRankFactor(std::vector<LowRankChange> changes, bool is_up, Shape shape)
+      : changes_(std::move(changes)), is_up_(is_up), shape_(std::move(shape)) {}
+
+  const Shape& shape() const override { return shape_; }
+  std::size_t stored_bytes() const override {
+    std::size_t sum = 0;
+    for (const LowRankChange& each : changes_) sum += tensor(each).weight->stored_bytes();
+    return sum;
+  }
+  const void* place() const override { return changes_.empty() ? nullptr : tensor(changes_.front()).weight->place(); }
+  void fetch(std::int64_t, std::int64_t) const override { values(); }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    convert(values().data() + begin, DType::f32, out, dtype, static_cast<std::size_t>(count));
+  }
+
+ private:
+  const ChangeTensor& tensor(const LowRankChange& change) const { return is_up_ ? change.up : change.down; }
+  const std::vector<float>& values() const {
+    std::call_once(once_, [this] { make(); });
+    return values_;
+  }
+  void make() const {
+    const std::int64_t lines = shape_.dim(0), width = shape_.dim(1);
+    values_.resize(static_cast<std::size_t>(lines * width));
+    std::int64_t first = 0;
+    for (const LowRankChange& each : changes_) {
+      fetch_all(tensor(each));
+      check_finite(tensor(each));
+      const std::vector<float> stored = read_all(tensor(each));
+      const std::int64_t rank = each.rank();
+      ZOE_INTERNAL_CHECK(std::ssize(stored) == lines * rank && first + rank <= width);
+      const float by = is_up_ ? static_cast<float>(each.scale) : 1.0f;
+      for (std::int64_t line = 0; line < lines; ++line)
+        for (std::int64_t k = 0; k < rank; ++k)
+          values_[static_cast<std::size_t>(line * width + first + k)] =
+              by * stored[static_cast<std::size_t>(is_up_ ? line * rank + k : k * lines + line)];
+      first += rank;
+    }
+  }
+
+  std::vector<LowRankChange> changes_;
+  bool is_up_;
+  Shape shape_;
+  mutable std::once_flag once_;
+  mutable std::vector<float> values_;
+};
+
 class Hadamard : public ChangedWeight {
  public:
   Hadamard(WeightPtr base, std::array<ChangeTensor, 4> factors, double scale)
@@ -281,6 +330,12 @@ std::int64_t ChangeMatrix::rows() const { return first.weight->shape().dim(0); }
 std::int64_t ChangeMatrix::columns() const {
   const WeightReader& last = second.weight ? *second.weight : *first.weight;
   return last.count() / std::max<std::int64_t>(1, last.shape().dim(0));
+}
+
+std::int64_t LowRankChange::rank() const { return down.weight->shape().dim(0); }
+
+WeightPtr low_rank_factor(std::vector<LowRankChange> changes, bool is_up, std::int64_t rows_or_columns, std::int64_t rank) {
+  return std::make_shared<LowRankFactor>(std::move(changes), is_up, Shape{rows_or_columns, rank});
 }
 
 WeightPtr add_low_rank(WeightPtr base, ChangeTensor up, ChangeTensor down, double scale) {

@@ -5,7 +5,9 @@
 // long as the reader: make one for a load, and let it go.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/weight_reader.h"
 
@@ -21,6 +23,16 @@ struct ChangeTensor {
 
 // base + scale * up @ down. up [rows,r], down [r,columns], with extents behind the first flattened, as are those of `base`.
 WeightPtr add_low_rank(WeightPtr base, ChangeTensor up, ChangeTensor down, double scale);
+// The same sum, to be kept beside a weight: with those of other files it is one product, up @ down of the ranks one behind the
+// other.
+struct LowRankChange {
+  ChangeTensor up, down;
+  double scale;
+  std::int64_t rank() const;
+};
+// A factor of it: up [rows,rank], each column times its scale, or down transposed, [columns,rank]; zeros past the last rank, and
+// where there is no change at all. In f32 until it is read. Fails in fetch() as the others do.
+WeightPtr low_rank_factor(std::vector<LowRankChange> changes, bool is_up, std::int64_t rows_or_columns, std::int64_t rank);
 // base + scale * (a1 @ b1) * (a2 @ b2), elements multiplied: LoHa. a [rows,r], b [r,columns].
 WeightPtr add_hadamard(WeightPtr base, ChangeTensor a1, ChangeTensor b1, ChangeTensor a2, ChangeTensor b2, double scale);
 // A matrix, or the product of two where `second` is there.

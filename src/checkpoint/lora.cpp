@@ -357,9 +357,10 @@ class LoraFile::Fitting {
 
   using Change = std::function<WeightPtr(WeightPtr base, double strength)>;
 
-  void change(const ExpectedTensor& tensor, const Change& what) {
-    fit_.changes[tensor.name].push_back(
-        {identity_, strength_, [what, strength = strength_](WeightPtr base) { return what(std::move(base), strength); }});
+  void change(const ExpectedTensor& tensor, const Change& what, std::vector<LowRankChange> low_rank = {}) {
+    fit_.changes[tensor.name].push_back({identity_, strength_,
+                                         [what, strength = strength_](WeightPtr base) { return what(std::move(base), strength); },
+                                         std::move(low_rank)});
   }
 
   // One change of the weight after the other; DoRA's magnitude is of all that are sums.
@@ -368,7 +369,7 @@ class LoraFile::Fitting {
       fail(ErrorKind::unsupported, file_.name_, "{} is not supported: got a Tucker factor of a convolution, expected none.",
            in_quotes(tucker->name));
     std::vector<Change> sums;
-    add_low_rank_of(module, parts, sums);
+    std::vector<LowRankChange> low_rank = add_low_rank_of(module, parts, sums);
     add_hadamard_of(module, parts, sums);
     add_kronecker_of(module, parts, sums);
     const TensorEntry* const alpha = find(parts, Role::alpha);
@@ -388,7 +389,8 @@ class LoraFile::Fitting {
         return set_magnitude(base, summed(base, 1), m, of_columns, strength);
       });
     } else if (!sums.empty()) {
-      change(*module.weight, summed);
+      if (sums.size() > low_rank.size()) low_rank.clear();
+      change(*module.weight, summed, std::move(low_rank));
     }
     for (const Role role : {Role::difference, Role::modulation_difference})
       if (const TensorEntry* difference = find(parts, role)) add_difference_to(*module.weight, *difference, 1);
@@ -400,12 +402,13 @@ class LoraFile::Fitting {
     }
   }
 
-  void add_low_rank_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
+  // Adds to `sums`, and returns what it added.
+  std::vector<LowRankChange> add_low_rank_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
     const TensorEntry *one = find(parts, Role::down), *other = find(parts, Role::up), *bias = find(parts, Role::up_bias);
     if (!one && !other) {
       check(!bias, ErrorKind::invalid_argument, file_.name_,
             "half a pair: got {} and no lora_A and lora_B. The file is cut or broken.", in_quotes(bias ? bias->name : ""));
-      return;
+      return {};
     }
     const TensorEntry& down = half(parts, Role::down, other, "lora_A or lora_down");
     const TensorEntry& up = half(parts, Role::up, one, "lora_B or lora_up");
@@ -416,6 +419,7 @@ class LoraFile::Fitting {
       return add_low_rank(std::move(base), u, d, strength * factor);
     });
     if (bias) add_difference_to(*module.bias, *bias, factor);
+    return {{tensor(up), tensor(down), strength_ * factor}};
   }
 
   void add_hadamard_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/weight_reader.h"
+#include "checkpoint/changed_weight.h"
 #include "checkpoint/expected.h"
 #include "checkpoint/safetensors.h"
 
@@ -28,6 +29,7 @@ struct WeightChange {
   std::shared_ptr<const void> file;  // which opened file it is
   double strength;
   std::function<WeightPtr(WeightPtr base)> apply;
+  std::vector<LowRankChange> low_rank;  // what it adds, if that is all it does; else nothing
   friend bool operator==(const WeightChange& a, const WeightChange& b) { return a.file == b.file && a.strength == b.strength; }
 };
 using WeightChanges = std::map<std::string, std::vector<WeightChange>, std::less<>>;  // by tensor, in the order they are applied

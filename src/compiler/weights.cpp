@@ -1,5 +1,7 @@
 #include "compiler/weights.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <exception>
 #include <mutex>
@@ -68,12 +70,16 @@ class WeightStore::Loading {
       while (others.size() + 1 < threads_)
         others.emplace_back([this, target = log_target()] {
           const LogScope log_scope(target);
+          omp_set_num_threads(1);  // packing makes no team of each of these threads
           work();
         });
     } catch (const std::system_error&) {
       // No more threads for this process: those that run do it, this one if need be alone.
     }
+    const int own_team = omp_get_max_threads();
+    if (!others.empty()) omp_set_num_threads(1);
     work();
+    omp_set_num_threads(own_team);
     for (std::thread& other : others) other.join();
     if (failure_) std::rethrow_exception(failure_);
   }

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/error.h"
+#include "ir/change.h"
 
 namespace zoe {
 
@@ -172,9 +173,13 @@ class Interpreter {
       }
       case Opcode::linear: {
         const std::int64_t k_count = in[0]->shape.dim(-1), n_count = shape.dim(-1);
+        const bool is_changed = has_change(node);
+        const auto weight = [&](std::int64_t i) {
+          return is_changed ? round_to(at(1, i) + at(in.size() - 1, i), node.inputs[1].dtype()) : at(1, i);
+        };
         return each([&](std::int64_t i) {
           double total = 0;
-          for (std::int64_t k = 0; k < k_count; ++k) total += at(0, i / n_count * k_count + k) * at(1, i % n_count * k_count + k);
+          for (std::int64_t k = 0; k < k_count; ++k) total += at(0, i / n_count * k_count + k) * weight(i % n_count * k_count + k);
           return epilogue(node, in, total, i);
         });
       }

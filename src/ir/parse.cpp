@@ -9,6 +9,7 @@
 
 #include "base/encoding.h"
 #include "base/error.h"
+#include "ir/change.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -302,6 +303,8 @@ class Parser {
         else if (kept) node.attributes = StoredAttributes{stored_shape(node), parse_storage(here, *kept)};
       }
     }
+    if (node.opcode == Opcode::linear && attributes.take("+change").has_value() != has_change(node))
+      here.refuse("got {} operands, expected +change to stand for one behind those of the other words.", node.inputs.size());
     attributes.check_all_taken(node.opcode);
     check_types(here, node);
     std::vector<Value> inputs = node.inputs;

@@ -3,6 +3,7 @@
 
 #include "base/encoding.h"
 #include "base/error.h"
+#include "ir/change.h"
 #include "ir/graph.h"
 
 namespace zoe {
@@ -40,6 +41,7 @@ std::string attributes(const Node& node) {
     if (product->activation == Activation::silu) text += " +silu";
     if (product->has_residual) text += " +residual";
     if (product->has_history) text += " +history";
+    if (has_change(node)) text += " +change";
     if (product->upsample != 1) text += fmt::format(" upsample={}", product->upsample);
     if (node.opcode == Opcode::conv)
       text += fmt::format(" stride={} pad={}/{}", fmt::join(product->stride, ","), fmt::join(product->pad_begin, ","),

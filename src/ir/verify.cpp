@@ -2,6 +2,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "ir/change.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -18,7 +19,7 @@ std::size_t operand_count(const Node& node) {
     case Opcode::conv: {
       const auto& attributes = node.as<ProductAttributes>();
       return 2 + static_cast<std::size_t>(attributes.has_bias) + static_cast<std::size_t>(attributes.has_residual) +
-             static_cast<std::size_t>(attributes.has_history);
+             static_cast<std::size_t>(attributes.has_history) + static_cast<std::size_t>(has_change(node));
     }
     case Opcode::attention: return 3 + static_cast<std::size_t>(node.as<AttentionAttributes>().has_bias);
     case Opcode::concat: return std::max<std::size_t>(node.inputs.size(), 1);
@@ -72,7 +73,10 @@ std::vector<Type> result_types(const Node& node) {
     case Opcode::swap_pairs: return {swap_pairs(in.at(0)).type()};
     case Opcode::flip: return {flip(in.at(0), node.as<AxisAttributes>().axis).type()};
     case Opcode::gather: return {gather(in.at(0), in.at(1)).type()};
-    case Opcode::linear: return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
+    case Opcode::linear:
+      check(!has_change(node) || in.back().type() == in.at(1).type(), ErrorKind::internal, "linear",
+            "bad change: got {}, expected {}.", in.back().type().str(), in.at(1).type().str());
+      return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
     case Opcode::conv: {
       const auto& attributes = node.as<ProductAttributes>();
       const ConvWindow window{attributes.stride, attributes.pad_begin, attributes.pad_end, attributes.upsample};

@@ -1,6 +1,8 @@
 #include "pipeline/component.h"
 
+#include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "base/encoding.h"
@@ -57,18 +59,53 @@ ComponentWeights open_weights(const ModelConfig& model, const std::string& name)
   return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
 }
 
-Storage Component::storage(const std::string& tensor, const WeightChanges& changes) const {
-  return changes.contains(tensor) ? Storage() : source_(tensor)->storage();
+Storage Component::storage(const std::string& tensor, const ComponentChanges& changes) const {
+  return changes.merged.contains(tensor) ? Storage() : source_(tensor)->storage();
 }
 
-// The encodings by how many tensors have each, and a hash of which.
-std::string Component::storage_key(const WeightChanges& changes) const {
+std::int64_t Component::rank(const std::string& tensor, const ComponentChanges& changes) const {
+  const auto found = changes.beside.find(tensor);
+  if (found == changes.beside.end()) return 0;
+  std::int64_t rank = 0;
+  for (const WeightChange& change : found->second)
+    for (const LowRankChange& each : change.low_rank) rank += each.rank();
+  return (rank + kRankStep - 1) / kRankStep * kRankStep;
+}
+
+bool Component::stays_stored(const WeightReader& weight) const {
+  const Storage storage = weight.storage();
+  return storage && may_stay_stored(*storage.encoding) && platform_.keeps_stored(*storage.encoding);
+}
+
+ComponentChanges Component::split(const WeightChanges& changes, LoraMode mode) const {
+  ComponentChanges made;
+  for (const auto& [tensor, of] : changes) {
+    const WeightReader& weight = *source_(tensor);
+    const bool is_low_rank = mode != LoraMode::merge && weight.shape().rank() == 2 &&
+                             (mode == LoraMode::beside || stays_stored(weight)) &&
+                             std::none_of(of.begin(), of.end(), [](const WeightChange& each) { return each.low_rank.empty(); });
+    if (is_low_rank) {
+      made.beside.insert({tensor, of});
+      const std::int64_t rows = weight.shape().dim(0), columns = weight.shape().dim(1);
+      if (rank(tensor, made) * (rows + columns) < rows * columns) continue;
+      made.beside.erase(tensor);
+    }
+    made.merged.insert({tensor, of});
+  }
+  return made;
+}
+
+// The encodings by how many tensors have each, and a hash of which, and of what is beside them.
+std::string Component::storage_key(const ComponentChanges& changes) const {
   std::map<std::string, int> counts;
   std::uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
   for (const auto& [name, weight] : source_.all()) {
     const Storage storage = this->storage(name, changes);
-    if (!storage || !may_stay_stored(*storage.encoding)) continue;
-    const std::string kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
+    std::string kept;
+    if (storage && may_stay_stored(*storage.encoding))
+      kept = fmt::format("{}{}", storage.encoding->name, storage.is_scaled ? "*scale" : "");
+    if (const std::int64_t beside = rank(name, changes); beside > 0) kept += fmt::format("+{}", beside);
+    if (kept.empty()) continue;
     ++counts[kept];
     for (const char letter : fmt::format("{} {}\n", name, kept))
       hash = (hash ^ static_cast<unsigned char>(letter)) * 0x100000001b3u;
@@ -92,15 +129,36 @@ Checkpoint open_component(const ModelConfig& model, const std::string& name) {
 }
 
 Component::Component(Platform& platform, const ModelConfig& model, const std::string& name)
-    : source_(open_weights(model, name)),
-      store_(platform, [this](const std::string& tensor) { return changed(source_(tensor), changes_, tensor); }) {}
+    : platform_(platform),
+      source_(open_weights(model, name)),
+      store_(platform, [this](const std::string& wanted) { return weight(wanted); }) {}
 
-void Component::change(const WeightChanges& changes) {
+WeightPtr Component::weight(const std::string& name) const {
+  const std::optional<ChangeFactor> factor = parse_factor_name(name);
+  if (!factor) return changed(source_(name), changes_.merged, name);
+  std::vector<LowRankChange> all;
+  if (const auto found = changes_.beside.find(factor->tensor); found != changes_.beside.end())
+    for (const WeightChange& change : found->second) all.insert(all.end(), change.low_rank.begin(), change.low_rank.end());
+  return low_rank_factor(std::move(all), factor->is_up, source_(factor->tensor)->shape().dim(factor->is_up ? 0 : 1), factor->rank);
+}
+
+void Component::change(const ComponentChanges& changes) {
   std::set<std::string, std::less<>> different;
-  for (const auto& [tensor, of] : changes_)
-    if (const auto now = changes.find(tensor); now == changes.end() || now->second != of) different.insert(tensor);
-  for (const auto& [tensor, of] : changes)
-    if (!changes_.contains(tensor)) different.insert(tensor);
+  const auto each_difference = [](const WeightChanges& before, const WeightChanges& now, const auto& body) {
+    for (const auto& [tensor, of] : before)
+      if (const auto found = now.find(tensor); found == now.end() || found->second != of) body(tensor);
+    for (const auto& [tensor, of] : now)
+      if (!before.contains(tensor)) body(tensor);
+  };
+  each_difference(changes_.merged, changes.merged, [&](const std::string& tensor) { different.insert(tensor); });
+  each_difference(changes_.beside, changes.beside, [&](const std::string& tensor) {
+    // Also zeros that were there because of a product beside.
+    for (const std::int64_t rank : {rank(tensor, changes_), rank(tensor, changes), kRankStep})
+      for (const bool is_up : {true, false}) different.insert(factor_name({tensor, is_up, rank}));
+    // What is as wide as it is computed with lies in another layout where something is beside it.
+    if (changes_.beside.contains(tensor) != changes.beside.contains(tensor) && !stays_stored(*source_(tensor)))
+      different.insert(tensor);
+  });
   store_.forget(different);
   changes_ = changes;
 }
@@ -112,7 +170,7 @@ void Component::load(std::span<const Plan* const> plans, const std::atomic<bool>
 }
 
 void Component::read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const {
-  const WeightPtr weight = changed(source_(tensor), changes_, tensor);
+  const WeightPtr weight = changed(changed(source_(tensor), changes_.merged, tensor), changes_.beside, tensor);
   weight->fetch(begin, count);
   weight->read(begin, count, DType::f32, out);
 }

@@ -12,6 +12,7 @@
 #include "checkpoint/lora.h"
 #include "compiler/weights.h"
 #include "pipeline/model.h"
+#include "pipeline/request.h"
 
 namespace zoe {
 
@@ -27,6 +28,12 @@ std::vector<ExpectedTensor> tensors_of(const ModelConfig& model, const std::stri
 // As open_component, as readers; of a model with random weights nothing is opened.
 ComponentWeights open_weights(const ModelConfig& model, const std::string& name);
 
+// What LoRAs do to a component's tensors.
+struct ComponentChanges {
+  WeightChanges merged;  // into tensors as they are read
+  WeightChanges beside;  // low-rank ones of matrices that stay as they are: added where a matrix is used
+};
+
 class Component {
  public:
   // As open_component; of a model with random weights nothing is opened.
@@ -34,13 +41,18 @@ class Component {
   Component(const Component&) = delete;
   Component& operator=(const Component&) = delete;
   WeightStore& weights() { return store_; }
-  // How a tensor is stored, which a changed one is not; and all that plans which keep tensors so follow from: equal text, equal
-  // storage. "": none is.
-  Storage storage(const std::string& tensor, const WeightChanges& changes) const;
-  std::string storage_key(const WeightChanges& changes) const;
+  // Which changes stay beside: of those that are nothing but low-rank sums, and smaller than their matrix, those of matrices that
+  // stay as they are stored here, or of all; none where weights are widened as they are loaded.
+  ComponentChanges split(const WeightChanges& changes, LoraMode mode) const;
+  // How a tensor is stored, which one with merged changes is not; the rank of what stays beside it, see RankOf; and all that plans
+  // which keep tensors so follow from: equal text, equal plans. "": there are none.
+  Storage storage(const std::string& tensor, const ComponentChanges& changes) const;
+  std::int64_t rank(const std::string& tensor, const ComponentChanges& changes) const;
+  std::string storage_key(const ComponentChanges& changes) const;
 
-  // From now on weights are read with these changes, instead of those before. What was packed of tensors that differ in them goes.
-  void change(const WeightChanges& changes);
+  // From now on weights are read with these changes, instead of those before. What was packed of tensors that differ in them goes:
+  // of what stays beside, the factors alone.
+  void change(const ComponentChanges& changes);
 
   // What the plans need and is not there yet. A cancelled or failed load leaves what was there before.
   using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;  // bytes as they are stored, of a plan
@@ -54,8 +66,12 @@ class Component {
   void read(const std::string& tensor, std::int64_t begin, std::int64_t count, float* out) const;
 
  private:
+  bool stays_stored(const WeightReader& weight) const;
+  WeightPtr weight(const std::string& name) const;  // of a tensor, or a factor of what stays beside one
+
+  Platform& platform_;
   ComponentWeights source_;
-  WeightChanges changes_;
+  ComponentChanges changes_;
   WeightStore store_;
   std::uint64_t bytes_loaded_ = 0;
 };

@@ -46,11 +46,18 @@ constexpr Choice<Preset> kPresets[] = {{"none", Preset::none},
                                        {"causvid-3step", Preset::dmd_3step},
                                        {"fastwan-3step", Preset::dmd_3step}};
 
+constexpr Choice<LoraMode> kLoraModes[] = {{"auto", LoraMode::automatic},
+                                           {"merge", LoraMode::merge},
+                                           {"beside", LoraMode::beside},
+                                           {"immediately", LoraMode::merge},
+                                           {"at_runtime", LoraMode::beside}};
+
 template <class T>
 constexpr auto& choices_of() {
   if constexpr (std::is_same_v<T, SchedulerKind>) return kSchedulers;
   else if constexpr (std::is_same_v<T, Fit>) return kFits;
   else if constexpr (std::is_same_v<T, Preset>) return kPresets;
+  else if constexpr (std::is_same_v<T, LoraMode>) return kLoraModes;
   else return kGuidanceBatches;
 }
 
@@ -343,7 +350,8 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = "none",
-       .help = "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
+       .help =
+           "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
        .aliases = {},
        .hints = {}},
       {.name = "flow_shift",
@@ -398,6 +406,18 @@ std::vector<RequestField> make_fields() {
        .aliases = {"lora_low_noise"},
        .hints = {},
        .taken_by = kTwoExperts},
+      {.name = "lora_mode",
+       .letter = "",
+       .slot = &Request::lora_mode,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "auto",
+       .help = "LoRAs' pairs: merged into weights as they are read, or kept beside them, which leaves 8-bit and block weights as "
+               "small as "
+               "they are; auto: beside those, merged into others",
+       .aliases = {"lora_apply_mode"},
+       .hints = {"fuse_lora", "merge_lora"}},
       {.name = "lora_allow_unused",
        .letter = "",
        .slot = &Request::lora_allow_unused,
@@ -533,7 +553,8 @@ struct Parser {
     const std::string_view last = text.substr(at == std::string_view::npos ? text.size() : at + 1);
     if (whole<double>(last)) {
       choice = {std::string(text.substr(0, at)), number(last)};
-    } else if (const std::string_view suffix = ".safetensors"; at != std::string_view::npos && text.substr(0, at).ends_with(suffix)) {
+    } else if (const std::string_view suffix = ".safetensors";
+               at != std::string_view::npos && text.substr(0, at).ends_with(suffix)) {
       refuse(last, fmt::format("a number from {} to {} behind the file's name", field.min, field.max));
     }
     if (choice.path.empty()) refuse(text, "a file, or FILE=STRENGTH");
@@ -611,6 +632,7 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
                  [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
                  [&](Preset Request::*slot) { request.*slot = parser.choice<Preset>(texts[0]); },
+                 [&](LoraMode Request::*slot) { request.*slot = parser.choice<LoraMode>(texts[0]); },
                  [&](bool Request::*slot) { request.*slot = parser.flag(texts[0]); },
                  [&](SizeSlot) { parser.size(request, texts[0]); }},
       field.slot);
@@ -673,7 +695,7 @@ std::string_view RequestField::type() const {
                  [](GuidanceBatch Request::*) -> Text { return "choice"; },
                  [](std::filesystem::path Request::*) -> Text { return "file"; },
                  [](std::vector<std::filesystem::path> Request::*) -> Text { return "files"; },
-                 [](Fit Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
+                 [](Fit Request::*) -> Text { return "choice"; }, [](LoraMode Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
                  [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
                  [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
       slot);
@@ -684,6 +706,7 @@ std::vector<std::string_view> RequestField::choices() const {
   if (std::holds_alternative<GuidanceBatch Request::*>(slot)) return names_of<GuidanceBatch>();
   if (std::holds_alternative<Fit Request::*>(slot)) return names_of<Fit>();
   if (std::holds_alternative<Preset Request::*>(slot)) return names_of<Preset>();
+  if (std::holds_alternative<LoraMode Request::*>(slot)) return names_of<LoraMode>();
   return {};
 }
 
@@ -772,6 +795,9 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
                  },
                  [&](Preset Request::*slot) {
                    return request.*slot == Preset::none ? Texts{} : Texts{std::string(name_of(request.*slot))};
+                 },
+                 [&](LoraMode Request::*slot) {
+                   return request.*slot == LoraMode::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
                  },
                  [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
       field.slot);

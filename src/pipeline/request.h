@@ -35,6 +35,10 @@ struct LoraChoice {
   bool operator==(const LoraChoice&) const = default;
 };
 
+// What becomes of a LoRA's low-rank changes: added to the weights as these are read, or kept beside them and added where they are
+// used. automatic: beside weights that stay as they are stored.
+enum class LoraMode : std::uint8_t { automatic, merge, beside };
+
 // Settings of distilled models (presets.h).
 enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step };
 
@@ -59,7 +63,8 @@ struct Request {
   std::vector<std::uint64_t> seeds{0};
   std::optional<int> crf;                                // of the file's encoder; empty: the format's (media/video_writer.h)
   std::vector<LoraChoice> loras, loras_high, loras_low;  // for every transformer; for that of high noise and of low noise alone
-  bool lora_allow_unused = false;                        // keys of LoRAs that mean nothing in the model: a notice; else an error
+  LoraMode lora_mode = LoraMode::automatic;
+  bool lora_allow_unused = false;  // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
   bool operator==(const Request&) const = default;
@@ -81,7 +86,7 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, std::vector<std::filesystem::path> Request::*, Fit Request::*, Preset Request::*,
+                 std::filesystem::path Request::*, std::vector<std::filesystem::path> Request::*, Fit Request::*, Preset Request::*, LoraMode Request::*,
                  std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
 
 struct RequestField {

@@ -61,11 +61,20 @@ class Turns {
 }  // namespace
 
 // What LoRAs change, by component.
-using Changes = std::map<std::string, WeightChanges>;
-const WeightChanges& changes_of(const Changes& changes, const std::string& component) {
-  static const WeightChanges none;
+using Changes = std::map<std::string, ComponentChanges>;
+const ComponentChanges& changes_of(const Changes& changes, const std::string& component) {
+  static const ComponentChanges none;
   const auto found = changes.find(component);
   return found == changes.end() ? none : found->second;
+}
+
+// What is beside a weight is added by all plans that read it.
+void check_changes(const BoundProgram& program, const Changes& changes) {
+  for (std::size_t stage = 0; stage < program.program().stages.size(); ++stage)
+    for (const BoundProgram::Use& use : program.uses(stage))
+      for (const PlanWeight& weight : use.plan->plan.weights)
+        for (const PlanWeight::Part& part : weight.parts)
+          ZOE_INTERNAL_CHECK(weight.kept || !changes_of(changes, use.use->component).beside.contains(part.name));
 }
 
 struct Job::State {
@@ -155,8 +164,29 @@ struct Session::State {
     const Component& component = *resources.components.at(plan.component);
     named.graph = keep_stored(
         named.graph, [&](const std::string& name) { return component.storage(name, changes_of(changes, plan.component)); },
-        [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
+        [&](const Encoding& encoding) { return platform->keeps_stored(encoding); },
+        [&](const std::string& name) { return component.rank(name, changes_of(changes, plan.component)); });
     return named;
+  }
+
+  // What the request's LoRAs do to each component.
+  Changes changes_by(const Request& request) {
+    check(
+        options.compile.keep_stored || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument,
+        spelled("lora_mode", options.spelling),
+        "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
+        "keep), or merge.");
+    const LoraMode mode = options.compile.keep_stored ? request.lora_mode : LoraMode::merge;
+    Changes changes;
+    for (const auto& [name, of] : loras.changes(request, model, recipe->components(), options.spelling)) {
+      const ComponentChanges& made = changes[name] = resources.components.at(name)->split(of, mode);
+      if (!made.beside.empty())
+        log(LogLevel::notice,
+            fmt::format("{}: LoRAs stay beside {} matrices and are added where these are used; {} tensors are changed "
+                        "as they are read",
+                        name, made.beside.size(), made.merged.size()));
+    }
+    return changes;
   }
 
   // The plans of a program, compiled in one go where they are new, with `others` that later requests will want.
@@ -326,7 +356,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   auto job = std::make_unique<Job::State>();
   job->work = state.recipe->plan(
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
-  job->changes = state.loras.changes(request, state.model, state.recipe->components(), state.options.spelling);
+  job->changes = state.changes_by(request);
   for (;;) {
     Program program = job->work->program();
     std::vector<ProgramPlan> others;
@@ -336,6 +366,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     std::vector<const NamedPlan*> plans;
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
+    check_changes(*job->program, job->changes);
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);

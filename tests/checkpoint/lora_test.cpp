@@ -136,6 +136,65 @@ TEST(LoraFit, TakesAFolderOfDiffusersOrPeft) {
   fs::remove_all(folder);
 }
 
+// Ranks one behind the other, up scaled, down transposed, zeros behind them.
+TEST(LowRankFactor, HasAllRanksSideBySide) {
+  const std::vector<float> up{1, 2, 3}, down{4, 5}, up2{1, 2, 3, 4, 5, 6}, down2{1, 2, 3, 4};
+  const auto tensor = [](const std::vector<float>& values, Shape shape) {
+    return ChangeTensor{dense_weight(DType::f32, std::move(shape), values.data()), "file", "key"};
+  };
+  const std::vector<LowRankChange> changes{{tensor(up, {3, 1}), tensor(down, {1, 2}), 2},
+                                           {tensor(up2, {3, 2}), tensor(down2, {2, 2}), -0.5}};
+  EXPECT_EQ(read(*low_rank_factor(changes, true, 3, 4)), (std::vector<float>{2, -0.5, -1, 0, 4, -1.5, -2, 0, 6, -2.5, -3, 0}));
+  EXPECT_EQ(read(*low_rank_factor(changes, false, 2, 4)), (std::vector<float>{4, 1, 3, 0, 5, 2, 4, 0}));
+  EXPECT_EQ(read(*low_rank_factor({}, true, 2, 1)), (std::vector<float>{0, 0}));
+}
+
+TEST(LowRankFactor, RefusesWhatIsNoNumber) {
+  const float values[] = {1, std::nanf("")};
+  const ChangeTensor bad{dense_weight(DType::f32, {2, 1}, values), "style.safetensors", "q.lora_up.weight"},
+      good{dense_weight(DType::f32, {1, 1}, values), "style.safetensors", "q.lora_down.weight"};
+  const WeightPtr up = low_rank_factor({{bad, good, 1}}, true, 2, 16);
+  EXPECT_EQ(read(*low_rank_factor({{bad, good, 1}}, false, 1, 2)), (std::vector<float>{1, 0}));
+  try {
+    up->fetch(0, up->count());
+    FAIL() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+    EXPECT_NE(std::string(error.what()).find("[style.safetensors] bad value of \"q.lora_up.weight\": got nan as element 1"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
+// Only what is nothing but such sums may stand beside a weight.
+TEST(LoraFit, SaysWhatIsLowRank) {
+  const Model model;
+  const auto kinds = [&](const char* file) {
+    std::pair<std::size_t, std::size_t> counts;  // low-rank changes, others
+    for (const auto& [tensor, of] : LoraFile(kFolder / file).fit("transformer", model.tensors, model.names, 0.5).changes)
+      for (const WeightChange& change : of) ++(change.low_rank.empty() ? counts.second : counts.first);
+    return counts;
+  };
+  const auto kohya = kinds("kohya.safetensors");
+  EXPECT_GT(kohya.first, 0u);
+  EXPECT_EQ(kohya.second, 0u);
+  WeightChanges changes = LoraFile(kFolder / "kohya.safetensors").fit("transformer", model.tensors, model.names, 0.5).changes;
+  for (const auto& [name, of] : changes) {
+    const WeightPtr base = model.weight(name);
+    const std::int64_t rows = base->shape().dim(0), columns = base->count() / rows, rank = of.at(0).low_rank.at(0).rank();
+    const std::vector<float> up = read(*low_rank_factor(of[0].low_rank, true, rows, rank)),
+                             down = read(*low_rank_factor(of[0].low_rank, false, columns, rank)),
+                             merged = read(*changed(base, changes, name)), stored = read(*base);
+    for (std::int64_t i = 0; i < rows * columns; ++i) {
+      double sum = static_cast<double>(stored[static_cast<std::size_t>(i)]);
+      for (std::int64_t k = 0; k < rank; ++k)
+        sum += static_cast<double>(up[static_cast<std::size_t>(i / columns * rank + k)]) *
+               static_cast<double>(down[static_cast<std::size_t>(i % columns * rank + k)]);
+      ASSERT_NEAR(static_cast<double>(merged[static_cast<std::size_t>(i)]), sum, 1e-5) << name;
+    }
+  }
+}
+
 TEST(ThinProduct, IsTheSumInOrder) {
   constexpr std::int64_t kRows = 3, kRank = 5, kColumns = 150;
   std::vector<float> up(kRows * kRank), down(kRank * kColumns);

@@ -153,11 +153,16 @@ TEST(CudaSource, OfWideningNeedsNoStack) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
   struct Form {
     const char* encoding;
-    bool is_scaled;
+    bool is_scaled, is_changed;
     DType dtype;
   };
-  for (const Form& form : {Form{"Q4_K", false, DType::bf16}, {"Q6_K", false, DType::f32}, {"F8_E4M3", true, DType::bf16}}) {
-    const std::string said = compile(cuda::widen_source(*find_encoding(form.encoding), form.is_scaled, form.dtype));
+  for (const Form& form : {Form{"Q4_K", false, false, DType::bf16},
+                           {"Q8_0", false, true, DType::bf16},
+                           {"Q6_K", false, true, DType::f32},
+                           {"F8_E4M3", true, false, DType::bf16},
+                           {"BF16", false, true, DType::bf16}}) {
+    const std::string said =
+        compile(cuda::widen_source(*find_encoding(form.encoding), form.is_scaled, form.is_changed, form.dtype));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
         << form.encoding << ": " << said;
   }

@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 
+#include "base/error.h"
+#include "base/log.h"
 #include "checkpoint/checkpoint.h"
 #include "pipeline/model.h"
 #include "pipeline/session.h"
@@ -12,6 +15,7 @@
 #include "testing/read_video.h"
 #include "testing/temporary_folder.h"
 #include "testing/two_experts_folder.h"
+#include "testing/write_gguf.h"
 #include "testing/write_safetensors.h"
 
 namespace zoe {
@@ -181,6 +185,160 @@ TEST(LoraSession, JobsKeepTheirLoras) {
   EXPECT_EQ(run(session, strong), b);
   EXPECT_EQ(run(session, plain), a);
   EXPECT_EQ(run(session, weak), c);
+}
+
+// The toy model with its transformer in Q8_0.
+fs::path make_q8_0(const fs::path& folder) {
+  fs::create_directories(folder / "transformer");
+  for (const char* part : {"tokenizer", "text_encoder", "vae", "scheduler", "model_index.json", "zoetrope.json"})
+    fs::create_symlink(kToy / part, folder / part);
+  fs::create_symlink(kToy / "transformer/config.json", folder / "transformer/config.json");
+  testing::write_q8_0(Checkpoint(kToy / "transformer"), folder / "transformer/diffusion_pytorch_model.safetensors");
+  return folder;
+}
+
+Request with(LoraMode mode, std::vector<LoraChoice> loras) {
+  Request request = small(std::move(loras));
+  request.lora_mode = mode;
+  return request;
+}
+
+// What a session makes, and what it holds for it.
+struct Made {
+  std::vector<float> latents;
+  std::uint64_t loaded = 0;  // packed for this request
+  std::size_t weights = 0;   // of the stage that denoises
+  std::string notices;
+};
+Made make(Session& session, const Request& request) {
+  Made made;
+  const std::uint64_t before = session.counts().weight_bytes_loaded;
+  const LogScope log_scope([&](LogLevel level, std::string_view text) {
+    if (level == LogLevel::notice) made.notices += std::string(text) + "\n";
+  });
+  Job job = session.prepare(request);
+  for (const StageMemory& stage : job.memory().stages)
+    if (stage.phase == Phase::denoise) made.weights = stage.weights;
+  Callbacks callbacks;
+  callbacks.latents = [&](std::size_t, std::span<const float> latents) { made.latents.assign(latents.begin(), latents.end()); };
+  session.run(job, callbacks);
+  made.loaded = session.counts().weight_bytes_loaded - before;
+  return made;
+}
+
+double relative(const std::vector<float>& got, const std::vector<float>& expected) {
+  double squares = 0, power = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double difference = static_cast<double>(got.at(i)) - static_cast<double>(expected[i]);
+    squares += difference * difference;
+    power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+  }
+  return std::sqrt(squares / power);
+}
+
+Session open(const fs::path& folder, DType dtype, const std::string& platform = "cpu", bool keep = true) {
+  return {read_model_config(folder), open_platform(platform, {.threads = 2}), {.dtype = dtype, .compile = {.keep_stored = keep}}};
+}
+
+constexpr std::uint64_t kFactors = 16 * 2 * (2 * (256 + 256) + 2 * (1024 + 256));  // of kPairs, rank 4 of 16, in bf16
+
+// In bf16 the difference is that of weights which are rounded at another place; two orders of the sums differ by as much.
+TEST(LoraBeside, GivesTheVideoOfMergedWeights) {
+  const testing::TemporaryFolder folder;
+  const std::string lora = write_lora(folder.path() / "style.safetensors", 4, false);
+  const fs::path model = make_q8_0(folder.path() / "q8");
+  std::unique_ptr<Platform> other;
+  try {
+    other = open_platform("opencl");
+  } catch (const Error&) {
+  }
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    Session session = open(model, dtype);
+    const Made plain = make(session, small()), merged = make(session, with(LoraMode::merge, {{lora, -0.6}})),
+               beside = make(session, with(LoraMode::automatic, {{lora, -0.6}}));
+    const double difference = relative(beside.latents, merged.latents), changed = relative(beside.latents, plain.latents);
+    std::printf("%s: %.2g from merged weights, %.2g from the base\n", std::string(name(dtype)).c_str(), difference, changed);
+    EXPECT_GT(changed, 20 * difference);
+    EXPECT_LE(difference, dtype == DType::f32 ? 1e-5 : 1e-2);
+    // As merged, LoRAs take what they change out of its blocks; beside, they take their factors, with zeros for k and v of q's.
+    EXPECT_LT(beside.weights, merged.weights);
+    EXPECT_LE(beside.weights, plain.weights + kFactors * size_of(dtype) / 2 + 4 * 16 * (256 + 256) * size_of(dtype));
+    EXPECT_NE(beside.notices.find("beside 4 matrices"), std::string::npos) << beside.notices;
+    EXPECT_EQ(merged.notices.find("beside"), std::string::npos) << merged.notices;
+    EXPECT_EQ(make(session, small()).latents, plain.latents);
+    // Against another order of the sums, that of OpenCL's products.
+    if (!other) continue;
+    Session elsewhere = open(model, dtype, "opencl");
+    const Made there = make(elsewhere, with(LoraMode::merge, {{lora, -0.6}})),
+               there_beside = make(elsewhere, with(LoraMode::beside, {{lora, -0.6}}));
+    const double orders = relative(there.latents, merged.latents);
+    std::printf("    two orders of sums: %.2g; beside on opencl: %.2g from its merged weights\n", orders,
+                relative(there_beside.latents, there.latents));
+    EXPECT_LE(difference, 2 * orders);
+    EXPECT_LE(relative(there_beside.latents, there.latents), 2 * orders);
+  }
+}
+
+TEST(LoraBeside, ReadsNothingButFactors) {
+  const testing::TemporaryFolder folder;
+  const std::string all = write_lora(folder.path() / "all.safetensors", 4, false),
+                    one = write_lora(folder.path() / "one.safetensors", 1, false);
+  Session session = open(make_q8_0(folder.path() / "q8"), DType::bf16);
+  const Made plain = make(session, small());
+  constexpr std::uint64_t kOne = 16 * 2 * (256 + 256), kZeros = 2 * kOne;  // for k and v where q has one
+  EXPECT_EQ(make(session, small({{one, 1}})).loaded, kOne + kZeros);
+  EXPECT_EQ(make(session, small({{one, 1}})).loaded, 0u);
+  EXPECT_EQ(make(session, small({{one, 0.5}})).loaded, kOne);
+  // Ranks of several LoRAs stand side by side: 4 and 4 of 16.
+  const Made both = make(session, small({{one, 0.5}, {all, 1}}));
+  EXPECT_EQ(both.loaded, kFactors + kOne);  // and zeros for the k of the v of cross-attention
+  const Made merged = make(session, with(LoraMode::merge, {{one, 0.5}, {all, 1}}));
+  EXPECT_LE(relative(both.latents, merged.latents), 1e-2);
+  EXPECT_GT(merged.loaded, 4 * kFactors);
+  make(session, small());
+  const Made again = make(session, small());
+  EXPECT_EQ(again.loaded, 0u);
+  EXPECT_EQ(again.latents, plain.latents);
+}
+
+TEST(LoraBeside, WhatIsNotLowRankIsMerged) {
+  const testing::TemporaryFolder folder;
+  const std::string lora = write_lora(folder.path() / "style.safetensors"), dora = (folder.path() / "dora.safetensors").string();
+  testing::write_safetensors(dora,
+                             {tensor("lora_unet_blocks_0_self_attn_q.lora_down.weight", {kRank, 256}, noise(kRank * 256, 0.7f, 1)),
+                              tensor("lora_unet_blocks_0_self_attn_q.lora_up.weight", {256, kRank}, noise(kRank * 256, 0.7f, 2)),
+                              tensor("lora_unet_blocks_0_self_attn_q.dora_scale", {256, 1}, std::vector<float>(256, 1.5f))});
+  Session session = open(make_q8_0(folder.path() / "q8"), DType::f32);
+  const Made mixed = make(session, small({{lora, 1}}));
+  EXPECT_NE(mixed.notices.find("beside 4 matrices and are added where these are used; 1 tensors are changed as they are read"),
+            std::string::npos)
+      << mixed.notices;
+  EXPECT_LE(relative(mixed.latents, make(session, with(LoraMode::merge, {{lora, 1}})).latents), 1e-5);
+  const Made of_dora = make(session, small({{dora, 1}}));
+  EXPECT_EQ(of_dora.notices.find("beside"), std::string::npos) << of_dora.notices;
+  EXPECT_EQ(of_dora.latents, make(session, with(LoraMode::merge, {{dora, 1}})).latents);
+}
+
+// Where the base is to be kept though it is wide; and where it cannot be.
+TEST(LoraBeside, AWideBaseMayBeKeptToo) {
+  const testing::TemporaryFolder folder;
+  const std::string lora = write_lora(folder.path() / "style.safetensors", 4, false);
+  Session session = open(kToy, DType::f32);
+  const Made plain = make(session, small()), merged = make(session, small({{lora, 1}})),
+             beside = make(session, with(LoraMode::beside, {{lora, 1}}));
+  EXPECT_EQ(merged.notices.find("beside"), std::string::npos) << merged.notices;
+  EXPECT_LE(relative(beside.latents, merged.latents), 1e-5);
+  EXPECT_EQ(make(session, with(LoraMode::beside, {{lora, 0.5}})).loaded, 2 * kFactors);
+  EXPECT_EQ(make(session, small()).latents, plain.latents);
+  Session widened = open(kToy, DType::f32, "cpu", false);
+  try {
+    widened.prepare(with(LoraMode::beside, {{lora, 1}}));
+    FAIL() << "was accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+    EXPECT_NE(std::string(error.what()).find("[lora_mode] got beside and weights that are widened"), std::string::npos)
+        << error.what();
+  }
 }
 
 TEST(LoraSession, ExpertsHaveTheirOwn) {

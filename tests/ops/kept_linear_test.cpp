@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "base/encoding.h"
+#include "checkpoint/changed_weight.h"
 #include "checkpoint/random_weight.h"
+#include "ir/change.h"
 #include "ops/platforms.h"
 #include "ops/run_kernel.h"
 #include "platform/cpu/kernels.h"
@@ -51,7 +53,7 @@ struct KeptCase {
   DType dtype;
   std::int64_t m, k;
   std::vector<Part> parts;
-  bool bias = false, residual = false;
+  bool bias = false, residual = false, change = false;
 
   std::int64_t n() const {
     std::int64_t rows = 0;
@@ -65,6 +67,7 @@ struct Made {
   Value kept, plain;
   std::vector<WeightPtr> parts;
   WeightPtr whole;
+  std::vector<std::byte> change;  // of the weight, as the last operand has it
 };
 
 Made make(const KeptCase& c) {
@@ -88,8 +91,15 @@ Made make(const KeptCase& c) {
   ProductOptions options;
   if (c.bias) options.bias = input("b", c.dtype, {c.n()});
   if (c.residual) options.residual = input("r", c.dtype, {1, c.m, c.n()});
-  made.kept = linear(x, weight, options);
   made.plain = linear(x, parameter("w", c.dtype, {c.n(), c.k}), options);
+  if (c.change) {
+    const Value change = input("c", c.dtype, {c.n(), c.k});
+    made.change = to_bytes(random_values(change.type(), 9), c.dtype);
+    made.kept = with_change(linear(x, weight, options).node(), change);
+    made.whole = add_difference(made.whole, {dense_weight(c.dtype, {c.n(), c.k}, made.change.data()), "test", "c"}, 1);
+  } else {
+    made.kept = linear(x, weight, options);
+  }
   return made;
 }
 
@@ -122,7 +132,9 @@ std::vector<std::byte> run_linear(Platform& platform, const Kernel& kernel, cons
   };
   for (std::size_t i = 0; i < node.inputs.size(); ++i) {
     const Type& type = node.inputs[i].type();
-    if (i != 1) {
+    if (kept && !made.change.empty() && i + 1 == node.inputs.size()) {
+      upload(made.change);
+    } else if (i != 1) {
       upload(to_bytes(random_values(type, static_cast<unsigned>(i) + 1), type.dtype));
     } else if (kept) {
       upload(kept_bytes(made));
@@ -149,13 +161,17 @@ std::vector<KeptCase> cases(DType dtype) {
   for (const char* encoding : kEncodings) {
     all.push_back({dtype, 7, 512, {{encoding, 37}}, true, true});
     all.push_back({dtype, 65, 1280, {{encoding, 130}}, true});
+    all.push_back({dtype, 33, 768, {{encoding, 35}}, true, true, true});
   }
   for (const char* encoding : {"F8_E4M3", "F8_E5M2"}) {
     all.push_back({dtype, 3, 77, {{encoding, 19}}});
     all.push_back({dtype, 5, 129, {{encoding, 33, true}}, true});
+    all.push_back({dtype, 5, 131, {{encoding, 33, true}}, false, false, true});
   }
   all.push_back({dtype, 9, 256, {{"Q4_K", 32}, {"Q4_K", 32}, {"Q6_K", 32}}, true});
   all.push_back({dtype, 9, 96, {{"Q8_0", 5}, {"F8_E4M3", 11, true}, {dense, 7}, {"F8_E4M3", 3, true}}});
+  all.push_back({dtype, 9, 96, {{"Q8_0", 5}, {"F8_E4M3", 11, true}, {dense, 7}}, true, false, true});
+  all.push_back({dtype, 4, 1056, {{"Q8_0", 19}, {"Q5_0", 6}}, false, false, true});
   return all;
 }
 
@@ -169,6 +185,7 @@ void expect_same(Platform& platform, const KeptCase& c) {
   for (const float number : numbers) power += static_cast<double>(number) * static_cast<double>(number);
   EXPECT_GT(power, 0.0);
   EXPECT_TRUE(std::isfinite(power)) << signature(made.kept.node());
+  EXPECT_EQ(kept->implementation().starts_with("widened and changed, "), c.change);
   EXPECT_EQ(got == expected, true) << signature(made.kept.node()) << " by " << kept->implementation();
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "ir/change.h"
 #include "ir/cost.h"
 #include "ir/interpreter.h"
 #include "ir/trace.h"
@@ -118,6 +119,18 @@ TEST(Interpreter, RoundsAtCasts) {
   const Value x = input("x", DType::f32, {2});
   const auto out = interpret(make_graph("g", {x}, {cast(x, DType::bf16)}), {tensor({2}, {1.00390625, 1.01171875})}, {});
   EXPECT_EQ(out[0].values, (std::vector<double>{1.0, 1.015625}));  // both are ties: to the even neighbour
+}
+
+// (1 + 2^-8) + 2^-9 is rounded up to the bf16 behind it.
+TEST(Interpreter, AddsAChangeToTheWeightBeforeTheOneRounding) {
+  const Value x = input("x", DType::bf16, {1, 2}), weight = input("w", DType::bf16, {2, 2}),
+              change = input("c", DType::bf16, {2, 2}), bias = input("b", DType::bf16, {2});
+  const auto out =
+      interpret(make_graph("g", {x, weight, change, bias}, {with_change(linear(x, weight, {.bias = bias}).node(), change)}),
+                {tensor({1, 2}, {1, 0}), tensor({2, 2}, {1.00390625, 0, 3, 4}), tensor({2, 2}, {0.001953125, 1, -1, 0}),
+                 tensor({2}, {0, 0.5})},
+                {});
+  EXPECT_EQ(out[0].values, (std::vector<double>{1.0078125, 2.5}));
 }
 
 TEST(Interpreter, AttentionOfOneKeyIsItsValue) {

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "compiler/passes/rebuild.h"
+#include "ir/change.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -72,7 +73,7 @@ class EpilogueFolder {
     if (is_bias && !attributes.has_bias && attributes.activation == Activation::none) attributes.has_bias = true;
     else if (summand.shape() == product.types[0].shape) attributes.has_residual = true;
     else return {};
-    operands.push_back(summand);
+    operands.insert(operands.end() - (has_change(product) ? 1 : 0), summand);
     return offered(product, attributes, std::move(operands));
   }
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "compiler/passes/rebuild.h"
+#include "ir/change.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -21,19 +22,29 @@ bool splits_heads(const Shape& from, const Shape& to) {
   return from.rank() > 0 && to.rank() == 4 && to.dim(2) * to.dim(3) == from.dim(-1);
 }
 
+// The product of two parameters that is added to a weight, made again.
+Value change_of(const Node& linear) {
+  const Node& product = linear.inputs.back().node();
+  const Node like{Opcode::linear, {}, product.attributes, product.types, {}, product.segment};
+  return with_inputs(like, product.inputs, product.name);
+}
+
 // The linears of a group as one of x.
 Value merged(const std::vector<const Node*>& group, const Value& x) {
-  std::vector<Value> weights, biases;
+  std::vector<Value> weights, biases, changes;
   for (const Node* linear : group) {
+    const auto& attributes = linear->as<ProductAttributes>();
     weights.push_back(linear->inputs[1]);
-    if (linear->as<ProductAttributes>().has_bias) biases.push_back(linear->inputs[2]);
+    if (attributes.has_bias) biases.push_back(linear->inputs[2]);
+    if (has_change(*linear)) changes.push_back(change_of(*linear));
   }
   const Value weight = packed_parameter(std::move(weights));
   ProductOptions options{.activation = group.front()->as<ProductAttributes>().activation};
   if (!biases.empty()) options.bias = packed_parameter(std::move(biases));
   const Value made = linear(x, weight, options);
   const Node like{Opcode::linear, {}, made.node().attributes, made.node().types, {}, group.front()->segment};
-  return with_inputs(like, made.node().inputs, group.front()->name);
+  const Value value = with_inputs(like, made.node().inputs, group.front()->name);
+  return changes.empty() ? value : with_change(value.node(), concat(std::move(changes), 0));
 }
 
 class Merger {
@@ -100,17 +111,19 @@ class Merger {
 
  private:
   // Linears for which it is equal become one.
-  using Likeness = std::tuple<const Node*, int, Activation, bool, std::int64_t, int, int>;
+  using Likeness = std::tuple<const Node*, int, Activation, bool, bool, std::int64_t, int, int>;
   static Likeness likeness(const Node& linear) {
     const auto& attributes = linear.as<ProductAttributes>();
     const Value &x = linear.inputs[0], &weight = linear.inputs[1];
-    return {&x.node(),     x.output(), attributes.activation, attributes.has_bias, weight.dim(0), weight.node().segment,
-            linear.segment};
+    return {&x.node(),          x.output(),    attributes.activation, attributes.has_bias,
+            has_change(linear), weight.dim(0), weight.node().segment, linear.segment};
   }
 
   bool may_merge(const Node& node) const {
     if (node.opcode != Opcode::linear || outputs_.count(&node) || node.as<ProductAttributes>().has_residual) return false;
-    for (std::size_t i = 1; i < node.inputs.size(); ++i) {
+    const bool is_changed = has_change(node);
+    if (is_changed && !is_of_parameters(node.inputs.back().node())) return false;
+    for (std::size_t i = 1; i < node.inputs.size() - (is_changed ? 1 : 0); ++i) {
       const Node& weight = node.inputs[i].node();
       // A weight that something else reads as well would be there twice.
       if (weight.opcode != Opcode::parameter || std::holds_alternative<PackedAttributes>(weight.attributes) ||
@@ -118,6 +131,12 @@ class Merger {
         return false;
     }
     return is_read_in_place(node, node.types[0].shape);
+  }
+
+  static bool is_of_parameters(const Node& product) {
+    return product.opcode == Opcode::linear && std::all_of(product.inputs.begin(), product.inputs.end(), [](const Value& operand) {
+             return operand.node().opcode == Opcode::parameter;
+           });
   }
 
   // Whether all that reads a product's result can read it inside a wider one.

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "ir/trace.h"
+#include "ir/change.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
 #include "platform/cpu/widen.h"
@@ -24,12 +24,32 @@ namespace {
 // As KeptWeight, by loops for the instruction set of this machine where they apply.
 class FastKeptWeight : public WeightReader {
  public:
-  // `loops`: of each part, to `dtype`.
-  FastKeptWeight(const KeptLayout& layout, std::span<const WidenLoop> loops, const Type& type, const std::byte* bytes)
-      : layout_(layout), loops_(loops), dtype_(type.dtype), bytes_(bytes), all_(layout, type.shape, bytes) {}
+  // `loops`: of each part, to `dtype`, or to f32 where there is a change: elements of `dtype`, added before the one rounding.
+  FastKeptWeight(const KeptLayout& layout, std::span<const WidenLoop> loops, const Type& type, const std::byte* bytes,
+                 const std::byte* change)
+      : layout_(layout),
+        loops_(loops),
+        dtype_(change ? DType::f32 : type.dtype),
+        bytes_(bytes),
+        all_(layout, type.shape, bytes),
+        change_(change, type.dtype) {}
   const Shape& shape() const override { return all_.shape(); }
   std::size_t stored_bytes() const override { return all_.stored_bytes(); }
   void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    if (!change_.data) return read_stored(begin, count, dtype, out);
+    constexpr std::int64_t kMost = 256;
+    alignas(64) std::array<float, kMost> values, changes;
+    for (std::int64_t now; count > 0; begin += now, count -= now, out = static_cast<std::byte*>(out) + now * size_of(dtype)) {
+      now = std::min(count, kMost);
+      read_stored(begin, now, DType::f32, values.data());
+      convert(change_.data + begin * size_of(change_.dtype), change_.dtype, changes.data(), DType::f32, now);
+      for (std::int64_t i = 0; i < now; ++i) values[i] += changes[i];
+      convert(values.data(), DType::f32, out, dtype, now);
+    }
+  }
+
+ private:
+  void read_stored(std::int64_t begin, std::int64_t count, DType dtype, void* out) const {
     constexpr std::int64_t kRun = 16;
     std::size_t part = layout_.places.size() - 1;
     while (layout_.places[part].first > begin) --part;
@@ -47,21 +67,26 @@ class FastKeptWeight : public WeightReader {
     loops_[part](bytes_ + place.blocks, at, count, scale, out);
   }
 
- private:
   const KeptLayout& layout_;
   const std::span<const WidenLoop> loops_;
   const DType dtype_;
   const std::byte* const bytes_;
   const KeptWeight all_;
+  const struct {
+    const std::byte* data;
+    DType dtype;
+  } change_;
 };
 
 class KeptLinearKernel : public Kernel {
  public:
   KeptLinearKernel(const Node& node, const DeviceInfo& device)
-      : layout_(node.inputs[1].node()), type_(node.inputs[1].type()), product_(make_linear(of_widened(node), device)) {
-    implementation_ = fmt::format("widened, {}", product_->implementation());
+      : layout_(node.inputs[1].node()), type_(node.inputs[1].type()), product_(make_linear(behind_widening(node), device)) {
+    has_change_ = has_change(node);
+    implementation_ = fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation());
     place_ = aligned(product_->scratch_bytes());
-    for (const KeptPlace& place : layout_.places) loops_.push_back(widen_loop_of(*place.part.storage.encoding, type_.dtype));
+    const DType dtype = has_change_ ? DType::f32 : type_.dtype;
+    for (const KeptPlace& place : layout_.places) loops_.push_back(widen_loop_of(*place.part.storage.encoding, dtype));
   }
 
   std::string_view implementation() const override { return implementation_; }
@@ -75,27 +100,22 @@ class KeptLinearKernel : public Kernel {
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
     const Slot weight{scratch.buffer, scratch.offset + place_};
-    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, inputs[1].data()), weight.data());
-    std::array<Slot, 4> operands;
+    const std::byte* const change = has_change_ ? inputs.back().data() : nullptr;
+    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, inputs[1].data(), change), weight.data());
+    std::array<Slot, 5> operands;
     std::copy(inputs.begin(), inputs.end(), operands.begin());
     operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
+    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
   }
 
  private:
-  // The same node with an ordinary weight.
-  static Node of_widened(const Node& node) {
-    Node plain = node;
-    plain.inputs[1] = parameter("weight", node.inputs[1].dtype(), node.inputs[1].shape());
-    return plain;
-  }
-
   const KeptLayout layout_;
   const Type type_;
   const std::unique_ptr<Kernel> product_;
   std::string implementation_;
   std::vector<WidenLoop> loops_;  // of each part
   std::size_t place_ = 0;
+  bool has_change_ = false;
 };
 
 }  // namespace

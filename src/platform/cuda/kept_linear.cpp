@@ -10,7 +10,7 @@
 #include "base/block_text.h"
 #include "base/error.h"
 #include "codegen/c_printer.h"
-#include "ir/trace.h"
+#include "ir/change.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 #include "platform/kept_weight.h"
@@ -29,12 +29,13 @@ class KeptLinearKernel : public Kernel {
       : layout_(node.inputs[1].node()),
         type_(node.inputs[1].type()),
         product_(std::move(product)),
-        implementation_(fmt::format("widened, {}", product_->implementation())),
+        has_change_(has_change(node)),
+        implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
         place_(aligned(product_->scratch_bytes())) {
     ZOE_INTERNAL_CHECK(product_->packed_bytes(1, type_) == type_.size_bytes() && product_->weight_layout(1).starts_with("dense"));
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
-      widen_.push_back(device->function(widen_source(*storage.encoding, storage.is_scaled, type_.dtype), "widen",
+      widen_.push_back(device->function(widen_source(*storage.encoding, storage.is_scaled, has_change_, type_.dtype), "widen",
                                         fmt::format("widening {}", storage.encoding->name)));
     }
   }
@@ -55,25 +56,35 @@ class KeptLinearKernel : public Kernel {
     for (std::size_t i = 0; i < layout_.places.size(); ++i) {
       const KeptPlace& place = layout_.places[i];
       const std::int64_t count = place.part.type.shape.count();
-      const Slot to{weight.buffer, weight.offset + static_cast<std::size_t>(place.first) * element};
+      const std::size_t at = static_cast<std::size_t>(place.first) * element;
+      const Slot to{weight.buffer, weight.offset + at};
+      bool is_wide = address_of(to) % 16 == 0;
       Launch launch(widen_[i], stream);
       launch.place({inputs[1].buffer, inputs[1].offset + place.blocks});
       if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales});
       else launch.nowhere();
-      launch.place(to).large(count).integer(place.columns()).integer(address_of(to) % 16 == 0 ? 1 : 0);
+      if (has_change_) {
+        const Slot change{inputs.back().buffer, inputs.back().offset + at};
+        is_wide = is_wide && address_of(change) % 16 == 0;
+        launch.place(change);
+      } else {
+        launch.nowhere();
+      }
+      launch.place(to).large(count).integer(place.columns()).integer(is_wide ? 1 : 0);
       const std::int64_t threads = (count + kElements - 1) / kElements;
       launch.run({(threads + kThreads - 1) / kThreads}, {kThreads});
     }
-    std::array<Slot, 4> operands;
+    std::array<Slot, 5> operands;
     std::copy(inputs.begin(), inputs.end(), operands.begin());
     operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
+    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
   }
 
  private:
   const KeptLayout layout_;
   const Type type_;
   const std::unique_ptr<Kernel> product_;
+  const bool has_change_;
   const std::string implementation_;
   const std::size_t place_;      // of the widened weight in the scratch memory
   std::vector<Function> widen_;  // of each part
@@ -81,23 +92,19 @@ class KeptLinearKernel : public Kernel {
 
 }  // namespace
 
-std::string widen_source(const Encoding& encoding, bool is_scaled, DType dtype) {
+std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype) {
   std::string function = fmt::format("zoe_{}", encoding.name);
   std::transform(function.begin(), function.end(), function.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::string text =
-      prelude(kCudaDialect) + fmt::format("#define BF16 {}\n#define SCALED {}\n", dtype == DType::bf16 ? 1 : 0, is_scaled ? 1 : 0);
+  std::string text = prelude(kCudaDialect) + fmt::format("#define BF16 {}\n#define SCALED {}\n#define CHANGED {}\n",
+                                                         dtype == DType::bf16 ? 1 : 0, is_scaled ? 1 : 0, is_changed ? 1 : 0);
   if (encoding.block_elements > 1) {
     text += fmt::format("#define RUN {}\n#define ELEMENTS {}\n#define BYTES {}\n", function, encoding.block_elements,
                         encoding.block_bytes);
-    // As many bytes at a time as all of its sixteens are aligned to: blocks lie one behind the other.
-    const auto [word, bytes] = encoding.block_bytes % 16 == 0  ? std::pair("uint4", 16)
-                               : encoding.block_bytes % 4 == 0 ? std::pair("unsigned", 4)
-                                                               : std::pair("unsigned short", 2);
-    text += fmt::format(
-        "#define ZOE_PAIR(b) (*(const unsigned short*)(b))\n"
-        "#define ZOE_SIXTEEN(q, b) alignas(16) byte q[16]; _Pragma(\"unroll\") for (int i = 0; i < {}; ++i) (({}*)q)[i] = "
-        "((const {}*)(b))[i]\n",
-        16 / bytes, word, word);
+    text += "#define ZOE_PAIR(b) (*(const unsigned short*)(b))\n";
+    // Blocks lie one behind the other. A format of whole sixteens has its numbers at sixteens.
+    if (encoding.block_bytes % 16 == 0)
+      text += "#define ZOE_SIXTEEN(q, b) alignas(16) byte q[16]; *(uint4*)q = *(const uint4*)(b)\n";
+    else text += kSixteenSource;
   } else if (encoding.dtype) {
     ZOE_INTERNAL_CHECK(encoding.dtype == dtype && !is_scaled);
   } else {
@@ -108,9 +115,7 @@ std::string widen_source(const Encoding& encoding, bool is_scaled, DType dtype) 
 
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
                                          const std::function<std::unique_ptr<Kernel>(const Node&)>& product) {
-  Node plain = node;
-  plain.inputs[1] = parameter("weight", node.inputs[1].dtype(), node.inputs[1].shape());
-  return std::make_unique<KeptLinearKernel>(node, device, product(plain));
+  return std::make_unique<KeptLinearKernel>(node, device, product(behind_widening(node)));
 }
 
 }  // namespace zoe::cuda

@@ -35,7 +35,7 @@ std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, c
 // `product` makes the kernel of the same node with an ordinary weight, whose layout is dense.
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
                                          const std::function<std::unique_ptr<Kernel>(const Node&)>& product);
-std::string widen_source(const Encoding& encoding, bool is_scaled, DType dtype);
+std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype);
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv

@@ -7,7 +7,7 @@
 
 #include "base/block_text.h"
 #include "base/error.h"
-#include "ir/trace.h"
+#include "ir/change.h"
 #include "platform/kept_weight.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
@@ -19,10 +19,11 @@ constexpr std::size_t kAlignment = 256, kElements = 16;  // of what the product 
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-std::string widen_source(const ProductTile& tile, const Encoding& encoding, bool is_scaled, DType dtype) {
+std::string widen_source(const ProductTile& tile, const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype) {
   std::string function = fmt::format("zoe_{}", encoding.name);
   std::transform(function.begin(), function.end(), function.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::string text = fmt::format("#define SCALED {}\n#define ZOE_BLOCK __global const uchar*\n", is_scaled ? 1 : 0);
+  std::string text = fmt::format("#define SCALED {}\n#define CHANGED {}\n#define ZOE_BLOCK __global const uchar*\n",
+                                 is_scaled ? 1 : 0, is_changed ? 1 : 0);
   if (encoding.block_elements > 1)
     text += fmt::format("#define RUN {}\n#define ELEMENTS {}\n#define BYTES {}\n", function, encoding.block_elements,
                         encoding.block_bytes);
@@ -38,12 +39,13 @@ class KeptLinearKernel : public Kernel {
         type_(node.inputs[1].type()),
         tile_(product_tile(*device, type_.shape.dim(0))),
         product_(std::move(product)),
-        implementation_(fmt::format("widened, {}", product_->implementation())),
+        has_change_(has_change(node)),
+        implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
         place_(aligned(product_->scratch_bytes())) {
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
-      widen_.push_back(device->function(widen_source(tile_, *storage.encoding, storage.is_scaled, type_.dtype), "widen",
-                                        fmt::format("widening {}", storage.encoding->name)));
+      widen_.push_back(device->function(widen_source(tile_, *storage.encoding, storage.is_scaled, has_change_, type_.dtype),
+                                        "widen", fmt::format("widening {}", storage.encoding->name)));
     }
   }
 
@@ -66,15 +68,17 @@ class KeptLinearKernel : public Kernel {
       launch.place({inputs[1].buffer, inputs[1].offset + place.blocks}, 1);
       if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales}, sizeof(float));
       else launch.nowhere();
+      if (has_change_) launch.place(inputs.back(), size_of(type_.dtype));
+      else launch.nowhere();
       launch.place(weight, size_of(type_.dtype)).integer(place.first / place.columns()).integer(place.rows()).integer(padded);
       launch.integer(place.columns());
       const auto across = static_cast<std::size_t>(place.rows() + padded), along = static_cast<std::size_t>(place.columns());
       launch.run({across, (along + kElements - 1) / kElements}, {static_cast<std::size_t>(panel), 1});
     }
-    std::array<Slot, 4> operands;
+    std::array<Slot, 5> operands;
     std::copy(inputs.begin(), inputs.end(), operands.begin());
     operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
+    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
   }
 
  private:
@@ -82,6 +86,7 @@ class KeptLinearKernel : public Kernel {
   const Type type_;
   const ProductTile tile_;
   const std::unique_ptr<Kernel> product_;
+  const bool has_change_;
   const std::string implementation_;
   const std::size_t place_;                       // of the widened weight in the scratch memory
   std::vector<std::shared_ptr<Function>> widen_;  // of each part
@@ -90,9 +95,7 @@ class KeptLinearKernel : public Kernel {
 }  // namespace
 
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device) {
-  Node plain = node;
-  plain.inputs[1] = parameter("weight", node.inputs[1].dtype(), node.inputs[1].shape());
-  return std::make_unique<KeptLinearKernel>(node, device, make_product(plain, device));
+  return std::make_unique<KeptLinearKernel>(node, device, make_product(behind_widening(node), device));
 }
 
 }  // namespace zoe::opencl

@@ -4,10 +4,11 @@
 //   or VALUE               that of a byte, an element each;
 //   or neither             where elements are T already
 //   SCALED                 1: every row has a scale
+//   CHANGED                1: something is added, [rows][columns] of the weight
 
 // An item has 16 elements of a row, or of one past the last: rows [first, first + rows) of the weight, and `padded` more that are zeros.
-__kernel void widen(__global const uchar* blocks, ulong blocks_at, __global const float* scales, ulong scales_at, __global T* packed,
-                    ulong packed_at, int first, int rows, int padded, int columns) {
+__kernel void widen(__global const uchar* blocks, ulong blocks_at, __global const float* scales, ulong scales_at,
+                    __global const T* change, ulong change_at, __global T* packed, ulong packed_at, int first, int rows, int padded, int columns) {
   const int row = get_global_id(0), column = get_global_id(1) * 16;
   if (row >= rows + padded) return;
   const int here = min(columns - column, 16);
@@ -29,6 +30,10 @@ __kernel void widen(__global const uchar* blocks, ulong blocks_at, __global cons
 #endif
   }
   const int to = first + row;
+#if CHANGED
+  if (row < rows)
+    for (int i = 0; i < here; ++i) values[i] += load(change + change_at + (long)to * columns + column + i);
+#endif
   packed += packed_at + ((long)(to / PANEL) * columns + column) * PANEL + to % PANEL;
   for (int i = 0; i < here; ++i) store(values[i], packed + i * PANEL);
 }
