@@ -51,9 +51,20 @@ void StageRun::run(const BoundPlan& plan, bool capture) const {
   (*runner_)(*plan.use->plan, stream_, *plan.weights, plan.inputs, plan.outputs, *workspace_, options);
 }
 
-void StageRun::upload(const Tensor& tensor, std::span<const float> values) const { zoe::upload(platform_, stream_, values, tensor); }
+void StageRun::upload(const Tensor& tensor, std::span<const float> values) const {
+  zoe::upload(platform_, stream_, values, tensor);
+}
 void StageRun::upload(const Tensor& tensor, std::span<const std::int32_t> values) const {
   zoe::upload(platform_, stream_, values, tensor);
+}
+
+void StageRun::fill_once(std::string_view name, std::string contents, const std::function<std::vector<float>()>& make) const {
+  const Tensor& of = tensor(name);
+  Filled& filled = (*filled_)[std::string(name)];
+  if (filled.buffer.lock() == of.buffer && filled.contents == contents) return;
+  filled = {};  // if this fails, it holds who knows what
+  upload(of, make());
+  filled = {of.buffer, std::move(contents)};
 }
 
 void StageRun::copy(const Tensor& from, const Tensor& to) const {
