@@ -37,6 +37,10 @@ struct SheetLayout {
 };
 SheetLayout sheet_layout(const VideoSettings& settings);
 
+// How many of its threads x264 gets, a slice each. Slices know nothing of each other: two of 64 rows make a file 11% larger, two of
+// 128 rows 7%, two of 240 rows nothing that could be measured.
+int slices(const VideoSettings& settings);
+
 // What every format stores: the settings as JSON, and the prompt (or "") as valid UTF-8.
 struct MetadataText {
   std::string json, title;

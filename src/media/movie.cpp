@@ -63,7 +63,7 @@ EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settin
                           .height = settings.height,
                           .rate_num = rate.num,
                           .rate_den = rate.den,
-                          .threads = settings.threads};
+                          .threads = is_vp9 ? settings.threads : slices(settings)};
   const std::string crf = fmt::format("{}", settings.crf.value_or(default_crf(format)));
   // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
   if (is_vp9) encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};

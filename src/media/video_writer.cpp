@@ -184,7 +184,7 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
     // x264 pads its reference and lookahead frames by 32 pixels on each side, libvpx by 80; row threads of libvpx have tables each.
     case VideoFormat::mp4:
     case VideoFormat::mov:
-    case VideoFormat::mkv: bytes = 2.4 * kMiB + 0.2 * kMiB * settings.threads + 67 * (width + 64) * (height + 64); break;
+    case VideoFormat::mkv: bytes = 2.4 * kMiB + 0.2 * kMiB * slices(settings) + 67 * (width + 64) * (height + 64); break;
     case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * settings.threads + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:
@@ -198,6 +198,11 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
     case VideoFormat::folder: bytes = image(width, height); break;
   }
   return static_cast<std::size_t>(bytes);
+}
+
+int slices(const VideoSettings& settings) {
+  constexpr int kRows = 160;  // of pixels
+  return std::clamp(settings.height / kRows, 1, settings.threads);
 }
 
 MetadataText metadata_text(const VideoSettings& settings) {

@@ -48,7 +48,7 @@ struct VideoSettings {
   int width = 0, height = 0;  // pixels, up to 16384
   int frames = 0;             // exactly as many are written before finish()
   double fps = 16;
-  int threads = 1;  // of the encoder (all but gif, png, folder); the file depends on it, memory too
+  int threads = 1;  // most of the encoder (all but gif, png, folder); the file depends on it, memory too
   // Constant rate factor: the quality of H.264 (0 to 51) and VP9 (0 to 63), smaller is better and larger files; invalid_argument
   // for the other formats, which have none.
   std::optional<int> crf = {};

@@ -123,6 +123,7 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   run.stage_ = number;
   run.video_ = video;
   run.tensors_ = &resources_.tensors;
+  run.filled_ = &resources_.filled;
   for (const auto& [name, component] : resources_.components) run.weights_[name] = &component->weights();
   run.no_weights_ = no_weights_.get();
   run.workspace_ = &resources_.workspace;

@@ -33,6 +33,7 @@ struct Resources {
   std::unique_ptr<Stream> stream, downloads;
   std::map<std::string, std::unique_ptr<Component>> components;
   std::map<std::string, Tensor> tensors;  // by name; between requests: those of the last one that let them stay
+  std::map<std::string, Filled> filled;   // of those that hold tables, by name
   Tensor workspace;
   Recordings recordings;  // captured graphs, of these tensors and weights
   std::size_t tensors_made = 0;

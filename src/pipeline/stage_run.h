@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -30,6 +31,12 @@ struct BoundPlan {
   void set_output(std::string_view argument, Tensor tensor);
 };
 
+// What a tensor was last filled with by StageRun::fill_once, and where it was then: a tensor made again is another buffer.
+struct Filled {
+  std::weak_ptr<Buffer> buffer;
+  std::string contents;
+};
+
 class StageRun {
  public:
   // What a component's checkpoint holds besides weights of plans: `count` elements of a tensor from `begin` on, as f32.
@@ -51,6 +58,9 @@ class StageRun {
   void run(const BoundPlan& plan, bool capture = true) const;
   void upload(const Tensor& tensor, std::span<const float> values) const;
   void upload(const Tensor& tensor, std::span<const std::int32_t> values) const;
+  // For tables that follow from sizes and that no plan writes: uploads what `make` gives unless the tensor holds `contents`, their
+  // name, already, from an earlier stage or request.
+  void fill_once(std::string_view tensor, std::string contents, const std::function<std::vector<float>()>& make) const;
   void copy(const Tensor& from, const Tensor& to) const;    // of equal size
   std::vector<float> download(const Tensor& tensor) const;  // f32; waits for what is queued
 
@@ -69,7 +79,8 @@ class StageRun {
   const BoundProgram* program_ = nullptr;
   std::size_t stage_ = 0, video_ = 0;
   const std::map<std::string, Tensor>* tensors_ = nullptr;
-  std::map<std::string, WeightStore*> weights_;  // by component
+  std::map<std::string, Filled>* filled_ = nullptr;  // by tensor
+  std::map<std::string, WeightStore*> weights_;      // by component
   WeightStore* no_weights_ = nullptr;
   const Tensor* workspace_ = nullptr;
   Recordings* recordings_ = nullptr;

@@ -118,6 +118,7 @@ class VideoWork : public Work {
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
   void cut_references();
   void prepare_context(const Forward& forward, std::size_t video, StageRun& run) const;
+  void fill_rotary(StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
 
   const ModelConfig& model_;
@@ -305,22 +306,31 @@ void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
 void VideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
   const BoundPlan plan = run.bind(forward.name + " context");
   const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
-  std::vector<float> states, bias;
-  std::size_t done = 0;
+  std::vector<float> bias;
+  std::int64_t done = 0;
+  run.platform().zero(run.stream(), plan.inputs[0].slot(), plan.inputs[0].size_bytes());
   for (const std::string& result : forward.results) {
     const std::vector<float>& text = result == "unconditional" ? texts_.negative_states() : texts_.states(video);
-    states.insert(states.end(), text.begin(), text.end());
-    const std::size_t count = text.size() / static_cast<std::size_t>(padded.dim(2));
-    bias.insert(bias.end(), count, 0.0f);
-    if (count < static_cast<std::size_t>(kMaxTokens))
-      bias.push_back(static_cast<float>(std::log(static_cast<double>(kMaxTokens) - static_cast<double>(count))));
-    ++done;
-    states.resize(done * static_cast<std::size_t>(padded.count(1, 3)));
-    bias.resize(done * static_cast<std::size_t>(padded.dim(1)), -INFINITY);
+    const std::int64_t count = static_cast<std::int64_t>(text.size()) / padded.dim(2);
+    run.upload(row_of(plan.inputs[0], done++, {DType::f32, {count, padded.dim(2)}}), text);
+    bias.insert(bias.end(), static_cast<std::size_t>(count), 0.0f);
+    if (count < kMaxTokens) bias.push_back(static_cast<float>(std::log(static_cast<double>(kMaxTokens - count))));
+    bias.resize(static_cast<std::size_t>(done * padded.dim(1)), -INFINITY);
   }
-  run.upload(plan.inputs[0], states);
   run.run(plan, false);
   run.upload(run.tensor(forward.name + ".text_bias"), bias);
+}
+
+// The positions' tables, the same for every request of a size: a session makes them once, and both experts have one pair.
+void VideoWork::fill_rotary(StageRun& run) const {
+  const std::string of_size = fmt::format("rotary {}x{}x{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+  std::optional<RotaryTables> tables;
+  const auto table = [&](std::vector<float> RotaryTables::*which) {
+    if (!tables) tables = rotary_tables(model_.transformer, settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+    return std::move((*tables).*which);
+  };
+  run.fill_once("cos_full", of_size, [&] { return table(&RotaryTables::cos_full); });
+  run.fill_once("sin_signed", of_size, [&] { return table(&RotaryTables::sin_signed); });
 }
 
 void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
@@ -334,10 +344,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   // the same captured graphs.
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
-  const RotaryTables rotary =
-      rotary_tables(model_.transformer, settled_.latent_frames, settled_.latent_height, settled_.latent_width);
-  run.upload(run.tensor("cos_full"), rotary.cos_full);
-  run.upload(run.tensor("sin_signed"), rotary.sin_signed);
+  fill_rotary(run);
   const auto kept = [&](int i) -> const Tensor& { return run.tensor(fmt::format("scheduler.{}", i)); };
   int begin = expert.begin;
   if (expert.begin == 0) {

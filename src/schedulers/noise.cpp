@@ -1,5 +1,6 @@
 #include "schedulers/noise.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -19,21 +20,35 @@ class MersenneTwister {
 
   std::uint32_t next() {
     if (position_ == kWords) refill();
-    std::uint32_t y = state_[position_++];
-    y ^= y >> 11;
-    y ^= (y << 7) & 0x9d2c5680u;
-    y ^= (y << 15) & 0xefc60000u;
-    return y ^ (y >> 18);
+    return tempered(state_[position_++]);
   }
 
-  float uniform_float() { return static_cast<float>(next() & 0xffffffu) * 0x1p-24f; }  // [0, 1)
-  double uniform_double() {                                                            // [0, 1)
+  void uniform_floats(std::span<float> out) {  // [0, 1)
+    for (std::size_t done = 0; done < out.size();) {
+      if (position_ == kWords) refill();
+      const std::size_t count = std::min<std::size_t>(out.size() - done, kWords - position_);
+      const std::uint32_t* const words = state_.data() + position_;
+      float* const place = out.data() + done;
+      for (std::size_t i = 0; i < count; ++i)
+        place[i] = static_cast<float>(static_cast<std::int32_t>(tempered(words[i]) & 0xffffffu)) * 0x1p-24f;
+      position_ += static_cast<std::uint32_t>(count);
+      done += count;
+    }
+  }
+  double uniform_double() {  // [0, 1)
     const std::uint64_t high = next();
     return static_cast<double>(((high << 32) | next()) & 0x1fffffffffffffu) * 0x1p-53;
   }
 
  private:
   static constexpr std::uint32_t kWords = 624, kShift = 397;
+
+  static std::uint32_t tempered(std::uint32_t y) {
+    y ^= y >> 11;
+    y ^= (y << 7) & 0x9d2c5680u;
+    y ^= (y << 15) & 0xefc60000u;
+    return y ^ (y >> 18);
+  }
 
   void refill() {
     // In three runs, so that no index wraps within one: word i is made of words i, i + 1 and i + kShift.
@@ -55,17 +70,22 @@ class MersenneTwister {
 // compiler turned these products and sums into fused multiply-adds, so they are written as such. Arguments are only those of
 // the Box-Muller transform: 2^-24 <= x <= 1 for the logarithm, 0 <= x < 2 pi for the angle.
 [[gnu::always_inline]] inline float cephes_log(float x) {
-  constexpr float kP[] = {7.0376836292e-2f,  -1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f, 1.4249322787e-1f,
-                          -1.6668057665e-1f, 2.0000714765e-1f,  -2.4999993993e-1f, 3.3333331174e-1f};
   const auto bits = std::bit_cast<std::uint32_t>(x);
   float exponent = static_cast<float>(static_cast<std::int32_t>(bits >> 23) - 126);
   float m = std::bit_cast<float>((bits & 0x007fffffu) | 0x3f000000u);  // mantissa in [0.5, 1)
-  const auto low = static_cast<float>(m < 0.707106781186547524f);  // 1 or 0
+  const auto low = static_cast<float>(m < 0.707106781186547524f);      // 1 or 0
   exponent -= low;
   m = (m - 1.0f) + low * m;
   const float z = m * m;
-  float y = kP[0];
-  for (int i = 1; i < 9; ++i) y = std::fma(y, m, kP[i]);
+  float y = 7.0376836292e-2f;  // written out: a loop in here would keep eight from being made at once
+  y = std::fma(y, m, -1.1514610310e-1f);
+  y = std::fma(y, m, 1.1676998740e-1f);
+  y = std::fma(y, m, -1.2420140846e-1f);
+  y = std::fma(y, m, 1.4249322787e-1f);
+  y = std::fma(y, m, -1.6668057665e-1f);
+  y = std::fma(y, m, 2.0000714765e-1f);
+  y = std::fma(y, m, -2.4999993993e-1f);
+  y = std::fma(y, m, 3.3333331174e-1f);
   y = y * m;
   y = std::fma(y, z, exponent * -2.12194440e-4f);
   y = std::fma(z, -0.5f, y);
@@ -89,7 +109,8 @@ class MersenneTwister {
   s = std::fma(s, x, x);
   // By the octant's bits the two change places, and signs; without branches, so that eight are made at once.
   const auto bits = static_cast<std::uint32_t>(octant);
-  const std::uint32_t swap = 0u - (bits >> 1 & 1u), difference = (std::bit_cast<std::uint32_t>(s) ^ std::bit_cast<std::uint32_t>(c)) & swap;
+  const std::uint32_t swap = 0u - (bits >> 1 & 1u),
+                      difference = (std::bit_cast<std::uint32_t>(s) ^ std::bit_cast<std::uint32_t>(c)) & swap;
   *sine = std::bit_cast<float>(std::bit_cast<std::uint32_t>(s) ^ difference ^ (bits & 4u) << 29);
   *cosine = std::bit_cast<float>(std::bit_cast<std::uint32_t>(c) ^ difference ^ (~(bits - 2u) & 4u) << 29);
 }
@@ -134,11 +155,11 @@ void draw_normal(MersenneTwister& random, std::span<float> out) {
     }
     return;
   }
-  for (float& value : out) value = random.uniform_float();
+  random.uniform_floats(out);
   box_muller(out.data(), out.size() / 16);
   if (out.size() % 16 != 0) {
     const std::span<float> last = out.last(16);
-    for (float& value : last) value = random.uniform_float();
+    random.uniform_floats(last);
     box_muller(last.data(), 1);
   }
 }

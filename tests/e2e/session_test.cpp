@@ -188,6 +188,47 @@ class FailingPlatform : public fuzz::WrappedPlatform {
   int countdown = 0;
 };
 
+// Counts what goes to the device.
+class CountingPlatform : public fuzz::WrappedPlatform {
+ public:
+  CountingPlatform() : WrappedPlatform(open_platform("cpu", {.threads = 1})) {}
+  void upload(Stream& stream, const void* host, Slot device, std::size_t size_bytes) override {
+    uploaded += size_bytes;
+    WrappedPlatform::upload(stream, host, device, size_bytes);
+  }
+  void zero(Stream& stream, Slot slot, std::size_t size_bytes) override {  // on this platform an upload, on others none
+    const std::size_t before = uploaded;
+    WrappedPlatform::zero(stream, slot, size_bytes);
+    uploaded = before;
+  }
+  std::size_t uploaded = 0;
+};
+
+// Two tables f32 [tokens,head_dim], the same for all requests of a size; other sizes of as many tokens have others.
+TEST_F(SessionTest, MakesTablesOfPositionsOnceForASize) {
+  const auto platform = std::make_shared<CountingPlatform>();
+  const ModelConfig model = read_model_config(ZOE_MODELS "/toy-wan");
+  Session session(model, platform, {.dtype = DType::f32});
+  const auto uploaded = [&](std::int64_t height, std::int64_t width) {
+    Request request = small("a red circle", height);
+    request.width = width;
+    const std::size_t before = platform->uploaded;
+    const Frames frames = run(session, request);
+    const std::size_t bytes = platform->uploaded - before;  // of this session, not of the next one
+    Session alone = open();
+    EXPECT_EQ(run(alone, request), frames) << width << "x" << height;
+    return bytes;
+  };
+  const std::int64_t tokens = std::int64_t{2} * (32 / 16) * (48 / 16);
+  const auto tables = static_cast<std::size_t>(tokens * model.transformer.head_dim) * 2 * sizeof(float);
+  uploaded(32, 48);
+  uploaded(48, 32);  // from here on nothing is compiled, and no plan's constants are uploaded
+  const std::size_t same = uploaded(48, 32);
+  EXPECT_EQ(uploaded(32, 48), same + tables);
+  EXPECT_EQ(uploaded(32, 48), same);
+  EXPECT_EQ(uploaded(48, 32), same + tables);
+}
+
 // ZOE_SESSION_REQUESTS=1000 for the long run.
 TEST_F(SessionTest, StandsRandomRequests) {
   const char* const asked = std::getenv("ZOE_SESSION_REQUESTS");
