@@ -2,7 +2,9 @@
 //
 //   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--processor-time]
 //
-// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s. `--processor-time`: the least processor
+// One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s; for bf16 on cores with AMX also the median
+// of what tiles alone did just before each run, loaded from the first cache (other users of a core make that a quarter of itself).
+// `--processor-time`: the least processor
 // time of a run instead, for busy cores (give it one thread: waiting ones spin). With DNNL_MAX_CPU_ISA=AVX2: what cores
 // without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
 // 3x3 layers: the least processor time of each (give it one thread: waiting ones spin), their ratio, whether make_conv takes
@@ -10,6 +12,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -51,7 +54,8 @@ struct Prepared {
       const int input = static_cast<int>(i);
       buffers.push_back(platform.allocate(weight ? kernel->packed_bytes(input, type) : host.size(), "operand"));
       if (weight)
-        kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, host.data()), static_cast<std::byte*>(buffers.back()->data));
+        kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, host.data()),
+                            static_cast<std::byte*>(buffers.back()->data));
       else platform.upload(*stream, host.data(), {buffers.back().get(), 0}, host.size());
       slots.push_back({buffers.back().get(), 0});
     }
@@ -123,6 +127,37 @@ double conv_error(const Node& node, const Prepared& prepared) {
   return std::sqrt(error / norm);
 }
 
+// GFLOP/s of products of tiles that the first cache holds, of all threads together, in a millisecond or so; 0 where there are none.
+double tile_rate(int threads) {
+#if defined(__x86_64__)
+  if (!cpu::why_no_tiles().empty()) return 0;
+  using Tiles = cpu::HardwareTiles;
+  constexpr int kSteps = 20000;
+  constexpr double kStepFlops = 4 * 2.0 * 16 * 16 * 32;
+  const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel num_threads(threads)
+  {
+    alignas(64) std::array<std::byte, 4 * cpu::kTileRows * cpu::kTileBytes> operands{};
+    const auto tile = [&](std::int64_t i) { return operands.data() + i * cpu::kTileRows * cpu::kTileBytes; };
+    Tiles::configure(cpu::TileShapes::of_rows({16, 16, 16, 16, 16, 16, 16, 16}));
+    for (int step = 0; step < kSteps; ++step) {
+      Tiles::load<4>(tile(0), cpu::kTileBytes);
+      Tiles::load<6>(tile(1), cpu::kTileBytes);
+      Tiles::multiply<0, 4, 6>();
+      Tiles::load<7>(tile(2), cpu::kTileBytes);
+      Tiles::multiply<1, 4, 7>();
+      Tiles::load<5>(tile(3), cpu::kTileBytes);
+      Tiles::multiply<2, 5, 6>();
+      Tiles::multiply<3, 5, 7>();
+    }
+    Tiles::release();
+  }
+  return threads * kSteps * kStepFlops * 1e-9 / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+#else
+  return 0;
+#endif
+}
+
 struct Bench {
   Platform& platform;
   const Options& options;
@@ -141,18 +176,24 @@ struct Bench {
 
   void measure(const Node& node, std::unique_ptr<Kernel> kernel, double flops) const {
     const Prepared prepared(platform, node, std::move(kernel));
-    std::vector<double> times;
+    std::vector<double> times, tile_rates;
     for (int run = 0; run <= options.runs; ++run) {  // the first warms up
+      if (node.types[0].dtype == DType::bf16 && run > 0) tile_rates.push_back(tile_rate(platform.info().threads));
       const double seconds = options.processor_time ? prepared.processor_seconds() : prepared.seconds();
       if (run > 0) times.push_back(seconds);
     }
     std::sort(times.begin(), times.end());
     const double median = options.processor_time ? times.front() : times[times.size() / 2];
+    std::string tiles;
+    if (!tile_rates.empty() && tile_rates.front() > 0) {
+      std::sort(tile_rates.begin(), tile_rates.end());
+      tiles = fmt::format(",\"tiles_gflops\":{:.0f}", tile_rates[tile_rates.size() / 2]);
+    }
     fmt::print(
         "{{\"what\":\"{}\",\"shape\":\"{}\",\"dtype\":\"{}\",\"implementation\":\"{}\",\"threads\":{},\"median_ms\":{:.3f},"
-        "\"gflops\":{:.1f}}}\n",
+        "\"gflops\":{:.1f}{}}}\n",
         name(node.opcode), shapes(node), name(node.types[0].dtype), prepared.kernel->implementation(), platform.info().threads,
-        median * 1e3, flops / median * 1e-9);
+        median * 1e3, flops / median * 1e-9, tiles);
     std::fflush(stdout);
   }
 
@@ -201,6 +242,15 @@ void run(const Options& options) {
                             {9000, 1536, 1536},
                             {9000, 1536, 8960, Activation::gelu_tanh},
                             {9000, 8960, 1536, Activation::none, true},
+                            {512, 5120, 5120},
+                            {512, 5120, 13824, Activation::gelu_tanh},
+                            {512, 13824, 5120, Activation::none, true},
+                            {2550, 5120, 5120},
+                            {2550, 5120, 13824, Activation::gelu_tanh},
+                            {2550, 13824, 5120, Activation::none, true},
+                            {9000, 5120, 5120},
+                            {9000, 5120, 13824, Activation::gelu_tanh},
+                            {9000, 13824, 5120, Activation::none, true},
                             {576, 256, 256, Activation::none, true},
                             {576, 256, 1024, Activation::gelu_tanh},
                             {576, 1024, 256},

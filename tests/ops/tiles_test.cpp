@@ -86,8 +86,8 @@ Case make(const TileCase& c) {
   return result;
 }
 
-// Rows on both sides of a tile's, a block's and a task's; sums that fill no step, or several chunks; columns beside a tile's and a
-// panel's; every epilogue.
+// Rows on both sides of a tile's, a block's and a task's; sums that fill no step, several chunks, or are made of several blocks of
+// packed rows; columns beside a tile's, a panel's and a task's; every epilogue.
 const TileCase kCases[] = {
     {1, 1, 1},
     {1, 256, 384, true, false, Activation::silu},
@@ -101,6 +101,9 @@ const TileCase kCases[] = {
     {255, 512, 96, true, true},
     {257, 544, 130, true, false, Activation::gelu_tanh},
     {300, 40, 290, true, true, Activation::none, DType::bf16},
+    {70, 1700, 100, true, true, Activation::gelu_tanh},
+    {530, 70, 33, true},
+    {20, 1600, 530, false, true},
 };
 
 class TileLinear : public ::testing::TestWithParam<TileCase> {};

@@ -55,8 +55,9 @@ struct Geometry {
   std::int64_t padded_values() const { return (keys + key_step - 1) / key_step * key_step; }
   std::int64_t padded_keys() const { return (keys + panel - 1) / panel * panel; }
   std::int64_t padded_channels() const { return (channels + panel - 1) / panel * panel; }
-  // Elements of the work memory of one thread: queries, scores, result, maxima and sums of a tile.
-  std::int64_t tile_elements() const { return kQueries * (channels + kKeys + padded_channels() + 2); }
+  int score_blocks;  // that a thread has at a time
+  // Elements of the work memory of one thread: queries, scores, result, maxima, sums and factors of a tile.
+  std::int64_t tile_elements() const { return kQueries * (channels + score_blocks * kKeys + padded_channels() + 3); }
 };
 
 // What the node stores, and what is multiplied.
@@ -169,60 +170,50 @@ HWY_INLINE void product(const float* a, std::int64_t a_stride, const float* pane
   multiply<kAccumulate>(a, a_stride, panel, depth, sums, sums_stride);
 }
 
-// The products of a tile of queries with panels, by vectors and by AMX tiles. `rows` is a multiple of kRowStep.
-template <bool kPairs>
-struct VectorProducts {
-  static constexpr std::int64_t kRowStep = kRows, kPanelWidth = kPanel;
-  template <bool kAccumulate>
-  static HWY_INLINE void multiply_rows(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel,
-                                       std::int64_t depth, float* sums, std::int64_t sums_stride) {
-    for (std::int64_t r = 0; r < rows; r += kRows)
-      product<kPairs, kAccumulate>(a + r * a_stride, a_stride, panel, depth, sums + r * sums_stride, sums_stride);
-  }
-  static void begin() {}
-  static void end() {}
-};
+// The products of a tile of queries with a panel. `rows` is a multiple of kRows.
+template <bool kPairs, bool kAccumulate>
+HWY_INLINE void multiply_rows(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel, std::int64_t depth,
+                              float* sums, std::int64_t sums_stride) {
+  for (std::int64_t r = 0; r < rows; r += kRows)
+    product<kPairs, kAccumulate>(a + r * a_stride, a_stride, panel, depth, sums + r * sums_stride, sums_stride);
+}
 
-template <class Tiles>
-struct TileProducts {
-  static constexpr std::int64_t kRowStep = 2 * kTileRows, kPanelWidth = kTilePanel;
-  template <bool kAccumulate>
-  static void multiply_rows(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel, std::int64_t depth,
-                            float* sums, std::int64_t sums_stride) {
-    constexpr std::int64_t kWords = kTileBytes / 4, kPanelStride = kTilePanel * 4;
-    const std::int64_t a_bytes = a_stride * 4, sums_bytes = sums_stride * 4;
-    for (std::int64_t r = 0; r < rows; r += kRowStep, a += kRowStep * a_stride, sums += kRowStep * sums_stride) {
-      float* const below = sums + kTileRows * sums_stride;
-      if constexpr (kAccumulate) {
-        Tiles::template load<0>(sums, sums_bytes);
-        Tiles::template load<1>(sums + kWords, sums_bytes);
-        Tiles::template load<2>(below, sums_bytes);
-        Tiles::template load<3>(below + kWords, sums_bytes);
-      } else {
-        Tiles::template zero<0>();
-        Tiles::template zero<1>();
-        Tiles::template zero<2>();
-        Tiles::template zero<3>();
-      }
-      for (std::int64_t i = 0; i < depth; i += kWords) {
-        Tiles::template load<4>(a + i, a_bytes);
-        Tiles::template load<6>(panel + i * kTilePanel, kPanelStride);
-        Tiles::template multiply<0, 4, 6>();
-        Tiles::template load<7>(panel + i * kTilePanel + kWords, kPanelStride);
-        Tiles::template multiply<1, 4, 7>();
-        Tiles::template load<5>(a + kTileRows * a_stride + i, a_bytes);
-        Tiles::template multiply<2, 5, 6>();
-        Tiles::template multiply<3, 5, 7>();
-      }
-      Tiles::template store<0>(sums, sums_bytes);
-      Tiles::template store<1>(sums + kWords, sums_bytes);
-      Tiles::template store<2>(below, sums_bytes);
-      Tiles::template store<3>(below + kWords, sums_bytes);
+// The same by AMX tiles, `rows` being a multiple of theirs. Calls beside() after each step of 16 words for each panel.
+template <class Tiles, bool kAccumulate, class Beside>
+void multiply_tiles(std::int64_t rows, const float* a, std::int64_t a_stride, const float* panel, std::int64_t depth, float* sums,
+                    std::int64_t sums_stride, const Beside& beside) {
+  constexpr std::int64_t kWords = kTileBytes / 4, kPanelStride = kTilePanel * 4, kRowStep = 2 * kTileRows;
+  const std::int64_t a_bytes = a_stride * 4, sums_bytes = sums_stride * 4;
+  for (std::int64_t r = 0; r < rows; r += kRowStep, a += kRowStep * a_stride, sums += kRowStep * sums_stride) {
+    float* const below = sums + kTileRows * sums_stride;
+    if constexpr (kAccumulate) {
+      Tiles::template load<0>(sums, sums_bytes);
+      Tiles::template load<1>(sums + kWords, sums_bytes);
+      Tiles::template load<2>(below, sums_bytes);
+      Tiles::template load<3>(below + kWords, sums_bytes);
+    } else {
+      Tiles::template zero<0>();
+      Tiles::template zero<1>();
+      Tiles::template zero<2>();
+      Tiles::template zero<3>();
     }
+    for (std::int64_t i = 0; i < depth; i += kWords) {
+      Tiles::template load<4>(a + i, a_bytes);
+      Tiles::template load<6>(panel + i * kTilePanel, kPanelStride);
+      Tiles::template multiply<0, 4, 6>();
+      Tiles::template load<7>(panel + i * kTilePanel + kWords, kPanelStride);
+      Tiles::template multiply<1, 4, 7>();
+      Tiles::template load<5>(a + kTileRows * a_stride + i, a_bytes);
+      Tiles::template multiply<2, 5, 6>();
+      Tiles::template multiply<3, 5, 7>();
+      beside();
+    }
+    Tiles::template store<0>(sums, sums_bytes);
+    Tiles::template store<1>(sums + kWords, sums_bytes);
+    Tiles::template store<2>(below, sums_bytes);
+    Tiles::template store<3>(below + kWords, sums_bytes);
   }
-  static void begin() { Tiles::configure(TileShapes::of_rows({16, 16, 16, 16, 16, 16, 16, 16})); }
-  static void end() { Tiles::release(); }
-};
+}
 
 // A word of a panel: the number `from` points at, with its partner `step` further if there is one.
 [[maybe_unused]] HWY_INLINE std::uint32_t pair(const std::uint16_t* from, std::int64_t step, bool has_partner) {
@@ -302,16 +293,29 @@ HWY_INLINE float soften(float* row, const float* bias, std::int64_t count, float
   return shrink;
 }
 
-template <class T, bool kPairs, class Products = VectorProducts<kPairs>>
-void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) {
-  constexpr std::int64_t kRowStep = Products::kRowStep, kPanelWidth = Products::kPanelWidth;
-  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRowStep - 1) / kRowStep * kRowStep;
-  const std::int64_t width = g.padded_channels();
-  float* queries = work;                            // [kQueries][D]
-  float* scores = queries + kQueries * g.channels;  // [kQueries][kKeys]
-  float* result = scores + kQueries * kKeys;        // [kQueries][width]
-  float* maxima = result + kQueries * width;
-  float* totals = maxima + kQueries;
+// Of a tile of queries, in a thread's work memory.
+struct Work {
+  Work(const Geometry& g, float* memory)
+      : queries(memory),
+        scores(queries + kQueries * g.channels),
+        result(scores + g.score_blocks * kQueries * kKeys),
+        maxima(result + kQueries * g.padded_channels()),
+        totals(maxima + kQueries),
+        factors(totals + kQueries) {
+    std::fill_n(maxima, kQueries, std::numeric_limits<float>::lowest());
+    std::fill_n(totals, kQueries, 0.0f);
+  }
+  float* queries;  // [kQueries][D]
+  float* scores;   // score_blocks of [kQueries][kKeys]
+  float* result;   // [kQueries][padded_channels()]
+  float *maxima, *totals;
+  float* factors;  // by which what was summed before shrinks
+};
+
+// Queries [begin, begin + rows) of a head in words; up to `whole_rows`, zeros.
+template <class T, bool kPairs>
+void copy_queries(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t rows, std::int64_t whole_rows,
+                  float* queries) {
   const T* q = reinterpret_cast<const T*>(head.q) + begin * g.q_stride;
   const std::int64_t depth = words<kPairs>(g.channels);
   for (std::int64_t r = 0; r < whole_rows; ++r) {
@@ -322,40 +326,20 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
     else
       for (std::int64_t c = 0; c < g.channels; ++c) row[c] = widen(q[r * g.q_stride + c]);
   }
-  std::fill_n(result, whole_rows * width, 0.0f);
-  std::fill_n(maxima, whole_rows, std::numeric_limits<float>::lowest());
-  std::fill_n(totals, whole_rows, 0.0f);
-  Products::begin();
+}
 
-  for (std::int64_t key0 = 0; key0 < g.keys; key0 += kKeys) {
-    const std::int64_t count = std::min(kKeys, g.keys - key0);
-    for (std::int64_t j = 0; j < count; j += kPanelWidth)
-      Products::template multiply_rows<false>(whole_rows, queries, depth, head.k_panels + (key0 + j) * depth, depth, scores + j,
-                                              kKeys);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* bias = head.bias ? head.bias + (begin + r) * g.bias_stride + key0 : nullptr;
-      const float shrink = soften<kPairs>(scores + r * kKeys, bias, count, g.scale, maxima + r, totals + r);
-      if (const std::int64_t filled = (count + kWidth - 1) / kWidth * kWidth; kPairs && filled % g.key_step != 0)
-        std::fill_n(reinterpret_cast<std::uint16_t*>(scores + r * kKeys) + filled, g.key_step - filled % g.key_step,
-                    std::uint16_t{0});
-      if (shrink == 1.0f) continue;
-      const V factor = hn::Set(kLanes, shrink);
-      float* row = result + r * width;
-      for (std::int64_t c = 0; c < width; c += kWidth) hn::StoreU(hn::Mul(hn::LoadU(kLanes, row + c), factor), kLanes, row + c);
-    }
-    const std::int64_t weights = words<kPairs>((count + g.key_step - 1) / g.key_step * g.key_step);
-    for (std::int64_t c = 0; c < width; c += kPanelWidth)
-      Products::template multiply_rows<true>(
-          whole_rows, scores, kKeys, head.v_panels + c * words<kPairs>(g.padded_values()) + words<kPairs>(key0) * kPanelWidth,
-          weights, result + c, width);
-  }
-  Products::end();
+HWY_INLINE void scale(float* row, std::int64_t width, float by) {
+  const V factor = hn::Set(kLanes, by);
+  for (std::int64_t c = 0; c < width; c += kWidth) hn::StoreU(hn::Mul(hn::LoadU(kLanes, row + c), factor), kLanes, row + c);
+}
 
+template <class T>
+void store_result(const Geometry& g, const Head& head, std::int64_t begin, std::int64_t rows, const Work& work) {
   T* to = reinterpret_cast<T*>(head.result) + begin * g.stride;
   for (std::int64_t r = 0; r < rows; ++r, to += g.stride) {
     // A query whose keys are all masked has no weights: its result is zero.
-    const V total = hn::Set(kLanes, totals[r] == 0.0f ? 1.0f : totals[r]);
-    const float* row = result + r * width;
+    const V total = hn::Set(kLanes, work.totals[r] == 0.0f ? 1.0f : work.totals[r]);
+    const float* row = work.result + r * g.padded_channels();
     std::int64_t c = 0;
     for (; c + kWidth <= g.channels; c += kWidth) store(kLanes, hn::Div(hn::LoadU(kLanes, row + c), total), to + c);
     if (c < g.channels) {
@@ -364,6 +348,140 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* work) 
       std::copy_n(last, g.channels - c, to + c);
     }
   }
+}
+
+template <class T, bool kPairs>
+void tile(const Geometry& g, const Head& head, std::int64_t begin, float* memory) {
+  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRows - 1) / kRows * kRows;
+  const std::int64_t width = g.padded_channels(), depth = words<kPairs>(g.channels);
+  const Work work(g, memory);
+  copy_queries<T, kPairs>(g, head, begin, rows, whole_rows, work.queries);
+  std::fill_n(work.result, whole_rows * width, 0.0f);
+
+  for (std::int64_t key0 = 0; key0 < g.keys; key0 += kKeys) {
+    const std::int64_t count = std::min(kKeys, g.keys - key0);
+    for (std::int64_t j = 0; j < count; j += kPanel)
+      multiply_rows<kPairs, false>(whole_rows, work.queries, depth, head.k_panels + (key0 + j) * depth, depth, work.scores + j,
+                                   kKeys);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const float* bias = head.bias ? head.bias + (begin + r) * g.bias_stride + key0 : nullptr;
+      const float shrink = soften<kPairs>(work.scores + r * kKeys, bias, count, g.scale, work.maxima + r, work.totals + r);
+      if (shrink != 1.0f) scale(work.result + r * width, width, shrink);
+    }
+    for (std::int64_t c = 0; c < width; c += kPanel)
+      multiply_rows<kPairs, true>(whole_rows, work.scores, kKeys,
+                                  head.v_panels + c * words<kPairs>(g.padded_values()) + words<kPairs>(key0) * kPanel,
+                                  words<kPairs>(count), work.result + c, width);
+  }
+  store_result<T>(g, head, begin, rows, work);
+}
+
+// soften() for words of bf16, zeros up to a whole panel: scores are made twice rather than stored.
+HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
+  constexpr std::int64_t kVectors = kTilePanel / kWidth;
+  const V factor = hn::Set(kLanes, scale), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
+  const auto score = [&](std::int64_t i) HWY_ATTR {
+    V product = hn::Mul(hn::LoadU(kLanes, row + i), factor);
+    if (i + kWidth <= count) return bias ? hn::Add(product, hn::LoadU(kLanes, bias + i)) : product;
+    if (i >= count) return minus_infinity;
+    if (bias) {
+      float tail[kWidth] = {};
+      std::copy_n(bias + i, count - i, tail);
+      product = hn::Add(product, hn::LoadU(kLanes, tail));
+    }
+    return hn::IfThenElse(hn::FirstN(kLanes, static_cast<std::size_t>(count - i)), product, minus_infinity);
+  };
+  V highest[2] = {minus_infinity, minus_infinity};
+  for (std::int64_t i = 0; i < count; i += 2 * kWidth) {
+    highest[0] = hn::Max(highest[0], score(i));
+    highest[1] = hn::Max(highest[1], score(i + kWidth));
+  }
+  // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
+  const float before = *maximum, now = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, hn::Max(highest[0], highest[1]))));
+  const V shift = hn::Set(kLanes, now);
+  V sum = hn::Zero(kLanes);
+  for (std::int64_t i = 0; i < count; i += kTilePanel) {
+    V weights[kVectors];
+    for (std::int64_t v = 0; v < kVectors; ++v) {
+      weights[v] = exp_of_negative(hn::Sub(score(i + v * kWidth), shift));
+      sum = hn::Add(sum, weights[v]);
+    }
+    auto* const to = reinterpret_cast<std::uint16_t*>(row) + i;
+#if HWY_TARGET <= HWY_AVX3
+    // Weights are no NaNs but where the sum is one, too.
+    const hn::ScalableTag<std::uint32_t> d32;
+    const hn::ScalableTag<std::uint16_t> d16;
+    const auto rounded = [&](V weight) HWY_ATTR {
+      const auto bits = hn::BitCast(d32, weight);
+      const auto is_odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
+      return hn::BitCast(d16, hn::Add(bits, hn::Add(hn::Set(d32, 0x7fffu), is_odd)));
+    };
+    hn::StoreU(hn::ConcatOdd(d16, rounded(weights[1]), rounded(weights[0])), d16, to);
+#else
+    for (std::int64_t v = 0; v < kVectors; ++v) store(kLanes, weights[v], to + v * kWidth);
+#endif
+  }
+  const float shrink = before == now ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - now)));
+  *maximum = now;
+  *total = *total * shrink + hn::GetLane(hn::SumOfLanes(kLanes, sum));
+  return shrink;
+}
+
+// tile() on AMX tiles. While vectors soften the scores of one block of keys, tiles multiply the weights of the block before with
+// its values, and the queries with the block behind it.
+template <class Tiles>
+void tile_on_tiles(const Geometry& g, const Head& head, std::int64_t begin, float* memory) {
+  constexpr std::int64_t kRowStep = 2 * kTileRows, kWords = kTileBytes / 4;
+  const std::int64_t rows = std::min(kQueries, g.queries - begin), whole_rows = (rows + kRowStep - 1) / kRowStep * kRowStep;
+  const std::int64_t width = g.channels, depth = words<true>(g.channels), blocks = (g.keys + kKeys - 1) / kKeys;
+  const Work work(g, memory);
+  copy_queries<std::uint16_t, true>(g, head, begin, rows, whole_rows, work.queries);
+  Tiles::configure(TileShapes::of_rows({16, 16, 16, 16, 16, 16, 16, 16}));
+
+  const auto scores = [&](std::int64_t block) { return work.scores + block % 3 * kQueries * kKeys; };
+  const auto panels = [&](std::int64_t block) { return (std::min(kKeys, g.keys - block * kKeys) + kTilePanel - 1) / kTilePanel; };
+  const auto meet_keys = [&](std::int64_t block, const auto& beside) {
+    for (std::int64_t j = 0; j < panels(block) * kTilePanel; j += kTilePanel)
+      multiply_tiles<Tiles, false>(whole_rows, work.queries, depth, head.k_panels + (block * kKeys + j) * depth, depth,
+                                   scores(block) + j, kKeys, beside);
+  };
+  const auto meet_values = [&](std::int64_t block, const auto& beside) {
+    const std::int64_t count = words<true>(panels(block) * kTilePanel);
+    for (std::int64_t c = 0; c < width; c += kTilePanel) {
+      const float* const panel = head.v_panels + c * words<true>(g.padded_values()) + words<true>(block * kKeys) * kTilePanel;
+      if (block == 0) multiply_tiles<Tiles, false>(whole_rows, scores(0), kKeys, panel, count, work.result + c, width, beside);
+      else multiply_tiles<Tiles, true>(whole_rows, scores(block), kKeys, panel, count, work.result + c, width, beside);
+    }
+  };
+  const auto shrink_result = [&]() HWY_ATTR {
+    for (std::int64_t r = 0; r < rows; ++r)
+      if (work.factors[r] != 1.0f) scale(work.result + r * width, width, work.factors[r]);
+  };
+  meet_keys(0, [] {});
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    const std::int64_t key0 = block * kKeys, count = std::min(kKeys, g.keys - key0);
+    const bool has_before = block > 0, has_next = block + 1 < blocks;
+    if (block > 1) shrink_result();
+    const std::int64_t row_blocks = whole_rows / kRowStep;
+    const std::int64_t steps = (has_before ? row_blocks * (width / kTilePanel) * panels(block - 1) : 0) +
+                               (has_next ? row_blocks * panels(block + 1) * (depth / kWords) : 0);
+    std::int64_t row = 0, step = 0;
+    const auto soften_rows = [&](std::int64_t end) {
+      for (; row < end; ++row) {
+        const float* bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
+        work.factors[row] =
+            soften_to_words(scores(block) + row * kKeys, bias, count, g.scale, work.maxima + row, work.totals + row);
+      }
+    };
+    const auto beside = [&] { soften_rows(rows * ++step / steps); };
+    if (has_before) meet_values(block - 1, beside);
+    if (has_next) meet_keys(block + 1, beside);
+    soften_rows(rows);
+  }
+  if (blocks > 1) shrink_result();
+  meet_values(blocks - 1, [] {});
+  Tiles::release();
+  store_result<std::uint16_t>(g, head, begin, rows, work);
 }
 
 Loops loops() {
@@ -378,9 +496,9 @@ Loops loops() {
   set(bf16_widened, pack<B, false, kPanel>, tile<B, false>);
   if constexpr (kHasPairs) set(bf16_products, pack<B, kHasPairs, kPanel>, tile<B, kHasPairs>);
 #if defined(__x86_64__)
-  set(bf16_tiles, pack<B, true, kTilePanel>, tile<B, true, TileProducts<HardwareTiles>>);
+  set(bf16_tiles, pack<B, true, kTilePanel>, tile_on_tiles<HardwareTiles>);
 #endif
-  set(bf16_emulated_tiles, pack<B, true, kTilePanel>, tile<B, true, TileProducts<EmulatedTiles>>);
+  set(bf16_emulated_tiles, pack<B, true, kTilePanel>, tile_on_tiles<EmulatedTiles>);
   return loops;
 }
 
@@ -415,7 +533,8 @@ class AttentionKernel : public Kernel {
                  0,
                  static_cast<float>(attributes.scale),
                  on_tiles ? kTilePanel : loops_.panel,
-                 on_tiles ? kTilePanel : 1};
+                 on_tiles ? kTilePanel : 1,
+                 on_tiles ? 3 : 1};
     if (attributes.has_bias) {
       const Shape& bias = node.inputs[3].shape();
       const std::int64_t keys = geometry_.keys;

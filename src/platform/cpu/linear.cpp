@@ -8,10 +8,10 @@ namespace zoe::cpu {
 // Two cores of Granite Rapids, GFLOP/s of oneDNN and of our tiles (bench_products --only linear --dtype bf16):
 //
 //   rows x K -> N            512           2,550          9,000         (2,550 are no multiple of a tile's rows)
-//   1536 -> 1536             2,241 2,016   761 1,854      1,466 1,577
-//   1536 -> 8960, gelu       1,694 1,358   645 1,423      1,243 1,083
-//   8960 -> 1536, residual   1,081 1,659   418 1,423      980 1,577
-//   576 rows                 256 -> 256: 1,590 1,237; 256 -> 1024, gelu: 879 564; 1024 -> 256: 2,079 2,275
+//   1536 -> 1536             951 1,752     189 815        1,990 1,837
+//   1536 -> 8960, gelu       639 1,739     691 1,423      1,693 1,786
+//   8960 -> 1536, residual   805 2,044     246 1,694      1,078 1,989
+//   576 rows                 1024 -> 256: 2,004 1,816
 //
 // Rows play no part, so that plans of different row counts share packed weights: short sums are oneDNN's.
 std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device) {

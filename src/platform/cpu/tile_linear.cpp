@@ -14,8 +14,6 @@ namespace zoe::cpu {
 
 namespace {
 
-constexpr std::int64_t kChunkSteps = 16;  // of a panel: 32 KiB
-
 template <class Tiles>
 class TileLinearKernel : public Kernel {
  public:
@@ -26,8 +24,7 @@ class TileLinearKernel : public Kernel {
         depth_(node.inputs[0].dim(-1)),
         columns_(node.inputs[1].dim(0)),
         attributes_(node.as<ProductAttributes>()),
-        steps_({0}, depth_, kChunkSteps),
-        tasks_(rows_, columns_, threads_),
+        tasks_(rows_, depth_, columns_, threads_),
         finish_(finish_loop()) {}
 
   std::string_view implementation() const override { return implementation_; }
@@ -38,14 +35,14 @@ class TileLinearKernel : public Kernel {
   }
   std::size_t packed_bytes(int input, const Type& type) const override {
     if (input != 1) return Kernel::packed_bytes(input, type);
-    return static_cast<std::size_t>(blocks_of(columns_, kPanelColumns) * steps_.panel_bytes());
+    return static_cast<std::size_t>(blocks_of(columns_, kPanelColumns) * tasks_.panel_bytes());
   }
 
   void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     parallel_ranges(blocks_of(columns_, kPanelColumns), 1, columns_ * depth_, threads_, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t panel = begin; panel < end; ++panel)
-        pack_panel(source, panel * kPanelColumns, packed + panel * steps_.panel_bytes());
+        pack_panel(source, panel * kPanelColumns, packed + panel * tasks_.panel_bytes());
     });
   }
 
@@ -58,22 +55,33 @@ class TileLinearKernel : public Kernel {
 #pragma omp parallel num_threads(threads_) if (!is_small)
     {
       std::byte* const work = scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * work_bytes();
-#pragma omp for schedule(dynamic)
+      std::int64_t packed_row = -1;
+      // Tasks of the same rows follow one another in a thread, which packs them once.
+#pragma omp for schedule(static)
       for (std::int64_t i = 0; i < tasks_.total; ++i) {
-        const std::int64_t row0 = i % tasks_.across * tasks_.task_rows, column0 = i / tasks_.across * tasks_.task_columns;
+        const std::int64_t row0 = i / tasks_.across * tasks_.task_rows, column0 = i % tasks_.across * tasks_.task_columns;
         const TileTask task{inputs[0].data() + row0 * depth_ * 2,
                             depth_ * 2,
+                            depth_,
                             std::min(tasks_.task_rows, rows_ - row0),
-                            inputs[1].data() + column0 / kPanelColumns * steps_.panel_bytes(),
+                            inputs[1].data() + column0 / kPanelColumns * tasks_.panel_bytes(),
                             std::min(tasks_.task_columns, columns_ - column0),
-                            reinterpret_cast<float*>(work),
-                            steps_.has_tail() ? reinterpret_cast<std::uint16_t*>(work + sums_bytes()) : nullptr};
+                            work,
+                            reinterpret_cast<float*>(work + tasks_.packed_bytes())};
+        const bool is_packed = row0 == packed_row && tasks_.block_steps == tasks_.steps;
+        packed_row = row0;
         run_tile_task<Tiles>(
-            steps_, task, [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+            tasks_, task, is_packed,
+            [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
               const std::int64_t at = (row0 + row) * columns_ + column0 + column;
               finish_({bias ? bias + column0 + column : nullptr, residual ? residual + at : nullptr, result + at, columns_,
                        attributes_.activation},
                       sums, kPanelColumns, rows, columns);
+            },
+            [&](std::int64_t row, std::int64_t rows, std::int64_t column) {
+              if (!residual) return;
+              for (std::int64_t r = row; r < row + rows; ++r)
+                __builtin_prefetch(residual + (row0 + r) * columns_ + column0 + column, 0, 3);
             });
       }
       Tiles::release();
@@ -81,9 +89,8 @@ class TileLinearKernel : public Kernel {
   }
 
  private:
-  std::size_t sums_bytes() const { return static_cast<std::size_t>(tasks_.sums()) * sizeof(float); }
   std::size_t work_bytes() const {
-    return sums_bytes() + (steps_.has_tail() ? static_cast<std::size_t>(tasks_.task_rows * kStepDepth) * 2 : 0);
+    return static_cast<std::size_t>(tasks_.packed_bytes()) + static_cast<std::size_t>(tasks_.sums()) * sizeof(float);
   }
 
   // 32 columns, rows of `source`, from `first` on; those that do not exist are zeros.
@@ -109,7 +116,6 @@ class TileLinearKernel : public Kernel {
   int threads_;
   std::int64_t rows_, depth_, columns_;
   ProductAttributes attributes_;
-  TileSteps steps_;
   TileTasks tasks_;
   FinishLoop finish_;
 };

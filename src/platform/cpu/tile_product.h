@@ -1,84 +1,96 @@
-// Products on tiles: rows of bf16 that lie anywhere in memory times weights that were packed for them, in f32 sums.
+// Products on tiles: rows of bf16 times weights that were packed for them, in f32 sums.
 //
-// A row of the left operand is one or more pieces of `depth` numbers, at the same distances from each other in all rows: one for a
-// linear, one a row of taps for a convolution. The weights are panels of 32 columns, each in steps of 32 of the sum: two tiles a
-// step. Four tiles hold the sums of 32 rows and a panel; a chunk of a panel's steps stays in the first cache while all rows of a
-// task meet it, and sums wait in the second cache between chunks. Each sum is made in the same order, whatever the task.
+// The weights are panels of 32 columns, each in steps of 32 of the sum: two tiles a step. A task is a block of the result. Its rows
+// are copied in tile order, so that they lie side by side in the second cache, as many steps of them as it holds; four tiles hold
+// the sums of 32 rows and a panel. A chunk of a panel's steps stays in the first cache while all rows of the task meet it, and sums
+// wait in the second cache between chunks. Meanwhile the next chunk is fetched, and the sums of the panel before are finished:
+// vectors work while tiles multiply. Each sum is made in the same order, whatever the task.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <limits>
 
 #include "platform/cpu/tiles.h"
 
 namespace zoe::cpu {
 
 constexpr std::int64_t kPanelColumns = 32, kStepDepth = 32, kBlockRows = 32;
-constexpr std::int64_t kStepBytes = kPanelColumns * kStepDepth * 2;
+constexpr std::int64_t kStepBytes = kPanelColumns * kStepDepth * 2;  // of a panel as of a block of rows
 constexpr std::int64_t kBlockSums = kBlockRows * kPanelColumns;
+constexpr std::int64_t kChunkSteps = 16;  // of a panel: 32 KiB
+static_assert(kPanelColumns == kBlockRows);
 
 constexpr std::int64_t blocks_of(std::int64_t count, std::int64_t block) { return (count + block - 1) / block; }
 
-// The steps of a sum, made once: by chunks, and by pieces inside them.
-struct TileSteps {
-  struct Run {
-    std::int64_t offset;  // of the left operand, in bytes from the row's begin; in the row of tails if `tail`
-    std::int64_t steps;
-    bool tail;
-  };
-  struct Chunk {
-    std::vector<Run> runs;
-    std::int64_t first_step;
-  };
-
-  // `offsets`: bytes from a row's begin to its pieces, of `piece_depth` numbers each. Only a single piece may be no multiple of 32
-  // numbers.
-  TileSteps(const std::vector<std::int64_t>& offsets, std::int64_t piece_depth, std::int64_t chunk_steps) : depth(piece_depth) {
-    std::int64_t room = 0;
-    const auto add = [&](std::int64_t offset, std::int64_t count, bool tail) {
-      while (count > 0) {
-        if (room == 0) {
-          chunks.push_back({{}, steps});
-          room = chunk_steps;
-        }
-        const std::int64_t now = std::min(room, count);
-        chunks.back().runs.push_back({offset, now, tail});
-        offset += now * kTileBytes;
-        steps += now;
-        room -= now;
-        count -= now;
-      }
+// How a product [rows, depth] x [depth, columns] is cut into tasks, and what of a task the second cache holds at a time: the packed
+// rows of a sum's `block_steps` steps, and the sums: of one panel if these are all steps, of the whole task otherwise.
+struct TileTasks {
+  TileTasks(std::int64_t rows, std::int64_t depth, std::int64_t columns, int threads)
+      : steps(blocks_of(depth, kStepDepth)), block_steps(steps) {
+    constexpr std::int64_t kMost = 512;  // rows and columns: sums of 1 MiB, or 48 steps of packed rows in 1.5 MiB
+    constexpr std::int64_t kAllSteps = 48;
+    if (steps > kAllSteps) block_steps = kChunkSteps;
+    // The cut into even parts that takes the least time: that of the thread with the most tasks, and what has to be read for a task
+    // in proportion to its edges.
+    constexpr double kEdge = 64;
+    double least = std::numeric_limits<double>::infinity();
+    const auto for_cuts = [&](std::int64_t extent, const auto& body) {
+      const std::int64_t blocks = blocks_of(extent, kBlockRows), parts = blocks_of(extent, kMost);
+      for (std::int64_t n = parts; n <= std::min(blocks, parts + threads); ++n) body(blocks_of(blocks, n) * kBlockRows);
     };
-    for (const std::int64_t offset : offsets) {
-      add(offset, depth / kStepDepth, false);
-      if (depth % kStepDepth) add(0, 1, true);
-    }
+    for_cuts(rows, [&](std::int64_t r) {
+      for_cuts(columns, [&](std::int64_t c) {
+        const std::int64_t share = blocks_of(blocks_of(rows, r) * blocks_of(columns, c), threads);
+        const double time =
+            static_cast<double>(share * r * c) * (1 + kEdge / static_cast<double>(r) + kEdge / static_cast<double>(c));
+        if (time < least) least = time, task_rows = r, task_columns = c;
+      });
+    });
+    across = blocks_of(columns, task_columns);
+    total = across * blocks_of(rows, task_rows);
   }
-
-  std::vector<Chunk> chunks;
-  std::int64_t steps = 0;  // of a panel
-  std::int64_t depth;
-  bool has_tail() const { return depth % kStepDepth != 0; }
+  std::int64_t steps, block_steps;
+  std::int64_t task_rows = 0, task_columns = 0;
+  std::int64_t across, total;  // tasks along the columns, and all
   std::int64_t panel_bytes() const { return steps * kStepBytes; }
+  std::int64_t packed_bytes() const { return blocks_of(task_rows, kBlockRows) * block_steps * kStepBytes; }
+  std::int64_t sums() const {
+    return blocks_of(task_rows, kBlockRows) * (block_steps < steps ? blocks_of(task_columns, kPanelColumns) : 2) * kBlockSums;
+  }
 };
 
 // A block of the result.
 struct TileTask {
-  const std::byte* a;  // its first row
-  std::int64_t a_stride, rows;
+  const std::byte* a;  // its first row, of `depth` numbers
+  std::int64_t a_stride, depth, rows;
   const std::byte* b;  // its first panel
   std::int64_t columns;
-  float* sums;           // kBlockSums for each block of rows and panel
-  std::uint16_t* tails;  // kStepDepth a row, for what of a piece fills no step; null if nothing
+  std::byte* packed;  // TileTasks::packed_bytes()
+  float* sums;        // TileTasks::sums()
   std::int64_t panels() const { return blocks_of(columns, kPanelColumns); }
 };
 
-template <class Tiles, bool kTwoRows, bool kTwoColumns>
-inline void add_chunk(const TileSteps::Chunk& chunk, const std::byte* a, std::int64_t a_stride, const std::byte* tail,
-                      const std::byte* b, float* sums, bool is_first) {
+// Rows [0, rows) of numbers [begin, begin + 32 * steps) in tile order; what lies beyond the rows or the depth counts as zero.
+inline void pack_rows(const TileTask& task, std::int64_t first_step, std::int64_t steps) {
+  for (std::int64_t row = 0; row < task.rows; ++row) {
+    const std::byte* from = task.a + row * task.a_stride + first_step * kTileBytes;
+    std::byte* to = task.packed + row / kBlockRows * steps * kStepBytes + row % kBlockRows * kTileBytes;
+    const std::int64_t whole = std::min(steps, task.depth / kStepDepth - first_step);
+    for (std::int64_t step = 0; step < whole; ++step, from += kTileBytes, to += kStepBytes) std::memcpy(to, from, kTileBytes);
+    if (whole == steps) continue;
+    const auto rest = static_cast<std::size_t>(task.depth % kStepDepth) * 2;
+    std::memcpy(to, from, rest);
+    std::memset(to + rest, 0, kTileBytes - rest);
+  }
+}
+
+// Adds the products of `steps` steps to the sums of a block of rows and a panel. Calls beside() after each step.
+template <class Tiles, bool kTwoRows, bool kTwoColumns, class Beside>
+inline void add_chunk(const std::byte* a, const std::byte* b, std::int64_t steps, float* sums, bool is_first,
+                      const Beside& beside) {
   constexpr std::int64_t kSumsStride = kPanelColumns * sizeof(float);
   float* const below = sums + kTileRows * kPanelColumns;
   if (is_first) {
@@ -92,24 +104,20 @@ inline void add_chunk(const TileSteps::Chunk& chunk, const std::byte* a, std::in
     if constexpr (kTwoRows) Tiles::template load<2>(below, kSumsStride);
     if constexpr (kTwoRows && kTwoColumns) Tiles::template load<3>(below + 16, kSumsStride);
   }
-  b += chunk.first_step * kStepBytes;
-  for (const TileSteps::Run& run : chunk.runs) {
-    const std::byte* from = (run.tail ? tail : a) + run.offset;
-    const std::int64_t stride = run.tail ? kTileBytes : a_stride;
-    for (std::int64_t step = 0; step < run.steps; ++step, from += kTileBytes, b += kStepBytes) {
-      Tiles::template load<4>(from, stride);
-      Tiles::template load<6>(b, kTileBytes);
-      Tiles::template multiply<0, 4, 6>();
-      if constexpr (kTwoColumns) {
-        Tiles::template load<7>(b + kStepBytes / 2, kTileBytes);
-        Tiles::template multiply<1, 4, 7>();
-      }
-      if constexpr (kTwoRows) {
-        Tiles::template load<5>(from + kTileRows * stride, stride);
-        Tiles::template multiply<2, 5, 6>();
-        if constexpr (kTwoColumns) Tiles::template multiply<3, 5, 7>();
-      }
+  for (std::int64_t step = 0; step < steps; ++step, a += kStepBytes, b += kStepBytes) {
+    Tiles::template load_past<4>(a, kTileBytes);
+    Tiles::template load<6>(b, kTileBytes);
+    Tiles::template multiply<0, 4, 6>();
+    if constexpr (kTwoColumns) {
+      Tiles::template load<7>(b + kStepBytes / 2, kTileBytes);
+      Tiles::template multiply<1, 4, 7>();
     }
+    if constexpr (kTwoRows) {
+      Tiles::template load_past<5>(a + kStepBytes / 2, kTileBytes);
+      Tiles::template multiply<2, 5, 6>();
+      if constexpr (kTwoColumns) Tiles::template multiply<3, 5, 7>();
+    }
+    beside();
   }
   Tiles::template store<0>(sums, kSumsStride);
   if constexpr (kTwoColumns) Tiles::template store<1>(sums + 16, kSumsStride);
@@ -117,64 +125,71 @@ inline void add_chunk(const TileSteps::Chunk& chunk, const std::byte* a, std::in
   if constexpr (kTwoRows && kTwoColumns) Tiles::template store<3>(below + 16, kSumsStride);
 }
 
-// Configures the thread's registers and calls finish(sums, row, rows, column, columns) for each block of at most 32 x 32 whose sums
-// are there, kPanelColumns floats a row. The caller releases the registers.
-template <class Tiles, class Finished>
-void run_tile_task(const TileSteps& steps, const TileTask& task, const Finished& finish) {
+// Configures the thread's registers and calls finish(sums, row, rows, column, columns) for all of the task, some rows of a panel at
+// a time, when their sums are there, kPanelColumns floats a row; and fetch(row, rows, column) for them a while before. The caller
+// releases the registers. `is_packed`: the rows' copy is there from the task before (possible where it has all steps).
+template <class Tiles, class Finish, class Fetch>
+void run_tile_task(const TileTasks& tasks, const TileTask& task, bool is_packed, const Finish& finish, const Fetch& fetch) {
   const std::int64_t whole = task.rows / kBlockRows, rest = task.rows % kBlockRows, blocks = whole + (rest ? 1 : 0);
-  const std::int64_t tail_depth = steps.depth % kStepDepth;
-  if (tail_depth)
-    for (std::int64_t row = 0; row < task.rows; ++row) {
-      std::uint16_t* const to = task.tails + row * kStepDepth;
-      std::memcpy(to, task.a + row * task.a_stride + (steps.depth - tail_depth) * 2, static_cast<std::size_t>(tail_depth) * 2);
-      std::fill(to + tail_depth, to + kStepDepth, std::uint16_t{0});
-    }
-  const auto block = [&](const TileSteps::Chunk& chunk, std::int64_t i, std::int64_t rows, std::int64_t panel) {
-    const std::int64_t row = i * kBlockRows, column = panel * kPanelColumns,
-                       columns = std::min(kPanelColumns, task.columns - column);
-    const std::byte *a = task.a + row * task.a_stride, *b = task.b + panel * steps.panel_bytes();
-    const auto* tail = reinterpret_cast<const std::byte*>(task.tails + (task.tails ? row * kStepDepth : 0));
-    float* const sums = task.sums + (panel * blocks + i) * kBlockSums;
-    const bool is_first = &chunk == &steps.chunks.front();
-    const auto add = rows > kTileRows ? (columns > 16 ? add_chunk<Tiles, true, true> : add_chunk<Tiles, true, false>)
-                                      : (columns > 16 ? add_chunk<Tiles, false, true> : add_chunk<Tiles, false, false>);
-    add(chunk, a, task.a_stride, tail, b, sums, is_first);
-    if (&chunk == &steps.chunks.back()) finish(sums, row, rows, column, columns);
-  };
   const auto configure = [](std::int64_t rows) {
     const std::int64_t above = std::min(rows, kTileRows), below = std::max<std::int64_t>(rows - kTileRows, 1);
     Tiles::configure(TileShapes::of_rows({above, above, below, below, above, below, kTileRows, kTileRows}));
   };
   if (whole > 0) configure(kBlockRows);
-  for (const TileSteps::Chunk& chunk : steps.chunks) {
-    for (std::int64_t panel = 0; panel < task.panels(); ++panel)
-      for (std::int64_t i = 0; i < whole; ++i) block(chunk, i, kBlockRows, panel);
-    if (rest == 0) continue;
-    configure(rest);
-    for (std::int64_t panel = 0; panel < task.panels(); ++panel) block(chunk, whole, rest, panel);
-    if (whole > 0 && &chunk != &steps.chunks.back()) configure(kBlockRows);
-  }
-}
-
-// Rows and columns of a task: about 256 x 256, whose operands' chunks and sums the second cache holds, but several a thread.
-struct TileTasks {
-  TileTasks(std::int64_t rows, std::int64_t columns, int threads) {
-    const auto count = [&] { return blocks_of(rows, task_rows) * blocks_of(columns, task_columns); };
-    const auto shrink = [](std::int64_t& extent, std::int64_t of) {
-      extent = std::min(extent, blocks_of(of, kBlockRows) * kBlockRows);
-    };
-    shrink(task_rows, rows);
-    shrink(task_columns, columns);
-    while (count() < 4 * threads && std::max(task_rows, task_columns) > 32) {
-      std::int64_t& larger = task_rows >= task_columns ? task_rows : task_columns;
-      larger = blocks_of(larger / 2, 32) * 32;
+  // The panel whose sums wait for their end, from `row` on.
+  struct {
+    const float* sums = nullptr;
+    std::int64_t row = 0, column = 0, columns = 0;
+  } waiting;
+  const auto finish_rows = [&](std::int64_t end) {
+    if (end <= waiting.row) return;
+    constexpr std::int64_t kAhead = 16;
+    if (const std::int64_t from = waiting.row + kAhead; from < task.rows)
+      fetch(from, std::min(end + kAhead, task.rows) - from, waiting.column);
+    finish(waiting.sums + waiting.row * kPanelColumns, waiting.row, end - waiting.row, waiting.column, waiting.columns);
+    waiting.row = end;
+  };
+  for (std::int64_t first = 0; first < tasks.steps; first += tasks.block_steps) {
+    const std::int64_t block_steps = std::min(tasks.block_steps, tasks.steps - first), chunks = blocks_of(block_steps, kChunkSteps);
+    const bool is_last = first + block_steps == tasks.steps;
+    if (!is_packed) pack_rows(task, first, block_steps);
+    for (std::int64_t panel = 0; panel < task.panels(); ++panel) {
+      const std::int64_t column = panel * kPanelColumns, columns = std::min(kPanelColumns, task.columns - column);
+      float* const panel_sums = task.sums + (tasks.block_steps < tasks.steps ? panel : panel % 2) * blocks * kBlockSums;
+      const std::byte* const panel_b = task.b + panel * tasks.panel_bytes() + first * kStepBytes;
+      const std::int64_t to_finish = waiting.sums ? task.rows : 0;
+      for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const std::int64_t step0 = chunk * kChunkSteps, steps = std::min(kChunkSteps, block_steps - step0);
+        const std::byte* const b = panel_b + step0 * kStepBytes;
+        // The chunk that comes next is fetched in as many pieces as there are blocks of rows.
+        const std::byte* const next = chunk + 1 < chunks ? b + steps * kStepBytes : panel_b + tasks.panel_bytes();
+        const std::int64_t lines = blocks_of(kStepBytes / kTileBytes, blocks);  // a step
+        const auto add = [&](std::int64_t i, std::int64_t rows) {
+          const std::byte* const a = task.packed + (i * block_steps + step0) * kStepBytes;
+          float* const sums = panel_sums + i * kBlockSums;
+          const std::byte* fetched = next + i * steps * lines * kTileBytes;
+          const std::int64_t turn = chunk * blocks + i + 1, end = to_finish * turn / (chunks * blocks),
+                             rows_a_step = blocks_of(end - waiting.row, steps);
+          const auto beside = [&] {
+            for (std::int64_t line = 0; line < lines; ++line, fetched += kTileBytes) __builtin_prefetch(fetched, 0, 2);
+            finish_rows(std::min(waiting.row + rows_a_step, end));
+          };
+          const bool is_first = first + step0 == 0;
+          if (rows > kTileRows && columns > 16) add_chunk<Tiles, true, true>(a, b, steps, sums, is_first, beside);
+          else if (rows > kTileRows) add_chunk<Tiles, true, false>(a, b, steps, sums, is_first, beside);
+          else if (columns > 16) add_chunk<Tiles, false, true>(a, b, steps, sums, is_first, beside);
+          else add_chunk<Tiles, false, false>(a, b, steps, sums, is_first, beside);
+        };
+        for (std::int64_t i = 0; i < whole; ++i) add(i, kBlockRows);
+        if (rest == 0) continue;
+        configure(rest);
+        add(whole, rest);
+        if (whole > 0) configure(kBlockRows);
+      }
+      if (is_last) waiting = {panel_sums, 0, column, columns};
     }
-    across = blocks_of(rows, task_rows);
-    total = count();
   }
-  std::int64_t task_rows = 256, task_columns = 256;
-  std::int64_t across = 0, total = 0;  // tasks along the rows, and all
-  std::int64_t sums() const { return task_rows * task_columns; }
-};
+  finish_rows(task.rows);
+}
 
 }  // namespace zoe::cpu

@@ -41,7 +41,7 @@ struct alignas(64) TileShapes {
 static_assert(sizeof(TileShapes) == 64);
 
 // Registers belong to the thread. configure() zeroes them; they are released after use, as the system saves what is in use.
-// `stride` is the distance of rows in bytes.
+// `stride` is the distance of rows in bytes. load_past() leaves in the first cache what is there: it is for what passes once.
 //
 // multiply<C, A, B>: row m of C, 16 floats, += the products of row m of A, 32 bf16, with B, whose row i holds rows 2i and 2i + 1 of
 // a 32 x 16 matrix in pairs. Products at even and at odd places have a sum each, of fused multiply-adds in their order, and C takes
@@ -57,6 +57,10 @@ struct HardwareTiles {
   template <int kTile>
   static void load(const void* from, std::int64_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
+  }
+  template <int kTile>
+  static void load_past(const void* from, std::int64_t stride) {
+    asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile) : "memory");
   }
   template <int kTile>
   static void store(void* to, std::int64_t stride) {
@@ -78,6 +82,10 @@ struct EmulatedTiles {
   }
   template <int kTile>
   static void load(const void* from, std::int64_t stride) {
+    load(kTile, from, stride);
+  }
+  template <int kTile>
+  static void load_past(const void* from, std::int64_t stride) {
     load(kTile, from, stride);
   }
   template <int kTile>
