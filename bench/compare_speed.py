@@ -3,10 +3,10 @@
 
     python bench/compare_speed.py [WHAT...] [--rounds 1] [--dtype f32|bf16] [--threads 2] [--zoe build/zoe]
 
-WHAT: toy toy-i2v toy-forward toy-vae 1.3b-512 1.3b-2550 vae-full vae22-full (default: all). In every round each side is a fresh process that
-warms up once and takes the median of several runs; with several rounds the sides alternate and the ratio is that of the
-medians, with the extremes of the single runs. `toy` and `toy-i2v` (from a picture) give Diffusers its best case (loaded, warm, no file), and Zoetrope its
-worst: a whole process from start to the written mp4.
+WHAT: toy toy-i2v toy-forward toy-vae 1.3b-512 1.3b-2550 vae-full vae22-full (default: all). In every round each side is a fresh
+process that warms up once and takes the median of several runs; with several rounds the sides alternate and the ratio is that of
+the medians, with the extremes of the single runs. `toy` and `toy-i2v` (from a picture) give Diffusers its best case (loaded, warm,
+no file), and Zoetrope its worst: a whole process from start to the written mp4.
 """
 import argparse
 import json
@@ -19,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TOY_SIZE = ["--size", "toy", "--width", "128", "--height", "128", "--num-frames", "33"]
-# Arguments of `zoe generate` for the whole videos, of `zoe bench` for the parts. The toy's prompt has 12 tokens: its other 500 rows are one key. At full size every row is its own key.
+# Arguments of `zoe generate` for the whole videos, of `zoe bench` for the parts. The toy's prompt has 12 tokens: its other 500 rows
+# are one key. At full size every row is its own key.
 OURS = {
     "toy": [],
     "toy-i2v": ["--model-path", str(ROOT / "models/toy-wan-i2v"), "--image", str(ROOT / "models/toy-wan-i2v/circle.png"), "--width", "128",

@@ -54,12 +54,19 @@ ZOE_FN void exchange(unsigned (&words)[4], int i) {
 // A pixel's sums, of which a thread has two of every eight, to memory as 16 bytes a thread. All threads of a warp come here.
 ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, const T* bias, const T* residual, T* result) {
   const int i = threadIdx.x % 4;
+  // Where warpgroups share a tile nothing multiplies meanwhile: what is waited for is asked for at once, if registers hold it.
+  constexpr bool kAsks = GROUPS == 2 && PIECES * COLUMNS <= 320;
+  uint4 asked[COLUMNS / 32];
+  if (kAsks && residual && there) {
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 32; ++n) asked[n] = *(const uint4*)(residual + 32 * n + i * 8);
+  }
 #pragma unroll
   for (int first = 0; first < COLUMNS; first += 32) {
     unsigned added[4] = {0, 0, 0, 0}, words[4];
     if (residual) {
       if (there) {
-        const uint4 chunk = *(const uint4*)(residual + first + i * 8);
+        const uint4 chunk = kAsks ? asked[first / 32] : *(const uint4*)(residual + first + i * 8);
         added[0] = chunk.x, added[1] = chunk.y, added[2] = chunk.z, added[3] = chunk.w;
       }
       exchange(added, i);
