@@ -3,9 +3,11 @@
 //
 //   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]",
 //                                                     "attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias]" or
-//                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]"
+//                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]
+//                                                      [tile COLUMNS PIECES_H PIECES_W GROUPS_H GROUPS_W]"
 //
-// One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
+// `tile`: the kernel for capability 9.0 with tiles of that kind (HaloTile in platform/cuda/kernels.h) instead of what the platform
+// takes. One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -20,6 +22,8 @@
 
 #include "base/error.h"
 #include "ir/trace.h"
+#include "platform/cuda/device.h"
+#include "platform/cuda/kernels.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -50,13 +54,13 @@ Value parse_conv(const std::string& line) {
   std::string what, dtype_name, residual;
   words >> what >> frames >> height >> width >> channels >> columns >> dtype_name;
   check(words && frames > 0 && height > 0 && width > 0 && channels > 0 && columns > 0 &&
-            (dtype_name == "bf16" || dtype_name == "f32") && (!(words >> residual) || residual == "residual"),
+            (dtype_name == "bf16" || dtype_name == "f32") && (!(words >> residual) || residual == "residual" || residual == "tile"),
         ErrorKind::invalid_argument, "bench_linear",
         "bad convolution: got \"{}\", expected conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual].", line);
   const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
   ProductOptions options;
   options.bias = parameter("bias", dtype, {columns});
-  if (!residual.empty()) options.residual = input("residual", dtype, {frames, height, width, columns});
+  if (residual == "residual") options.residual = input("residual", dtype, {frames, height, width, columns});
   return conv(input("x", dtype, {frames + 2, height, width, channels}), parameter("weight", dtype, {columns, channels, 3, 3, 3}),
               {.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}}, options);
 }
@@ -81,10 +85,24 @@ Value parse(const std::string& line) {
   return linear(input("x", dtype, {rows, inner}), parameter("weight", dtype, {columns, inner}), options);
 }
 
+// Of the tile that a line asks for.
+std::unique_ptr<Kernel> make_kernel(Platform& platform, const std::string& line, const Node& node) {
+  const std::size_t at = line.find(" tile ");
+  if (at == line.npos) return platform.make_kernel(node);
+  cuda::HaloTile tile;
+  std::istringstream words(line.substr(at + 6));
+  words >> tile.columns >> tile.pieces[0] >> tile.pieces[1] >> tile.groups[0] >> tile.groups[1];
+  auto kernel =
+      words ? cuda::make_halo_conv(node, std::make_shared<cuda::Device>(cuda::kCuda, 0, PlatformOptions{}), tile) : nullptr;
+  check(kernel != nullptr, ErrorKind::invalid_argument, "bench_linear",
+        "bad tile: got \"{}\", expected one that this device takes.", line);
+  return kernel;
+}
+
 // A kernel with operands of normal values: what power it takes depends on them.
 struct Prepared {
-  Prepared(Platform& platform, const Value& result_)
-      : result(result_), kernel(platform.make_kernel(result.node())), stream(platform.make_stream()) {
+  Prepared(Platform& platform, const std::string& line)
+      : result(parse(line)), kernel(make_kernel(platform, line, result.node())), stream(platform.make_stream()) {
     std::mt19937 generator(1);
     const Node& node = result.node();
     std::normal_distribution<float> normal(0.0f, node.opcode == Opcode::attention ? 1.0f : 0.25f);
@@ -132,7 +150,7 @@ void answer(Platform& platform, double seconds) {
   while (std::getline(std::cin, line)) {
     if (line != before) {
       prepared.reset();  // its memory goes first
-      prepared = std::make_unique<Prepared>(platform, parse(line));
+      prepared = std::make_unique<Prepared>(platform, line);
       before = line;
       prepared->milliseconds(1);
     }

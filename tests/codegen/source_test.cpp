@@ -128,24 +128,37 @@ TEST(CudaSource, OfFlashAttentionFitsTheRegisters) {
   }
 }
 
-// The sums of 256 pixels by 96 channels are; and products that wait for each other are said to be "serialized".
+// The sums of a warpgroup are; and products that wait for each other are said to be "serialized".
 TEST(CudaSource, OfHaloConvFitsTheRegistersAndItsProductsRunOn) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
   struct Form {
     std::array<std::int64_t, 3> kernel;
-    std::int64_t columns, x_stages, w_slots;
+    cuda::HaloTile tile;
+    std::int64_t x_stages, w_slots;
     Activation activation;
   };
-  for (const Form& form : {Form{{3, 3, 3}, 96, 2, 5, Activation::none},
-                           {{1, 2, 2}, 96, 4, 8, Activation::none},
-                           {{1, 3, 3}, 96, 4, 8, Activation::silu},
-                           {{3, 3, 3}, 8, 2, 8, Activation::none}}) {
-    const std::string said =
-        compile(cuda::halo_conv_source(form.kernel, form.columns, form.x_stages, form.w_slots, form.activation));
+  for (const Form& form : {Form{{3, 3, 3}, {96, {2, 2}, {1, 1}}, 2, 5, Activation::none},
+                           {{1, 2, 2}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::none},
+                           {{1, 3, 3}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::silu},
+                           {{3, 3, 3}, {128, {2, 1}, {1, 2}}, 2, 4, Activation::none},
+                           {{1, 2, 2}, {128, {1, 2}, {1, 2}}, 4, 8, Activation::none},
+                           {{3, 3, 3}, {160, {2, 1}, {1, 2}}, 2, 3, Activation::silu},
+                           {{3, 3, 3}, {160, {1, 2}, {1, 2}}, 2, 3, Activation::none},
+                           {{3, 3, 3}, {16, {2, 2}, {1, 1}}, 2, 8, Activation::none},
+                           {{3, 3, 3}, {8, {2, 2}, {1, 1}}, 2, 8, Activation::none}}) {
+    const std::string said = compile(cuda::halo_conv_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
                 said.find("serialized") == std::string::npos)
-        << form.columns << " columns, " << form.w_slots << " slots: " << said;
+        << form.tile.columns << " columns, " << form.w_slots << " slots: " << said;
   }
+}
+
+TEST(CudaSource, OfWideAttentionFitsTheRegistersAndItsProductsRunOn) {
+  if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
+  const std::string said = compile(cuda::wide_attention_source());
+  EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
+              said.find("serialized") == std::string::npos)
+      << said;
 }
 
 // Sixteen numbers of a thread, and the bytes they are made of, stay in registers.

@@ -77,14 +77,22 @@ TEST(ConvOnOpencl, AgreesWithReference) {
     }
 }
 
-// Channels and columns that Hopper's kernel of tiles of 16 x 16 pixels takes, whose last row and column of tiles is not whole.
+// Channels and columns that Hopper's kernel takes, of tiles of 16 x 16 or 8 x 32 pixels, whose last row and column is not whole.
 const ConvCase kTileCases[] = {
     {{1, 17, 18, 32}, {96, 32, 3, 3, 3}, {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}}, true, true},
     {{2, 7, 19, 96}, {96, 96, 2, 3, 1}, {{1, 1, 1}, {0, 0, 0}, {1, 0, 0}}, false, false, Activation::silu},
     {{2, 6, 9, 64}, {192, 64, 1, 3, 3}, kSame},
     {{3, 18, 21, 96}, {3, 96, 3, 3, 3}, kSame},
     {{1, 9, 17, 32}, {192, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}, true, true},
+    {{1, 17, 18, 32}, {128, 32, 3, 3, 3}, {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}}, true, true},
+    {{2, 7, 33, 64}, {256, 64, 3, 3, 3}, {{1, 1, 1}, {1, 1, 1}, {0, 1, 1}}, false, true, Activation::silu},
+    {{3, 18, 21, 96}, {160, 96, 3, 3, 3}, kSame, true, true},
+    {{2, 9, 40, 32}, {320, 32, 1, 3, 3}, kSame},
+    {{3, 18, 21, 64}, {12, 64, 3, 3, 3}, kSame, true, true},
+    {{1, 9, 17, 32}, {256, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}, true, true},
     // Several tiles a multiprocessor.
+    {{150, 3, 17, 32}, {256, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}, true, true},
+    {{300, 3, 33, 32}, {160, 32, 3, 3, 1}, {{1, 1, 1}, {1, 1, 0}, {0, 1, 0}}, true, false, Activation::silu},
     {{300, 3, 17, 32}, {96, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}, true, true},
     {{103, 2, 17, 32}, {192, 32, 3, 3, 1}, {{1, 1, 1}, {1, 1, 0}, {0, 1, 0}}, true, false, Activation::silu},
     {{200, 2, 3, 32}, {96, 32, 1, 3, 3}, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}, 2}, true, false},
@@ -122,6 +130,9 @@ TEST(ConvOnCuda, ReadsEarlierFramesWhereTheyLie) {
   const HistoryCase cases[] = {{{3, 17, 18, 32}, {96, 32, 3, 3, 3}, 2, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}},
                                {{1, 5, 33, 64}, {192, 64, 3, 3, 3}, 2, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}},
                                {{2, 5, 7, 32}, {96, 32, 2, 3, 3}, 4, {{1, 1, 1}, {1, 1, 1}, {1, 1, 1}}},
+                               {{2, 33, 48, 64}, {128, 64, 3, 3, 3}, 2, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}},
+                               {{140, 2, 16, 32}, {128, 32, 3, 1, 3}, 1, {{1, 1, 1}, {1, 0, 1}, {0, 0, 1}}},
+                               {{2, 17, 18, 32}, {320, 32, 3, 3, 3}, 2, {{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}},
                                {{70, 2, 17, 32}, {96, 32, 3, 1, 3}, 1, {{1, 1, 1}, {1, 0, 1}, {0, 0, 1}}}};
   for (const HistoryCase& c : cases) {
     const Value x = input("x", DType::bf16, c.x), weight = parameter("w", DType::bf16, c.weight),
@@ -136,7 +147,9 @@ TEST(ConvOnCuda, ReadsEarlierFramesWhereTheyLie) {
                                             operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
     EXPECT_LE(relative_rms(run_kernel(*cuda(true), made, 0), run_reference(made)), tolerance(DType::bf16))
         << signature(made.result.node());
-    const std::int64_t tiles = result.dim(0) * ((result.dim(1) + 15) / 16) * ((result.dim(2) + 15) / 16) * (c.weight.dim(0) / 96);
+    const std::int64_t columns = c.weight.dim(0) % 96 == 0 ? 96 : c.weight.dim(0) % 160 == 0 ? 160 : 128;
+    const std::int64_t tiles =
+        result.dim(0) * ((result.dim(1) + 15) / 16) * ((result.dim(2) + 15) / 16) * (c.weight.dim(0) / columns);
     EXPECT_EQ(cuda(true)->takes_history(made.result.node()), tiles >= 132) << tiles;  // of an H100 or H200
   }
 }

@@ -46,7 +46,17 @@ std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device
 bool halo_conv_wins(const Node& node, const Device& device);  // against all others
 // The programs that it builds for those of these nodes where it wins, so that they can be compiled together beforehand.
 std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device);
-std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, std::int64_t columns, std::int64_t x_stages,
+// What a block of it makes at a time: pixels of a frame by columns.
+struct HaloTile {
+  std::int64_t columns = 0;
+  std::array<std::int64_t, 2> pieces = {};  // of 8 x 8 pixels, down and across, of a warpgroup
+  std::array<std::int64_t, 2> groups = {};  // of warpgroups, down and across: one that takes turns with another, or two
+
+  constexpr std::int64_t height() const { return 8 * pieces[0] * groups[0]; }
+  constexpr std::int64_t width() const { return 8 * pieces[1] * groups[1]; }
+};
+std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device, const HaloTile& tile);
+std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, const HaloTile& tile, std::int64_t x_stages,
                              std::int64_t w_slots, Activation activation);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0; null where it does not apply.
@@ -54,6 +64,10 @@ std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& 
 // The programs that it builds for these nodes, so that they can be compiled together beforehand.
 std::vector<Device::Program> flash_attention_programs(std::span<const Node* const> nodes, const Device& device);
 std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys, bool has_bias, bool stays);
+// attention by wgmma over heads too wide for it; null where it does not apply.
+std::unique_ptr<Kernel> make_wide_attention(const Node& node, const DevicePtr& device);
+std::vector<Device::Program> wide_attention_programs(std::span<const Node* const> nodes, const Device& device);
+std::string wide_attention_source();
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.

@@ -130,6 +130,7 @@ class CudaPlatform : public Platform {
         return make_product(node, device_);
       case Opcode::attention:
         if (auto kernel = make_flash_attention(node, device_)) return kernel;
+        if (auto kernel = make_wide_attention(node, device_)) return kernel;
         if (auto kernel = by_cudnn(make_cudnn_attention, node)) return kernel;
         return make_attention(node, device_);
       case Opcode::concat: return make_concat(node, device_);
@@ -153,6 +154,7 @@ class CudaPlatform : public Platform {
     auto ours = std::async(std::launch::async, [&, target = log_target()] {
       const LogScope log_scope(target);
       std::vector<Device::Program> programs = flash_attention_programs(nodes, *device_);
+      std::ranges::move(wide_attention_programs(nodes, *device_), std::back_inserter(programs));
       std::ranges::move(halo_conv_programs(nodes, *device_), std::back_inserter(programs));
       device_->build(programs);
     });

@@ -6,10 +6,11 @@ namespace zoe::cuda {
 extern const char* const kMovementSource;
 extern const char* const kTilesSource;  // in front of those that follow
 extern const char* const kProductSource;
-extern const char* const kHopperSource;  // behind them, in front of the next and of flash attention
+extern const char* const kHopperSource;  // behind them, in front of the next, of flash attention and of that over wide heads
 extern const char* const kHaloConvSource;
 extern const char* const kAttentionSource;
 extern const char* const kFlashAttentionSource;
+extern const char* const kWideAttentionSource;
 extern const char* const kConvLayoutSource;
 extern const char* const kSixteenSource;  // in front of the text of base/blocks.inc, where its blocks need it
 extern const char* const kWidenSource;    // by itself, behind the prelude and that text
