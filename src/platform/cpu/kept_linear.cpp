@@ -32,7 +32,7 @@ class FastKeptWeight : public WeightReader {
         dtype_(change ? DType::f32 : type.dtype),
         bytes_(bytes),
         all_(layout, type.shape, bytes),
-        change_(change, type.dtype) {}
+        change_{change, type.dtype} {}
   const Shape& shape() const override { return all_.shape(); }
   std::size_t stored_bytes() const override { return all_.stored_bytes(); }
   void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
