@@ -1,9 +1,11 @@
 #include "platform/kept_weight.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/error.h"
+#include "ir/trace.h"
 
 namespace zoe {
 
@@ -50,6 +52,28 @@ void KeptWeight::read(std::int64_t begin, std::int64_t count, DType dtype, void*
     }
     if (count == 0) return;
   }
+}
+
+Node with_dense_weight(const Node& linear) {
+  Node dense = linear;
+  dense.inputs[1] = parameter("weight", linear.inputs[1].dtype(), linear.inputs[1].shape());
+  return dense;
+}
+
+KeptLinear::KeptLinear(const Node& node, std::unique_ptr<Kernel> product, std::size_t widened_bytes, std::size_t alignment)
+    : layout_(node.inputs[1].node()),
+      type_(node.inputs[1].type()),
+      product_(std::move(product)),
+      implementation_(fmt::format("widened, {}", product_->implementation())),
+      place_((product_->scratch_bytes() + alignment - 1) / alignment * alignment),
+      widened_bytes_(widened_bytes) {}
+
+void KeptLinear::run_product(Stream& stream, std::span<const Slot> inputs, const Slot& weight, std::span<const Slot> outputs,
+                             Slot scratch) const {
+  std::array<Slot, 4> operands;
+  std::copy(inputs.begin(), inputs.end(), operands.begin());
+  operands[1] = weight;
+  product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
 }
 
 }  // namespace zoe
