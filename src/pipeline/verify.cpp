@@ -31,7 +31,7 @@ std::vector<float> to_floats(const Bytes& bytes, DType dtype) {
 
 // The distance between neighbours of numbers as large as `magnitude`.
 double last_place(double magnitude, DType dtype) {
-  if (dtype == DType::u8) return 1;
+  if (is_byte(dtype)) return 1;
   const int mantissa_bits = dtype == DType::bf16 ? 7 : 23;
   constexpr int kSmallestExponent = -126;
   const int exponent = magnitude > 0 ? std::max(std::ilogb(magnitude), kSmallestExponent) : kSmallestExponent;
@@ -240,8 +240,8 @@ VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform
 
   SideBySide side_by_side(*platform, compiled_job, uncompiled_job, report.chains);
   PlanRunner& runner = SessionAccess::runner(compiled);
-  const PlanRunner alone = std::exchange(
-      runner, [&](const NamedPlan& plan, auto&&... arguments) { side_by_side.run(plan.plan, arguments...); });
+  const PlanRunner alone =
+      std::exchange(runner, [&](const NamedPlan& plan, auto&&... arguments) { side_by_side.run(plan.plan, arguments...); });
   compiled.run(compiled_job, {});
   runner = alone;
   report.latents = compare_latents(final_latents(compiled, compiled_job), final_latents(uncompiled, uncompiled_job));
