@@ -116,7 +116,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype, con
     if (stored && options.compile.keep_stored)
       graphs.back() = keep_stored(
           part.graph, [stored](const std::string&) { return Storage{stored}; },
-          [&](const Encoding&) { return platform.keeps_stored(); });
+          [&](const Encoding& encoding) { return platform.keeps_stored(encoding); });
   }
   made.plans = compile(graphs, platform, options.compile);
   return made;
@@ -525,9 +525,7 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
          "session: steps of each request (default 4)")
       ->type_name("N");
-  app.add_option("--size", options->size,
-                 "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of "
-                 "all but 5b and toy are one")
+  app.add_option("--size", options->size, "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of all but 5b and toy are one")
       ->check(CLI::IsMember({"1.3b", "14b", "i2v-14b", "5b", "toy"}))
       ->capture_default_str();
   const auto integer = [&app](const char* flag, std::int64_t& target, std::int64_t min, std::int64_t max, const char* text) {

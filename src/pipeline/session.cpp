@@ -154,7 +154,7 @@ struct Session::State {
     const Component& component = *resources.components.at(plan.component);
     named.graph = keep_stored(
         named.graph, [&](const std::string& name) { return component.storage(name, changes_of(changes, plan.component)); },
-        [&](const Encoding&) { return platform->keeps_stored(); });
+        [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
     return named;
   }
 

@@ -39,7 +39,7 @@ std::unique_ptr<Recording> Stream::record_end(std::string* why) {
 }
 void Stream::replay(const Recording&) { ZOE_INTERNAL_CHECK(can_record()); }
 
-Support Platform::keeps_stored() const {
+Support Platform::keeps_stored(const Encoding&) const {
   for (const Implementation& row : implementations())
     if (row.takes_kept) return Support::yes();
   return Support::no("{} widens weights as it loads them", info().platform);

@@ -315,7 +315,7 @@ TEST(Vendors, WeightsThatStayAsTheyAreStoredAreWidenedInFrontOfTheirProducts) {
                          const Graph graph = keep_stored(
                              make_graph("kept", {x}, {linear(y, parameter("b", DType::bf16, {7, 48}))}),
                              [&](const std::string& name) { return storages.at(name); },
-                             [&](const Encoding&) { return platform->keeps_stored(); });
+                             [&](const Encoding& encoding) { return platform->keeps_stored(encoding); });
                          const Plan plan = compile(graph, *platform);
                          EXPECT_EQ(plan.weight_bytes(), 48u * 68 + 384 + 64);  // scales: 7 floats, in a line of a cache
                          WeightStore weights(*platform, [&](const std::string& name) {

@@ -71,7 +71,7 @@ class KeptStore : public ::testing::Test {
     return compile(
         keep_stored(
             graph, [this](const std::string& name) { return weights.contains(name) ? weights.at(name)->storage() : Storage{}; },
-            [&](const Encoding&) { return platform.keeps_stored(); }),
+            [&](const Encoding& encoding) { return platform.keeps_stored(encoding); }),
         platform);
   }
 };
