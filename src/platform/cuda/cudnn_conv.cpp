@@ -90,7 +90,7 @@ struct Geometry {
 
   const ProductAttributes attributes;
   const Shape x, weight, result;
-  Taps taps_as = Form::plain;
+  Form form = Form::plain;
   // cuDNN's: channels, then axes T H W.
   std::int64_t phases = 1, in_channels = 0, out_channels = 0;
   std::vector<std::int64_t> source, target, kernel, stride, pad_begin, pad_end;
