@@ -4,6 +4,7 @@
 // (configurations only), or one of those with random weights, made in memory: `random:wan2.2-t2v-a14b:7`.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -46,7 +47,8 @@ struct ModelConfig {
   std::optional<ClipVisionConfig> image_encoder = {};  // of a transformer with an image_dim
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
-  std::optional<std::uint64_t> random_seed = {};  // weights are made from it
+  std::vector<std::array<double, 3>> latent_rgb = {};  // of zoetrope.json, see preview.h; empty: it says nothing
+  std::optional<std::uint64_t> random_seed = {};       // weights are made from it
 
   std::filesystem::path part(std::string_view part_name) const;  // a folder or a file; of a model with files
   // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.

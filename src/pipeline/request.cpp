@@ -29,6 +29,7 @@ constexpr Choice<SchedulerKind> kSchedulers[] = {{"unipc", SchedulerKind::unipc}
                                                  {"euler", SchedulerKind::euler},
                                                  {"lcm", SchedulerKind::lcm},
                                                  {"dpm++", SchedulerKind::dpmpp},
+                                                 {"rcm", SchedulerKind::rcm},
                                                  {"uni_pc", SchedulerKind::unipc},
                                                  {"UniPCMultistepScheduler", SchedulerKind::unipc},
                                                  {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler},
@@ -44,7 +45,11 @@ constexpr Choice<Preset> kPresets[] = {{"none", Preset::none},
                                        {"dmd-3step", Preset::dmd_3step},
                                        {"lightning-4step", Preset::lightx2v_4step},
                                        {"causvid-3step", Preset::dmd_3step},
-                                       {"fastwan-3step", Preset::dmd_3step}};
+                                       {"fastwan-3step", Preset::dmd_3step},
+                                       {"rcm-4step", Preset::rcm_4step},
+                                       {"rcm-4step-i2v", Preset::rcm_4step_i2v},
+                                       {"turbo-4step", Preset::rcm_4step},
+                                       {"turbo-4step-i2v", Preset::rcm_4step_i2v}};
 
 template <class T>
 constexpr auto& choices_of() {
@@ -110,8 +115,18 @@ std::vector<RequestField> make_fields() {
        .max = kMaxPromptBytes,
        .unit = "",
        .fallback = "none",
-       .help = "What not to show; of no effect without guidance",
+       .help = "What not to show; of no effect without guidance, classifier-free or nag_scale",
        .aliases = {"negative", "n_prompt", "neg_prompt"},
+       .hints = {}},
+      {.name = "emphasis",
+       .letter = "",
+       .slot = &Request::emphasis,
+       .min = 0,
+       .max = 1,
+       .unit = "",
+       .fallback = "false",
+       .help = "Parentheses in prompts are weights, as ComfyUI has them: (word:1.2), (word) is 1.1; \\( and \\) are plain ones",
+       .aliases = {"prompt_weighting"},
        .hints = {}},
       {.name = "image",
        .letter = "i",
@@ -258,6 +273,37 @@ std::vector<RequestField> make_fields() {
        .aliases = {"boundary", "moe_boundary"},
        .hints = {},
        .taken_by = kTwoExperts},
+      {.name = "nag_scale",
+       .letter = "",
+       .slot = &Request::nag_scale,
+       .min = 1,
+       .max = 100,
+       .unit = "",
+       .fallback = "none",
+       .help = "Normalized attention guidance: the negative prompt without classifier-free guidance, for models of few steps; 11 "
+               "is usual",
+       .aliases = {},
+       .hints = {"nag"}},
+      {.name = "nag_tau",
+       .letter = "",
+       .slot = &Request::nag_tau,
+       .min = 0,
+       .max = 100,
+       .unit = "",
+       .fallback = "2.5",
+       .help = "How much longer than without it nag_scale may make what a token sees",
+       .aliases = {},
+       .hints = {}},
+      {.name = "nag_alpha",
+       .letter = "",
+       .slot = &Request::nag_alpha,
+       .min = 0,
+       .max = 1,
+       .unit = "",
+       .fallback = "0.25",
+       .help = "How much of nag_scale's result is taken, the rest being the prompt's alone",
+       .aliases = {},
+       .hints = {}},
       {.name = "guidance_batch",
        .letter = "",
        .slot = &Request::guidance_batch,
@@ -275,7 +321,7 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = kModels,
-       .help = "UniPC, Euler along the flow, LCM (fresh noise at every step, for models distilled so) or DPM-Solver++ 2M",
+       .help = "UniPC, Euler along the flow, LCM or rCM (fresh noise at every step, for models distilled so) or DPM-Solver++ 2M",
        .aliases = {"sampler", "sampler_name", "sampling_method", "sample_solver"},
        .hints = {}},
       {.name = "preset",
@@ -285,7 +331,8 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = "none",
-       .help = "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
+       .help =
+           "Scheduler, levels, shift and guidance that a distilled model or LoRA was made for; what is said beside it comes on top",
        .aliases = {},
        .hints = {}},
       {.name = "flow_shift",
@@ -698,6 +745,9 @@ void check_request(const Request& request, Members taken_by, Spelling spelling) 
   check(request.prompts.size() * request.seeds.size() <= kMaxVideos, ErrorKind::invalid_argument, spell("prompt"),
         "too many videos: got {} prompts and {} seeds, expected at most {} videos. Give fewer.", request.prompts.size(),
         request.seeds.size(), kMaxVideos);
+  check(request.nag_scale || (!request.nag_tau && !request.nag_alpha), ErrorKind::invalid_argument,
+        spell(request.nag_tau ? "nag_tau" : "nag_alpha"), "has no effect without {}: got none. Say it, or leave this out.",
+        spell("nag_scale"));
   check(request.sigmas.empty() || !request.num_inference_steps ||
             request.sigmas.size() == static_cast<std::size_t>(*request.num_inference_steps),
         ErrorKind::invalid_argument, spell("sigmas"), "got {} levels and {} steps, expected as many. Leave out {}.",
@@ -708,7 +758,7 @@ std::vector<std::string> request_notices(const Request& request, int num_inferen
                                          SchedulerKind scheduler, std::int64_t model_frames, Spelling spelling) {
   constexpr int kFewSteps = 8;  // those of the recipes for distilled models
   std::vector<std::string> notices;
-  if (!request.negative_prompt.empty() && guidance_scale <= 1)
+  if (!request.negative_prompt.empty() && guidance_scale <= 1 && !request.nag_scale)
     notices.push_back(fmt::format("the negative prompt has no effect: guidance {} is off (above 1 it is on)", guidance_scale));
   if (request.num_frames && *request.num_frames > model_frames)
     notices.push_back(fmt::format("{} frames are more than the {} of the model: the video may repeat itself or come apart",
