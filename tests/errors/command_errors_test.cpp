@@ -278,7 +278,7 @@ std::vector<Case> argument_cases() {
       option("SeedVeryLong", "--seed", std::string(100'000, '9'), {"got \"999", "...", "expected a whole number"}),
       option("ThreadsZero", "--threads", "0", {"got \"0\"", "expected a whole number from 1 to 1024"}),
       option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
-      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm or dpm++"}),
+      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm, dpm++ or rcm"}),
       option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
       {"UnknownPlatform",
        tiny({"--platform", "gpu"}),
