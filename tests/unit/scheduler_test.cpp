@@ -411,7 +411,9 @@ TEST(Scheduler, SkippedStepsLeaveTheOthersLevels) {
     ASSERT_EQ(rest->steps(), 6);
     EXPECT_EQ(rest->sigmas(), std::vector<float>(whole->sigmas().begin() + 4, whole->sigmas().end()));
     EXPECT_EQ(rest->timesteps(), std::vector<float>(whole->timesteps().begin() + 4, whole->timesteps().end()));
-    if (kind == SchedulerKind::euler) EXPECT_EQ(rest->coefficients(0), whole->coefficients(4));
+    if (kind == SchedulerKind::euler) {
+      EXPECT_EQ(rest->coefficients(0), whole->coefficients(4));
+    }
     if (kind == SchedulerKind::unipc || kind == SchedulerKind::dpmpp) {
       EXPECT_NE(rest->coefficients(0), whole->coefficients(4));  // of first order
       EXPECT_EQ(rest->coefficients(5), whole->coefficients(9));
