@@ -298,7 +298,9 @@ TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
   EXPECT_EQ(graph.inputs[graph.inputs.size() - 2].type().str(), "f32[96,21,60,104]");
   EXPECT_EQ(graph.inputs.back().type().str(), "f32[8]");
   for (const NodePtr& weight : graph.parameters())
-    if (weight->name.starts_with("vace_blocks.3.")) EXPECT_EQ(weight->segment, 16) << weight->name;
+    if (weight->name.starts_with("vace_blocks.3.")) {
+      EXPECT_EQ(weight->segment, 16) << weight->name;
+    }
   const Plan plan = compile(graph, *open_platform("null"));
   EXPECT_EQ(plan.segment_count, config.num_layers + 2);
   // One hint at a time: not much more than a model without them takes.
