@@ -119,10 +119,12 @@ TEST(RequestFields, ErrorsSpellTheFieldAsTheFrontEndDoes) {
   EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=x"); }),
             "[lora] got \"x\", expected a number from -1000 to 1000 behind the file's name.");
   EXPECT_EQ(error_of([&] { set_field(request, "lora", "=1"); }), "[lora] got \"=1\", expected a file, or FILE=STRENGTH.");
-  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc, euler, lcm, dpm++ or rcm.");
+  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }),
+            "[scheduler] got \"ddim\", expected unipc, euler, lcm, dpm++ or rcm.");
   EXPECT_EQ(error_of([&] { set_field(request, "preset", "turbo"); }),
-            "[preset] got \"turbo\", expected none, lightx2v-4step or dmd-3step.");
-  EXPECT_EQ(error_of([&] { set_field(request, "image", ""); }), "[image] got \"\", expected the path of a file, of at most 4095 bytes.");
+            "[preset] got \"turbo\", expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v.");
+  EXPECT_EQ(error_of([&] { set_field(request, "image", ""); }),
+            "[image] got \"\", expected the path of a file, of at most 4095 bytes.");
   EXPECT_EQ(error_of([&] { set_field(request, "exact_size", "1"); }), "[exact_size] got \"1\", expected true or false.");
   EXPECT_EQ(error_of([&] { set_field(request, "seed", "-2"); }),
             "[seed] got \"-2\", expected a whole number from 0 to 18446744073709551615, or -1 for a random one.");
