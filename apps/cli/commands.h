@@ -25,6 +25,7 @@ using Command = std::function<int()>;  // the exit code
 
 Command add_generate(CLI::App& app);
 Command add_plan(CLI::App& app);
+Command add_resume(CLI::App& app);
 Command add_convert(CLI::App& app);
 Command add_info(CLI::App& app);
 Command add_platforms(CLI::App& app);

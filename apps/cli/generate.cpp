@@ -5,7 +5,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "apps/cli/commands.h"
+#include "apps/cli/generate.h"
 #include "apps/cli/progress.h"
 #include "apps/cli/prompts.h"
 #include "apps/cli/signals.h"
@@ -28,16 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
-
-struct GenerateOptions {
-  DeviceOptions device;
-  ModelFiles model;
-  std::string prompt_file, from, output = "out.mp4", profile;
-  SessionOptions session{.single_request = true, .spelling = Spelling::option};
-  Request request;
-  std::map<std::string, std::string> made_with;  // what the file of --from says besides the request: model, dtype, ...
-  bool has_prompt = false, has_dtype = false, quiet = false, verbose = false, json = false;
-};
 
 // The run that a file says it comes from, before options beside it.
 void take_from(GenerateOptions& options, const std::string& path) {
@@ -74,6 +64,48 @@ void check_output_apart(std::string_view where, const fs::path& output, const Ge
               output.string(), spelled(field.name, Spelling::option));
 }
 
+// What is written beside the output may not be it, nor what the run reads.
+void check_beside(std::string_view where, const std::string& path, const GenerateOptions& options) {
+  if (path.empty()) return;
+  check_output_apart(where, path, options);
+  check(fs::absolute(path).lexically_normal() != fs::absolute(options.output).lexically_normal(), ErrorKind::invalid_argument,
+        where, "{} is the output. Choose another path.", path);
+}
+
+// A state that is there already may be all that is left of hours of work.
+void check_state(const GenerateOptions& options) {
+  std::error_code status;
+  check(options.saved || !fs::exists(options.save_state, status), ErrorKind::invalid_argument, "--save-state",
+        "{} exists: go on with `zoe resume {}`, or remove it to begin anew.", options.save_state, options.save_state);
+}
+
+// Whether an argument is also of the run that goes on, or of this process alone.
+bool stays(const std::string& argument) {
+  constexpr std::string_view kOwn[] = {"from", "prompt-file", "profile", "quiet", "verbose", "json", "output", "save-state"};
+  const std::string name = argument.substr(2, argument.find('=') - 2);
+  return std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn);
+}
+
+// What is kept of a prepared run, beside its state.
+SavedRun run_to_save(const GenerateOptions& options, const Session& session, const VideoFiles& files, const Job& job,
+                     bool numbers) {
+  const DeviceInfo& device = session.platform().info();
+  SavedRun run;
+  run.request = files.decided(job);
+  run.batch = job.settled().batch;
+  run.device = fmt::format("{} ({})", device.platform, device.name);
+  run.inputs = options.saved ? options.saved->inputs : digests_of(session.model(), run.request);
+  std::vector<std::string> arguments = options.arguments;
+  std::erase_if(arguments, [](const std::string& argument) { return !stays(argument); });
+  arguments.push_back("--output=" + fs::absolute(options.output).string());
+  arguments.push_back(fmt::format("--dtype={}", name(session.dtype())));
+  run.settings = {{"arguments", Json(arguments).dump(-1, ' ', false, Json::error_handler_t::replace)},
+                  {"numbered", numbers ? "true" : "false"}};
+  return run;
+}
+
+}  // namespace
+
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
@@ -87,7 +119,7 @@ int generate(GenerateOptions& options) {
       reporter.detail(text);
     }
   });
-  const bool from_file = !options.prompt_file.empty();
+  const bool from_file = !options.prompt_file.empty(), saves = !options.save_state.empty();
   if (!options.from.empty()) follow(options);
   if (options.model == ModelFiles() && !options.request.image.empty())
     options.model.model_path = embedded_model_path(EmbeddedModel::image_to_video).string();
@@ -98,6 +130,9 @@ int generate(GenerateOptions& options) {
   static_cast<void>(video_format(options.output));  // refused before anything is opened
   check_output_apart("output", options.output, options);
   if (!options.profile.empty()) check_output_apart("--profile", options.profile, options);
+  check_beside("--preview", options.preview, options);
+  check_beside("--save-state", options.save_state, options);
+  if (saves) check_state(options);
   Profile profile;
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
@@ -107,10 +142,15 @@ int generate(GenerateOptions& options) {
   options.session.dtype = dtype;
   Session session(open_model(options.model, "--model-path"), platform, options.session);
   const ModelConfig& model = session.model();
-  const bool numbers = from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
+  if (options.saved) check_same_inputs(*options.saved, model, "resume");
+  const bool numbers = options.numbered || from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
   const auto outputs = [&](std::size_t video) {
     return numbers ? numbered_output(options.output, video + 1) : fs::path(options.output);
   };
+  // Guidance in two forwards may have other bits than a batch of two has: what ran so goes on so.
+  if (options.saved && options.saved->batch == 1 && options.request.guidance_scale.value_or(0) > 1 &&
+      options.request.guidance_batch == GuidanceBatch::automatic)
+    options.request.guidance_batch = GuidanceBatch::off;
   VideoFiles files(session, options.request, {.path = outputs});
   Job job = files.prepare();
   const Settled& settled = job.settled();
@@ -142,6 +182,34 @@ int generate(GenerateOptions& options) {
     watch.sample();
     reporter.progress(progress);
   };
+  std::optional<StateSaver> saver;
+  if (saves) {
+    saver.emplace(options.save_state, options.save_every, run_to_save(options, session, files, job, numbers));
+    reporter.line(fmt::format("state: {} every {} step{}; `zoe resume {}` goes on from it", options.save_state, options.save_every,
+                              options.save_every == 1 ? "" : "s", options.save_state));
+  }
+  std::optional<Preview> preview;
+  if (!options.preview.empty()) preview.emplace(options.preview, options.preview_every, model, settled);
+  if (saver || preview)
+    callbacks.step = [&](const StepDone& done) {
+      if (saver) saver->step(done);
+      if (preview) preview->step(done);
+    };
+  std::size_t steps_to_do = settled.prompts.size() * static_cast<std::size_t>(settled.num_inference_steps);
+  if (options.saved) {
+    const DenoiseState& state = options.saved->state;
+    callbacks.resume = state;
+    steps_to_do -= state.video * static_cast<std::size_t>(settled.num_inference_steps) + static_cast<std::size_t>(state.next_step);
+    reporter.line(
+        fmt::format("goes on behind step {} of {}{}", state.next_step, settled.num_inference_steps,
+                    settled.prompts.size() == 1 ? "" : fmt::format(" of video {} of {}", state.video + 1, settled.prompts.size())));
+    if (const std::string here = fmt::format("{} ({})", platform->info().platform, platform->info().name);
+        here != options.saved->device)
+      log(LogLevel::notice, fmt::format("the run began on {}: here the rest may differ in its bits", options.saved->device));
+    if (settled.batch != options.saved->batch)
+      log(LogLevel::notice,
+          "the run began with guidance as a batch of two, for which there is no memory here: the rest may differ in its bits");
+  }
   callbacks.finished = [&](std::size_t video) {
     watch.sample();
     reporter.line(fmt::format("wrote {} ({:.2f} s of video)", outputs(video).string(),
@@ -150,6 +218,7 @@ int generate(GenerateOptions& options) {
   const auto run_start = Clock::now();
   if (profile_file) profile.phase("prepare", start, run_start);
   const Timings timings = files.run(job, callbacks);
+  if (saver) saver->done();
   const double frame_seconds = files.write_seconds_while_decoding(), write_seconds = files.write_seconds();
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
@@ -157,8 +226,8 @@ int generate(GenerateOptions& options) {
       "time: {:.2f} s (prepare {:.2f}, load {:.2f}, encode {:.2f}, denoise {:.2f} at {:.3f} s/step, decode {:.2f}, write {:.2f}), "
       "first step after {:.2f} s",
       total, prepare, timings.load, timings.encode, timings.denoise,
-      timings.denoise / settled.num_inference_steps / static_cast<double>(settled.prompts.size()), timings.decode - frame_seconds,
-      write_seconds, prepare + timings.first_step));
+      timings.denoise / static_cast<double>(std::max<std::size_t>(steps_to_do, 1)), timings.decode - frame_seconds, write_seconds,
+      prepare + timings.first_step));
   if (profile_file) {
     profile.write(profile_file->path());
     profile_file->commit();
@@ -202,14 +271,66 @@ int generate(GenerateOptions& options) {
   return 0;
 }
 
-}  // namespace
+void add_run_options(CLI::App& app, GenerateOptions& options) {
+  app.add_option("-m,--model-path,--model,--model_path,--ckpt-dir,--ckpt_dir", options.model.model_path,
+                 "A Wan model: a folder or a file of any layout (default: the embedded toy model)")
+      ->type_name("PATH");
+  add_model_files(app, options.model);
+  app.add_option("-o,--output", options.output, "By suffix: .mp4 .mov .mkv .webm .gif .png, or a folder for numbered PNG frames")
+      ->type_name("PATH")
+      ->capture_default_str();
+  app.add_option("--save-state", options.save_state,
+                 "Keep what `zoe resume FILE` goes on from, until every video is whole (docs/resume.md)")
+      ->type_name("FILE");
+  app.add_option_function<std::string>(
+         "--save-every",
+         [&options](const std::string& text) {
+           options.save_every = static_cast<int>(parse_integer("--save-every", text, 1, 1000));
+         },
+         "Steps from one saved state to the next; the last step's is always saved (default 5)")
+      ->type_name("N");
+  app.add_option(
+         "--preview", options.preview,
+         "A small animated picture of what is being made, replaced as the run goes on (.gif .png .webm .mp4; docs/resume.md)")
+      ->type_name("FILE");
+  app.add_option_function<std::string>(
+         "--preview-every",
+         [&options](const std::string& text) {
+           options.preview_every = static_cast<int>(parse_integer("--preview-every", text, 1, 1000));
+         },
+         "Steps from one preview to the next (default 5)")
+      ->type_name("N");
+  add_device_options(app, options.device);
+  add_memory_options(app, options.session);
+  add_compile_options(app, options.session.compile);
+  app.add_option("--profile", options.profile, "A trace of every step for Perfetto: op, bytes, GB/s, GFLOP/s (adds a little time)")
+      ->type_name("FILE");
+  app.add_flag("-q,--quiet", options.quiet, "Print nothing but errors");
+  app.add_flag("-v,--verbose", options.verbose, "Also print the plans: steps, kernels, memory");
+  add_json(app, options.json);
+}
+
+std::vector<std::string> said_arguments(const CLI::App& app) {
+  std::vector<std::string> arguments;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->count() == 0 || option->get_positional() || find_field(option->get_lnames().front())) continue;
+    const std::string name = "--" + option->get_lnames().front();
+    if (option->get_items_expected_max() == 0) {
+      arguments.push_back(name);
+      continue;
+    }
+    std::string value = option->results().back();
+    const std::string type = option->get_type_name();
+    std::error_code status;
+    // A PATH may also be something else, as random:MEMBER.
+    if (type == "FILE" || type == "FOLDER" || (type == "PATH" && fs::exists(value, status))) value = fs::absolute(value).string();
+    arguments.push_back(fmt::format("{}={}", name, value));
+  }
+  return arguments;
+}
 
 Command add_generate(CLI::App& app) {
   auto options = std::make_shared<GenerateOptions>();
-  app.add_option("-m,--model-path,--model,--model_path,--ckpt-dir,--ckpt_dir", options->model.model_path,
-                 "A Wan model: a folder or a file of any layout (default: the embedded toy model)")
-      ->type_name("PATH");
-  add_model_files(app, options->model);
   // Before the fields: what they say is on top of it. (Actions run in the order in which options were added.)
   app.add_option_function<std::string>(
          "--from", [o = options.get()](const std::string& path) { take_from(*o, path); },
@@ -219,17 +340,7 @@ Command add_generate(CLI::App& app) {
   app.add_option("--prompt-file", options->prompt_file,
                  "One prompt a line, - for stdin: as many videos for one load, OUT-0001.mp4 and so on")
       ->type_name("FILE");
-  app.add_option("-o,--output", options->output, "By suffix: .mp4 .mov .mkv .webm .gif .png, or a folder for numbered PNG frames")
-      ->type_name("PATH")
-      ->capture_default_str();
-  add_device_options(app, options->device);
-  add_memory_options(app, options->session);
-  add_compile_options(app, options->session.compile);
-  app.add_option("--profile", options->profile, "A trace of every step for Perfetto: op, bytes, GB/s, GFLOP/s (adds a little time)")
-      ->type_name("FILE");
-  app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");
-  app.add_flag("-v,--verbose", options->verbose, "Also print the plans: steps, kernels, memory");
-  add_json(app, options->json);
+  add_run_options(app, *options);
   return [options, &app] {
     const auto said = [&](const char* name) { return app.get_option(name)->count() > 0; };
     options->has_prompt = said("--prompt");
@@ -237,6 +348,7 @@ Command add_generate(CLI::App& app) {
     // Levels and steps belong together: one that is said replaces both of the file's.
     if (said("--sigmas") && !said("--num-inference-steps")) options->request.num_inference_steps.reset();
     if (said("--num-inference-steps") && !said("--sigmas")) options->request.sigmas.clear();
+    options->arguments = said_arguments(app);
     return generate(*options);
   };
 }

@@ -122,6 +122,10 @@ int run(int argc, char** argv) {
         return std::pair(c, add_plan(*c));
       }(),
       [&] {
+        auto* c = app.add_subcommand("resume", "Go on with a run that did not end, from what --save-state kept");
+        return std::pair(c, add_resume(*c));
+      }(),
+      [&] {
         auto* c = app.add_subcommand("convert", "Write a model as another kind of file, in another encoding, with LoRAs merged");
         return std::pair(c, add_convert(*c));
       }(),

@@ -20,7 +20,9 @@ struct CloseInput {
   void operator()(AVFormatContext* context) const { avformat_close_input(&context); }
 };
 
+// EIO is what demuxers say of a file that is cut, too.
 std::string reason(int result) {
+  if (result == AVERROR(EIO)) return "it ends too soon or cannot be read";
   char text[AV_ERROR_MAX_STRING_SIZE] = "unknown error";
   av_strerror(result, text, sizeof text);
   return text;
@@ -91,9 +93,9 @@ class MovieReader : public VideoReader {
  private:
   void require(int result, std::string_view what) const {
     if (result >= 0) return;
-    fail(result == AVERROR(ENOMEM)                             ? ErrorKind::out_of_memory
-         : result == AVERROR(EACCES) || result == AVERROR(EIO) ? ErrorKind::io
-                                                               : ErrorKind::invalid_argument,
+    fail(result == AVERROR(ENOMEM)   ? ErrorKind::out_of_memory
+         : result == AVERROR(EACCES) ? ErrorKind::io
+                                     : ErrorKind::invalid_argument,
          where_, "{} {}{}: {}. Give a video, or a folder of pictures.", name_, what,
          frames_ ? fmt::format(" behind frame {}", frames_) : "", reason(result));
   }

@@ -170,21 +170,21 @@ void VideoWriter::finish() {
   output_.commit();
 }
 
-// Fitted to the growth of RssAnon (/proc/self/status) of writers of 128x128 to 832x480 pixels, 17 to 81 frames, 1 to 4 threads,
-// with the encoder options of movie.cpp; within 8% of each measurement from 4 MiB up.
+// Fitted to the growth of RssAnon (build/bench_encode) of writers of 128x128 to 832x480 pixels, 5 to 81 frames, 1 to 4 threads,
+// with the encoder options of movie.cpp; within 10% of each measurement from 4 MiB up.
 std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   const double width = settings.width, height = settings.height;
   constexpr double kMiB = 1024 * 1024;
-  const auto image = [](double w, double h) {
-    // The picture and its compressed bytes, which are never more.
-    return 0.5 * kMiB + 3 * w * h * 2;
-  };
+  const auto image = [](double w, double h) { return 0.4 * kMiB + 3 * w * h; };  // compressed row by row
+  // x264 holds a frame until its lookahead (20) and B-frames (3) are full, then its references, too; it pads each by 32 pixels on
+  // each side, libvpx by 80. Row threads of libvpx have tables each.
+  constexpr int kHeld = 23;
+  const double padded = (width + 64) * (height + 64), held = std::min(settings.frames, kHeld);
   double bytes = 0;
   switch (format) {
-    // x264 pads its reference and lookahead frames by 32 pixels on each side, libvpx by 80; row threads of libvpx have tables each.
     case VideoFormat::mp4:
     case VideoFormat::mov:
-    case VideoFormat::mkv: bytes = 2.4 * kMiB + 0.2 * kMiB * slices(settings) + 67 * (width + 64) * (height + 64); break;
+    case VideoFormat::mkv: bytes = (0.3 + 0.2 * slices(settings) + 0.09 * held) * kMiB + (33 + 2.88 * held) * padded; break;
     case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * settings.threads + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:

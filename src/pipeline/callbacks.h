@@ -23,6 +23,7 @@ struct Progress {
 
 // All that the rest of the denoising follows from, besides the request.
 struct DenoiseState {
+  std::size_t video = 0;                 // of the request's: those before it are whole
   int next_step = 0;                     // 0-based
   std::vector<float> latents;            // [C,T,h,w]
   std::vector<std::vector<float>> kept;  // what the scheduler keeps of earlier steps, each as the latents
@@ -35,6 +36,7 @@ struct StepDone {
   double sigma;     // the noise level that is left, 1 to 0
   // Copied from the device when called.
   std::function<std::vector<float>()> latents;  // [C,T,h,w]
+  std::function<std::vector<float>()> clean;    // [C,T,h,w]: what the step took the video for, latents without noise
   std::function<DenoiseState()> state;
 };
 
@@ -50,8 +52,9 @@ struct Callbacks {
   // Called behind every step, which then waits for the device; unset, the device is never waited for.
   std::function<void(const StepDone&)> step;
   std::function<StepChoice(std::size_t video, int step)> choose;  // before a step is queued; unset: compute
-  std::optional<DenoiseState> resume;                             // of the first video: go on from here
-  // True ends the request with an Error of kind cancelled: while weights load within a piece of them, on a device within two blocks.
+  std::optional<DenoiseState> resume;                             // go on from here: with its video, and with those behind it
+  // True ends the request with an Error of kind cancelled: while weights load within a piece of them, on a device within two
+  // blocks.
   const std::atomic<bool>* cancel = nullptr;
   Profile* profile = nullptr;  // gets every step of every plan, and the phases
 };

@@ -14,6 +14,7 @@
 #include "models/wan_dit/config.h"
 #include "models/wan_dit/names.h"
 #include "models/wan_vae/config.h"
+#include "pipeline/foreign_training.h"
 
 namespace zoe {
 
@@ -30,6 +31,16 @@ Expected expected_of(const ModelConfig& model, const std::string& name) {
   if (name == "image_encoder") return {clip_vision_tensors(*model.image_encoder), clip_vision_aliases(*model.image_encoder)};
   ZOE_INTERNAL_CHECK(name == "transformer" || name == "transformer_2");
   return {wan_dit_tensors(model.transformer), {}};
+}
+
+// Weights that would make a video of nothing.
+void check_training(const Checkpoint& checkpoint, const ModelConfig& model, const std::string& name) {
+  std::vector<std::string> keys;
+  for (const TensorEntry& tensor : checkpoint.tensors()) keys.push_back(tensor.name);
+  const std::string file = model.part(name).filename().string(), trained_for = foreign_training(keys, model.name + "/" + file);
+  check(trained_for.empty(), ErrorKind::unsupported, name,
+        "{} was trained for {}, which is not done here. Choose a model with full attention over all frames.", model.name,
+        trained_for);
 }
 
 std::string_view kind_of(std::string_view name) { return name == "transformer_2" ? "transformer" : name; }
@@ -56,6 +67,7 @@ ComponentWeights open_weights(const ModelConfig& model, const std::string& name)
     return {name, expected.tensors, *model.random_seed + (name == "transformer_2" ? 1 : 0),
             is_narrow ? model.random_encoding : nullptr};
   const Checkpoint checkpoint(model.part(name), name);
+  if (kind_of(name) == "transformer") check_training(checkpoint, model, name);
   return {checkpoint, expected.tensors, expected.aliases, keys_of_part(checkpoint, kind_of(name))};
 }
 

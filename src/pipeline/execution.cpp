@@ -59,7 +59,10 @@ Timings Execution::go(Work& work) {
     begin();
     const Program& program = program_.program();
     for (std::size_t stage = 0; stage < program.repeated_from; ++stage) run_stage(work, stage, 0);
-    for (std::size_t video = 0; video < program.repeats; ++video) {
+    const std::size_t first = callbacks_.resume ? callbacks_.resume->video : 0;
+    check(first < program.repeats, ErrorKind::invalid_argument, "resume",
+          "the saved state is not of this request: got video {}, expected one of {}.", first + 1, program.repeats);
+    for (std::size_t video = first; video < program.repeats; ++video) {
       for (std::size_t stage = program.repeated_from; stage < program.stages.size(); ++stage) run_stage(work, stage, video);
       if (callbacks_.finished) callbacks_.finished(video);
     }
@@ -111,7 +114,7 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   const Stage& stage = program_.program().stages[number];
   auto start = StepClock::now();
   end_preparing(false);
-  load_weights(number, video);
+  if (work.takes_weights(number, video, callbacks_)) load_weights(number, video);
   start_preparing(number);
   timings_.load += seconds_since(start);
   if (callbacks_.profile) callbacks_.profile->phase("load for " + stage.name, start, StepClock::now());

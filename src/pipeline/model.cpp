@@ -123,6 +123,17 @@ GenerationDefaults read_defaults(const fs::path& path, const ModelConfig& model)
   return defaults;
 }
 
+std::vector<std::array<double, 3>> read_latent_rgb(const fs::path& path, const WanVaeConfig& vae) {
+  std::vector<std::array<double, 3>> rows;
+  if (!fs::exists(path / "zoetrope.json")) return rows;
+  const JsonObject file = read_json_object(path / "zoetrope.json", "zoetrope.json", kMaxConfigBytes);
+  if (!file.has("latent_rgb")) return rows;
+  const auto count = 3 * static_cast<std::size_t>(vae.z_dim + 1);
+  const std::vector<double> values = file.numbers("latent_rgb", -1000, 1000, count, count);
+  for (std::size_t i = 0; i < count; i += 3) rows.push_back({values[i], values[i + 1], values[i + 2]});
+  return rows;
+}
+
 void check_image_encoder(const ModelConfig& model) {
   const ClipVisionConfig& encoder = *model.image_encoder;
   check(encoder.hidden_size == model.transformer.image_dim, ErrorKind::invalid_argument, "transformer/config.json",
@@ -175,6 +186,7 @@ ModelConfig read_model_config(const fs::path& given, std::map<std::string, fs::p
   model.scheduler =
       parse_scheduler_config(read_file(model.part("scheduler") / "scheduler_config.json", scheduler, kMaxConfigBytes), scheduler);
   model.defaults = read_defaults(path, model);
+  model.latent_rgb = read_latent_rgb(path, model.vae);
   check_parts(model);
   return model;
 }

@@ -4,6 +4,7 @@
 // (configurations only), or one of those with random weights, made in memory: `random:wan2.2-t2v-a14b:7`.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -49,6 +50,7 @@ struct ModelConfig {
   std::optional<ClipVisionConfig> image_encoder = {};  // of a transformer with an image_dim
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
+  std::vector<std::array<double, 3>> latent_rgb = {};  // of zoetrope.json, see preview.h; empty: it says nothing
   std::optional<std::uint64_t> random_seed = {};  // weights are made from it
   const Encoding* random_encoding = nullptr;      // that the matrices of text encoder and transformers are then stored in
 

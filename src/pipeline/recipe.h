@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "pipeline/callbacks.h"
 #include "pipeline/model.h"
 #include "pipeline/program.h"
 #include "pipeline/request.h"
@@ -42,6 +43,8 @@ class Work {
   const Settled& settled() const { return settled_; }
   virtual Program program() const = 0;
   virtual void run(std::size_t stage, std::size_t video, StageRun& run) = 0;
+  // Whether a stage has anything left to do that takes weights: one that lies before callbacks.resume has not.
+  virtual bool takes_weights(std::size_t /*stage*/, std::size_t /*video*/, const Callbacks& /*callbacks*/) const { return true; }
   // Plans that other requests of this size will want, for a session to have them compiled in the same go.
   virtual std::vector<ProgramPlan> companions() const { return {}; }
   // Where the memory statement says no: turns to another program that needs less, and says in a notice what it does differently.

@@ -40,12 +40,13 @@ struct LoraChoice {
 enum class LoraMode : std::uint8_t { automatic, merge, beside };
 
 // Settings of distilled models (presets.h).
-enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step };
+enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step, rcm_4step, rcm_4step_i2v };
 
 // Where an optional is empty, the model decides.
 struct Request {
   std::vector<std::string> prompts;  // UTF-8
   std::string negative_prompt;
+  bool emphasis = false;                    // parentheses in prompts are weights (text/emphasis.h)
   std::filesystem::path image, last_image;  // the first and the last frame, as files; empty: none
   std::filesystem::path video, mask;        // files, or folders of pictures
   std::vector<std::filesystem::path> reference_images;
@@ -58,6 +59,8 @@ struct Request {
   Preset preset = Preset::none;  // of what is left open
   std::optional<double> flow_shift, guidance_scale, guidance_scale_2, boundary_ratio;
   std::optional<double> strength, conditioning_scale;
+  // Normalized attention guidance: the negative prompt where there is no other guidance. Without a scale there is none.
+  std::optional<double> nag_scale, nag_tau, nag_alpha;
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};

@@ -68,23 +68,28 @@ Job VideoFiles::plan() {
   return state_->session.plan(state_->request, [this](const Settled& settled) { return state_->writer_bytes(settled); });
 }
 
-Request VideoFiles::decided(const Job& job, std::size_t video) const {
+Request VideoFiles::decided(const Job& job) const {
   const Settled& settled = job.settled();
-  Request one = state_->request;
-  one.prompts = {settled.prompts[video]};
-  one.seeds = {settled.seeds[video]};
-  one.width = settled.width;
-  one.height = settled.height;
-  one.num_frames = settled.num_frames;
-  one.fps = settled.fps;
-  one.num_inference_steps = settled.num_inference_steps;
-  one.guidance_scale = settled.guidance_scale;
-  one.guidance_scale_2 = settled.guidance_scale_2;
-  one.boundary_ratio = settled.boundary_ratio;
-  one.flow_shift = settled.flow_shift;
-  one.sigmas = settled.sigmas;
-  one.preset = Preset::none;
-  one.scheduler = parse_scheduler_kind(settled.scheduler, "scheduler");
+  Request all = state_->request;
+  all.width = settled.width;
+  all.height = settled.height;
+  all.num_frames = settled.num_frames;
+  all.fps = settled.fps;
+  all.num_inference_steps = settled.num_inference_steps;
+  all.guidance_scale = settled.guidance_scale;
+  all.guidance_scale_2 = settled.guidance_scale_2;
+  all.boundary_ratio = settled.boundary_ratio;
+  all.flow_shift = settled.flow_shift;
+  all.sigmas = settled.sigmas;
+  all.preset = Preset::none;
+  all.scheduler = parse_scheduler_kind(settled.scheduler, "scheduler");
+  return all;
+}
+
+Request VideoFiles::decided(const Job& job, std::size_t video) const {
+  Request one = decided(job);
+  one.prompts = {job.settled().prompts[video]};
+  one.seeds = {job.settled().seeds[video]};
   return one;
 }
 

@@ -32,7 +32,8 @@ class VideoFiles {
   // As Session::run. Each file appears complete, or not at all.
   Timings run(Job& job, Callbacks callbacks);
 
-  // The request of one video with all that the model and the session decided, so that it can be made again.
+  // The request with all that the model and the session decided, so that it can be made again: of all videos, and of one.
+  Request decided(const Job& job) const;
   Request decided(const Job& job, std::size_t video) const;
   // What its file carries: that, and what made it.
   std::vector<std::pair<std::string, std::string>> metadata(const Job& job, std::size_t video) const;

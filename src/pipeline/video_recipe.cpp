@@ -24,16 +24,21 @@ namespace zoe {
 
 namespace {
 
-// Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own.
+// Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own. With normalized
+// attention guidance one prediction has two texts.
+enum class Text : std::uint8_t { prompt, negative };
 struct Forward {
-  std::string name;                  // "both", "prompt", "negative"
+  std::string name;  // "both", "prompt", "negative"
+  std::vector<Text> texts;
   std::vector<std::string> results;  // the tensors its predictions go to
 };
 
-std::vector<Forward> forwards(bool guided, std::int64_t batch) {
-  if (!guided) return {{"prompt", {"prediction"}}};
-  if (batch == 2) return {{"both", {"prediction", "unconditional"}}};
-  return {{"prompt", {"prediction"}}, {"negative", {"unconditional"}}};
+std::vector<Forward> forwards(bool guided, bool nag, std::int64_t batch) {
+  using enum Text;
+  if (nag) return {{"both", {prompt, negative}, {"prediction"}}};
+  if (!guided) return {{"prompt", {prompt}, {"prediction"}}};
+  if (batch == 2) return {{"both", {prompt, negative}, {"prediction", "unconditional"}}};
+  return {{"prompt", {prompt}, {"prediction"}}, {"negative", {negative}, {"unconditional"}}};
 }
 
 // A run of steps that one transformer takes.
@@ -94,6 +99,7 @@ class VideoWork : public Work {
   Program program() const override;
   std::vector<ProgramPlan> companions() const override;
   void run(std::size_t stage, std::size_t video, StageRun& run) override;
+  bool takes_weights(std::size_t stage, std::size_t video, const Callbacks& callbacks) const override;
   std::string need_less() override;
   std::string advice() const override;
 
@@ -104,8 +110,11 @@ class VideoWork : public Work {
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
     return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
-            settled_.batch,         model_.image_rows(),    first_frame()};
+            texts_of_forward(),     model_.image_rows(),    first_frame(),         has_nag()};
   }
+  bool has_nag() const { return !nag_.empty(); }
+  std::int64_t texts_of_forward() const { return has_nag() ? 2 : settled_.batch; }
+  std::vector<Forward> all_forwards() const { return forwards(guided(), has_nag(), settled_.batch); }
   // A picture stands in the place of the first latent frame.
   bool first_frame() const { return image_ && model_.expand_timesteps; }
   std::int64_t timesteps() const { return first_frame() ? 2 : 1; }  // of a step
@@ -115,8 +124,14 @@ class VideoWork : public Work {
   Stage denoise_stage(const Expert& expert) const;
 
   void encode(StageRun& run);
+  std::size_t denoised_from() const { return 1 + (image_ ? image_->stages() : 0) + (start_ || control_ ? 1 : 0); }  // the first expert's stage
+  void begin_video(std::size_t video, const DenoiseState* saved);
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
   void cut_references();
+  void finish_denoising(std::size_t video, const Callbacks& callbacks);
+  // In the first latent frame's place, where it is given.
+  void put_first_frame(std::vector<float>& latents) const;
+  std::vector<float> clean_latents(const Expert& expert, int step, StageRun& run) const;
   void prepare_context(const Forward& forward, std::size_t video, StageRun& run) const;
   void fill_rotary(StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
@@ -133,6 +148,7 @@ class VideoWork : public Work {
   std::unique_ptr<ControlCondition> control_;
   std::unique_ptr<StartVideo> start_;
   VideoDecode decode_;
+  std::vector<float> nag_;  // scale, tau and alpha of normalized attention guidance, if there is any
   std::size_t caller_bytes_ = 0;
 
   // Between stages.
@@ -178,7 +194,16 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   check_fits_at_all(settled_, model_, context.platform.info(), dtype_);
   check_positions(settled_, model_, context.spelling);
   if (context.caller_bytes) caller_bytes_ = context.caller_bytes(settled_);
-  texts_.take(settled_.prompts, guided() ? std::optional(settled_.negative_prompt) : std::nullopt);
+  if (request.nag_scale) {
+    check(!guided(), ErrorKind::invalid_argument, spelled("nag_scale", context.spelling),
+          "is guidance beside a guidance_scale of {}: expected one of them. Say {} 1, or leave this out.", settled_.guidance_scale,
+          spelled("guidance_scale", context.spelling));
+    constexpr double kTau = 2.5, kAlpha = 0.25;  // ComfyUI's, for Wan
+    for (const double setting : {*request.nag_scale, request.nag_tau.value_or(kTau), request.nag_alpha.value_or(kAlpha)})
+      nag_.push_back(static_cast<float>(setting));
+  }
+  texts_.take(settled_.prompts, guided() || has_nag() ? std::optional(settled_.negative_prompt) : std::nullopt, request.emphasis,
+              context.spelling);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
   if (image_) image_->settle(settled_);
@@ -200,16 +225,16 @@ std::string VideoWork::advice() const {
 }
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
-  return {"context", fmt::format("context rows {} batch {}", text_rows, settled_.batch), [this, text_rows] {
-            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, settled_.batch, model_.image_rows()),
+  return {"context", fmt::format("context rows {} batch {}", text_rows, texts_of_forward()), [this, text_rows] {
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, texts_of_forward(), model_.image_rows()),
                               wan_context_outputs(model_.transformer)};
           }};
 }
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", settled_.latent_frames,
-                      settled_.latent_height, settled_.latent_width, text_rows, settled_.batch),
+          fmt::format("step{}{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", has_nag() ? " nag" : "",
+                      settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch),
           [this, text_rows] {
             NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
             for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
@@ -219,7 +244,7 @@ ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
 
 Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}, .may_stream = true};
-  for (const Forward& forward : forwards(guided(), settled_.batch)) {
+  for (const Forward& forward : all_forwards()) {
     const std::string& own = forward.name;
     stage.uses.push_back({own + " context",
                           "context",
@@ -293,12 +318,41 @@ std::vector<ProgramPlan> VideoWork::companions() const {
 }
 
 void VideoWork::run(std::size_t stage, std::size_t video, StageRun& run) {
-  const std::size_t denoised_from = 1 + (image_ ? image_->stages() : 0) + (start_ || control_ ? 1 : 0);
   if (stage == 0) return texts_.encode(run);
-  if (stage < denoised_from && image_) return image_->run(stage - 1, run);
-  if (stage < denoised_from) return start_ ? start_->run(run) : control_->run(run);
-  if (stage < denoised_from + experts_.size()) return denoise(experts_[stage - denoised_from], video, run);
+  const std::size_t images = image_ ? image_->stages() : 0;
+  if (stage <= images) return image_->run(stage - 1, run);
+  if (stage < denoised_from()) return start_ ? start_->run(run) : control_->run(run);
+  if (stage < denoised_from() + experts_.size()) return denoise(experts_[stage - denoised_from()], video, run);
   decode_.run(latents_, video, run);
+}
+
+// Where a video goes on from; null: from its noise.
+const DenoiseState* saved_of(std::size_t video, const Callbacks& callbacks) {
+  return callbacks.resume && callbacks.resume->video == video ? &*callbacks.resume : nullptr;
+}
+
+bool VideoWork::takes_weights(std::size_t stage, std::size_t video, const Callbacks& callbacks) const {
+  const DenoiseState* const saved = saved_of(video, callbacks);
+  if (!saved || stage < denoised_from() || stage >= denoised_from() + experts_.size()) return true;
+  return saved->next_step < experts_[stage - denoised_from()].end;
+}
+
+// The initial noise, which is drawn also where a saved state takes its place: fresh noise of later steps follows it.
+void VideoWork::begin_video(std::size_t video, const DenoiseState* saved) {
+  latents_.resize(static_cast<std::size_t>(latent_type().shape.count()));
+  noise_.emplace(settled_.seeds[video]);
+  noise_->draw(latents_);
+  for (float& value : latents_) value *= scheduler_->initial_scale();
+  if (start_) start_->mix_into(latents_, scheduler_->sigmas()[0]);
+  steps_drawn_ = 0;
+  if (!saved) return;
+  const auto kept = static_cast<std::size_t>(scheduler_->kept_count());
+  check(saved->next_step >= 0 && saved->next_step <= scheduler_->steps() && saved->latents.size() == latents_.size() &&
+            saved->kept.size() == kept &&
+            std::all_of(saved->kept.begin(), saved->kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
+        ErrorKind::invalid_argument, "resume",
+        "the saved state is not of this request: got {} latents, {} kept tensors and step {}, expected {}, {} and at most {}.",
+        saved->latents.size(), saved->kept.size(), saved->next_step, latents_.size(), kept, scheduler_->steps());
 }
 
 // What one forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
@@ -309,8 +363,8 @@ void VideoWork::prepare_context(const Forward& forward, std::size_t video, Stage
   std::vector<float> bias;
   std::int64_t done = 0;
   run.platform().zero(run.stream(), plan.inputs[0].slot(), plan.inputs[0].size_bytes());
-  for (const std::string& result : forward.results) {
-    const std::vector<float>& text = result == "unconditional" ? texts_.negative_states() : texts_.states(video);
+  for (const Text each : forward.texts) {
+    const std::vector<float>& text = each == Text::negative ? texts_.negative_states() : texts_.states(video);
     const std::int64_t count = static_cast<std::int64_t>(text.size()) / padded.dim(2);
     run.upload(row_of(plan.inputs[0], done++, {DType::f32, {count, padded.dim(2)}}), text);
     bias.insert(bias.end(), static_cast<std::size_t>(count), 0.0f);
@@ -336,7 +390,15 @@ void VideoWork::fill_rotary(StageRun& run) const {
 void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
   auto start = StepClock::now();
   const Callbacks& callbacks = run.callbacks();
-  const std::vector<Forward> all = forwards(guided(), settled_.batch);
+  const DenoiseState* const saved = saved_of(video, callbacks);
+  if (expert.begin == 0) begin_video(video, saved);
+  const int begin = std::max(expert.begin, saved ? saved->next_step : 0);
+  if (begin >= expert.end) {
+    latents_ = saved->latents;
+    if (expert.end == scheduler_->steps()) finish_denoising(video, callbacks);
+    return;
+  }
+  const std::vector<Forward> all = all_forwards();
   for (const Forward& forward : all) prepare_context(forward, video, run);
   run.phase("text keys and values", start);
 
@@ -345,30 +407,13 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   const Scheduler& scheduler = *scheduler_;
   const Tensor &latents = run.tensor("latents"), &next = run.tensor("next"), &timestep = run.tensor("timestep");
   fill_rotary(run);
+  if (has_nag()) run.upload(run.tensor("nag"), nag_);
   const auto kept = [&](int i) -> const Tensor& { return run.tensor(fmt::format("scheduler.{}", i)); };
-  int begin = expert.begin;
-  if (expert.begin == 0) {
-    latents_.resize(static_cast<std::size_t>(latents.type.shape.count()));
-    noise_.emplace(settled_.seeds[video]);
-    noise_->draw(latents_);
-    if (start_) start_->mix_into(latents_, scheduler.sigmas()[0]);
-    steps_drawn_ = 0;
+  if (saved && saved->next_step >= expert.begin) {
+    run.upload(latents, saved->latents);
+    for (int i = 0; i < scheduler.kept_count(); ++i) run.upload(kept(i), saved->kept[static_cast<std::size_t>(i)]);
+  } else if (begin == 0) {
     run.upload(latents, latents_);
-  }
-  if (callbacks.resume && video == 0) {
-    const DenoiseState& state = *callbacks.resume;
-    const bool is_last = expert.end == scheduler.steps();
-    if (state.next_step >= expert.end && !is_last) return;
-    if (state.next_step >= expert.begin) {
-      check(state.next_step >= 0 && state.next_step <= scheduler.steps() && state.latents.size() == latents_.size() &&
-                state.kept.size() == static_cast<std::size_t>(scheduler.kept_count()) &&
-                std::all_of(state.kept.begin(), state.kept.end(), [&](const auto& each) { return each.size() == latents_.size(); }),
-            ErrorKind::invalid_argument, "resume", "the saved state is not of this request: got {} latents, expected {}.",
-            state.latents.size(), latents_.size());
-      begin = state.next_step;
-      run.upload(latents, state.latents);
-      for (int i = 0; i < scheduler.kept_count(); ++i) run.upload(kept(i), state.kept[static_cast<std::size_t>(i)]);
-    }
   }
 
   const std::vector<float> still = timestep_sinusoid(model_.transformer, 0);  // of a first frame that is given
@@ -427,35 +472,59 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     for (std::size_t r = 0; r < reads.size(); ++r) update.set_input(fmt::format("kept_{}", r), kept(reads[r]));
     for (std::size_t w = 0; w < writes.size(); ++w) update.set_output(fmt::format("written_{}", w), kept(writes[w]));
     run.run(update, false);  // its arguments change from step to step, and it is one or two kernels
-    run.copy(next, latents);
-    run.run(finite);
-    run.copy(finite.outputs[0], row_of(finite_table, i, flag));
     ahead.push_back(run.stream().mark());
     report_done(kStepsAhead);
     if (callbacks.step) {
       report_done(0);
+      // Until the copy below, `latents` is what the step began with.
       callbacks.step({video, i, static_cast<int>(total), static_cast<double>(scheduler.sigmas()[static_cast<std::size_t>(i) + 1]),
-                      [&] { return run.download(latents); },
+                      [&] { return run.download(next); }, [&] { return clean_latents(expert, i, run); },
                       [&] {
-                        DenoiseState state{i + 1, run.download(latents), {}};
+                        DenoiseState state{video, i + 1, run.download(next), {}};
                         for (int k = 0; k < scheduler.kept_count(); ++k) state.kept.push_back(run.download(kept(k)));
                         return state;
                       }});
     }
+    run.copy(next, latents);
+    run.run(finite);
+    run.copy(finite.outputs[0], row_of(finite_table, i, flag));
     run.phase(fmt::format("step {}", i + 1), step_start);
   }
   report_done(0);
   check_finite(expert, begin, expert.end, run);
   latents_ = run.download(latents);
-  if (first_frame() && expert.end == scheduler.steps()) {
-    const std::vector<float>& given = image_->first_frame();
-    const std::size_t plane = given.size() / static_cast<std::size_t>(model_.vae.z_dim);
-    for (std::size_t c = 0; c * plane < given.size(); ++c)
-      std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
-                  latents_.begin() + static_cast<std::ptrdiff_t>(c * plane * static_cast<std::size_t>(settled_.latent_frames)));
+  if (expert.end == scheduler.steps()) finish_denoising(video, callbacks);
+}
+
+void VideoWork::finish_denoising(std::size_t video, const Callbacks& callbacks) {
+  put_first_frame(latents_);
+  if (control_) cut_references();
+  if (callbacks.latents) callbacks.latents(video, latents_);
+}
+
+void VideoWork::put_first_frame(std::vector<float>& latents) const {
+  if (!first_frame()) return;
+  const std::vector<float>& given = image_->first_frame();
+  const std::size_t plane = given.size() / static_cast<std::size_t>(model_.vae.z_dim);
+  for (std::size_t c = 0; c * plane < given.size(); ++c)
+    std::copy_n(given.begin() + static_cast<std::ptrdiff_t>(c * plane), plane,
+                latents.begin() + static_cast<std::ptrdiff_t>(c * plane * static_cast<std::size_t>(settled_.latent_frames)));
+}
+
+// x0 = x - sigma v, with the v that guidance makes; before `latents` becomes the next x.
+std::vector<float> VideoWork::clean_latents(const Expert& expert, int step, StageRun& run) const {
+  std::vector<float> clean = run.download(run.tensor("latents"));
+  const std::vector<float> predicted = run.download(run.tensor("prediction"));
+  const float sigma = scheduler_->sigmas()[static_cast<std::size_t>(step)], scale = static_cast<float>(expert.guidance_scale);
+  if (guided()) {
+    const std::vector<float> unconditional = run.download(run.tensor("unconditional"));
+    for (std::size_t i = 0; i < clean.size(); ++i)
+      clean[i] -= sigma * (unconditional[i] + scale * (predicted[i] - unconditional[i]));
+  } else {
+    for (std::size_t i = 0; i < clean.size(); ++i) clean[i] -= sigma * predicted[i];
   }
-  if (control_ && expert.end == scheduler.steps()) cut_references();
-  if (expert.end == scheduler.steps() && callbacks.latents) callbacks.latents(video, latents_);
+  put_first_frame(clean);
+  return clean;
 }
 
 // The latent frames in front, which stand for reference images.

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <openssl/evp.h>
 #include <pwd.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -11,7 +10,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -23,6 +21,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/sha256.h"
 
 namespace zoe {
 namespace {
@@ -32,16 +31,6 @@ namespace fs = std::filesystem;
 constexpr int kFormat = 1;  // of an entry; part of every key
 constexpr std::size_t kMaxBinaryBytes = std::size_t{256} << 20;
 constexpr std::int64_t kStaleWorkSeconds = 24 * 60 * 60, kFailedSeconds = 30 * kStaleWorkSeconds;
-
-std::string sha256(std::string_view bytes) {
-  std::array<unsigned char, 32> digest;
-  unsigned length = 0;
-  check(EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) == 1 && length == digest.size(),
-        ErrorKind::unsupported, "kernel cache", "the system's libcrypto refuses SHA-256.");
-  std::string hex;
-  for (const unsigned char byte : digest) hex += fmt::format("{:02x}", byte);
-  return hex;
-}
 
 std::string system_error() { return std::strerror(errno); }
 

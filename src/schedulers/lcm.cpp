@@ -9,6 +9,7 @@ namespace zoe {
 
 LcmScheduler::LcmScheduler(const SchedulerConfig& config, int steps) {
   sigmas_ = flow_match_sigmas(config, steps);
+  if (config.kind == SchedulerKind::rcm) initial_scale_ = sigmas_.front();
   for (int i = 0; i < steps - config.skipped; ++i)
     timesteps_.push_back(sigmas_[static_cast<std::size_t>(i)] * static_cast<float>(config.num_train_timesteps));
 }

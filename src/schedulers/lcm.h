@@ -2,6 +2,9 @@
 // Diffusion with Distribution Matching Distillation"): to that sample, and from there to the next level with fresh noise.
 //
 //   x0 = x - sigma output; x' = (1 - sigma') x0 + sigma' noise
+//
+// rCM (Zheng et al. 2025, "Large Scale Diffusion Distillation via Score-Regularized Continuous-Time Consistency") begins below
+// level 1, at the level of an angle of TrigFlow, sin / (sin + cos), with the noise of that level: x = sigma noise.
 #pragma once
 
 #include "schedulers/scheduler.h"
@@ -18,6 +21,10 @@ class LcmScheduler final : public Scheduler {
   int kept_count() const override { return 1; }
   std::vector<int> reads(int) const override { return {0}; }
   std::optional<int> noise() const override { return 0; }
+  float initial_scale() const override { return initial_scale_; }
+
+ private:
+  float initial_scale_ = 1;
 };
 
 }  // namespace zoe

@@ -34,7 +34,7 @@ void only(const JsonObject& file, std::string_view key, bool supported, bool oth
   only<bool>(file, key, file.boolean(key, otherwise), supported);
 }
 
-// The schedulers: their names, and the classes of Diffusers that they are.
+// The schedulers: their names, and the classes of Diffusers that they are, if there is one.
 struct Kind {
   SchedulerKind kind;
   std::string_view name, class_name;
@@ -42,13 +42,14 @@ struct Kind {
 constexpr Kind kKinds[] = {{SchedulerKind::unipc, "unipc", "UniPCMultistepScheduler"},
                            {SchedulerKind::euler, "euler", "FlowMatchEulerDiscreteScheduler"},
                            {SchedulerKind::lcm, "lcm", "FlowMatchLCMScheduler"},
-                           {SchedulerKind::dpmpp, "dpm++", "DPMSolverMultistepScheduler"}};
+                           {SchedulerKind::dpmpp, "dpm++", "DPMSolverMultistepScheduler"},
+                           {SchedulerKind::rcm, "rcm", ""}};
 
 std::string or_list(std::string_view Kind::*text) {
-  std::string list;
+  std::vector<std::string_view> names;
   for (const Kind& kind : kKinds)
-    list += fmt::format("{}{}", list.empty() ? "" : &kind == std::end(kKinds) - 1 ? " or " : ", ", kind.*text);
-  return list;
+    if (!(kind.*text).empty()) names.push_back(kind.*text);
+  return fmt::format("{} or {}", fmt::join(names.begin(), names.end() - 1, ", "), names.back());
 }
 
 // The settings of these classes; a file may hold those of both, as Diffusers keeps them when one is made from the other.
@@ -160,8 +161,8 @@ SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_v
   const JsonObject file = parse_json_object(json_text, where);
   SchedulerConfig config;
   const std::string class_name = file.string("_class_name");
-  const auto* const known =
-      std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& each) { return each.class_name == class_name; });
+  const auto* const known = std::find_if(std::begin(kKinds), std::end(kKinds),
+                                         [&](const Kind& each) { return !class_name.empty() && each.class_name == class_name; });
   check(known != std::end(kKinds), ErrorKind::unsupported, where,
         "scheduler class is not supported: got {}, expected {}. Set _class_name to one of these.", in_quotes(class_name),
         or_list(&Kind::class_name));
@@ -174,6 +175,7 @@ SchedulerConfig parse_scheduler_config(std::string_view json_text, std::string_v
     case SchedulerKind::unipc: read_unipc(file, &config); break;
     case SchedulerKind::dpmpp: read_dpmpp(file, &config); break;
     case SchedulerKind::euler:
+    case SchedulerKind::rcm:
     case SchedulerKind::lcm: read_euler(file, &config); break;
   }
   note_unknown_keys(file);
@@ -201,6 +203,7 @@ std::unique_ptr<Scheduler> make_scheduler(const SchedulerConfig& config, int ste
   ZOE_INTERNAL_CHECK(config.skipped >= 0 && config.skipped < steps);
   switch (config.kind) {
     case SchedulerKind::euler: return std::make_unique<EulerScheduler>(config, steps);
+    case SchedulerKind::rcm:
     case SchedulerKind::lcm: return std::make_unique<LcmScheduler>(config, steps);
     case SchedulerKind::dpmpp: return std::make_unique<DpmppScheduler>(config, steps);
     case SchedulerKind::unipc: break;

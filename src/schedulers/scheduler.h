@@ -19,8 +19,8 @@ namespace zoe {
 enum class SolverType : std::uint8_t { bh1, bh2 };         // B(h) of UniPC: h or e^h - 1
 enum class FinalSigma : std::uint8_t { zero, sigma_min };  // where the last step goes: to 0, or nowhere
 
-// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler and LCM use the first three and
-// the last two fields, DPM-Solver++ these and the order.
+// The defaults are Wan's own, so `SchedulerConfig{.kind = ...}` is a complete configuration. Euler, LCM and rCM use the first three
+// and the last two fields, DPM-Solver++ these and the order.
 struct SchedulerConfig {
   SchedulerKind kind = SchedulerKind::unipc;
   std::int64_t num_train_timesteps = 1000;  // 1 to 1000000
@@ -72,6 +72,8 @@ class Scheduler {
   // The kept tensor that must hold fresh standard normal values before each step, if there is one: draws that follow the initial
   // noise of the same generator.
   virtual std::optional<int> noise() const { return {}; }
+  // What standard normal noise is multiplied by to be the first sample.
+  virtual float initial_scale() const { return 1; }
 
  protected:
   Scheduler() = default;

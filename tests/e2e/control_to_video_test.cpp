@@ -37,7 +37,8 @@ std::vector<json> cases() {
   std::vector<json> all;
   for (const std::string folder : {"vace", "video_to_video", "image_to_video_fun"}) {
     std::ifstream file(kRecorded / folder / "cases.json");
-    for (json c : json::parse(file).at("cases")) {
+    const json recorded = json::parse(file);
+    for (json c : recorded.at("cases")) {
       c["folder"] = folder;
       all.push_back(std::move(c));
     }

@@ -214,7 +214,8 @@ std::vector<Case> argument_cases() {
       {"UnknownCommand",
        {"generat"},
        {"[arguments]", "unknown command", "got \"generat\"",
-        "expected generate, plan, convert, info, platforms, bench, explain, verify, completion, man.", "Did you mean generate?", "zoe --help"}},
+        "expected generate, plan, resume, convert, info, platforms, bench, explain, verify, completion, man.",
+        "Did you mean generate?", "zoe --help"}},
       {"UnknownCommandOfManyBytes",
        {std::string(100'000, 'x')},
        {"[arguments]", "unknown command", "got \"xxx", "...", "zoe --help"}},
@@ -278,7 +279,7 @@ std::vector<Case> argument_cases() {
       option("SeedVeryLong", "--seed", std::string(100'000, '9'), {"got \"999", "...", "expected a whole number"}),
       option("ThreadsZero", "--threads", "0", {"got \"0\"", "expected a whole number from 1 to 1024"}),
       option("ThreadsBeyondRange", "--threads", "4096", {"got \"4096\"", "to 1024"}),
-      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm or dpm++"}),
+      option("UnknownScheduler", "--scheduler", "ddim", {"got \"ddim\"", "expected unipc, euler, lcm, dpm++ or rcm"}),
       option("UnknownDType", "--dtype", "fp8", {"got \"fp8\"", "expected auto, f32 or bf16"}),
       {"UnknownPlatform",
        tiny({"--platform", "gpu"}),
@@ -567,9 +568,12 @@ std::vector<Case> model_folder_cases() {
       {"InfoOfBrokenWeights", {"info", "@model"}, {"vae", "is empty"}, 2, with_text(kVae, "")},
       model("IndexOfAnotherPipeline", with_value(index, "_class_name", R"("StableDiffusionPipeline")"),
             {"[model_index.json]", "got StableDiffusionPipeline", "expected WanPipeline"}, 3),
-      model("IndexWithoutClass", without_key(index, "_class_name"), {"[model_index.json]", "got none", "expected WanPipeline or WanImageToVideoPipeline"}, 3),
-      model("IndexOfVideoToVideo", with_value(index, "_class_name", R"("WanVideoToVideoPipeline")"),
-            {"[model_index.json]", "got WanVideoToVideoPipeline", "expected WanPipeline or WanImageToVideoPipeline"}, 3),
+      model("IndexWithoutClass", without_key(index, "_class_name"),
+            {"[model_index.json]", "got none", "expected WanPipeline or WanImageToVideoPipeline"}, 3),
+      model("IndexOfAnimate", with_value(index, "_class_name", R"("WanAnimatePipeline")"),
+            {"[model_index.json]", "got WanAnimatePipeline",
+             "expected WanPipeline or WanImageToVideoPipeline or WanVACEPipeline or WanVideoToVideoPipeline"},
+            3),
       model("IndexOfTwoTransformers", with_value(index, "transformer_2", R"(["diffusers", "WanTransformer3DModel"])"),
             {"[model_index.json]", "no boundary_ratio", "two transformers"}),
       model("IndexOfAnotherTransformer", with_value(index, "transformer", R"(["diffusers", "UNet2DModel"])"),
@@ -605,15 +609,16 @@ std::vector<Case> model_folder_cases() {
             {"[transformer/config.json]", "bad added_kv_proj_dim", "got 256", "expected none"}, 3),
       model("ImagePositionsWithoutImageDim", with_value(transformer, "pos_embed_seq_len", "514"),
             {"[transformer/config.json]", "bad pos_embed_seq_len", "got 514", "expected none"}),
-      model("ImageDimWithoutAnEncoder",
-            edited([](const fs::path& folder) {
+      model("ImageDimWithoutAnEncoder", edited([](const fs::path& folder) {
               json config = json::parse(read_bytes(folder / "transformer/config.json"));
               config["image_dim"] = 1280, config["added_kv_proj_dim"] = 256;
               replace(folder / "transformer/config.json", config.dump());
             }),
             {"[model_index.json]", "unsupported image_encoder", "got none", "expected CLIPVisionModel"}, 3),
       model("ChannelsOfNoMember", with_value(transformer, "in_channels", "48"),
-            {"[transformer/config.json]", "in_channels 48", "a VAE of z_dim 16", "16 and 16 (text to video) or 36 and 16 (image to video)"}, 3),
+            {"[transformer/config.json]", "in_channels 48", "a VAE of z_dim 16",
+             "16 and 16 (text to video) or 36 and 16 (image to video)"},
+            3),
       model("FewerChannelsInThanOut", with_value(transformer, "in_channels", "8"),
             {"[transformer/config.json]", "bad in_channels", "got 8", "at least out_channels, 16"}),
       model("PartsOfDifferentModels", with_value(transformer, "text_dim", "4096"),
@@ -743,7 +748,9 @@ Case picture(const std::string& name, const std::string& bytes, std::vector<std:
           [=](const fs::path& folder) { write_bytes(folder / "picture", bytes); }};
 }
 
-std::string image_bytes(const std::string& name, std::size_t size = std::string::npos) { return read_bytes(kImages + name).substr(0, size); }
+std::string image_bytes(const std::string& name, std::size_t size = std::string::npos) {
+  return read_bytes(kImages + name).substr(0, size);
+}
 
 std::string with_bytes(std::string bytes, std::size_t at, std::string_view changed) {
   return bytes.replace(at, changed.size(), changed);
@@ -782,29 +789,43 @@ std::vector<Case> image_cases() {
     return config("zoetrope.json", "loras", value, std::move(pieces));
   };
   std::vector<Case> cases{
-      {"ImageNone", tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}), {"[--image]", "no image given", "--image FILE"}},
+      {"ImageNone",
+       tiny({"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v"}),
+       {"[--image]", "no image given", "--image FILE"}},
       text_only("ImageForATextOnlyModel", {"--model-path", std::string(ZOE_MODELS) + "/toy-wan", "--image", circle}, "--image"),
       text_only("LastImageForATextOnlyModel", {"--last-image", circle}, "--last-image"),
       {"FitOfNoPicture", tiny({"--fit", "pad"}), {"[--fit]", "is of no picture", "got pad", "expected an image or a video"}},
       {"ImageMissing", of_image("@none.png"), {"[--image]", "cannot open", "none.png", "No such file"}},
       {"ImageIsAFolder", of_image("@out"), {"[--image]", "out is a folder", "expected a regular file"}},
-      {"ImageIsAPipe", of_image("@pipe"), {"[--image]", "pipe is a special file", "expected a regular file"}, 2,
+      {"ImageIsAPipe",
+       of_image("@pipe"),
+       {"[--image]", "pipe is a special file", "expected a regular file"},
+       2,
        [](const fs::path& folder) { ::mkfifo((folder / "pipe").c_str(), 0600); }},
       {"ImageWithoutAPath", of_image(""), {"[--image]", "got \"\"", "expected the path of a file"}},
       {"ImageWithALongPath", of_image(std::string(5000, 'x')), {"[--image]", "expected the path of a file, of at most 4095 bytes"}},
       {"ImageWithANewline", of_image("a\nb.png"), {"[--image]", "a\\nb.png"}},
       {"ImageAsAnotherProgramSaysIt", of_image(circle, {"--img", circle}), {"[arguments]", "--img", "--image"}},
       {"LastImageMissing", of_image(circle, {"--num-frames", "5", "--last-image", "@none.png"}), {"[--last-image]", "cannot open"}},
-      {"LastImageOfAnotherKind", of_image(circle, {"--num-frames", "5", "--last-image", kImages + "animated.gif"}),
-       {"[--last-image]", "is a GIF"}, 3},
-      {"LastImageOfOneFrame", of_image(circle, {"--last-image", circle}),
+      {"LastImageOfAnotherKind",
+       of_image(circle, {"--num-frames", "5", "--last-image", kImages + "animated.gif"}),
+       {"[--last-image]", "is a GIF"},
+       3},
+      {"LastImageOfOneFrame",
+       of_image(circle, {"--last-image", circle}),
        {"[--last-image]", "got 1 frame", "expected at least 5", "Raise --num-frames"}},
       {"FitUnknown", of_image(circle, {"--fit", "cover"}), {"[--fit]", "got \"cover\"", "expected crop, stretch or pad"}},
-      {"OutputIsTheImage", of_image("@picture.png", {"-o", "@picture.png"}), {"[output]", "is the file of --image"}, 2,
+      {"OutputIsTheImage",
+       of_image("@picture.png", {"-o", "@picture.png"}),
+       {"[output]", "is the file of --image"},
+       2,
        [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
       option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step or dmd-3step"}),
-      {"PresetWithOtherSteps", tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}), {"[--sigmas]", "got 3 levels and 4 steps"}},
-      {"SecondScaleForOneTransformer", of_image(circle, {"--guidance-scale-2", "3"}),
+      {"PresetWithOtherSteps",
+       tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}),
+       {"[--sigmas]", "got 3 levels and 4 steps"}},
+      {"SecondScaleForOneTransformer",
+       of_image(circle, {"--guidance-scale-2", "3"}),
        {"[--guidance-scale-2]", "is not taken by this model", "t2v_a14b, i2v_a14b"}},
       picture("ImageEmpty", "", {"picture is no picture", "got 0 bytes"}),
       picture("ImageOfText", "a red circle", {"picture is no picture", "expected a PNG, JPEG or WebP picture"}),
@@ -812,9 +833,21 @@ std::vector<Case> image_cases() {
       picture("ImageIsAGif", image_bytes("animated.gif"), {"is a GIF", "expected a PNG, JPEG or WebP picture"}, 3),
       picture("ImageIsABmp", image_bytes("other.bmp"), {"is a BMP"}, 3),
       picture("ImageIsATiff", image_bytes("other.tif"), {"is a TIFF"}, 3),
-      picture("ImageIsAnAvif", std::string("\0\0\0\x20""ftypavif", 12), {"is an AVIF"}, 3),
-      picture("ImageIsAHeic", std::string("\0\0\0\x20""ftypheic", 12), {"is a HEIC"}, 3),
-      picture("ImageIsAVideo", std::string("\0\0\0\x20""ftypisom", 12), {"is a video"}, 3),
+      picture("ImageIsAnAvif",
+              std::string("\0\0\0\x20"
+                          "ftypavif",
+                          12),
+              {"is an AVIF"}, 3),
+      picture("ImageIsAHeic",
+              std::string("\0\0\0\x20"
+                          "ftypheic",
+                          12),
+              {"is a HEIC"}, 3),
+      picture("ImageIsAVideo",
+              std::string("\0\0\0\x20"
+                          "ftypisom",
+                          12),
+              {"is a video"}, 3),
       picture("ImageIsAMatroska", "\x1a\x45\xdf\xa3", {"is a video"}, 3),
       picture("ImageIsAnSvg", "<svg width=\"5\"/>", {"is an SVG"}, 3),
       picture("ImageIsAJpegXl", "\xff\x0a", {"is a JPEG XL"}, 3),
@@ -834,7 +867,8 @@ std::vector<Case> image_cases() {
       picture("WebpCut", image_bytes("lossy.webp", 100), {"cannot be read", "cut off"}),
       picture("WebpOfAHeader", image_bytes("lossy.webp", 12), {"cannot be read"}),
       picture("WebpDamaged", with_bytes(image_bytes("lossy.webp"), 23, "xyz"), {"cannot be read", "damaged"}),
-      picture("WebpOfTooManyPixels", with_bytes(image_bytes("lossy.webp"), 26, "\xff\x3f\xff\x3f"), {"is too large", "got 16383x16383"}),
+      picture("WebpOfTooManyPixels", with_bytes(image_bytes("lossy.webp"), 26, "\xff\x3f\xff\x3f"),
+              {"is too large", "got 16383x16383"}),
       parts("{\"unet\": \"x\"}", {"[zoetrope.json]", "unknown part", "\"unet\"", "expected one of"}),
       parts("{\"vae\": \"nowhere\"}", {"[zoetrope.json]", "no folder for the part vae", "\"nowhere\""}),
       loras("{\"vae\": [\"x\"]}", {"[zoetrope.json]", "unknown part in loras", "\"vae\"", "expected transformer"}),
@@ -856,7 +890,8 @@ std::vector<Case> image_cases() {
 
 // --- Videos --------------------------------------------------------------------------------------------------------------------
 
-const std::string kRecorded = std::string(ZOE_FIXTURES) + "/models/", kVideo = kRecorded + "vace/video", kMask = kRecorded + "vace/mask";
+const std::string kRecorded = std::string(ZOE_FIXTURES) + "/models/", kVideo = kRecorded + "vace/video",
+                  kMask = kRecorded + "vace/mask";
 
 // Nine frames of a small model that takes videos, masks and reference images, with what is said besides.
 Case led(const std::string& name, std::vector<std::string> more, std::vector<std::string> pieces, int code = 2, Edit prepare = {}) {
@@ -876,7 +911,8 @@ Case video(const std::string& name, const std::string& bytes, std::vector<std::s
 }
 
 // A folder of frames that is refused: what is copied into it, by name.
-Case frames(const std::string& name, const std::vector<std::pair<std::string, std::string>>& files, std::vector<std::string> pieces) {
+Case frames(const std::string& name, const std::vector<std::pair<std::string, std::string>>& files,
+            std::vector<std::string> pieces) {
   pieces.insert(pieces.begin(), "[--video]");
   return {name, tiny({"--video", "@video", "--num-frames", "9"}), std::move(pieces), 2, [=](const fs::path& folder) {
             fs::create_directory(folder / "video");
@@ -889,35 +925,50 @@ std::vector<Case> video_cases() {
   const std::string first = kVideo + "/000.png", other_size = circle;
   std::vector<std::string> many;
   for (int i = 0; i < 17; ++i) many.insert(many.end(), {"--reference-image", circle});
-  const auto of_others = [&](const std::string& name, std::vector<std::string> more, const std::string& flag, const std::string& members) {
+  const auto of_others = [&](const std::string& name, std::vector<std::string> more, const std::string& flag,
+                             const std::string& members) {
     return Case{name, tiny(std::move(more)), {"[" + flag + "]", "is not taken by this model", "It is of " + members}};
   };
   return {
       of_others("MaskForTextToVideo", {"--video", kVideo, "--mask", kMask}, "--mask", "vace, vace_a14b"),
       of_others("ReferenceForTextToVideo", {"--reference-image", circle}, "--reference-image", "vace, vace_a14b"),
       of_others("ConditioningScaleForTextToVideo", {"--conditioning-scale", "0.5"}, "--conditioning-scale", "vace, vace_a14b"),
-      of_others("VideoForImageToVideo", {"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v", "--image", circle, "--video", kVideo},
-                "--video", "t2v, t2v_a14b, ti2v_5b, vace, vace_a14b"),
+      of_others("VideoForImageToVideo",
+                {"--model-path", std::string(ZOE_MODELS) + "/toy-wan-i2v", "--image", circle, "--video", kVideo}, "--video",
+                "t2v, t2v_a14b, ti2v_5b, vace, vace_a14b"),
       led("ImageForVace", {"--image", circle}, {"[--image]", "is not taken by this model", "It is of i2v"}),
-      led("StrengthForVace", {"--video", kVideo, "--strength", "0.5"}, {"[--strength]", "is not taken", "It is of t2v, t2v_a14b, ti2v_5b"}),
+      led("StrengthForVace", {"--video", kVideo, "--strength", "0.5"},
+          {"[--strength]", "is not taken", "It is of t2v, t2v_a14b, ti2v_5b"}),
       led("SecondScaleForOneVace", {"--guidance-scale-2", "3"}, {"[--guidance-scale-2]", "is not taken", "vace_a14b"}),
       {"StrengthWithoutVideo", tiny({"--strength", "0.5"}), {"[--strength]", "is of no video", "got 0.5", "expected --video"}},
-      {"StrengthAboveOne", tiny({"--video", kVideo, "--strength", "1.5"}), {"[--strength]", "got \"1.5\"", "expected a number from 0 to 1"}},
-      {"StrengthOfNoStep", tiny({"--video", kVideo, "--strength", "0.2"}),
+      {"StrengthAboveOne",
+       tiny({"--video", kVideo, "--strength", "1.5"}),
+       {"[--strength]", "got \"1.5\"", "expected a number from 0 to 1"}},
+      {"StrengthOfNoStep",
+       tiny({"--video", kVideo, "--strength", "0.2"}),
        {"[--strength]", "leaves no step", "got 0.2 of 1 steps", "expected at least 1", "--num-inference-steps"}},
-      {"VideoAndImage", tiny({"--model-path", "@model", "--video", kVideo, "--image", circle}),
-       {"[--video]", "got a video and an image", "expected one"}, 2,
+      {"VideoAndImage",
+       tiny({"--model-path", "@model", "--video", kVideo, "--image", circle}),
+       {"[--video]", "got a video and an image", "expected one"},
+       2,
        [](const fs::path& folder) { testing::make_image_to_video(folder / "model", "text_image_to_video"); }},
       {"VideoAsAnotherProgramSaysIt", tiny({"--init-video", kVideo}), {"[arguments]", "--init-video", "--video"}},
       {"VideoMissing", tiny({"--video", "@none.mp4"}), {"[--video]", "no file or folder", "none.mp4"}},
-      {"VideoIsAPipe", tiny({"--video", "@pipe"}), {"[--video]", "pipe is no file", "expected a video"}, 2,
+      {"VideoIsAPipe",
+       tiny({"--video", "@pipe"}),
+       {"[--video]", "pipe is no file", "expected a video"},
+       2,
        [](const fs::path& folder) { ::mkfifo((folder / "pipe").c_str(), 0600); }},
-      {"OutputIsTheVideo", tiny({"--video", "@video.gif", "-o", "@video.gif"}), {"[output]", "is the file of --video"}, 2,
+      {"OutputIsTheVideo",
+       tiny({"--video", "@video.gif", "-o", "@video.gif"}),
+       {"[output]", "is the file of --video"},
+       2,
        [=](const fs::path& folder) { write_bytes(folder / "video.gif", gif); }},
       video("VideoEmpty", "", {"is no video that FFmpeg reads"}),
       video("VideoOfText", "a red circle moving right", {"is no video that FFmpeg reads"}),
       video("VideoOfRandomBytes", random_bytes(100'000), {"video"}),
-      video("VideoIsAPlaylist", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n", {"video"}),
+      video("VideoIsAPlaylist", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+            {"video"}),
       video("VideoCut", gif.substr(0, 20), {"video"}),
       video("VideoTooShort", gif, {"is too short", "got 2 frames", "expected at least 9", "Lower --num-frames to 1"}),
       frames("VideoFolderEmpty", {}, {"no pictures in", "expected the frames of a video"}),
@@ -925,12 +976,14 @@ std::vector<Case> video_cases() {
       frames("VideoFolderOfSeveralSizes", {{"1.png", first}, {"2.png", other_size}},
              {"2.png is of another size than 1.png", "got 96x80", "expected 48x32"}),
       frames("VideoFolderWithABadFrame", {{"1.png", first}, {"2.png", kVideo + "/../cases.json"}}, {"2.png is no picture"}),
-      frames("VideoFolderTooShort", {{"1.png", first}, {"2.png", first}}, {"is too short", "got 2 frames", "Lower --num-frames to 1"}),
+      frames("VideoFolderTooShort", {{"1.png", first}, {"2.png", first}},
+             {"is too short", "got 2 frames", "Lower --num-frames to 1"}),
       led("MaskWithoutVideo", {"--mask", kMask}, {"[--mask]", "is of no video", "expected --video"}),
       led("MaskMissing", {"--video", kVideo, "--mask", "@none"}, {"[--mask]", "no file or folder"}),
       led("MaskOfAnotherSize", {"--video", kVideo, "--mask", circle},
           {"[--mask]", "is of another size than the video", "got 96x80", "expected 48x32"}),
-      led("MaskTooShort", {"--video", kVideo, "--mask", "@mask"}, {"[--mask]", "is too short", "got 2 frames", "expected at least 9"}, 2,
+      led("MaskTooShort", {"--video", kVideo, "--mask", "@mask"},
+          {"[--mask]", "is too short", "got 2 frames", "expected at least 9"}, 2,
           [=](const fs::path& folder) {
             fs::create_directory(folder / "mask");
             for (const char* name : {"000.png", "001.png"}) fs::copy_file(fs::path(kMask) / name, folder / "mask" / name);
@@ -938,9 +991,12 @@ std::vector<Case> video_cases() {
       led("ReferenceMissing", {"--reference-image", "@none.png"}, {"[--reference-image]", "cannot open"}),
       led("ReferenceIsAGif", {"--reference-image", kImages + "animated.gif"}, {"[--reference-image]", "is a GIF"}, 3),
       led("TooManyReferences", many, {"[--reference-image]", "too many", "got 17", "expected at most 16"}),
-      led("ConditioningScaleOfText", {"--conditioning-scale", "strong"}, {"[--conditioning-scale]", "got \"strong\"", "expected a number"}),
-      {"VaceWithoutItsClass", tiny({"--model-path", "@model"}),
-       {"[model_index.json]", "unsupported transformer", "got WanVACETransformer3DModel", "expected WanTransformer3DModel"}, 3,
+      led("ConditioningScaleOfText", {"--conditioning-scale", "strong"},
+          {"[--conditioning-scale]", "got \"strong\"", "expected a number"}),
+      {"VaceWithoutItsClass",
+       tiny({"--model-path", "@model"}),
+       {"[model_index.json]", "unsupported transformer", "got WanVACETransformer3DModel", "expected WanTransformer3DModel"},
+       3,
        [](const fs::path& folder) {
          const fs::path model = testing::make_vace(folder / "model", false);
          json index = json::parse(read_bytes(model / "model_index.json"));

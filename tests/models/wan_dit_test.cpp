@@ -65,7 +65,8 @@ struct Recorded {
   };
 
   // Noise of each text, then the stream behind each block.
-  std::vector<ReferenceTensor> run(const Case& c, const std::vector<Text>& texts) const {
+  // With `nag`, the second text is a negative one.
+  std::vector<ReferenceTensor> run(const Case& c, const std::vector<Text>& texts, const std::vector<float>& nag = {}) const {
     const auto batch = static_cast<std::int64_t>(texts.size());
     std::vector<float> states, text_bias;
     for (const Text& text : texts) {
@@ -82,7 +83,9 @@ struct Recorded {
     verify(context);
     const auto keys_and_values = run_graph(c.runner, context, {make_reference({batch, rows, config.text_dim}, states)}, &weights);
 
-    const Graph graph = trace_wan_dit(config, c.dtype, {frames, height, width, rows, batch}, true);
+    WanDitSizes sizes{frames, height, width, rows, batch};
+    sizes.negative_keys = !nag.empty();
+    const Graph graph = trace_wan_dit(config, c.dtype, sizes, true);
     verify(graph);
     const RotaryTables rotary = rotary_tables(config, frames, height, width);
     const Shape rotary_shape = graph.inputs[2].shape();
@@ -96,6 +99,7 @@ struct Recorded {
       inputs.back().shape = {config.vace_channels, frames, height, width};
       inputs.push_back(read_tensor(recorded, "control_hidden_states_scale"));
     }
+    if (!nag.empty()) inputs.push_back(make_reference({3}, nag));
     return run_graph(c.runner, graph, inputs, &weights);
   }
 };
@@ -121,6 +125,29 @@ TEST_P(WanDit, MatchesDiffusers) {
   EXPECT_GE(compared, 1);
 }
 
+class WanDitNag : public ::testing::TestWithParam<Case> {};
+
+// Against Diffusers with an attention processor that does it (tests/fixtures/record_nag.py): where tau shortens no row, some, and
+// all.
+TEST_P(WanDitNag, MatchesAProcessorOfDiffusers) {
+  const Case& c = GetParam();
+  if (std::string why; !testing::runs_here(c.runner, why)) GTEST_SKIP() << why;
+  const Recorded model(c.model);
+  const Checkpoint recorded(recorded_file("wan_dit_nag"));
+  const std::int64_t rows = model.prompt.shape.dim(1);
+  for (const std::vector<float>& settings : {std::vector<float>{3, 100, 0.5}, {40, 1.1F, 0.25}, {11, 0.5, 0.75}}) {
+    const std::string name = fmt::format("{:g},{:g},{:g}", settings[0], settings[1], settings[2]);
+    const ReferenceTensor expected = read_tensor(recorded, name);
+    const auto outputs = model.run(c, {{rows}, {4}}, settings);
+    ASSERT_EQ(outputs.size(), static_cast<std::size_t>(model.config.num_layers + 1));
+    EXPECT_TRUE(relative_rms_within(outputs[0].values, expected.values, expected.shape, c.tolerance)) << name;
+  }
+  // Of scale 1, or alpha 0, it is the prompt alone.
+  const auto alone = model.run(c, {{rows}});
+  for (const std::vector<float>& settings : {std::vector<float>{1, 2.5, 0.5}, {5, 2.5, 0}})
+    EXPECT_TRUE(relative_rms_within(model.run(c, {{rows}, {4}}, settings)[0].values, alone[0].values, alone[0].shape, c.tolerance));
+}
+
 // f32: the reference itself is f32, about 1e-6 from the exact result. bf16: 8 bits of mantissa through all
 // blocks; Diffusers in bf16 is as far from its f32 self.
 constexpr double kF32 = 1e-5, kBf16 = 2e-2;
@@ -137,6 +164,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
                       Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
                       Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
+INSTANTIATE_TEST_SUITE_P(Models, WanDitNag,
+                         ::testing::Values(Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
+                                           Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
+                                           Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16},
+                                           Case{"cuda", "wan_dit_small", "650", DType::f32, kF32}));
 INSTANTIATE_TEST_SUITE_P(OnCuda, WanDit,
                          ::testing::Values(Case{"cuda", "wan_dit_toy", "500", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_toy", "37", DType::f32, kF32},
@@ -266,7 +298,9 @@ TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
   EXPECT_EQ(graph.inputs[graph.inputs.size() - 2].type().str(), "f32[96,21,60,104]");
   EXPECT_EQ(graph.inputs.back().type().str(), "f32[8]");
   for (const NodePtr& weight : graph.parameters())
-    if (weight->name.starts_with("vace_blocks.3.")) EXPECT_EQ(weight->segment, 16) << weight->name;
+    if (weight->name.starts_with("vace_blocks.3.")) {
+      EXPECT_EQ(weight->segment, 16) << weight->name;
+    }
   const Plan plan = compile(graph, *open_platform("null"));
   EXPECT_EQ(plan.segment_count, config.num_layers + 2);
   // One hint at a time: not much more than a model without them takes.

@@ -52,7 +52,7 @@ const AttentionCase kCases[] = {
     // What the kernel for wide heads takes: the last tiles of queries, keys and channels are not whole.
     {2, 300, 520, 1, 384, {}, 0.05, {3, 3, 3}, {0, 1, 2}},
     {1, 70, 577, 2, 320, {}, 0.05},
-    {1, 131, 515, 1, 1024, {}, 0.03},
+    {1, 131, 515, 1, 1024, {}, 0.015},
 };
 
 class Attention : public ::testing::TestWithParam<AttentionCase> {};

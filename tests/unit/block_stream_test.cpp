@@ -168,6 +168,11 @@ class BlockStreams : public ::testing::TestWithParam<int> {
     run(plan, *stream, store, inputs, outputs, workspace, {.recordings = &recordings, .wait = false});
     return platform.read;
   }
+  // Runs do not wait, and what they read must live until they have.
+  void clear() {
+    stream->synchronize();
+    store.clear();
+  }
   int reads() const {
     return std::accumulate(counts.begin(), counts.end(), 0, [](int sum, const auto& each) { return sum + each.second; });
   }
@@ -213,7 +218,7 @@ TEST_P(BlockStreams, WhatIsKeptPackedIsReadOnce) {
   EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks) * 256);
   // Where two of them fit, only these.
   for (auto& [name, count] : counts) count = 0;
-  store.clear();
+  clear();
   store.stream({&plan}, {.host_bytes = 2 * 256});
   const auto found = run_once();
   for (std::size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].second, static_cast<float>(i));
@@ -229,7 +234,7 @@ TEST_P(BlockStreams, WhatIsKeptPackedIsReadOnce) {
 TEST_P(BlockStreams, AfterAnErrorTheNextRunIsAsEver) {
   make(GetParam());
   for (std::size_t fail = 0; fail < 8; ++fail) {
-    store.clear();
+    clear();
     store.stream({&plan}, {.host_bytes = 1 << 20});
     platform.copies = 0;
     platform.fail_at = fail;
@@ -275,7 +280,7 @@ TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsLoaded) {
   EXPECT_EQ(run_once().back().second, static_cast<float>(blocks));
   EXPECT_EQ(reads(), blocks + 2);  // what stays is packed once more
   // No more than there is room for.
-  store.clear();
+  clear();
   store.prepare(plan, 3 * 256);
   EXPECT_EQ(store.host_bytes(), 3u * 256);
 }

@@ -221,7 +221,8 @@ TEST(Run, StreamedWeightsGiveTheSameInLessMemory) {
   fixture.store.stream({&plan}, {});
   for (int time = 0; time < 2; ++time) EXPECT_EQ(resident, fixture.run_plan(plan, {}));
   EXPECT_NE(resident[0], resident[8]);
-  EXPECT_EQ(fixture.store.size_bytes(), 2u * 256);  // segment 0, and a place that the other three take in turns
+  // Segment 0, and a place that the other three take in turns. How a platform packs them is its own affair: all are of one size.
+  EXPECT_EQ(fixture.store.size_bytes(), plan.weight_bytes() / 4 * 2);
   fixture.store.load(plan);
   EXPECT_EQ(resident, fixture.run_plan(plan, {}));
   fixture.store.clear();

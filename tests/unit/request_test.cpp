@@ -119,10 +119,12 @@ TEST(RequestFields, ErrorsSpellTheFieldAsTheFrontEndDoes) {
   EXPECT_EQ(error_of([&] { set_field(request, "lora", "a.safetensors=x"); }),
             "[lora] got \"x\", expected a number from -1000 to 1000 behind the file's name.");
   EXPECT_EQ(error_of([&] { set_field(request, "lora", "=1"); }), "[lora] got \"=1\", expected a file, or FILE=STRENGTH.");
-  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }), "[scheduler] got \"ddim\", expected unipc, euler, lcm or dpm++.");
+  EXPECT_EQ(error_of([&] { set_field(request, "scheduler", "ddim"); }),
+            "[scheduler] got \"ddim\", expected unipc, euler, lcm, dpm++ or rcm.");
   EXPECT_EQ(error_of([&] { set_field(request, "preset", "turbo"); }),
-            "[preset] got \"turbo\", expected none, lightx2v-4step or dmd-3step.");
-  EXPECT_EQ(error_of([&] { set_field(request, "image", ""); }), "[image] got \"\", expected the path of a file, of at most 4095 bytes.");
+            "[preset] got \"turbo\", expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v.");
+  EXPECT_EQ(error_of([&] { set_field(request, "image", ""); }),
+            "[image] got \"\", expected the path of a file, of at most 4095 bytes.");
   EXPECT_EQ(error_of([&] { set_field(request, "exact_size", "1"); }), "[exact_size] got \"1\", expected true or false.");
   EXPECT_EQ(error_of([&] { set_field(request, "seed", "-2"); }),
             "[seed] got \"-2\", expected a whole number from 0 to 18446744073709551615, or -1 for a random one.");
@@ -191,6 +193,26 @@ TEST(Presets, FillWhatIsLeftOpen) {
   EXPECT_EQ(filled.scheduler, SchedulerKind::lcm);
   filled.prompts = {"a"};
   EXPECT_NE(error_of([&] { check_request(filled, members::t2v); }).find("[sigmas] got 3 levels and 2 steps"), std::string::npos);
+}
+
+// Angles of TrigFlow: atan(80) or atan(200), 1.5, 1.4, 1.
+TEST(Presets, LevelsOfRcm) {
+  const auto levels = [](Preset preset, std::optional<int> steps) {
+    Request request;
+    request.preset = preset;
+    request.num_inference_steps = steps;
+    const Request filled = with_preset(request, Spelling::key);
+    EXPECT_EQ(filled.scheduler, SchedulerKind::rcm);
+    EXPECT_EQ(filled.flow_shift, 1);
+    EXPECT_EQ(filled.guidance_scale, 1);
+    return filled.sigmas;
+  };
+  const std::vector<double> expected{0.98765, 0.93378, 0.85290, 0.60898};
+  const std::vector<double> got = levels(Preset::rcm_4step, {});
+  ASSERT_EQ(got.size(), 4U);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_NEAR(got[i], expected[i], 1e-5);
+  EXPECT_EQ(levels(Preset::rcm_4step, 2), std::vector<double>(got.begin(), got.begin() + 2));
+  EXPECT_NEAR(levels(Preset::rcm_4step_i2v, {})[0], 0.99502, 1e-5);
 }
 
 TEST(Presets, SayWhatTheySet) {

@@ -255,8 +255,25 @@ TEST(Scheduler, LevelsBeforeTheShift) {
   }
 }
 
+// x0 = x - s v, x' = (1 - s') x0 + s' noise, from s noise: as LCM, but for what it begins with.
+TEST(Scheduler, RcmBeginsWithTheNoiseOfItsLevel) {
+  const std::vector<double> sigmas{80.0 / 81, 0.9, 0.6};
+  const auto rcm = make_scheduler({.kind = SchedulerKind::rcm, .flow_shift = 1, .sigmas = sigmas}, 3);
+  const auto lcm = make_scheduler({.kind = SchedulerKind::lcm, .flow_shift = 1, .sigmas = sigmas}, 3);
+  EXPECT_FLOAT_EQ(rcm->initial_scale(), 80.0f / 81);
+  EXPECT_EQ(lcm->initial_scale(), 1);
+  EXPECT_FLOAT_EQ(rcm->timesteps()[1], 900);
+  for (int i = 0; i < 3; ++i) {
+    const auto s = static_cast<std::size_t>(i);
+    const float next = i < 2 ? static_cast<float>(sigmas[s + 1]) : 0.0f;
+    EXPECT_EQ(rcm->coefficients(i), (std::vector<float>{static_cast<float>(sigmas[s]), 1 - next, next}));
+    EXPECT_EQ(rcm->coefficients(i), lcm->coefficients(i));
+  }
+}
+
 TEST(Scheduler, EveryStepCountHasAFiniteTable) {
-  for (const auto kind : {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp}) {
+  for (const auto kind :
+       {SchedulerKind::unipc, SchedulerKind::euler, SchedulerKind::lcm, SchedulerKind::dpmpp, SchedulerKind::rcm}) {
     for (int steps = 1; steps <= 1000; steps += steps < 100 ? 1 : 75) {
       const auto scheduler = make_scheduler({.kind = kind}, steps);
       ASSERT_EQ(scheduler->steps(), steps);
@@ -394,7 +411,9 @@ TEST(Scheduler, SkippedStepsLeaveTheOthersLevels) {
     ASSERT_EQ(rest->steps(), 6);
     EXPECT_EQ(rest->sigmas(), std::vector<float>(whole->sigmas().begin() + 4, whole->sigmas().end()));
     EXPECT_EQ(rest->timesteps(), std::vector<float>(whole->timesteps().begin() + 4, whole->timesteps().end()));
-    if (kind == SchedulerKind::euler) EXPECT_EQ(rest->coefficients(0), whole->coefficients(4));
+    if (kind == SchedulerKind::euler) {
+      EXPECT_EQ(rest->coefficients(0), whole->coefficients(4));
+    }
     if (kind == SchedulerKind::unipc || kind == SchedulerKind::dpmpp) {
       EXPECT_NE(rest->coefficients(0), whole->coefficients(4));  // of first order
       EXPECT_EQ(rest->coefficients(5), whole->coefficients(9));
@@ -410,7 +429,7 @@ TEST(SchedulerErrors, StepsAndOverrides) {
   expect_error([] { make_scheduler({.num_train_timesteps = 10}, 11); }, kind, {"got 11", "1 to 10", "num_train_timesteps"});
   for (const double shift : {0.0, -1.0, 1e9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     expect_error([&] { make_scheduler({.flow_shift = shift}, 10); }, kind, {"flow shift"});
-  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc, euler, lcm or dpm++"});
+  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc, euler, lcm, dpm++ or rcm"});
   // Order 2 in the step to sigma 0 divides by zero, in Diffusers too.
   expect_error([] { make_scheduler({.lower_order_final = false}, 10); }, ErrorKind::unsupported, {"lower_order_final"});
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "models/gelu_erf.h"
+#include "models/wan_dit/normalized_guidance.h"
 #include "ops/mul_add.h"
 #include "ops/norm_scale_shift.h"
 #include "ops/rms_norm.h"
@@ -119,6 +120,7 @@ struct Conditions {
   Value modulation;            // f32 [1,6,D] or of each frame [F,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
   Value text_bias;             // [B,1,1,R]
+  Value nag;                   // f32 [3], where the second text is what not to show; else none
 };
 
 // Keys and values of a block's cross-attention, those of images where there are any.
@@ -130,7 +132,7 @@ struct Seen {
 Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Seen& seen) {
   const std::int64_t dim = block.config.dim();
   const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
-  const std::int64_t entering = x.dim(0), texts = seen.text_keys.dim(0);
+  const std::int64_t entering = x.dim(0), texts = conditions.nag ? 1 : seen.text_keys.dim(0);  // texts that have a stream
   const Value shift = row(table, 0, entering), scale = row(table, 1, entering), gate = row(table, 2, entering);
   const Value ffn_shift = row(table, 3, texts), ffn_scale = row(table, 4, texts), ffn_gate = row(table, 5, texts);
   const NormOptions plain{.eps = block.config.eps};
@@ -154,15 +156,13 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
   }
   Value cross_q = block.normed("attn2.norm_q", block.project("attn2.to_q", stream.y, dim));
   // Here the first block meets the texts: the stream becomes one a text.
-  if (const std::int64_t batch = seen.text_keys.dim(0); x.dim(0) != batch) {
-    cross_q = repeat(cross_q, batch);
-    stream.residual = repeat(stream.residual, batch);
+  if (entering != texts) {
+    cross_q = repeat(cross_q, texts);
+    stream.residual = repeat(stream.residual, texts);
   }
-  Value crossed = attend(cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
-  if (seen.image_keys) {
-    const std::int64_t batch = seen.text_keys.dim(0);
-    crossed = crossed + attend(cross_q, repeat(seen.image_keys, batch), repeat(seen.image_values, batch));
-  }
+  Value crossed = attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
+  if (conditions.nag) crossed = normalized_guidance(slice(crossed, 0, 0, 1), slice(crossed, 0, 1, 2), conditions.nag);
+  if (seen.image_keys) crossed = crossed + attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts));
   // The ungated residual rides on the product: one rounding, and no pass of its own.
   const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
 
@@ -248,6 +248,12 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     inputs.insert(inputs.end(), {of_frame, first});
     seen = sizes.frames == 1 ? cast(first, dtype) : concat({cast(first, dtype), slice(seen, 1, 1, sizes.frames)}, 1);
   }
+  Value nag;
+  if (sizes.negative_keys) {
+    check(sizes.batch == 2, ErrorKind::invalid_argument, "wan_dit",
+          "bad number of texts beside a negative one: got {}, expected 2.", sizes.batch);
+    nag = inputs.emplace_back(input("nag", DType::f32, {3}));
+  }
   // Of each timestep [T,n] -> of each frame [F,n], where frames differ.
   const auto by_frame = [&](const Value& rows) { return of_frame ? gather(rows, of_frame) : rows; };
   const std::int64_t distinct = of_frame ? sizes.frames : 1;
@@ -266,7 +272,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [T,D]
   const Value modulation = by_frame(cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32));
   const Conditions conditions{reshape(modulation, {distinct, 6, dim}), cos_full, sin_signed,
-                              reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows})};
+                              reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows}), nag};
 
   // VACE's blocks hand on a stream of their own, which begins with what the first block sees; each makes a hint of it. They run
   // beside the block whose hint they make, not all in front: one hint is kept at a time.
@@ -307,7 +313,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const Value n = norm_scale_shift(x, row(table, 1, x.dim(0)), row(table, 0, x.dim(0)), {.eps = config.eps});
   const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
   std::vector<Value> outputs;
-  for (std::int64_t text = 0; text < sizes.batch; ++text) {
+  for (std::int64_t text = 0; text < patches.dim(0); ++text) {
     const Value own = reshape(slice(patches, 0, text, text + 1), {f, h, w, pt, ph, pw, config.out_channels});
     const Value unpatched = permute(own, {6, 0, 3, 1, 4, 2, 5});
     outputs.push_back(cast(reshape(unpatched, {config.out_channels, sizes.frames, sizes.height, sizes.width}), DType::f32));

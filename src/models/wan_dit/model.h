@@ -31,6 +31,7 @@ struct WanDitSizes {
   std::int64_t batch = 1;              // B
   std::int64_t image_rows = 0;         // S, of a model with an image_dim
   bool first_frame = false;            // it is given: taken as it is, at timestep 0 (Wan 2.2 TI2V)
+  bool negative_keys = false;          // the second of two texts is a negative prompt of normalized attention guidance
 };
 
 // Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
@@ -40,6 +41,8 @@ struct WanDitSizes {
 //          timestep_of_frame i32 [F], the row of each latent frame, and first_frame f32 [out_channels,1,H,W], which stands in the
 //          latent's place; patches are of one frame.
 //          Of VACE behind all others control f32 [vace_channels,F,H,W] and control_scale f32 [hints], the weight of each hint.
+//          With negative_keys, of B = 2, the last is nag f32 [3] (normalized_guidance.h): the stream is one, that of the first
+//          text.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
 //          `dtype`.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
