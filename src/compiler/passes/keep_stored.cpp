@@ -99,7 +99,8 @@ Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::fu
       return parameter(factor_name({weight.name, is_up, rank}), weight.types[0].dtype,
                        {weight.types[0].shape.dim(is_up ? 0 : 1), rank}, weight.segment);
     };
-    const Value product = linear(factor(true), factor(false));
+    const Value up = factor(true), down = factor(false);
+    const Value product = linear(up, down);
     return change = with_inputs(product.node(), product.node().inputs, "lora");
   };
   return rebuild(graph, [&](const Node& node, std::vector<Value> inputs) {
