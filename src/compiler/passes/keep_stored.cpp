@@ -27,9 +27,10 @@ std::set<const Node*> read_otherwise(const Graph& graph) {
 }
 
 // What makes linears one product, as far as weights have a say.
-using Operand = std::tuple<const Node*, int, std::vector<std::int64_t>>;
+using Operand = std::tuple<const Node*, int, std::vector<std::int64_t>, int, int>;
 Operand operand_of(const Node& linear) {
-  return {&linear.inputs[0].node(), linear.inputs[0].output(), linear.inputs[1].shape().dims()};
+  const Value &x = linear.inputs[0], &weight = linear.inputs[1];
+  return {&x.node(), x.output(), weight.shape().dims(), weight.node().segment, linear.segment};
 }
 
 constexpr std::string_view kUp = ", up of rank ", kDown = ", down of rank ";
