@@ -88,10 +88,11 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   const Made all = make(0, Offload::none, true, DType::f32, GuidanceBatch::on),
              least = make(0, Offload::blocks, true, DType::f32, GuidanceBatch::on);
   ASSERT_LT(least.memory.peak(), all.memory.peak());
+  constexpr std::size_t kMeasured = 64 << 10;  // what kernels keep is measured, and not to the byte the same every time
   Offload before = Offload::none;
   int runs = 0;
   for (std::size_t i = 0; i <= 8; ++i) {
-    const std::size_t limit = all.memory.peak() - (all.memory.peak() - least.memory.peak()) * i / 8;
+    const std::size_t limit = kMeasured + all.memory.peak() - (all.memory.peak() - least.memory.peak()) * i / 8;
     const Made made = make(limit, Offload::automatic, true, DType::f32, GuidanceBatch::on);
     EXPECT_LE(made.memory.peak(), limit);
     EXPECT_GE(made.memory.offload, before);
@@ -101,7 +102,7 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   }
   EXPECT_EQ(runs, 9);
   try {
-    make(least.memory.peak() - 4096, Offload::automatic, true, DType::f32, GuidanceBatch::on);
+    make(least.memory.peak() - 4 * kMeasured, Offload::automatic, true, DType::f32, GuidanceBatch::on);
     FAIL() << "ran in less than it needs";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);

@@ -819,7 +819,7 @@ std::vector<Case> image_cases() {
        {"[output]", "is the file of --image"},
        2,
        [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
-      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step or dmd-3step"}),
+      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v"}),
       {"PresetWithOtherSteps",
        tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}),
        {"[--sigmas]", "got 3 levels and 4 steps"}},
