@@ -81,9 +81,17 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
   of_plan_ = &layout_.plans[number];
   if (has_stayed_[number]) return;
   std::vector<const PlanWeight*> stay;
-  for (std::size_t s = 0; s < of_plan_->segments.size(); ++s)
-    if (of_plan_->slots[s] == BlockLayout::kStays)
-      for (const PlanWeight* weight : weights_of(of_plan_->segments[s])) stay.push_back(weight);
+  bool is_copied = false;
+  for (std::size_t s = 0; s < of_plan_->segments.size(); ++s) {
+    const SegmentLayout& segment = of_plan_->segments[s];
+    if (of_plan_->slots[s] != BlockLayout::kStays || segment.weights.empty()) continue;
+    if (const auto prepared = platform_.host_addressable() ? nullptr : host_.find(plan, segment)) {
+      platform_.upload_later(*copies_, *prepared, 0, {arena_.get(), of_plan_->offsets[s]}, segment.size_bytes);
+      is_copied = true;
+      continue;
+    }
+    for (const PlanWeight* weight : weights_of(segment)) stay.push_back(weight);
+  }
   pack_(
       stay,
       [&](const PlanWeight& weight) {
@@ -91,6 +99,7 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
         return Target{platform_.host_addressable() ? slot.data() : nullptr, slot};
       },
       options);
+  if (is_copied) copies_->synchronize();
   has_stayed_[number] = true;
 }
 

@@ -168,7 +168,7 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
 // While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.
 void Execution::start_preparing(std::size_t stage) {
   const std::string next = program_.prepares(stage);
-  if (next.empty() || resources_.platform.host_addressable()) return;
+  if (next.empty() || placement_.host_bytes == 0 || resources_.platform.host_addressable()) return;
   WeightStore& store = resources_.components.at(next)->weights();
   if (store.size_bytes() > 0) return;  // it stayed
   give_up_ = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <tuple>
+#include <utility>
 
 #include "base/error.h"
 
@@ -144,12 +145,13 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
       const ArenaLayout arena = lay_out_arena(plans, slots, streaming[number]->device_bytes);
       memory.streamed = true;
       memory.weights = arena.size_bytes;
-      std::size_t coming_bytes = 0;
+      std::size_t coming_bytes = 0, most = 0;
       for (std::size_t p = 0; p < plans.size(); ++p) {
         const BlockLayout& layout = arena.plans[p];
-        memory.blocks = std::max(memory.blocks, layout.segments.size() - 1);
-        memory.coming_blocks = std::max(memory.coming_blocks, layout.coming.size());
         for (const int s : layout.coming) coming_bytes += layout.segments[static_cast<std::size_t>(s)].size_bytes;
+        if (plans[p]->weight_bytes() <= std::exchange(most, std::max(most, plans[p]->weight_bytes()))) continue;
+        memory.blocks = layout.segments.size() - 1;
+        memory.coming_blocks = layout.coming.size();
       }
       // Packed blocks are kept as far as the limit goes; of the rest some are on their way.
       if (slots > 1)
@@ -158,7 +160,7 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     } else {
       memory.resident -= memory.weights;
     }
-    if (const std::string next = prepares(number); slots > 1 && !next.empty() && std::ranges::count(memory.stay, next) == 0) {
+    if (const std::string next = prepares(number); host_bytes > 0 && !next.empty() && std::ranges::count(memory.stay, next) == 0) {
       std::size_t packed = 0;
       for (const Plan* plan : plans_of(number + 1, next)) packed += plan->weight_bytes();
       memory.prepares = next;

@@ -37,7 +37,7 @@ struct SavedRun {
 // and of samples of the bytes (all of them up to 1 MiB), not of names and places. Of random weights it is their member and seed.
 std::map<std::string, std::string> digests_of(const ModelConfig& model, const Request& request);
 
-// io error if it cannot be opened; invalid_argument for another kind of file, a damaged or cut one; unsupported for one of another
+// invalid_argument for a file that cannot be opened, another kind of file, a damaged or cut one; unsupported for one of another
 // version of the format.
 SavedRun read_saved_run(const std::filesystem::path& path, std::string_view where);
 

@@ -302,9 +302,11 @@ struct Session::State {
     return placement;
   }
 
+  // A second copy in the memory that the device uses itself helps only who asks for it.
   std::size_t host_limit() const {
-    if (platform->host_addressable()) return 0;
-    return options.host_memory_limit_bytes.value_or(cpu::host_memory().free_bytes / 3 * 2);
+    const bool is_one_memory = platform->info().unified_memory;
+    if (is_one_memory && platform->host_addressable()) return 0;
+    return options.host_memory_limit_bytes.value_or(is_one_memory ? 0 : cpu::host_memory().free_bytes / 3 * 2);
   }
 
   // Why a program does not fit, and what would.

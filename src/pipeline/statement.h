@@ -46,7 +46,7 @@ struct StageMemory {
   std::size_t workspace = 0;    // of its largest plan
   std::size_t caller = 0;
   bool streamed = false;                      // weights come and go block by block
-  std::size_t blocks = 0, coming_blocks = 0;  // where they do: all, and how many of these come and go
+  std::size_t blocks = 0, coming_blocks = 0;  // where they do: all of its largest plan, and how many of these come and go
   std::size_t host = 0;                       // packed weights in this process's memory, beside the device's
   std::vector<std::string> stay = {};         // components of other stages whose weights are on the device, too
   std::string prepares = {};                  // the component whose weights are packed in this process's memory meanwhile

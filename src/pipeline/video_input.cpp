@@ -28,7 +28,8 @@ Request VideoInput::settle_request(Request request, const ModelConfig& model) co
     const std::int64_t temporal = model.vae.scale_factor_temporal, has = count(model.defaults.num_frames);
     request.num_frames = (has - 1) / temporal * temporal + 1;
     if (has < model.defaults.num_frames)
-      log(LogLevel::notice, fmt::format("{}: {} has {} frames, so {} are made", field_, path_.string(), has, *request.num_frames));
+      log(LogLevel::notice, fmt::format("{}: {} has {} frame{}, so {} {} made", field_, path_.string(), has, has == 1 ? "" : "s",
+                                        *request.num_frames, *request.num_frames == 1 ? "is" : "are"));
   }
   return with_shape_of(width_, height_, std::move(request), model);
 }

@@ -666,7 +666,9 @@ class VendorCommand : public ::testing::Test {
                                                    {"ZOE_FAKE_REPORT", (folder_.path() / "report").string()},
                                                    {"XDG_CACHE_HOME", (folder_.path() / "cache").string()}}});
   }
+  // Into a folder that is not there yet.
   CommandResult generate(const std::string& orders, std::vector<std::string> more = {}) {
+    fs::remove_all(folder_.path() / "frames");
     std::vector<std::string> arguments = {
         "generate", "--platform", "cuda",         "--prompt", "a red circle",          "--height", "64",
         "--width",  "64",         "--num-frames", "5",        "--num-inference-steps", "2",        "-o",
@@ -706,7 +708,7 @@ TEST_F(VendorCommand, BlocksComeAndGoAndAllIsFreed) {
 
 TEST_F(VendorCommand, WhereNoPagesAreLockedItSaysSoAndGoesOn) {
   int said = 0;
-  for (int nth = 1; nth <= 5; ++nth) {
+  for (const int nth : {1, 5, 20, 30}) {  // of the staging of uploads, and of packed blocks
     const CommandResult result = generate(fmt::format("fail host_allocate {} 2", nth), {"--offload", "blocks"});
     EXPECT_EQ(result.code, 0) << nth << result.err;
     said += result.out.find("the system locks no more pages") != std::string::npos;
@@ -735,9 +737,9 @@ TEST_F(VendorCommand, ALostDeviceIsOneLineAndLeavesNothing) {
 }
 
 TEST_F(VendorCommand, ADeviceTooSmallForThePlanSaysSo) {
-  for (const auto& [orders, more] : {std::pair<const char*, std::vector<std::string>>{"memory 20000000", {}},
-                                     {"", {"--memory-limit", "20MB"}},
-                                     {"", {"--memory-limit", "20MB", "--offload", "blocks"}}}) {
+  for (const auto& [orders, more] : {std::pair<const char*, std::vector<std::string>>{"memory 2000000", {}},
+                                     {"", {"--memory-limit", "2MB"}},
+                                     {"", {"--memory-limit", "2MB", "--offload", "blocks"}}}) {
     const CommandResult result = generate(orders, more);
     EXPECT_EQ(result.code, 3) << result.err;
     EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;

@@ -314,7 +314,7 @@ TEST_F(FrontEnd, CompletesInBash) {
   };
   EXPECT_EQ(complete("zoe gen"), "generate\n");
   EXPECT_EQ(complete("zoe generate --num-f"), "--num-frames\n");
-  EXPECT_EQ(complete("zoe generate --scheduler ''"), "unipc\neuler\nlcm\ndpm++\n");
+  EXPECT_EQ(complete("zoe generate --scheduler ''"), "unipc\neuler\nlcm\ndpm++\nrcm\n");
   EXPECT_EQ(complete("zoe generate --dtype b"), "bf16\n");
   EXPECT_EQ(complete("zoe generate --from zoe.b"), "zoe.bash\n");
   EXPECT_EQ(complete("zoe completion f"), "fish\n");

@@ -259,10 +259,13 @@ TEST(LoraBeside, GivesTheVideoOfMergedWeights) {
     const double difference = relative(beside.latents, merged.latents), changed = relative(beside.latents, plain.latents);
     std::printf("%s: %.2g from merged weights, %.2g from the base\n", std::string(name(dtype)).c_str(), difference, changed);
     EXPECT_GT(changed, 20 * difference);
-    EXPECT_LE(difference, dtype == DType::f32 ? 1e-5 : 1e-2);
+    // In bf16 0.023 on AMX, where two orders of the sums differ by 0.022.
+    EXPECT_LE(difference, dtype == DType::f32 ? 1e-5 : 4e-2);
     // As merged, LoRAs take what they change out of its blocks; beside, they take their factors, with zeros for k and v of q's.
     EXPECT_LT(beside.weights, merged.weights);
-    EXPECT_LE(beside.weights, plain.weights + kFactors * size_of(dtype) / 2 + 4 * 16 * (256 + 256) * size_of(dtype));
+    // In bf16 AMX takes sums of 16 as sums of 32.
+    const std::size_t padded = dtype == DType::f32 ? 1 : 2;
+    EXPECT_LE(beside.weights, plain.weights + padded * (kFactors * size_of(dtype) / 2 + 4 * 16 * (256 + 256) * size_of(dtype)));
     EXPECT_NE(beside.notices.find("beside 4 matrices"), std::string::npos) << beside.notices;
     EXPECT_EQ(merged.notices.find("beside"), std::string::npos) << merged.notices;
     EXPECT_EQ(make(session, small()).latents, plain.latents);
@@ -283,17 +286,17 @@ TEST(LoraBeside, ReadsNothingButFactors) {
   const testing::TemporaryFolder folder;
   const std::string all = write_lora(folder.path() / "all.safetensors", 4, false),
                     one = write_lora(folder.path() / "one.safetensors", 1, false);
-  Session session = open(make_q8_0(folder.path() / "q8"), DType::bf16);
+  Session session = open(make_q8_0(folder.path() / "q8"), DType::f32);
   const Made plain = make(session, small());
-  constexpr std::uint64_t kOne = 16 * 2 * (256 + 256), kZeros = 2 * kOne;  // for k and v where q has one
+  constexpr std::uint64_t kOne = 16 * 4 * (256 + 256), kZeros = 2 * kOne;  // for k and v where q has one
   EXPECT_EQ(make(session, small({{one, 1}})).loaded, kOne + kZeros);
   EXPECT_EQ(make(session, small({{one, 1}})).loaded, 0u);
   EXPECT_EQ(make(session, small({{one, 0.5}})).loaded, kOne);
   // Ranks of several LoRAs stand side by side: 4 and 4 of 16.
   const Made both = make(session, small({{one, 0.5}, {all, 1}}));
-  EXPECT_EQ(both.loaded, kFactors + kOne);  // and zeros for the k of the v of cross-attention
+  EXPECT_EQ(both.loaded, 2 * kFactors + kOne);  // and zeros for the k of the v of cross-attention
   const Made merged = make(session, with(LoraMode::merge, {{one, 0.5}, {all, 1}}));
-  EXPECT_LE(relative(both.latents, merged.latents), 1e-2);
+  EXPECT_LE(relative(both.latents, merged.latents), 1e-5);
   EXPECT_GT(merged.loaded, 4 * kFactors);
   make(session, small());
   const Made again = make(session, small());

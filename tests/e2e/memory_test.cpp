@@ -88,10 +88,11 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   const Made all = make(0, Offload::none, true, DType::f32, GuidanceBatch::on),
              least = make(0, Offload::blocks, true, DType::f32, GuidanceBatch::on);
   ASSERT_LT(least.memory.peak(), all.memory.peak());
+  constexpr std::size_t kMeasured = 64 << 10;  // what kernels keep is measured, and not to the byte the same every time
   Offload before = Offload::none;
   int runs = 0;
   for (std::size_t i = 0; i <= 8; ++i) {
-    const std::size_t limit = all.memory.peak() - (all.memory.peak() - least.memory.peak()) * i / 8;
+    const std::size_t limit = kMeasured + all.memory.peak() - (all.memory.peak() - least.memory.peak()) * i / 8;
     const Made made = make(limit, Offload::automatic, true, DType::f32, GuidanceBatch::on);
     EXPECT_LE(made.memory.peak(), limit);
     EXPECT_GE(made.memory.offload, before);
@@ -101,7 +102,7 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   }
   EXPECT_EQ(runs, 9);
   try {
-    make(least.memory.peak() - 4096, Offload::automatic, true, DType::f32, GuidanceBatch::on);
+    make(least.memory.peak() - 4 * kMeasured, Offload::automatic, true, DType::f32, GuidanceBatch::on);
     FAIL() << "ran in less than it needs";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
@@ -125,7 +126,7 @@ TEST_F(MemoryCommand, PlanTellsWhatGenerateThenDoes) {
     arguments.insert(arguments.end(), size.begin(), size.end());
     return arguments;
   };
-  const CommandResult planned = zoe(with({"plan", "--offload", "blocks", "--json"}));
+  const CommandResult planned = zoe(with({"plan", "--offload", "blocks", "--json", "-o", "out.gif"}));
   ASSERT_EQ(planned.code, 0) << planned.err;
   const Json plan = Json::parse(planned.out);
   EXPECT_TRUE(plan.at("fits"));
@@ -137,7 +138,7 @@ TEST_F(MemoryCommand, PlanTellsWhatGenerateThenDoes) {
   const Json done = Json::parse(made.out);
   EXPECT_EQ(done.at("offload"), "blocks");
   const double planned_bytes = plan.at("memory_bytes").at("planned"), done_bytes = done.at("memory_bytes").at("planned");
-  EXPECT_NEAR(planned_bytes, done_bytes, 0.02 * done_bytes);  // the prompt and the writer differ
+  EXPECT_NEAR(planned_bytes, done_bytes, 0.02 * done_bytes);  // the prompts differ
 
   const CommandResult text = zoe(with({"plan", "--offload", "blocks"}));
   EXPECT_EQ(text.code, 0);
@@ -154,11 +155,13 @@ TEST_F(MemoryCommand, WhatCannotFitIsRefusedAtOnceWithWhatWould) {
     EXPECT_NE(small.err.find(", with blocks that come and go. Lower --width"), std::string::npos) << small.err;
     EXPECT_EQ(std::count(small.err.begin(), small.err.end(), '\n'), 1);
     EXPECT_FALSE(std::filesystem::exists(folder_.path() / "out.gif"));
-    // As much as blocks need, and they may not come and go.
-    const CommandResult plan = zoe({"plan", "--platform", "cpu", "--offload", "blocks", "--guidance-batch", "on", "--json"});
+    // As much as blocks need, and they may not come and go: of a size whose peak is not the decoder's.
+    const CommandResult plan = zoe({"plan", "--platform", "cpu", "--size", "64x64", "--num-frames", "9", "--offload", "blocks",
+                                    "--guidance-batch", "on", "--json", "-o", "out.gif"});
     const auto least = Json::parse(plan.out).at("memory_bytes").at("planned").get<std::uint64_t>();
-    const CommandResult none = zoe({command, "-p", "a red circle", "--platform", "cpu", "--guidance-batch", "on", "--memory-limit",
-                                    std::to_string(least + (1 << 20)), "--offload", "none", "-o", "out.gif"});
+    const CommandResult none =
+        zoe({command, "-p", "a red circle", "--platform", "cpu", "--size", "64x64", "--num-frames", "9", "--guidance-batch", "on",
+             "--memory-limit", std::to_string(least + (1 << 20)), "--offload", "none", "-o", "out.gif"});
     EXPECT_EQ(none.code, 3) << none.err;
     EXPECT_NE(none.err.find("It would with --offload auto ("), std::string::npos) << none.err;
   }

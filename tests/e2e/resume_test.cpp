@@ -222,31 +222,32 @@ TEST_F(ResumeCommand, AKilledRunEndsWithTheFileOfAWholeOne) {
   EXPECT_TRUE(result.out.find("goes on behind step 6 of 10") != std::string::npos ||
               result.out.find("goes on behind step 4 of 10") != std::string::npos)
       << result.out;
-  EXPECT_EQ(bytes_of(folder_ / "video.mp4"), bytes_of(folder_ / "whole.mp4"));
+  EXPECT_TRUE(bytes_of(folder_ / "video.mp4") == bytes_of(folder_ / "whole.mp4"));
   EXPECT_FALSE(fs::exists(folder_ / "run.state"));
 }
 
 TEST_F(ResumeCommand, AKilledRunOfSeveralVideosGoesOnWithTheOneAtHand) {
-  const std::vector<std::string> seeds{"--seed", "1,2"};
+  const std::vector<std::string> seeds{"--seed", "1,2,3"};
   ASSERT_EQ(zoe(generate("whole.png", seeds)).code, 0);
-  killed("video.png", seeds, "wrote video-0001.png");
+  // The state at hand is then of the second video, behind its last step, or of the third.
+  killed("video.png", seeds, "wrote video-0002.png");
   const auto first = fs::last_write_time(folder_ / "video-0001.png");
   EXPECT_EQ(zoe({"resume", "run.state", "-o", "video.png"}).code, 0);
   EXPECT_EQ(fs::last_write_time(folder_ / "video-0001.png"), first);
-  for (const char* number : {"-0001.png", "-0002.png"})
-    EXPECT_EQ(bytes_of(folder_ / (std::string("video") + number)), bytes_of(folder_ / (std::string("whole") + number)));
+  for (const char* number : {"-0001.png", "-0002.png", "-0003.png"})
+    EXPECT_TRUE(bytes_of(folder_ / (std::string("video") + number)) == bytes_of(folder_ / (std::string("whole") + number))) << number;
 }
 
 // The last step's state is saved whatever --save-every says: what is lost is the decode.
 TEST_F(ResumeCommand, AKillWhileDecodingCostsTheDecode) {
   ASSERT_EQ(zoe(generate("whole.png", {"--frames", "65"})).code, 0);
   const CommandResult result = zoe(generate("video.png", {"--frames", "65", "--save-state", "run.state", "--save-every", "1000"}),
-                                   {.signal_after = "decode ", .signal = SIGKILL});
+                                   {.signal_after = "\ndecode ", .signal = SIGKILL});
   ASSERT_EQ(result.code, 128 + SIGKILL) << result.err;
   const CommandResult again = zoe({"resume", "run.state"});
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_NE(again.out.find("goes on behind step 10 of 10"), std::string::npos) << again.out;
-  EXPECT_EQ(bytes_of(folder_ / "video.png"), bytes_of(folder_ / "whole.png"));
+  EXPECT_TRUE(bytes_of(folder_ / "video.png") == bytes_of(folder_ / "whole.png"));
 }
 
 TEST_F(ResumeCommand, RefusesWhatItCannotGoOnFrom) {
@@ -256,7 +257,7 @@ TEST_F(ResumeCommand, RefusesWhatItCannotGoOnFrom) {
   fails(generate("video.png", {"--save-state", "video.png"}), 2, "[--save-state] video.png is the output.");
   fails(generate("video.png", {"--save-state", "gone/run.state"}), 2, "gone");
   fails(generate("video.png", {"--save-every", "0"}), 2, "[--save-every] got \"0\", expected a whole number from 1 to 1000.");
-  fails({"resume", "none.state"}, 4, "none.state");
+  fails({"resume", "none.state"}, 2, "cannot open none.state");  // as any file that is to be read
   testing::write_bytes(folder_ / "text.state", "this is no state");
   fails({"resume", "text.state"}, 2, "[resume] ");
   fails({"resume", (kModels / "toy-wan/vae/diffusion_pytorch_model.safetensors").string()}, 2, "holds no saved run");

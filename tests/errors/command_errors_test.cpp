@@ -820,7 +820,7 @@ std::vector<Case> image_cases() {
        {"[output]", "is the file of --image"},
        2,
        [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
-      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step or dmd-3step"}),
+      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v"}),
       {"PresetWithOtherSteps",
        tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}),
        {"[--sigmas]", "got 3 levels and 4 steps"}},
@@ -906,7 +906,7 @@ Case led(const std::string& name, std::vector<std::string> more, std::vector<std
 // A video that text to video refuses: its bytes, in a file.
 Case video(const std::string& name, const std::string& bytes, std::vector<std::string> pieces, int code = 2) {
   pieces.insert(pieces.begin(), "[--video]");
-  return {name, tiny({"--video", "@video", "--num-frames", "9"}), std::move(pieces), code,
+  return {name, tiny({"--video", "@video", "--strength", "1", "--num-frames", "9"}), std::move(pieces), code,
           [=](const fs::path& folder) { write_bytes(folder / "video", bytes); }};
 }
 
@@ -914,7 +914,7 @@ Case video(const std::string& name, const std::string& bytes, std::vector<std::s
 Case frames(const std::string& name, const std::vector<std::pair<std::string, std::string>>& files,
             std::vector<std::string> pieces) {
   pieces.insert(pieces.begin(), "[--video]");
-  return {name, tiny({"--video", "@video", "--num-frames", "9"}), std::move(pieces), 2, [=](const fs::path& folder) {
+  return {name, tiny({"--video", "@video", "--strength", "1", "--num-frames", "9"}), std::move(pieces), 2, [=](const fs::path& folder) {
             fs::create_directory(folder / "video");
             for (const auto& [to, from] : files) fs::copy_file(from, folder / "video" / to);
           }};

@@ -237,7 +237,7 @@ TEST(CudnnOnCuda, MeasuresOnce) {
   const TemporaryFolder folder;
   std::string messages;
   const LogScope log_scope([&](LogLevel, std::string_view text) { messages += std::string(text) + "\n"; });
-  const Case c = make({{6, 60, 104, 192}, {192, 192, 3, 3, 3}, kSame, true});
+  const Case c = make({{6, 60, 104, 64}, {64, 64, 3, 3, 3}, kSame, true});  // no columns for our own kernel
   std::string implementations[2];
   for (std::string& implementation : implementations) {
     messages.clear();

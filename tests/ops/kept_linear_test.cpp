@@ -66,6 +66,7 @@ struct KeptCase {
 struct Made {
   Value kept, plain;
   std::vector<WeightPtr> parts;
+  std::vector<std::vector<std::byte>> dense;  // what ordinary parts read
   WeightPtr whole;
   std::vector<std::byte> change;  // of the weight, as the last operand has it
 };
@@ -79,7 +80,11 @@ Made make(const KeptCase& c) {
     const Value plain = parameter(name, c.dtype, shape);
     const Encoding& encoding = *find_encoding(part.encoding);
     if (encoding.dtype) {
-      made.parts.push_back(random_weight(3, name, shape));
+      // Of the dtype it lies in: a change is added to the numbers that are kept.
+      const WeightPtr numbers = random_weight(3, name, shape);
+      std::vector<std::byte>& bytes = made.dense.emplace_back(static_cast<std::size_t>(shape.count()) * size_of(c.dtype));
+      numbers->read(0, numbers->count(), c.dtype, bytes.data());
+      made.parts.push_back(dense_weight(c.dtype, shape, bytes.data()));
       values.push_back(plain);
     } else {
       made.parts.push_back(std::make_shared<ScaledWeight>(random_stored_weight(3, name, shape, encoding), part.is_scaled));

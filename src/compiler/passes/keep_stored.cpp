@@ -27,9 +27,10 @@ std::set<const Node*> read_otherwise(const Graph& graph) {
 }
 
 // What makes linears one product, as far as weights have a say.
-using Operand = std::tuple<const Node*, int, std::vector<std::int64_t>>;
+using Operand = std::tuple<const Node*, int, std::vector<std::int64_t>, int, int>;
 Operand operand_of(const Node& linear) {
-  return {&linear.inputs[0].node(), linear.inputs[0].output(), linear.inputs[1].shape().dims()};
+  const Value &x = linear.inputs[0], &weight = linear.inputs[1];
+  return {&x.node(), x.output(), weight.shape().dims(), weight.node().segment, linear.segment};
 }
 
 constexpr std::string_view kUp = ", up of rank ", kDown = ", down of rank ";
@@ -99,7 +100,8 @@ Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::fu
       return parameter(factor_name({weight.name, is_up, rank}), weight.types[0].dtype,
                        {weight.types[0].shape.dim(is_up ? 0 : 1), rank}, weight.segment);
     };
-    const Value product = linear(factor(true), factor(false));
+    const Value up = factor(true), down = factor(false);
+    const Value product = linear(up, down);
     return change = with_inputs(product.node(), product.node().inputs, "lora");
   };
   return rebuild(graph, [&](const Node& node, std::vector<Value> inputs) {

@@ -181,23 +181,27 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
   const Value text = input("text", DType::f32, {batch, text_rows, config.text_dim});
   const Value hidden = embedder.project("linear_1", cast(text, dtype), config.dim(), {.activation = Activation::gelu_tanh});
   const Value embedded = embedder.project("linear_2", hidden, config.dim());
-  std::vector<Value> outputs;
-  const auto add_keys = [&](const Part& block) {
-    outputs.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
-    outputs.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
-  };
-  for (std::int64_t i = 0; i < config.num_layers; ++i) add_keys(block_part(config, dtype, i));
-  for (std::size_t i = 0; i < config.vace_layers.size(); ++i) add_keys(vace_part(config, dtype, i));
-  std::vector<Value> inputs{text};
+  std::vector<Value> inputs{text}, outputs, of_vace, of_images;
+  Value images;
   if (config.image_dim) {
     inputs.push_back(input("image_tokens", DType::f32, {1, image_rows, config.image_dim}));
-    const Value images = embed_images(config, dtype, inputs.back());
-    for (std::int64_t i = 0; i < config.num_layers; ++i) {
-      const Part block = block_part(config, dtype, i);
-      outputs.push_back(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim())));
-      outputs.push_back(block.split_heads(block.project("attn2.add_v_proj", images, config.dim())));
-    }
+    images = embed_images(config, dtype, inputs.back());
   }
+  const auto add_keys = [&](const Part& block, std::vector<Value>& to) {
+    to.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
+    to.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
+  };
+  // Block by block, though the results lie otherwise: weights of a block that are read behind those of a later one come with that.
+  for (std::int64_t i = 0; i < config.num_layers; ++i) {
+    const Part block = block_part(config, dtype, i);
+    add_keys(block, outputs);
+    for (std::size_t hint = 0; hint < config.vace_layers.size(); ++hint)
+      if (config.vace_layers[hint] == i) add_keys(vace_part(config, dtype, hint), of_vace);
+    if (!config.image_dim) continue;
+    of_images.push_back(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim())));
+    of_images.push_back(block.split_heads(block.project("attn2.add_v_proj", images, config.dim())));
+  }
+  for (const auto& more : {of_vace, of_images}) outputs.insert(outputs.end(), more.begin(), more.end());
   return make_graph("wan_context", std::move(inputs), std::move(outputs));
 }
 
