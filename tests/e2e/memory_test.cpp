@@ -55,6 +55,9 @@ Made make(std::uint64_t limit, Offload offload, bool single, DType dtype, Guidan
   return made;
 }
 
+// What kernels keep is measured, and not to the byte the same every time.
+constexpr std::size_t kMeasured = 64 << 10;
+
 TEST(Memory, TheToysVideoIsTheSameHoweverItsWeightsLie) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Made all = make(0, Offload::none, true, dtype);
@@ -64,7 +67,7 @@ TEST(Memory, TheToysVideoIsTheSameHoweverItsWeightsLie) {
     for (const Offload offload : {Offload::encoder, Offload::experts, Offload::blocks}) {
       const Made made = make(0, offload, true, dtype);
       EXPECT_EQ(made.frames, all.frames) << name(offload);
-      EXPECT_LE(made.memory.peak(), before) << name(offload);
+      EXPECT_LE(made.memory.peak(), before + kMeasured) << name(offload);
       before = made.memory.peak();
       if (offload != Offload::blocks) continue;
       for (const StageMemory& stage : made.memory.stages)
@@ -88,7 +91,6 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   const Made all = make(0, Offload::none, true, DType::f32, GuidanceBatch::on),
              least = make(0, Offload::blocks, true, DType::f32, GuidanceBatch::on);
   ASSERT_LT(least.memory.peak(), all.memory.peak());
-  constexpr std::size_t kMeasured = 64 << 10;  // what kernels keep is measured, and not to the byte the same every time
   Offload before = Offload::none;
   int runs = 0;
   for (std::size_t i = 0; i <= 8; ++i) {
