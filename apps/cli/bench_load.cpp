@@ -3,10 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <future>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <span>
-#include <thread>
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
@@ -87,10 +87,10 @@ double copy_seconds(Platform& platform, const MappedFile& file, const std::vecto
       }
     stream->synchronize();
   };
-  std::vector<std::thread> others;
-  while (others.size() + 1 < threads) others.emplace_back(work);
+  std::vector<std::future<void>> others;  // whose errors come here
+  while (others.size() + 1 < threads) others.push_back(std::async(std::launch::async, work));
   work();
-  for (std::thread& other : others) other.join();
+  for (std::future<void>& other : others) other.get();
   return seconds_since(begin);
 }
 

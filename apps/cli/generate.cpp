@@ -72,6 +72,19 @@ void check_beside(std::string_view where, const std::string& path, const Generat
         where, "{} is the output. Choose another path.", path);
 }
 
+// Nor may one of them be another.
+void check_apart(const GenerateOptions& options) {
+  const std::pair<std::string_view, const std::string*> beside[] = {
+      {"--profile", &options.profile}, {"--preview", &options.preview}, {"--save-state", &options.save_state}};
+  for (const auto& [where, path] : beside) {
+    check_beside(where, *path, options);
+    for (const auto& [other, its] : beside)
+      check(other == where || path->empty() || its->empty() ||
+                fs::absolute(*path).lexically_normal() != fs::absolute(*its).lexically_normal(),
+            ErrorKind::invalid_argument, where, "{} is the file of {}, too. Choose another path.", *path, other);
+  }
+}
+
 // A state that is there already may be all that is left of hours of work.
 void check_state(const GenerateOptions& options) {
   std::error_code status;
@@ -81,7 +94,9 @@ void check_state(const GenerateOptions& options) {
 
 // Whether an argument is also of the run that goes on, or of this process alone.
 bool stays(const std::string& argument) {
-  constexpr std::string_view kOwn[] = {"from", "prompt-file", "profile", "quiet", "verbose", "json", "output", "save-state"};
+  constexpr std::string_view kOwn[] = {
+      "from",   "prompt-file", "profile",   "quiet",    "verbose", "json",
+      "output", "save-state",  "cuda-path", "cache-dir"};  // the last two say what code is loaded: not for a file to say
   const std::string name = argument.substr(2, argument.find('=') - 2);
   return std::find(std::begin(kOwn), std::end(kOwn), name) == std::end(kOwn);
 }
@@ -129,9 +144,7 @@ int generate(GenerateOptions& options) {
   if (from_file) options.request.prompts = read_prompts(options.prompt_file);
   static_cast<void>(video_format(options.output));  // refused before anything is opened
   check_output_apart("output", options.output, options);
-  if (!options.profile.empty()) check_output_apart("--profile", options.profile, options);
-  check_beside("--preview", options.preview, options);
-  check_beside("--save-state", options.save_state, options);
+  check_apart(options);
   if (saves) check_state(options);
   Profile profile;
   std::optional<PendingOutput> profile_file;

@@ -11,6 +11,9 @@ namespace zoe::cli {
 namespace {
 
 int resume(const std::string& file, const std::vector<std::string>& said) {
+  for (const std::string& each : said)
+    check(!each.starts_with("--save-state="), ErrorKind::invalid_argument, "--save-state",
+          "resume goes on writing {}: expected no other. Leave --save-state out.", file);
   GenerateOptions options;
   SavedRun saved = read_saved_run(file, "resume");
   // What the run was told, then what it is told now, by the same parser.

@@ -8,6 +8,7 @@ extern "C" {
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include "media/ffmpeg.h"
 #include "media/video_reader.h"
@@ -30,7 +31,6 @@ std::string reason(int result) {
 
 // Clockwise, by `turns` quarters.
 Image turned(const Image& image, int turns) {
-  if (turns == 0) return image;
   const bool upright = turns == 2;
   Image out = black_image(upright ? image.width : image.height, upright ? image.height : image.width);
   for (int y = 0; y < image.height; ++y)
@@ -53,7 +53,10 @@ class MovieReader : public VideoReader {
     av_dict_free(&options);
     require(result, "is no video that FFmpeg reads");
     file_.reset(opened);
-    require(avformat_find_stream_info(file_.get(), nullptr), "is no video that FFmpeg reads");
+    const std::string_view format = file_->iformat->name;
+    check(format != "hls" && format != "dash" && format != "concat", ErrorKind::unsupported, where_,
+          "{} is a playlist ({}), which may have no end: expected a video. Give the file itself.", name_, format);
+    find_streams();
     const AVCodec* codec = nullptr;
     stream_ = av_find_best_stream(file_.get(), AVMEDIA_TYPE_VIDEO, -1, -1, &codec, 0);
     check(stream_ != AVERROR_DECODER_NOT_FOUND, ErrorKind::unsupported, where_,
@@ -69,6 +72,7 @@ class MovieReader : public VideoReader {
     packet_.reset(av_packet_alloc());
     check(context_ && frame_ && packet_, ErrorKind::out_of_memory, where_, "cannot allocate the decoder of {}.", name_);
     require(avcodec_parameters_to_context(context_.get(), stream.codecpar), "cannot be decoded");
+    context_->max_pixels = kMaxImagePixels;
     require(avcodec_open2(context_.get(), codec, nullptr), "cannot be decoded");
   }
 
@@ -84,7 +88,7 @@ class MovieReader : public VideoReader {
         Image image = rgb();
         av_frame_unref(frame_.get());
         ++frames_;
-        return turned(image, turns_);
+        return turns_ == 0 ? std::move(image) : turned(image, turns_);
       }
       feed();
     }
@@ -100,13 +104,23 @@ class MovieReader : public VideoReader {
          frames_ ? fmt::format(" behind frame {}", frames_) : "", reason(result));
   }
 
-  // One more packet of the stream to the decoder, or the end.
+  // Decodes a few frames, so that their size has its bound before anything says it.
+  void find_streams() {
+    std::vector<AVDictionary*> each(file_->nb_streams, nullptr);
+    for (AVDictionary*& options : each) av_dict_set_int(&options, "max_pixels", kMaxImagePixels, 0);
+    const int result = avformat_find_stream_info(file_.get(), each.data());
+    for (AVDictionary*& options : each) av_dict_free(&options);
+    require(result, "is no video that FFmpeg reads");
+  }
+
+  // One more packet of the stream to the decoder, or the end. Empty ones, which some files have in place of a frame that is shown
+  // again, would mean the end to it.
   void feed() {
     for (;;) {
       const int result = av_read_frame(file_.get(), packet_.get());
       if (result == AVERROR_EOF) return require(avcodec_send_packet(context_.get(), nullptr), "is damaged");
       require(result, "is damaged");
-      const bool ours = packet_->stream_index == stream_;
+      const bool ours = packet_->stream_index == stream_ && packet_->size > 0;
       const int sent = ours ? avcodec_send_packet(context_.get(), packet_.get()) : 0;
       av_packet_unref(packet_.get());
       require(sent, "is damaged");
@@ -142,7 +156,7 @@ class MovieReader : public VideoReader {
     static_cast<void>(sws_setColorspaceDetails(converter_.get(), sws_getCoefficients(matrix), range,
                                                sws_getCoefficients(SWS_CS_DEFAULT), 1, 0, 1 << 16, 1 << 16));
     const FfmpegPtr<AVFrame> made = make_frame(AV_PIX_FMT_RGB24, width_, height_);
-    sws_scale(converter_.get(), frame.data, frame.linesize, 0, height_, made->data, made->linesize);
+    require(sws_scale(converter_.get(), frame.data, frame.linesize, 0, height_, made->data, made->linesize), "cannot be converted");
     Image image = black_image(width_, height_);
     for (int y = 0; y < height_; ++y)
       std::copy_n(made->data[0] + static_cast<std::ptrdiff_t>(y) * made->linesize[0], image.row_bytes(), image.row(y));

@@ -84,6 +84,8 @@ class FolderReader : public VideoReader {
 std::unique_ptr<VideoReader> open_video(const fs::path& path, std::string_view where) {
   std::error_code status;
   const fs::file_status file = fs::status(path, status);
+  check(!status || file.type() == fs::file_type::not_found, ErrorKind::io, where, "cannot read {}: {}.", path.string(),
+        status.message());
   check(fs::exists(file), ErrorKind::invalid_argument, where, "no file or folder {}. Check the path.", path.string());
   if (fs::is_directory(file)) return std::make_unique<FolderReader>(path, where);
   check(fs::is_regular_file(file), ErrorKind::invalid_argument, where, "{} is no file: expected a video or a folder of pictures.",

@@ -161,6 +161,11 @@ std::map<std::string, std::string> digests_of(const ModelConfig& model, const Re
   else
     for (const std::string& part : parts)
       if (const fs::path path = model.part(part); fs::exists(path, status)) digests[part] = digest_of(path);
+  for (const auto& [part, files] : model.loras) {
+    std::string all;
+    for (const fs::path& file : files) all += digest_of(file);
+    digests[part + ".loras"] = sha256(all);
+  }
   for (const RequestField& field : request_fields()) {
     std::string all;
     for (const std::string& text : get_field(request, field))

@@ -124,7 +124,9 @@ class VideoWork : public Work {
   Stage denoise_stage(const Expert& expert) const;
 
   void encode(StageRun& run);
-  std::size_t denoised_from() const { return 1 + (image_ ? image_->stages() : 0) + (start_ || control_ ? 1 : 0); }  // the first expert's stage
+  std::size_t denoised_from() const {
+    return 1 + (image_ ? image_->stages() : 0) + (start_ || control_ ? 1 : 0);
+  }  // the first expert's stage
   void begin_video(std::size_t video, const DenoiseState* saved);
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
   void cut_references();
@@ -342,8 +344,9 @@ void VideoWork::begin_video(std::size_t video, const DenoiseState* saved) {
   latents_.resize(static_cast<std::size_t>(latent_type().shape.count()));
   noise_.emplace(settled_.seeds[video]);
   noise_->draw(latents_);
-  for (float& value : latents_) value *= scheduler_->initial_scale();
   if (start_) start_->mix_into(latents_, scheduler_->sigmas()[0]);
+  else
+    for (float& value : latents_) value *= scheduler_->initial_scale();
   steps_drawn_ = 0;
   if (!saved) return;
   const auto kept = static_cast<std::size_t>(scheduler_->kept_count());

@@ -51,9 +51,13 @@ struct Reader {
     while (text.starts_with(' ')) text.remove_prefix(1);
     while (text.ends_with(' ')) text.remove_suffix(1);
     if (text.starts_with('+')) text.remove_prefix(1);
-    const auto [stop, status] = std::from_chars(text.data(), text.data() + text.size(), *value);
-    const bool whole = status == std::errc() && stop == text.data() + text.size() && std::isfinite(*value);
-    if (whole && std::abs(*value) <= kMost) return true;
+    double said = 0;  // "nan" and "inf" begin words, too
+    const auto [stop, status] = std::from_chars(text.data(), text.data() + text.size(), said);
+    const bool whole = status == std::errc() && stop == text.data() + text.size() && std::isfinite(said);
+    if (whole && std::abs(said) <= kMost) {
+      *value = said;
+      return true;
+    }
     if (whole || text.empty() || std::string_view("0123456789.-").find(text.front()) != std::string_view::npos)
       refuse(begin,
              fmt::format("got {} as a weight, expected a number from {} to {}, as in (word:1.2)", in_quotes(text), -kMost, kMost));

@@ -293,6 +293,11 @@ std::vector<Case> argument_cases() {
       option("NoOpToExclude", "--compile-exclude", "", {"unknown op: got \"\""}),
       option("UnknownKeepingOfWeights", "--weights", "shrink", {"got \"shrink\"", "expected keep or widen"}),
       {"ProfileInNoFolder", tiny({"--profile", "@none/trace.json"}), {"[--profile]", "cannot write", "none is not a folder"}},
+      {"ProfileIsTheOutput", tiny({"--profile", "@out/video.mp4"}), {"[--profile]", "is the output"}},
+      {"PreviewIsTheState",
+       tiny({"--preview", "@x.png", "--save-state", "@x.png"}),
+       {"[--preview]", "is the file of --save-state, too"}},
+      {"LimitOfOpenCl", tiny({"--platform", "opencl", "--memory-limit", "4GiB"}), {"[--memory-limit]", "nobody counts"}, 3},
       {"ProfileIsAFolder", tiny({"--profile", "@out"}), {"[--profile]", "out is a folder, expected a file"}},
       {"ExplainUnknownModel",
        {"explain", "wan2.1-t2v-13b"},
@@ -819,7 +824,8 @@ std::vector<Case> image_cases() {
        {"[output]", "is the file of --image"},
        2,
        [=](const fs::path& folder) { write_bytes(folder / "picture.png", read_bytes(circle)); }},
-      option("PresetUnknown", "--preset", "turbo", {"got \"turbo\"", "expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v"}),
+      option("PresetUnknown", "--preset", "turbo",
+             {"got \"turbo\"", "expected none, lightx2v-4step, dmd-3step, rcm-4step or rcm-4step-i2v"}),
       {"PresetWithOtherSteps",
        tiny({"--preset", "dmd-3step", "--num-inference-steps", "4"}),
        {"[--sigmas]", "got 3 levels and 4 steps"}},
@@ -913,7 +919,8 @@ Case video(const std::string& name, const std::string& bytes, std::vector<std::s
 Case frames(const std::string& name, const std::vector<std::pair<std::string, std::string>>& files,
             std::vector<std::string> pieces) {
   pieces.insert(pieces.begin(), "[--video]");
-  return {name, tiny({"--video", "@video", "--strength", "1", "--num-frames", "9"}), std::move(pieces), 2, [=](const fs::path& folder) {
+  return {name, tiny({"--video", "@video", "--strength", "1", "--num-frames", "9"}), std::move(pieces), 2,
+          [=](const fs::path& folder) {
             fs::create_directory(folder / "video");
             for (const auto& [to, from] : files) fs::copy_file(from, folder / "video" / to);
           }};

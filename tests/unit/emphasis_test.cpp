@@ -31,6 +31,8 @@ TEST(Emphasis, PartsAndWeights) {
   EXPECT_EQ(parse("(a (red:0.5) one:1.5)"), (Parts{{"a ", 1.5}, {"red", 0.5}, {" one", 1.5}}));
   EXPECT_EQ(parse("(a (red) one:2)"), (Parts{{"a ", 2}, {"red", 2 * 1.1}, {" one", 2}}));
   EXPECT_EQ(parse("(time: noon)"), (Parts{{"time: noon", 1.1}}));
+  EXPECT_EQ(parse("(portrait: Nancy)"), (Parts{{"portrait: Nancy", 1.1}}));
+  EXPECT_EQ(parse("(style:infinite space:2)"), (Parts{{"style:infinite space", 2}}));
   EXPECT_EQ(parse("(a: b: 1.2 )"), (Parts{{"a: b", 1.2}}));
   EXPECT_EQ(parse("(red:-1)"), (Parts{{"red", -1}}));
   EXPECT_EQ(parse("(red:0)"), (Parts{{"red", 0}}));

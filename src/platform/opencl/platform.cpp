@@ -164,6 +164,8 @@ DeviceDescription choose(const std::vector<DeviceDescription>& devices, const Se
 }  // namespace
 
 std::unique_ptr<Platform> open(const PlatformOptions& options, const Selector& selector) {
+  check(options.memory_limit_bytes == 0, ErrorKind::unsupported, "--memory-limit",
+        "got a limit, but nobody counts the memory of opencl: expected none. Leave it out, or choose another --platform.");
   const Api& api = load_api(options.opencl_loader);
   return std::make_unique<OpenClPlatform>(api, choose(find_devices(api), selector), options);
 }
