@@ -77,7 +77,9 @@ void check_apart(const GenerateOptions& options) {
   const std::pair<std::string_view, const std::string*> beside[] = {
       {"--profile", &options.profile}, {"--preview", &options.preview}, {"--save-state", &options.save_state}};
   for (const auto& [where, path] : beside) {
-    check_beside(where, *path, options);
+    if (where != "--profile") check_beside(where, *path, options);
+    else if (!path->empty())
+      check_output_apart(where, *path, options);  // a trace that is the output is refused where both are opened
     for (const auto& [other, its] : beside)
       check(other == where || path->empty() || its->empty() ||
                 fs::absolute(*path).lexically_normal() != fs::absolute(*its).lexically_normal(),

@@ -293,7 +293,6 @@ std::vector<Case> argument_cases() {
       option("NoOpToExclude", "--compile-exclude", "", {"unknown op: got \"\""}),
       option("UnknownKeepingOfWeights", "--weights", "shrink", {"got \"shrink\"", "expected keep or widen"}),
       {"ProfileInNoFolder", tiny({"--profile", "@none/trace.json"}), {"[--profile]", "cannot write", "none is not a folder"}},
-      {"ProfileIsTheOutput", tiny({"--profile", "@out/video.mp4"}), {"[--profile]", "is the output"}},
       {"PreviewIsTheState",
        tiny({"--preview", "@x.png", "--save-state", "@x.png"}),
        {"[--preview]", "is the file of --save-state, too"}},
