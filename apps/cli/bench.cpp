@@ -11,6 +11,7 @@
 #include <random>
 
 #include "apps/cli/commands.h"
+#include "apps/cli/timing.h"
 #include "base/encoding.h"
 #include "base/error.h"
 #include "base/files.h"
@@ -41,13 +42,6 @@ struct BenchOptions {
 
 double seconds_between(StepClock::time_point begin, StepClock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
-}
-
-double seconds_since(StepClock::time_point begin) { return seconds_between(begin, StepClock::now()); }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }

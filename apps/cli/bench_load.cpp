@@ -9,6 +9,7 @@
 #include <span>
 
 #include "apps/cli/commands.h"
+#include "apps/cli/timing.h"
 #include "base/error.h"
 #include "base/files.h"
 #include "checkpoint/random_weight.h"
@@ -23,12 +24,6 @@ namespace zoe::cli {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // The tensors of a transformer: matrices in an encoding, as a GGUF file, or all in bf16, as safetensors. Bytes are a piece of
 // made-up ones over and over, as making all would take longer than loading them.

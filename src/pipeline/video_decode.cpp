@@ -12,6 +12,7 @@
 #include "pipeline/rgb8.h"
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
+#include "pipeline/vae_states.h"
 
 namespace zoe {
 
@@ -49,15 +50,7 @@ NamedGraph VideoDecode::trace(std::int64_t latent_frames, bool first) const {
       trace_wan_vae_decode(model_.vae, dtype_, latent_frames, settled_.latent_height, settled_.latent_width, first, true);
   const std::vector<Value>& outputs = traced.graph.outputs;
   const Value& pixels = outputs[traced.results - 1];  // of the last convolution, not clamped
-  std::vector<Value> results{to_rgb8(outputs[0]), finite_flag(pixels)};
-  NamedGraph named{{}, {"frames", "finite"}};
-  for (std::size_t i = 0; i < traced.writes.size(); ++i) {
-    results.push_back(outputs[traced.results + i]);
-    named.outputs.push_back(fmt::format("state_{}", traced.writes[i]));
-  }
-  for (std::size_t i = 0; i < traced.states.size(); ++i) named.tensors.emplace_back(fmt::format("state_{}", i), traced.states[i]);
-  named.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(results));
-  return named;
+  return with_states(traced, {to_rgb8(outputs[0]), finite_flag(pixels)}, {"frames", "finite"});
 }
 
 void VideoDecode::add_to(Program& program, std::size_t caller_bytes) const {

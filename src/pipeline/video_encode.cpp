@@ -7,6 +7,7 @@
 #include "ir/trace.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/stage_run.h"
+#include "pipeline/vae_states.h"
 
 namespace zoe {
 
@@ -43,19 +44,13 @@ NamedGraph VideoEncode::trace(std::int64_t frames, std::optional<std::int64_t> f
                                         : trace_wan_vae_encode(model_.vae, dtype_, frames, height_, width_, true);
   const std::vector<Value>& outputs = traced.graph.outputs;
   std::vector<Value> results{outputs[0]};  // the mean
-  NamedGraph named{{}, {"mean"}};
+  std::vector<std::string> names{"mean"};
   for (const std::int64_t level : levels_)
     if (from_level && level > *from_level) {
       results.push_back(outputs[static_cast<std::size_t>(2 + level - *from_level - 1)]);
-      named.outputs.push_back(fmt::format("given_{}", level));
+      names.push_back(fmt::format("given_{}", level));
     }
-  for (std::size_t i = 0; i < traced.writes.size(); ++i) {
-    results.push_back(outputs[traced.results + i]);
-    named.outputs.push_back(fmt::format("state_{}", traced.writes[i]));
-  }
-  for (std::size_t i = 0; i < traced.states.size(); ++i) named.tensors.emplace_back(fmt::format("state_{}", i), traced.states[i]);
-  named.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(results));
-  return named;
+  return with_states(traced, std::move(results), std::move(names));
 }
 
 void VideoEncode::add_to(Program& program, Stage& stage) const {

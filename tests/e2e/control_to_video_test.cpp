@@ -17,6 +17,7 @@
 #include "platform/platform.h"
 #include "testing/image_to_video_folder.h"
 #include "testing/read_video.h"
+#include "testing/recorded_videos.h"
 #include "testing/run_command.h"
 #include "testing/stored_tensors.h"
 #include "testing/temporary_folder.h"
@@ -28,22 +29,14 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using testing::frames_of;
 using testing::TemporaryFolder;
 
 const fs::path kModels = ZOE_MODELS, kRecorded = fs::path(ZOE_FIXTURES) / "models", kInputs = kRecorded / "vace",
                kPictures = kRecorded / "image_to_video";
 
 std::vector<json> cases() {
-  std::vector<json> all;
-  for (const std::string folder : {"vace", "video_to_video", "image_to_video_fun"}) {
-    std::ifstream file(kRecorded / folder / "cases.json");
-    const json recorded = json::parse(file);
-    for (json c : recorded.at("cases")) {
-      c["folder"] = folder;
-      all.push_back(std::move(c));
-    }
-  }
-  return all;
+  return testing::recorded_cases({"vace", "video_to_video", "image_to_video_fun"});
 }
 
 Request request_of(const json& c) {
@@ -68,17 +61,6 @@ Request request_of(const json& c) {
   request.scheduler = parse_scheduler_kind(c.at("scheduler").get<std::string>(), "scheduler");
   request.seeds = {c.at("seed").get<std::uint64_t>()};
   return request;
-}
-
-std::vector<std::uint8_t> frames_of(Session& session, const Request& request) {
-  Job job = session.prepare(request);
-  std::vector<std::uint8_t> stacked;
-  Callbacks callbacks;
-  callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
-    stacked.insert(stacked.end(), rgb.begin(), rgb.end());
-  };
-  session.run(job, callbacks);
-  return stacked;
 }
 
 fs::path model_of(const json& c, const fs::path& folder) {

@@ -13,6 +13,7 @@
 #include "pipeline/model_files.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
+#include "testing/recorded_videos.h"
 #include "testing/temporary_folder.h"
 #include "testing/two_experts_folder.h"
 #include "testing/write_safetensors.h"
@@ -31,14 +32,7 @@ Frames frames_of(const ModelConfig& model, std::vector<LoraChoice> loras = {}) {
   request.prompts = {"a red circle"};
   request.height = 32, request.width = 32, request.num_frames = 5, request.num_inference_steps = 3;
   request.loras = std::move(loras);
-  Job job = session.prepare(request);
-  Frames frames;
-  Callbacks callbacks;
-  callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
-    frames.insert(frames.end(), rgb.begin(), rgb.end());
-  };
-  session.run(job, callbacks);
-  return frames;
+  return testing::frames_of(session, request);
 }
 
 std::vector<float> values_of(const WeightReader& weight) {

@@ -19,6 +19,7 @@
 #include "pipeline/session.h"
 #include "platform/platform.h"
 #include "testing/image_to_video_folder.h"
+#include "testing/recorded_videos.h"
 #include "testing/run_command.h"
 #include "testing/sparse_checkpoint.h"
 #include "testing/stored_tensors.h"
@@ -45,14 +46,7 @@ std::vector<std::uint8_t> frames_of(const ModelConfig& model, const fs::path& im
   request.guidance_scale = 4;
   request.seeds = {3};
   request.image = image;
-  Job job = session.prepare(request);
-  std::vector<std::uint8_t> frames;
-  Callbacks callbacks;
-  callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
-    frames.insert(frames.end(), rgb.begin(), rgb.end());
-  };
-  session.run(job, callbacks);
-  return frames;
+  return testing::frames_of(session, request);
 }
 
 const std::vector<std::uint8_t>& toy_frames() {

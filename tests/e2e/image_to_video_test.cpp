@@ -11,6 +11,7 @@
 #include "platform/platform.h"
 #include "testing/image_to_video_folder.h"
 #include "testing/read_video.h"
+#include "testing/recorded_videos.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
 
@@ -19,22 +20,13 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using testing::frames_of;
 
 const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "models/image_to_video";
 
-// Cases of a folder of fixtures, each with the folder's name.
 std::vector<json> cases() {
-  std::vector<json> all;
-  for (const std::string folder :
-       {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"}) {
-    std::ifstream file(fs::path(ZOE_FIXTURES) / "models" / folder / "cases.json");
-    const json recorded = json::parse(file);
-    for (json c : recorded.at("cases")) {
-      c["folder"] = folder;
-      all.push_back(std::move(c));
-    }
-  }
-  return all;
+  return testing::recorded_cases(
+      {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"});
 }
 
 Request request_of(const json& c) {
@@ -54,17 +46,6 @@ Request request_of(const json& c) {
   if (c.contains("sigmas")) request.sigmas = c.at("sigmas").get<std::vector<double>>();
   request.seeds = {c.at("seed").get<std::uint64_t>()};
   return request;
-}
-
-std::vector<std::uint8_t> frames_of(Session& session, const Request& request) {
-  Job job = session.prepare(request);
-  std::vector<std::uint8_t> stacked;
-  Callbacks callbacks;
-  callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
-    stacked.insert(stacked.end(), rgb.begin(), rgb.end());
-  };
-  session.run(job, callbacks);
-  return stacked;
 }
 
 class ImageToVideo : public ::testing::TestWithParam<json> {};

@@ -10,6 +10,7 @@
 #include "pipeline/session.h"
 #include "platform/platform.h"
 #include "testing/read_video.h"
+#include "testing/recorded_videos.h"
 #include "testing/temporary_folder.h"
 #include "testing/two_experts_folder.h"
 
@@ -52,13 +53,7 @@ TEST_P(TwoExperts, GiveTheFramesOfDiffusers) {
                     {.dtype = DType::f32, .single_request = true});
     Request request = request_of(c);
     request.guidance_batch = batch;
-    Job job = session.prepare(request);
-    std::vector<std::uint8_t> stacked;
-    Callbacks callbacks;
-    callbacks.frame = [&](std::size_t, std::int64_t, std::span<const std::uint8_t> rgb) {
-      stacked.insert(stacked.end(), rgb.begin(), rgb.end());
-    };
-    session.run(job, callbacks);
+    const std::vector<std::uint8_t> stacked = testing::frames_of(session, request);
     const testing::ReadVideo expected = testing::read_video(kFolder / c.at("file").get<std::string>());
     ASSERT_EQ(stacked.size(), expected.frames.at(0).size());
     const double psnr = testing::psnr({stacked}, expected.frames);
