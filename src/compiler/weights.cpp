@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <set>
@@ -55,7 +56,7 @@ class WeightStore::Loading {
         continue;
       }
       fetch(piece);
-      piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, piece.target.host + piece.offset);
+      pack(piece, piece.target.host + piece.offset);
       report(piece.source->stored_bytes());
       let_go(piece);
     }
@@ -85,6 +86,40 @@ class WeightStore::Loading {
   }
 
  private:
+  // What a kernel packs from, which may do so for a long time, on threads of its own that nothing may be thrown on: once the flag is
+  // set there are zeros to read, and packing is soon over.
+  class Cancellable : public WeightReader {
+   public:
+    Cancellable(const WeightReader& source, const std::atomic<bool>& cancel) : source_(source), cancel_(cancel) {}
+    const Shape& shape() const override { return source_.shape(); }
+    std::size_t stored_bytes() const override { return source_.stored_bytes(); }
+    void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+      constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of a read that is longer
+      for (std::int64_t done = 0; done < count; done += kElements) {
+        const std::int64_t now = std::min(kElements, count - done);
+        std::byte* const to = static_cast<std::byte*>(out) + static_cast<std::size_t>(done) * size_of(dtype);
+        if (cancel_.load(std::memory_order_relaxed)) std::memset(to, 0, static_cast<std::size_t>(now) * size_of(dtype));
+        else source_.read(begin + done, now, dtype, to);
+      }
+    }
+
+   private:
+    const WeightReader& source_;
+    const std::atomic<bool>& cancel_;
+  };
+
+  void pack(const Missing& piece, std::byte* to) const {
+    const Kernel& kernel = *piece.weight->kernel;
+    if (!options_.cancel) return kernel.pack_weight(piece.weight->input, piece.type, *piece.source, to);
+    kernel.pack_weight(piece.weight->input, piece.type, Cancellable(*piece.source, *options_.cancel), to);
+    check_cancelled();
+  }
+
+  void check_cancelled() const {
+    if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
+      fail(ErrorKind::cancelled, "weights", "loading was cancelled.");
+  }
+
   void work() {
     std::unique_ptr<Stream> stream;
     try {
@@ -111,7 +146,7 @@ class WeightStore::Loading {
         }
         fetch(piece);
         if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
-        piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, staging.data());
+        pack(piece, staging.data());
         platform_.upload(*stream, staging.data(), place_in(piece, piece.offset), piece.size_bytes);
         report(piece.source->stored_bytes());
         let_go(piece);
@@ -227,8 +262,7 @@ class WeightStore::Loading {
                        step = (elements_in(source, kFetchBytes) + kLargestBlock - 1) / kLargestBlock * kLargestBlock;
     std::int64_t asked = 0;
     for (std::int64_t begin = 0; begin < count; begin += step) {
-      if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
-        fail(ErrorKind::cancelled, "weights", "loading was cancelled.");
+      check_cancelled();
       const std::int64_t until = std::min(count, begin + step + ahead);
       if (asked < until) source.read_ahead(asked, until - asked);
       asked = until;
@@ -380,24 +414,25 @@ void WeightStore::add(const Plan& plan) {
   stream(std::move(plans), Streaming(blocks_->how()));
 }
 
-void WeightStore::prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options) {
-  for (const SegmentLayout& segment : lay_out_segments(plan)) {
-    if (segment.weights.empty() || host_.find(plan, segment) || host_.size_bytes() + segment.size_bytes > host_bytes) continue;
-    std::vector<const PlanWeight*> weights;
-    std::map<const PlanWeight*, std::size_t> offsets;
-    for (std::size_t i = 0; i < segment.weights.size(); ++i) {
-      weights.push_back(&plan.weights[segment.weights[i]]);
-      offsets[weights.back()] = segment.offsets[i];
+void WeightStore::prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
+  for (const Plan* const plan : plans)
+    for (const SegmentLayout& segment : lay_out_segments(*plan)) {
+      if (segment.weights.empty() || host_.find(*plan, segment) || !host_.make_room(segment.size_bytes, host_bytes, plans)) continue;
+      std::vector<const PlanWeight*> weights;
+      std::map<const PlanWeight*, std::size_t> offsets;
+      for (std::size_t i = 0; i < segment.weights.size(); ++i) {
+        weights.push_back(&plan->weights[segment.weights[i]]);
+        offsets[weights.back()] = segment.offsets[i];
+      }
+      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
+      pack(
+          weights,
+          [&](const PlanWeight& weight) {
+            return Target{buffer->data + offsets.at(&weight), {}};
+          },
+          options);
+      host_.keep(*plan, segment, std::move(buffer));
     }
-    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
-    pack(
-        weights,
-        [&](const PlanWeight& weight) {
-          return Target{buffer->data + offsets.at(&weight), {}};
-        },
-        options);
-    host_.keep(plan, segment, std::move(buffer));
-  }
 }
 
 void WeightStore::read_ahead(const PlanWeight& weight) const {

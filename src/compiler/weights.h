@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +23,7 @@ namespace zoe {
 using WeightSource = std::function<WeightPtr(const std::string& name)>;
 
 struct LoadOptions {
-  // Looked at before every few MiB; true ends the load with an Error of kind cancelled.
+  // Looked at before every few MiB that are read or packed; true ends the load with an Error of kind cancelled.
   const std::atomic<bool>* cancel = nullptr;
   // Is told how much of what is missing has been taken, in bytes as they are stored; from one thread at a time, any thread.
   std::function<void(std::size_t done, std::size_t total)> progress = {};
@@ -44,9 +45,9 @@ class WeightStore {
   void stream(std::vector<const Plan*> plans, const Streaming& how);
   bool is_streaming() const { return blocks_ != nullptr; }
   void add(const Plan& plan);  // loads one more, or streams it beside those that are streamed
-  // Packs what load() or a stream of the plan will want, in memory of this process, as far as `host_bytes` go. For a thread beside
-  // runs with other stores' weights.
-  void prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options = {});
+  // Packs what load() or a stream of the plans will want, in memory of this process, as far as `host_bytes` go: what was kept there
+  // for other plans makes room. For a thread beside runs with other stores' weights.
+  void prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options = {});
   // Asks the system to read what a plan needs, and does not wait.
   void read_ahead(const Plan& plan) const;
 

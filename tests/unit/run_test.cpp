@@ -490,6 +490,66 @@ TEST_P(Loads, CancelledInTheMiddleOfATensorLeaveTheStoreAsItWas) {
   EXPECT_EQ(store.size_bytes(), plan.weight_bytes());
 }
 
+// One that takes a while to read, and cancels on the way; it counts what is read after that.
+struct LongWeight : DenseWeight {
+  LongWeight(const Shape& shape, const std::vector<float>& values, std::atomic<bool>& flag)
+      : DenseWeight(DType::f32, shape, reinterpret_cast<const std::byte*>(values.data())), cancel(flag) {}
+  const std::byte* dense(DType) const override { return nullptr; }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    largest = std::max(largest.load(), count);
+    if (cancel) ++reads_after;
+    elements += count;
+    if (elements > stop_at) cancel = true;
+    DenseWeight::read(begin, count, dtype, out);
+  }
+  std::atomic<bool>& cancel;
+  std::int64_t stop_at = std::int64_t{1} << 60;
+  mutable std::atomic<std::int64_t> elements{0}, largest{0};
+  mutable std::atomic<int> reads_after{0};
+};
+
+// Whatever layout the kernels of the cpu want: packing one weight ends within a few reads of a piece of it.
+TEST(Load, IsCancelledWhileAKernelPacksOneTensor) {
+  constexpr int kThreads = 2;
+  const auto cpu = open_platform("cpu", {.threads = kThreads});
+  const auto window = [](int upsample) {
+    return ConvWindow{.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = upsample};
+  };
+  const Value rows = input("x", DType::f32, {64, 512}), narrow = input("x", DType::bf16, {64, 512});
+  const Value table = input("x", DType::f32, {2048, 512});
+  const Value picture = input("x", DType::f32, {1, 64, 1, 16, 16});
+  const std::pair<Value, Value> cases[] = {
+      {rows, linear(rows, parameter("w", DType::f32, {2048, 512}))},
+      {narrow, linear(narrow, parameter("w", DType::bf16, {2048, 512}))},
+      {table, table + parameter("w", DType::f32, {2048, 512})},
+      {picture, conv(picture, parameter("w", DType::f32, {512, 64, 1, 3, 3}), window(1))},
+      {picture, conv(picture, parameter("w", DType::f32, {512, 64, 1, 3, 3}), window(2))},
+  };
+  for (const auto& [x, y] : cases) {
+    const Plan plan = compile(make_graph("one", {x}, {y}), *cpu);
+    ASSERT_EQ(plan.weights.size(), 1u);
+    const Shape& shape = plan.weights[0].type.shape;
+    const std::vector<float> values(static_cast<std::size_t>(shape.count()), 0.5f);
+    std::atomic<bool> cancel{false};
+    const auto weight = std::make_shared<LongWeight>(shape, values, cancel);
+    WeightStore store(*cpu, [&](const std::string&) -> WeightPtr { return weight; });
+    store.load(plan, {.cancel = &cancel});
+    EXPECT_LE(weight->largest, std::int64_t{1} << 18) << plan.weights[0].layout;
+    const std::int64_t all = weight->elements;
+    store.clear();
+    weight->elements = 0, weight->stop_at = all / 3;
+    try {
+      store.load(plan, {.cancel = &cancel});
+      ADD_FAILURE() << "was not cancelled: " << plan.weights[0].layout;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    EXPECT_LT(weight->reads_after, kThreads) << plan.weights[0].layout;
+    EXPECT_LT(weight->elements, all) << plan.weights[0].layout;
+    EXPECT_EQ(store.size_bytes(), 0u);
+  }
+}
+
 TEST_P(Loads, ThatFailLeaveTheStoreAsItWas) {
   first->stop_at = kSide * kSide / 2;
   first->stop = [] { fail(ErrorKind::io, "file", "the disk is gone."); };
