@@ -112,6 +112,26 @@ TEST(Memory, AutoTakesTheLeastThatFitsAndTheVideoStaysTheSame) {
   }
 }
 
+// Of several videos the transformer stays until the last one, or none of them is made.
+TEST(Memory, NoneLetsNothingGo) {
+  Request request = small_request();
+  request.prompts = {"a red circle moving right", "a blue square"};
+  const auto plan = [&](std::uint64_t limit, Offload offload) {
+    Session session(read_model_config(ZOE_MODELS "/toy-wan"), open_platform("cpu", {.threads = 2, .memory_limit_bytes = limit}),
+                    {.dtype = DType::f32, .single_request = true, .offload = offload});
+    const Job job = session.plan(request);
+    return std::pair(job.memory(), job.refusal());
+  };
+  const std::size_t none = plan(0, Offload::none).first.peak(), experts = plan(0, Offload::experts).first.peak();
+  ASSERT_LT(experts + 4 * kMeasured, none);
+  const std::size_t between = (none + experts) / 2;
+  for (const Offload offload : {Offload::none, Offload::automatic, Offload::experts}) {
+    const auto [memory, refusal] = plan(between, offload);
+    EXPECT_EQ(refusal.find("It would with --offload auto") != std::string::npos, offload == Offload::none) << refusal;
+    EXPECT_EQ(memory.offload == Offload::none, offload == Offload::none) << name(memory.offload);
+  }
+}
+
 class MemoryCommand : public ::testing::Test {
  protected:
   CommandResult zoe(std::vector<std::string> arguments) {

@@ -517,7 +517,7 @@ TEST(Load, IsCancelledWhileAKernelPacksOneTensor) {
   };
   const Value rows = input("x", DType::f32, {64, 512}), narrow = input("x", DType::bf16, {64, 512});
   const Value table = input("x", DType::f32, {2048, 512});
-  const Value picture = input("x", DType::f32, {1, 64, 1, 16, 16});
+  const Value picture = input("x", DType::f32, {1, 16, 16, 64});
   const std::pair<Value, Value> cases[] = {
       {rows, linear(rows, parameter("w", DType::f32, {2048, 512}))},
       {narrow, linear(narrow, parameter("w", DType::bf16, {2048, 512}))},
