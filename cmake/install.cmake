@@ -23,6 +23,7 @@ install(EXPORT zoetrope NAMESPACE zoetrope:: DESTINATION ${config_folder})
 file(WRITE ${CMAKE_BINARY_DIR}/zoetropeConfig.cmake [[
 include(CMakeFindDependencyMacro)
 set(ZOE_TESTS OFF)
+set(ZOE_LIBRARY_ONLY ON)
 include("${CMAKE_CURRENT_LIST_DIR}/dependencies.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/zoetrope.cmake")
 add_library(zoetrope::zoetrope INTERFACE IMPORTED)
