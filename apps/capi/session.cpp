@@ -10,6 +10,7 @@
 #include "pipeline/model.h"
 #include "pipeline/model_files.h"
 #include "pipeline/parts.h"
+#include "pipeline/preview.h"
 #include "pipeline/recipe.h"
 #include "pipeline/request.h"
 #include "pipeline/session.h"
@@ -231,10 +232,10 @@ zoe_status zoe_session_info(zoe_session* session, char** json) {
     const Session& open = *state.session;
     const ModelConfig& model = open.model();
     const GenerationDefaults& defaults = model.defaults;
-    const Session::Counts counts = open.counts();
     Json info = device_json(*state.platform);
     info["model"] = model.name;
     info["recipe"] = open.recipe();
+    info["latent_rgb"] = latent_rgb(model);
     info["experts"] = model.boundary_ratio ? 2 : 1;
     info["dtype"] = name(open.dtype());
     info["defaults"] = {{"height", defaults.height},
@@ -244,11 +245,17 @@ zoe_status zoe_session_info(zoe_session* session, char** json) {
                         {"num_inference_steps", defaults.num_inference_steps},
                         {"guidance_scale", defaults.guidance_scale},
                         {"guidance_scale_2", or_null(defaults.guidance_scale_2)}};
-    info["counts"] = {{"plans_compiled", counts.plans_compiled},
-                      {"plans_kept", counts.plans_kept},
-                      {"tensors_made", counts.tensors_made},
-                      {"weight_bytes_loaded", counts.weight_bytes_loaded}};
     given(json, "json") = copy_text(info);
+  });
+}
+
+zoe_status zoe_session_counts(zoe_session* session, char** json) {
+  return guarded([&] {
+    const Session::Counts counts = given(session, "session").state->session->counts();
+    given(json, "json") = copy_text(Json{{"plans_compiled", counts.plans_compiled},
+                                         {"plans_kept", counts.plans_kept},
+                                         {"tensors_made", counts.tensors_made},
+                                         {"weight_bytes_loaded", counts.weight_bytes_loaded}});
   });
 }
 
@@ -382,6 +389,14 @@ zoe_status zoe_session_explain(zoe_session* session, const char* options, char**
         {"source", "true or false", "", [](Explained& to, const Json& value) { to.source = value; }},
     };
     set_options(explained, table, parse_object(options, "explain"), "explain");
+    const auto in_range = [](std::string_view what, std::int64_t value, std::int64_t least, std::int64_t most) {
+      check(value >= least && value <= most, ErrorKind::invalid_argument, what, "got {}, expected {} to {}.", value, least, most);
+    };
+    in_range("height", explained.size.height, 16, 8192);
+    in_range("width", explained.size.width, 16, 8192);
+    in_range("num_frames", explained.size.num_frames, 1, 1025);
+    in_range("text_tokens", explained.size.text_tokens, 1, 512);
+    in_range("batch", explained.size.batch, 1, 8);
     std::string all;
     for (const PartGraph& part : trace_part(open.model(), explained.part, open.dtype(), explained.size)) {
       const Plan plan = compile(part.graph, *state.platform);

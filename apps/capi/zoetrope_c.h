@@ -60,8 +60,12 @@ typedef void (*zoe_log)(void* user, int is_notice, const char* text);
 /* `log` may be null; else it is called while calls about this session run. */
 ZOE_API zoe_status zoe_session_open(const char* options, zoe_log log, void* user, zoe_session** session);
 ZOE_API void zoe_session_close(zoe_session* session); /* its jobs may still be closed behind it */
-/* {"model", "recipe", "members", "dtype", "platform", "device", "free_bytes", "defaults", "counts"} */
+/* {"model", "recipe", "experts", "dtype", "platform", "device", "free_bytes", "defaults", "latent_rgb", ...}; waits for no
+ * run. latent_rgb: what makes a small picture of clean latents: of each channel its red, green and blue, and a row that is added, of
+ * -1 to 1; empty where nobody knows. */
 ZOE_API zoe_status zoe_session_info(zoe_session* session, char** json);
+/* Since it was opened: {"plans_compiled", "plans_kept", "tensors_made", "weight_bytes_loaded"}; waits for a run to end. */
+ZOE_API zoe_status zoe_session_counts(zoe_session* session, char** json);
 
 /* Checks a request (a JSON object of its fields), compiles, states the memory. `output`: null, or where the videos go: a path as the
  * command's -o, numbered where there are several. `plan_only`: what does not fit is no error, and the job cannot run. */

@@ -11,16 +11,18 @@ Names are those of Diffusers, so that a script changes one import. `zoetrope.ops
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from . import _library
-from .errors import (Cancelled, CompileFailure, DeviceFailure, FileFailure, InternalError, InvalidArgument, OutOfMemory, Unsupported,
-                     ZoetropeError)
-from .pictures import export_to_video
-from .pipelines import (MemoryPlan, WanImageToVideoPipeline, WanPipeline, WanPipelineOutput, WanVACEPipeline, WanVideoToVideoPipeline)
-from .tensors import Tensor, as_tensor
+if TYPE_CHECKING:
+    from .errors import (Cancelled, CompileFailure, DeviceFailure, FileFailure, InternalError, InvalidArgument, OutOfMemory, Unsupported,
+                         ZoetropeError)
+    from .pictures import export_to_video
+    from .pipelines import (MemoryPlan, WanImageToVideoPipeline, WanPipeline, WanPipelineOutput, WanVACEPipeline, WanVideoToVideoPipeline,
+                            platforms)
+    from .tensors import Tensor, as_tensor
 
-__version__: str = _library.version
+    __version__: str
 
 __all__ = [
     "Cancelled", "CompileFailure", "DeviceFailure", "FileFailure", "InternalError", "InvalidArgument", "MemoryPlan", "OutOfMemory",
@@ -28,8 +30,27 @@ __all__ = [
     "WanVideoToVideoPipeline", "ZoetropeError", "as_tensor", "export_to_video", "platforms",
 ]
 
+# The library is opened when something needs it: the client does not.
+_MODULES = {
+    "errors": ("Cancelled", "CompileFailure", "DeviceFailure", "FileFailure", "InternalError", "InvalidArgument", "OutOfMemory",
+               "Unsupported", "ZoetropeError"),
+    "pictures": ("export_to_video",),
+    "pipelines": ("MemoryPlan", "WanImageToVideoPipeline", "WanPipeline", "WanPipelineOutput", "WanVACEPipeline", "WanVideoToVideoPipeline",
+                  "platforms"),
+    "tensors": ("Tensor", "as_tensor"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-def platforms() -> list[dict[str, Any]]:
-    """Devices of this machine: of each its name, whether it opens, and the device or why not."""
-    all_of_them: list[dict[str, Any]] = _library.parsed("zoe_platforms")
-    return all_of_them
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("._library", __name__).version
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])

@@ -42,6 +42,7 @@ _FUNCTIONS: dict[str, list[Any]] = {
     "zoe_embedded_model": [c_char_p, _TEXT],
     "zoe_session_open": [c_char_p, OnLog, c_void_p, _HANDLE],
     "zoe_session_info": [c_void_p, _TEXT],
+    "zoe_session_counts": [c_void_p, _TEXT],
     "zoe_session_explain": [c_void_p, c_char_p, _TEXT],
     "zoe_job_prepare": [c_void_p, c_char_p, c_char_p, c_int, _HANDLE],
     "zoe_job_info": [c_void_p, _TEXT],

@@ -41,12 +41,15 @@ class Worker:
     def __init__(self, name: str) -> None:
         tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._tasks = tasks
+        self._answering: set[int] = set()  # threads that are in a callback
         self._thread = threading.Thread(target=_serve, args=(tasks,), name=name, daemon=True)
         self._thread.start()
         weakref.finalize(self, tasks.put, None)
 
     def run(self, body: Callable[[Call], T], cancel: Callable[[], None]) -> T:
         """Runs `body` in the worker. KeyboardInterrupt, and whatever else ends the wait, cancels it first."""
+        if threading.get_ident() in self._answering:
+            raise RuntimeError("a callback may not call its pipeline: it has the next turn when this call is done")
         call = Call()
 
         def task() -> None:
@@ -57,7 +60,7 @@ class Worker:
 
         self._tasks.put(task)
         try:
-            return _answer(call)
+            return self._answer(call)
         except BaseException:
             if not call.left:  # the wait was ended, not the call
                 call.left = True
@@ -65,27 +68,29 @@ class Worker:
                 _drain(call)
             raise
 
+    def _answer(self, call: Call) -> Any:
+        while True:
+            kind, value, reply = call.inbox.get()
+            if kind == "ask":
+                self._answering.add(threading.get_ident())
+                try:
+                    answer = (True, value())
+                except BaseException as error:
+                    answer = (False, error)
+                finally:
+                    self._answering.discard(threading.get_ident())
+                reply.put(answer)
+                continue
+            call.left = True
+            if kind == "failed":
+                raise value
+            return value
+
 
 def _serve(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
         del task  # nothing of a call outlives it
-
-
-def _answer(call: Call) -> Any:
-    while True:
-        kind, value, reply = call.inbox.get()
-        if kind == "ask":
-            try:
-                answer = (True, value())
-            except BaseException as error:
-                answer = (False, error)
-            reply.put(answer)
-            continue
-        call.left = True
-        if kind == "failed":
-            raise value
-        return value
 
 
 def _drain(call: Call) -> None:

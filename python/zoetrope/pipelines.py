@@ -178,9 +178,15 @@ class WanPipeline:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The model's name, recipe and defaults, dtype, platform and device, and counts since it was opened."""
+        """The model's name, recipe and defaults, dtype, platform and device."""
         info: dict[str, Any] = _library.parsed("zoe_session_info", self._session)
         return info
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Since it was opened: plans compiled and kept, tensors made, bytes of weights loaded. Waits for a run to end."""
+        counts: dict[str, int] = self._worker_run(lambda call: _library.parsed("zoe_session_counts", self._session))
+        return counts
 
     # --- LoRAs
 
@@ -288,6 +294,17 @@ class WanPipeline:
         """
         options = _library.dumped({"part": part, "source": source, **sizes})
         return self._worker_run(lambda call: _library.text("zoe_session_explain", self._session, options))
+
+    def preview(self, clean: Any, frame: int = 0) -> Any:
+        """A small picture of what is being made, without the VAE: uint8 [latent height, latent width, 3], of what a callback is given
+        as "clean" and one of its latent frames. Unsupported where nobody knows the model's map from latents to colours."""
+        import numpy
+
+        rows = numpy.asarray(self.info["latent_rgb"], dtype=numpy.float32)
+        if rows.size == 0:
+            raise Unsupported("[preview] nobody knows this model's map from latents to colours.")
+        colours = numpy.tensordot(numpy.asarray(clean)[:, frame], rows[:-1], axes=(0, 0)) + rows[-1]
+        return numpy.clip(127.5 * colours + 128, 0, 255).astype(numpy.uint8)
 
     def close(self) -> None:
         """Lets go of model and device now; also the end of a ``with`` block."""
@@ -528,3 +545,9 @@ def _describe(cls: type[WanPipeline]) -> None:
 for _cls in (WanImageToVideoPipeline, WanVideoToVideoPipeline, WanVACEPipeline):
     _describe(_cls)
 _describe(WanPipeline)
+
+
+def platforms() -> list[dict[str, Any]]:
+    """Devices of this machine: of each its name, whether it opens, and the device or why not."""
+    all_of_them: list[dict[str, Any]] = _library.parsed("zoe_platforms")
+    return all_of_them
