@@ -35,11 +35,11 @@ class Arguments {
     check(operands_.size() >= least && operands_.size() <= most, ErrorKind::invalid_argument, what_, "got {} operands, expected {}.",
           operands_.size(), least == most ? fmt::format("{}", least) : fmt::format("{} to {}", least, most));
   }
-  void check_names(std::initializer_list<std::string_view> known) const {
+  void check_names(const std::vector<std::string_view>& known) const {
     for (const auto& [key, value] : attributes_.items())
       check(std::find(known.begin(), known.end(), key) != known.end(), ErrorKind::invalid_argument, what_,
             "unknown attribute: got {}, expected {}.", in_quotes(key),
-            known.size() == 0 ? "none" : fmt::format("{}", fmt::join(known, ", ")));
+            known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", ")));
   }
 
   bool has(const char* key) const { return attributes_.contains(key); }
@@ -121,7 +121,7 @@ const std::map<std::string_view, Binary>& binary_functions() {
 struct Function {
   std::string_view name;
   std::size_t least, most;  // operands
-  std::initializer_list<std::string_view> attributes;
+  std::vector<std::string_view> attributes;
   Value (*make)(const Arguments& a);
 };
 

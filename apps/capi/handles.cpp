@@ -147,16 +147,16 @@ const char* zoe_error_text() { return last_error.c_str(); }
 const char* zoe_status_name(zoe_status status) {
   switch (status) {
     case ZOE_OK: return "ok";
-    case ZOE_INVALID_ARGUMENT: return zoe::name(zoe::ErrorKind::invalid_argument);
-    case ZOE_UNSUPPORTED: return zoe::name(zoe::ErrorKind::unsupported);
-    case ZOE_OUT_OF_MEMORY: return zoe::name(zoe::ErrorKind::out_of_memory);
-    case ZOE_IO: return zoe::name(zoe::ErrorKind::io);
-    case ZOE_COMPILE: return zoe::name(zoe::ErrorKind::compile);
-    case ZOE_DEVICE: return zoe::name(zoe::ErrorKind::device);
-    case ZOE_CANCELLED: return zoe::name(zoe::ErrorKind::cancelled);
-    case ZOE_INTERNAL: return zoe::name(zoe::ErrorKind::internal);
+    case ZOE_INVALID_ARGUMENT: return "invalid_argument";
+    case ZOE_UNSUPPORTED: return "unsupported";
+    case ZOE_OUT_OF_MEMORY: return "out_of_memory";
+    case ZOE_IO: return "io";
+    case ZOE_COMPILE: return "compile";
+    case ZOE_DEVICE: return "device";
+    case ZOE_CANCELLED: return "cancelled";
+    case ZOE_INTERNAL: break;
   }
-  return "unknown";
+  return "internal";
 }
 
 const char* zoe_version() {

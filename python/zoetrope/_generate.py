@@ -39,7 +39,7 @@ def request_types() -> str:
 
 
 def elementwise_stub() -> str:
-    lines = ['"""Made by `python -m zoetrope._generate`: not to be changed by hand."""', "", "from .ops import Value", "", "FUNCTIONS: dict[str, int]", "__all__: list[str]", ""]
+    lines = ['"""Made by `python -m zoetrope._generate`: not to be changed by hand."""', "", "from .ops import Value", "", "FUNCTIONS: dict[str, int]", f"__all__ = {elementwise.__all__!r}", ""]
     for name, operands in sorted(elementwise.FUNCTIONS.items()):
         lines.append(f"def {name}(x: Value) -> Value: ..." if operands == 1 else f"def {name}(a: Value | float, b: Value | float) -> Value: ...")
     return "\n".join(lines) + "\n"

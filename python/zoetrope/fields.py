@@ -53,9 +53,9 @@ class Field:
     @property
     def description(self) -> str:
         """A line of text."""
-        unit = f" ({self.unit})" if self.unit else ""
+        unit = f" {self.unit}" if self.unit else ""
         taken_by = "" if self.taken_by == "all" else f" Taken by {self.taken_by}."
-        return f"{self.help}. {self.range}{unit}; default: {self.default or 'must be said'}.{taken_by}".replace("..", ".")
+        return f"{self.help} ({self.range}{unit}; default: {self.default or 'must be said'}).{taken_by}"
 
 
 def _read_fields() -> dict[str, Field]:

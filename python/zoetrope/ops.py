@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import builtins
 import ctypes
 import dataclasses
 import functools
@@ -233,7 +234,7 @@ class Graph:
         results = [(ctypes.c_double * math.prod(spec.shape))() for spec in self.outputs]
 
         def pointers(arrays: Sequence[Any]) -> Any:
-            return (ctypes.c_void_p * max(len(arrays), 1))(*[ctypes.addressof(each) for each in arrays])
+            return (ctypes.c_void_p * builtins.max(len(arrays), 1))(*[ctypes.addressof(each) for each in arrays])
 
         _library.check(_library.library.zoe_graph_interpret(self._handle, pointers(arguments), pointers(results)))
         out = []
@@ -257,7 +258,7 @@ class Graph:
         power = math.fsum(value * value for values in expected for value in values)
         error = math.fsum(value * value for value in differences)
         return Check(
-            max_abs=max((abs(value) for value in differences), default=0.0),
+            max_abs=builtins.max((abs(value) for value in differences), default=0.0),
             relative_rms=math.sqrt(error / power) if power else math.sqrt(error),
             same_bits=all(bytes(a.bytes()) == bytes(b.bytes()) for a, b in zip(compiled, uncompiled)),
             platform=on.name)
@@ -347,7 +348,7 @@ class Platform:
 
     def _borrow(self, tensor: Tensor) -> _library.Handle:
         """A tensor of the platform: its own memory as it is, else a copy."""
-        extents = (ctypes.c_int64 * max(len(tensor.shape), 1))(*tensor.shape)
+        extents = (ctypes.c_int64 * builtins.max(len(tensor.shape), 1))(*tensor.shape)
         arguments = (tensor.dtype.encode(), extents, len(tensor.shape))
         if tensor.device == self._device and self.info["has_addresses"]:
             handle = _library.Handle.made("zoe_tensor_close", "zoe_tensor_borrow", self._handle, ctypes.c_void_p(tensor.address), *arguments)
@@ -361,7 +362,7 @@ class Platform:
 
     def _make(self, spec: Spec) -> tuple[_library.Handle, Tensor | None]:
         """New memory of the platform, and as a tensor where it has an address."""
-        extents = (ctypes.c_int64 * max(len(spec.shape), 1))(*spec.shape)
+        extents = (ctypes.c_int64 * builtins.max(len(spec.shape), 1))(*spec.shape)
         handle = _library.Handle.made("zoe_tensor_close", "zoe_tensor_make", self._handle, spec.dtype.encode(), extents, len(spec.shape))
         if not self.info["has_addresses"]:
             return handle, None
@@ -391,7 +392,7 @@ class Times:
         return statistics.median(self.seconds)
 
     def __str__(self) -> str:
-        return f"{1e6 * self.median:.1f} us ({1e6 * min(self.seconds):.1f} to {1e6 * max(self.seconds):.1f}, {len(self.seconds)} runs)"
+        return f"{1e6 * self.median:.1f} us ({1e6 * builtins.min(self.seconds):.1f} to {1e6 * builtins.max(self.seconds):.1f}, {len(self.seconds)} runs)"
 
 
 class Plan:
