@@ -27,6 +27,9 @@ find_package(PNG REQUIRED)
 find_package(JPEG REQUIRED)
 pkg_check_modules(FFMPEG REQUIRED IMPORTED_TARGET libavformat libavcodec libavutil libswscale)
 set(ZOE_FFMPEG PkgConfig::FFMPEG)
+if(ZOE_OPEN_FFMPEG)  # the headers alone; src/media/opened_ffmpeg.cpp
+  set(ZOE_FFMPEG "")
+endif()
 if(ZOE_PORTABLE)
   # The static libraries, and what src/media/static_ffmpeg.cpp lets in of them. Debian builds them for programs at fixed addresses.
   add_library(zoe_static_ffmpeg INTERFACE)
