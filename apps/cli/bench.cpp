@@ -35,7 +35,7 @@ struct BenchOptions {
   CompileOptions compile;
   std::string part, size = "1.3b", profile, model, folder = "/tmp";
   std::vector<const Encoding*> stored;
-  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
+  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1, group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -99,6 +99,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype, con
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
   PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
+  size.token_pieces = options.token_pieces;
   size.group_frames =
       options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform, platform.free_bytes());
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
@@ -426,6 +427,8 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
                                        {"times_as_long", median(streamed.seconds) / median(resident.seconds)},
                                        {"resident_weights_mib", mib(resident.store.size_bytes())},
                                        {"streamed_weights_mib", mib(streamed.store.size_bytes())},
+                                       {"workspace_mib", mib(workspace.size_bytes())},
+                                       {"token_pieces", options.token_pieces},
                                        {"host_mib", mib(streamed.store.host_bytes())},
                                        {"recorded_segments", streamed.recordings.recorded()}};
   fmt::print("{}\n", line.dump());
@@ -594,6 +597,7 @@ Command add_bench(CLI::App& app) {
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
   integer("--batch", options->batch, 1, 8, "Texts that the transformer takes at once (default 1)");
+  integer("--token-pieces", options->token_pieces, 1, 64, "Pieces in which the transformer takes tokens (default 1)");
   integer("--group-frames", options->group_frames, 0, 64, "Latent frames the VAE takes at once (default 0: as suits the device)");
   app.add_option_function<std::string>(
          "--repeat",

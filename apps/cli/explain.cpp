@@ -26,7 +26,7 @@ struct ExplainOptions {
   CompileOptions compile;
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
-  std::int64_t text_tokens = 512, batch = 1;
+  std::int64_t text_tokens = 512, batch = 1, token_pieces = 1;
   bool source = false, json = false;
 };
 
@@ -193,7 +193,8 @@ Json to_json(const Totals& totals, const Plan& plan) {
   Json kinds = Json::object();
   for (const auto& [kind, sum] : totals.kinds) kinds[std::string(kind)] = {{"steps", sum.first}, {"bytes", sum.second}};
   return {{"steps", totals.steps},           {"kernels", totals.kernels.size()},        {"bytes_moved", totals.bytes},
-          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes}, {"kinds", std::move(kinds)}};
+          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes},
+          {"alive_bytes", plan.alive_bytes}, {"kinds", std::move(kinds)}};
 }
 
 Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const ExplainOptions& options, const DeviceInfo& device) {
@@ -236,8 +237,9 @@ void print_totals(const char* label, const Plan& plan, const Totals& totals) {
   std::string kinds;
   for (const auto& [kind, sum] : totals.kinds)
     kinds += fmt::format("{}{} {} ({:.1f} MiB)", kinds.empty() ? "" : ", ", sum.first, kind, mib(sum.second));
-  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace: {}\n", label, totals.steps,
-             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)), kinds);
+  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace, {:.1f} alive at once: {}\n", label, totals.steps,
+             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)),
+             mib(static_cast<double>(plan.alive_bytes)), kinds);
 }
 
 int explain(const ExplainOptions& options) {
@@ -246,7 +248,8 @@ int explain(const ExplainOptions& options) {
   const DType dtype = chosen_dtype(options.device, *platform);
   const DeviceInfo& device = platform->info();
   const PartSize size{options.height.value_or(model.defaults.height), options.width.value_or(model.defaults.width),
-                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch};
+                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch, 1,
+                      options.token_pieces};
   CompileOptions off = options.compile;
   off.compile = false;
   Json plans = Json::array();
@@ -312,6 +315,11 @@ Command add_explain(CLI::App& app) {
   app.add_option_function<std::string>(
          "--batch", [o = options.get()](const std::string& value) { o->batch = parse_integer("--batch", value, 1, 8); },
          "Texts that the transformer takes at once: guidance may have it take 2 (default 1)")
+      ->type_name("N");
+  app.add_option_function<std::string>(
+         "--token-pieces",
+         [o = options.get()](const std::string& value) { o->token_pieces = parse_integer("--token-pieces", value, 1, 64); },
+         "Pieces in which the transformer takes tokens, as where memory is short (default 1)")
       ->type_name("N");
   app.add_option_function<std::string>(
          "--text-tokens",

@@ -62,7 +62,45 @@ Descriptor open_regular(const std::filesystem::path& path, std::string_view wher
   return Descriptor{std::exchange(file.fd, -1)};
 }
 
+// Where files are mapped, for mapped_file_at: a list that only grows, whose free entries are used again. `begin` is set last.
+struct MappedRange {
+  std::atomic<const std::byte*> begin{nullptr};
+  std::size_t size = 0;
+  char path[512] = {};
+  MappedRange* next = nullptr;
+};
+std::atomic<MappedRange*> mapped_ranges{nullptr};
+std::mutex mapped_ranges_mutex;  // of those who map and unmap
+
+void add_mapped_range(const std::byte* begin, std::size_t size, const std::string& path) {
+  const std::lock_guard lock(mapped_ranges_mutex);
+  MappedRange* range = mapped_ranges;
+  while (range && range->begin) range = range->next;
+  const bool is_new = !range;
+  if (is_new) range = new MappedRange;
+  range->size = size;
+  range->path[path.copy(range->path, sizeof range->path - 1)] = 0;
+  if (is_new) range->next = mapped_ranges, mapped_ranges = range;
+  range->begin = begin;
+}
+
+void remove_mapped_range(const std::byte* begin) {
+  const std::lock_guard lock(mapped_ranges_mutex);
+  for (MappedRange* range = mapped_ranges; range; range = range->next)
+    if (range->begin == begin) range->begin = nullptr;
+}
+
 }  // namespace
+
+const char* mapped_file_at(const void* address) noexcept {
+  const auto* const byte = static_cast<const std::byte*>(address);
+  for (const MappedRange* range = mapped_ranges; range; range = range->next) {
+    const std::byte* const begin = range->begin;
+    if (begin && byte >= begin && byte - begin < static_cast<std::ptrdiff_t>((range->size + kPageBytes - 1) / kPageBytes * kPageBytes))
+      return range->path;
+  }
+  return nullptr;
+}
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   Descriptor file = open_regular(path, "file", &size_);
@@ -72,6 +110,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   check(error == 0, ErrorKind::io, "file", "cannot map {} ({} bytes): {}.", path.string(), size_, reason(error));
   data_ = static_cast<const std::byte*>(address);
   fd_ = std::exchange(file.fd, -1);
+  add_mapped_range(data_, size_, path.string());
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
@@ -89,7 +128,10 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_) {
+    remove_mapped_range(data_);
+    ::munmap(const_cast<std::byte*>(data_), size_);
+  }
   if (fd_ >= 0) ::close(fd_);
 }
 

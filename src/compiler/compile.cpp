@@ -237,9 +237,10 @@ bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {
 }
 
 std::string summarize(const Plan& plan) {
-  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB",
+  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB ({:.1f} alive at once), weights {:.1f} MiB",
                      plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
-                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.alive_bytes) / 1048576.0,
+                     static_cast<double>(plan.weight_bytes()) / 1048576.0);
 }
 
 std::string describe(const Plan& plan) {

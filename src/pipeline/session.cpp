@@ -381,7 +381,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);
-    const std::string less = job->work->need_less();
+    const std::string less = job->work->need_less(job->memory);
     if (less.empty()) break;
     const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
