@@ -31,7 +31,7 @@ std::vector<float> to_floats(const Bytes& bytes, DType dtype) {
 
 // The distance between neighbours of numbers as large as `magnitude`.
 double last_place(double magnitude, DType dtype) {
-  if (dtype == DType::u8) return 1;
+  if (is_byte(dtype)) return 1;
   const int mantissa_bits = dtype == DType::bf16 ? 7 : 23;
   constexpr int kSmallestExponent = -126;
   const int exponent = magnitude > 0 ? std::max(std::ilogb(magnitude), kSmallestExponent) : kSmallestExponent;

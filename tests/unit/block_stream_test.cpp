@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "compiler/run.h"
 #include "ir/trace.h"
+#include "platform/implementation.h"
 
 namespace zoe {
 namespace {
@@ -121,7 +122,7 @@ class DevicePlatform : public Platform {
     on.device.access(on.number, to.data(), size, true);
   }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<ReadingKernel>(read); }
+  std::span<const Implementation> implementations() const override { return table_; }
 
   Device device;
   std::vector<std::pair<const void*, float>> read;  // by kernels, in their order
@@ -129,6 +130,10 @@ class DevicePlatform : public Platform {
 
  private:
   DeviceInfo info_{.platform = "test", .name = "test", .features = "", .memory_bytes = 1 << 30, .copies_beside = true};
+  std::vector<Implementation> table_ = {
+      {.name = "reads",
+       .of = [](Opcode) { return true; },
+       .make = [this](const Node&, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<ReadingKernel>(read); }}};
 };
 
 // A weight of 8x8 that says how often it was read.

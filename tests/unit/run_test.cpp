@@ -1,5 +1,6 @@
 // How plans are queued: recordings, marks and cancelling, on a platform that writes down what its streams are given.
 #include "compiler/run.h"
+#include "platform/implementation.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -113,7 +114,12 @@ struct LogPlatform : Platform {
     std::memcpy(to.data(), host, size);
   }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<LogKernel>(kernels_fail, layout); }
+  std::span<const Implementation> implementations() const override { return table; }
+  std::vector<Implementation> table = {{.name = "log",
+                                        .of = [](Opcode) { return true; },
+                                        .make = [this](const Node&, Making&) -> std::unique_ptr<Kernel> {
+                                          return std::make_unique<LogKernel>(kernels_fail, layout);
+                                        }}};
 };
 
 // A plan of `blocks` segments with two steps each.

@@ -89,7 +89,7 @@ class Simplifier {
     const std::optional<float> a = number(node.inputs.front()), b = number(node.inputs.back());
     if (!a || !b) return {};
     const DType dtype = node.types[0].dtype;
-    if (dtype == DType::u8) return {};  // there are no such numbers
+    if (is_byte(dtype)) return {};  // there are no such numbers
     const std::optional<float> value = evaluate(node.opcode, *a, *b);
     if (!value || std::isnan(*value)) return {};
     return reshaped(constant(static_cast<double>(rounded(*value, dtype)), dtype), node.types[0].shape);

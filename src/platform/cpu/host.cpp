@@ -149,9 +149,22 @@ std::string cpu_name(const fs::path& root) {
   return begin == std::string_view::npos ? "unknown CPU" : std::string(line->substr(begin));
 }
 
+namespace {
+
+// With a blank in front of each and behind.
+std::string flags_of(const fs::path& root) {
+  return fmt::format(" {} ", line_after(read_text(root / "proc/cpuinfo"), "flags").value_or(""));
+}
+
+}  // namespace
+
+bool cpu_multiplies_bf16(const fs::path& root) {
+  const std::string flags = flags_of(root);
+  return flags.find(" avx512_bf16 ") != std::string::npos || flags.find(" amx_bf16 ") != std::string::npos;
+}
+
 std::string cpu_features(const fs::path& root) {
-  const std::string text = read_text(root / "proc/cpuinfo");
-  const std::string flags = fmt::format(" {} ", line_after(text, "flags").value_or(""));
+  const std::string flags = flags_of(root);
   std::string features;
   for (const char* flag : {"sse4_1", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
                            "avx_vnni", "amx_bf16", "amx_int8"})

@@ -22,5 +22,6 @@ std::uint64_t last_level_cache_bytes(const std::filesystem::path& root = "/");  
 std::string cpu_name(const std::filesystem::path& root = "/");                  // "unknown CPU" if the system does not say
 // The flags that matter to kernels, in a fixed order, separated by blanks; may be empty.
 std::string cpu_features(const std::filesystem::path& root = "/");
+bool cpu_multiplies_bf16(const std::filesystem::path& root = "/");  // AVX-512 or AMX
 
 }  // namespace zoe::cpu

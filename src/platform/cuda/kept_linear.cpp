@@ -4,13 +4,11 @@
 // forward, 16 ms at the rate of an H200's memory, of some 2,400 for 832x480x81; and any product can come behind it.
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "base/block_text.h"
 #include "base/error.h"
 #include "codegen/c_printer.h"
-#include "ir/change.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
 #include "platform/kept_weight.h"
@@ -21,32 +19,17 @@ namespace {
 constexpr std::size_t kAlignment = 256;                 // of what libraries are given
 constexpr std::int64_t kThreads = 256, kElements = 16;  // of a block, of a thread
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-class KeptLinearKernel : public Kernel {
+class KeptLinearKernel : public KeptLinear {
  public:
+  // Scratch memory begins anywhere: room to begin at a multiple.
   KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product)
-      : layout_(node.inputs[1].node()),
-        type_(node.inputs[1].type()),
-        product_(std::move(product)),
-        has_change_(has_change(node)),
-        implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
-        place_(aligned(product_->scratch_bytes())) {
+      : KeptLinear(node, std::move(product), node.inputs[1].type().size_bytes() + kAlignment, kAlignment) {
     ZOE_INTERNAL_CHECK(product_->packed_bytes(1, type_) == type_.size_bytes() && product_->weight_layout(1).starts_with("dense"));
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
       widen_.push_back(device->function(widen_source(*storage.encoding, storage.is_scaled, has_change_, type_.dtype), "widen",
                                         fmt::format("widening {}", storage.encoding->name)));
     }
-  }
-
-  std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return place_ + type_.size_bytes() + kAlignment; }
-  bool can_overwrite(int input, int output) const override { return product_->can_overwrite(input, output); }
-  std::string weight_layout(int input) const override { return product_->weight_layout(input); }
-  std::size_t packed_bytes(int input, const Type& type) const override { return product_->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
-    product_->pack_weight(input, type, source, packed);
   }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
@@ -74,19 +57,10 @@ class KeptLinearKernel : public Kernel {
       const std::int64_t threads = (count + kElements - 1) / kElements;
       launch.run({(threads + kThreads - 1) / kThreads}, {kThreads});
     }
-    std::array<Slot, 5> operands;
-    std::copy(inputs.begin(), inputs.end(), operands.begin());
-    operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
+    run_product(stream, inputs, weight, outputs, scratch);
   }
 
  private:
-  const KeptLayout layout_;
-  const Type type_;
-  const std::unique_ptr<Kernel> product_;
-  const bool has_change_;
-  const std::string implementation_;
-  const std::size_t place_;      // of the widened weight in the scratch memory
   std::vector<Function> widen_;  // of each part
 };
 
@@ -113,9 +87,8 @@ std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_chang
   return text + "#define ZOE_BLOCK const byte*\n" + kBlockText + kWidenSource;
 }
 
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
-                                         const std::function<std::unique_ptr<Kernel>(const Node&)>& product) {
-  return std::make_unique<KeptLinearKernel>(node, device, product(behind_widening(node)));
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product) {
+  return std::make_unique<KeptLinearKernel>(node, device, std::move(product));
 }
 
 }  // namespace zoe::cuda
