@@ -178,7 +178,7 @@ class Errors(InFolder):
         with self.assertRaisesRegex(zoetrope.InvalidArgument, "expected WanPipeline"):
             zoetrope.WanImageToVideoPipeline.from_pretrained(zoetrope_model("text_to_video"))
         with self.assertRaises(zoetrope.FileFailure):
-            zoetrope.export_to_video(zoetrope.Tensor.zeros("u8", (1, 16, 16, 3)), "/proc/nothing/here.png")
+            zoetrope.export_to_video(zoetrope.Tensor.zeros("u8", (1, 16, 16, 3)), "/proc/here.png")
 
     def test_are_errors_of_python_too(self):
         self.assertTrue(issubclass(zoetrope.InvalidArgument, ValueError))
@@ -194,11 +194,11 @@ class Errors(InFolder):
 
 class Memory(unittest.TestCase):
     def test_is_flat_over_many_calls(self):
-        for _ in range(20):
+        for _ in range(10):
             tiny()
         gc.collect()
         before = resident_bytes()
-        for _ in range(60):
+        for _ in range(40):
             tiny()
         gc.collect()
         self.assertLess(resident_bytes() - before, 4 << 20)
@@ -218,20 +218,27 @@ class Memory(unittest.TestCase):
         self.assertTrue(plan.fits)
         self.assertEqual(plan.settled["num_frames"], 5)
         self.assertGreater(plan.peak_bytes, 10 << 20)
-        large = pipe().plan(PROMPT, height=16384, width=16384, num_frames=1025)
-        self.assertFalse(large.fits)
-        self.assertIn("does not fit", large.refusal)
+        with zoetrope.WanPipeline.from_pretrained(dtype="f32", device="cpu", memory_limit_bytes=16 << 20) as small:
+            refused = small.plan(PROMPT, height=128, width=128, num_frames=33)
+            self.assertFalse(refused.fits)
+            self.assertIn("does not fit", refused.refusal)
+            with self.assertRaisesRegex(zoetrope.OutOfMemory, "does not fit"):
+                small(PROMPT, height=128, width=128, num_frames=33)
 
 
 class Overhead(unittest.TestCase):
     def test_of_a_call_is_small(self):
         tiny()
-        beside = []
+        # Time on a processor, so that other programs do not count: all that comes before the run, and the caller's part of a call.
+        before, callers = [], []
         for _ in range(15):
-            began = time.monotonic()
-            timings = pipe()(PROMPT, **TINY, output_type="tensor").timings
-            beside.append(time.monotonic() - began - sum(timings[each] for each in ("load", "encode", "denoise", "decode")))
-        self.assertLess(sorted(beside)[1], 0.005)  # of a machine that does other things, too
+            began = time.process_time()
+            pipe().plan(PROMPT, **TINY)
+            before.append(time.process_time() - began)
+            began = time.thread_time()
+            tiny()
+            callers.append(time.thread_time() - began)
+        self.assertLess(sorted(before)[7] + sorted(callers)[7], 0.005)
 
 
 class Threads(unittest.TestCase):
