@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
@@ -36,6 +37,27 @@ std::string reason(int error) { return std::generic_category().message(error); }
 #endif
 
 const std::size_t kPageBytes = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+
+// Whether this process has all pages of some memory: touching those asks the system for nothing. False where it does not say.
+bool has_pages(const std::byte* first, std::size_t bytes) {
+  static const int pagemap = ::open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  static const pid_t opener = ::getpid();  // of whose memory it goes on to tell in a process that was forked
+  if (pagemap < 0 || ::getpid() != opener) return false;
+  constexpr std::size_t kAtOnce = 512;
+  constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
+  std::array<std::uint64_t, kAtOnce> entries;
+  const std::size_t begin = reinterpret_cast<std::uintptr_t>(first) / kPageBytes, pages = (bytes + kPageBytes - 1) / kPageBytes;
+  for (std::size_t done = 0; done < pages; done += kAtOnce) {
+    const std::size_t now = std::min(kAtOnce, pages - done), size = now * sizeof entries[0];
+    if (::pread(pagemap, entries.data(), size, static_cast<off_t>((begin + done) * sizeof entries[0])) !=
+        static_cast<ssize_t>(size))
+      return false;
+    std::uint64_t all = kPresent;
+    for (std::size_t i = 0; i < now; ++i) all &= entries[i];
+    if (all == 0) return false;
+  }
+  return true;
+}
 
 // A file descriptor that closes itself.
 struct Descriptor {
@@ -146,6 +168,8 @@ void MappedFile::fetch(std::size_t begin, std::size_t count) const {
           "{} was cut while it was read: got {} bytes, expected {}. Leave it alone, or copy it again.", path_.string(), size_now,
           size_);
     const std::size_t bytes = std::min(kPiece, end - at);
+    // Where pages are small, to be told that they are there takes half as long as to copy them.
+    if (has_pages(data_ + at, bytes)) continue;
     int failure;
     do failure = ::madvise(const_cast<std::byte*>(data_) + at, bytes, MADV_POPULATE_READ) == 0 ? 0 : errno;
     while (failure == EINTR || failure == EAGAIN);

@@ -1,11 +1,9 @@
 #include "platform/kept_weight.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "base/error.h"
-#include "ir/change.h"
 
 namespace zoe {
 
@@ -52,24 +50,6 @@ void KeptWeight::read(std::int64_t begin, std::int64_t count, DType dtype, void*
     }
     if (count == 0) return;
   }
-}
-
-KeptLinear::KeptLinear(const Node& node, std::unique_ptr<Kernel> product, std::size_t widened_bytes, std::size_t alignment)
-    : layout_(node.inputs[1].node()),
-      type_(node.inputs[1].type()),
-      product_(std::move(product)),
-      has_change_(has_change(node)),
-      implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
-      place_((product_->scratch_bytes() + alignment - 1) / alignment * alignment),
-      widened_bytes_(widened_bytes) {}
-
-void KeptLinear::run_product(Stream& stream, std::span<const Slot> inputs, const Slot& weight, std::span<const Slot> outputs,
-                             Slot scratch) const {
-  if (has_change_) inputs = inputs.first(inputs.size() - 1);
-  std::array<Slot, 4> operands;
-  std::copy(inputs.begin(), inputs.end(), operands.begin());
-  operands[1] = weight;
-  product_->run(stream, std::span(operands).first(inputs.size()), outputs, scratch);
 }
 
 }  // namespace zoe

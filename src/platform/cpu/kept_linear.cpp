@@ -1,5 +1,4 @@
-// linear with a weight that stays as it is stored: it is widened into scratch memory in front of every product, by all threads,
-// into what the product takes.
+// linear with a weight that stays as it is stored: all threads widen it, in the product's packing of weights.
 //
 // Widening inside the product would save writing and reading the weight once more, which is a small part: an element takes about a
 // nanosecond of a core, and its products, two operations for each row, ten with a thousand rows (docs/performance.md).
@@ -11,9 +10,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "ir/change.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/widen.h"
-#include "platform/kept_weight.h"
+#include "platform/kept_linear.h"
 
 namespace zoe::cpu {
 
@@ -78,29 +78,25 @@ class FastKeptWeight : public WeightReader {
 
 class KeptLinearKernel : public KeptLinear {
  public:
-  KeptLinearKernel(const Node& node, std::unique_ptr<Kernel> product, std::size_t packed_bytes)
-      : KeptLinear(node, std::move(product), packed_bytes, kAlignment) {
+  KeptLinearKernel(const Node& node, std::unique_ptr<Kernel> product) : KeptLinear(node, std::move(product), kCacheLine) {
     const DType dtype = has_change_ ? DType::f32 : type_.dtype;
     for (const KeptPlace& place : layout_.places) loops_.push_back(widen_loop_of(*place.part.storage.encoding, dtype));
   }
 
-  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const Slot weight{scratch.buffer, scratch.offset + place_};
-    const std::byte* const change = has_change_ ? inputs.back().data() : nullptr;
-    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, inputs[1].data(), change), weight.data());
-    run_product(stream, inputs, weight, outputs, scratch);
+ private:
+  static constexpr std::size_t kCacheLine = 64;
+  void widen(Stream&, Slot kept, Slot change, Slot& to) const override {
+    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, kept.data(), has_change_ ? change.data() : nullptr),
+                          to.data());
   }
 
- private:
-  static constexpr std::size_t kAlignment = 64;  // of what the product is given
-  std::vector<WidenLoop> loops_;                 // of each part
+  std::vector<WidenLoop> loops_;  // of each part
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, std::unique_ptr<Kernel> product) {
-  const std::size_t bytes = product->packed_bytes(1, node.inputs[1].type());
-  return std::make_unique<KeptLinearKernel>(node, std::move(product), bytes);
+  return std::make_unique<KeptLinearKernel>(node, std::move(product));
 }
 
 }  // namespace zoe::cpu

@@ -6,7 +6,8 @@
 
 #include "base/block_text.h"
 #include "base/error.h"
-#include "platform/kept_weight.h"
+#include "ir/change.h"
+#include "platform/kept_linear.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -30,8 +31,8 @@ std::string widen_source(const ProductTile& tile, const Encoding& encoding, bool
 
 class KeptLinearKernel : public KeptLinear {
  public:
-  KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product, std::size_t packed_bytes)
-      : KeptLinear(node, std::move(product), packed_bytes, kAlignment), tile_(product_tile(*device, type_.shape.dim(0))) {
+  KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product)
+      : KeptLinear(node, std::move(product), kAlignment), tile_(product_tile(*device, type_.shape.dim(0))) {
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
       widen_.push_back(device->function(widen_source(tile_, *storage.encoding, storage.is_scaled, has_change_, type_.dtype),
@@ -39,27 +40,25 @@ class KeptLinearKernel : public KeptLinear {
     }
   }
 
-  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const Slot weight{scratch.buffer, scratch.offset + place_};
+ private:
+  void widen(Stream& stream, Slot kept, Slot change, Slot& weight) const override {
     for (std::size_t i = 0; i < layout_.places.size(); ++i) {
       const KeptPlace& place = layout_.places[i];
       const std::int64_t end = type_.shape.dim(0), panel = tile_.panel;
       const std::int64_t padded = i + 1 < layout_.places.size() ? 0 : (end + panel - 1) / panel * panel - end;
       Launch launch(*widen_[i], stream);
-      launch.place({inputs[1].buffer, inputs[1].offset + place.blocks}, 1);
-      if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales}, sizeof(float));
+      launch.place({kept.buffer, kept.offset + place.blocks}, 1);
+      if (place.part.storage.is_scaled) launch.place({kept.buffer, kept.offset + place.scales}, sizeof(float));
       else launch.nowhere();
-      if (has_change_) launch.place(inputs.back(), size_of(type_.dtype));
+      if (has_change_) launch.place(change, size_of(type_.dtype));
       else launch.nowhere();
       launch.place(weight, size_of(type_.dtype)).integer(place.first / place.columns()).integer(place.rows()).integer(padded);
       launch.integer(place.columns());
       const auto across = static_cast<std::size_t>(place.rows() + padded), along = static_cast<std::size_t>(place.columns());
       launch.run({across, (along + kElements - 1) / kElements}, {static_cast<std::size_t>(panel), 1});
     }
-    run_product(stream, inputs, weight, outputs, scratch);
   }
 
- private:
   const ProductTile tile_;
   std::vector<std::shared_ptr<Function>> widen_;  // of each part
 };
@@ -67,8 +66,7 @@ class KeptLinearKernel : public KeptLinear {
 }  // namespace
 
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product) {
-  const std::size_t bytes = product->packed_bytes(1, node.inputs[1].type());
-  return std::make_unique<KeptLinearKernel>(node, device, std::move(product), bytes);
+  return std::make_unique<KeptLinearKernel>(node, device, std::move(product));
 }
 
 }  // namespace zoe::opencl
