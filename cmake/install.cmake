@@ -11,7 +11,8 @@ foreach(header zoetrope.h base/dtype.h base/error.h base/log.h compiler/options.
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES src/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope/${folder})
 endforeach()
-install(DIRECTORY models/toy-wan models/toy-wan-i2v DESTINATION ${CMAKE_INSTALL_DATADIR}/zoetrope/models PATTERN "training" EXCLUDE)
+install(DIRECTORY models/toy-wan models/toy-wan-i2v models/toy-wan-i2v-experts DESTINATION ${CMAKE_INSTALL_DATADIR}/zoetrope/models
+  PATTERN "training" EXCLUDE)
 install(FILES ${CMAKE_BINARY_DIR}/pages/zoe.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME zoe)
 install(FILES ${CMAKE_BINARY_DIR}/pages/_zoe DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
 install(FILES ${CMAKE_BINARY_DIR}/pages/zoe.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)

@@ -1,5 +1,6 @@
 // Image to video gives the frames that Diffusers' WanImageToVideoPipeline gives: recorded cases with guidance and without, both
-// schedulers, a first and a last image, one transformer (models/toy-wan-i2v) and two experts, in f32.
+// schedulers, a first and a last image, one transformer (models/toy-wan-i2v) and two experts, and the LoRAs of
+// the embedded models, in f32.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -26,7 +27,7 @@ const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "model
 
 std::vector<json> cases() {
   return testing::recorded_cases(
-      {"image_to_video", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"});
+      {"image_to_video", "image_to_video_loras", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"});
 }
 
 Request request_of(const json& c) {
@@ -45,6 +46,7 @@ Request request_of(const json& c) {
   request.scheduler = parse_scheduler_kind(c.at("scheduler").get<std::string>(), "scheduler");
   if (c.contains("sigmas")) request.sigmas = c.at("sigmas").get<std::vector<double>>();
   request.seeds = {c.at("seed").get<std::uint64_t>()};
+  if (c.contains("lora")) request.loras = {{.path = kModels / c.at("lora").get<std::string>()}};
   return request;
 }
 
@@ -54,8 +56,9 @@ TEST_P(ImageToVideo, GivesTheFramesOfDiffusers) {
   const json& c = GetParam();
   const testing::TemporaryFolder temporary;
   const std::string folder = c.at("folder");
-  const fs::path model =
-      folder == "image_to_video" ? kModels / "toy-wan-i2v" : testing::make_image_to_video(temporary.path() / "model", folder);
+  const fs::path model = folder == "image_to_video" || c.contains("model")
+                             ? kModels / c.value("model", "toy-wan-i2v")
+                             : testing::make_image_to_video(temporary.path() / "model", folder);
   Session session(read_model_config(model), open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
   const testing::ReadVideo expected =
       testing::read_video(fs::path(ZOE_FIXTURES) / "models" / folder / c.at("file").get<std::string>());

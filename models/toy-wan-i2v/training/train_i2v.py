@@ -99,8 +99,8 @@ def conditions(parts, first, frames=FRAMES):
 class Described(torch.utils.data.IterableDataset):
     """Rounds of described scenes with their captions' tokens: the part of the data that CPUs make."""
 
-    def __init__(self, tokens_path, seed, count, caption_suffix=""):
-        self.tokens_path, self.seed, self.count, self.suffix = tokens_path, seed, count, caption_suffix
+    def __init__(self, tokens_path, seed, count, style=None):
+        self.tokens_path, self.seed, self.count, self.style = tokens_path, seed, count, style
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
@@ -109,20 +109,17 @@ class Described(torch.utils.data.IterableDataset):
         while True:
             drawn, images = scenes.draw_scenes(rng, self.count)
             texts = [toyworld.caption(scene, rng) for scene in drawn for _ in range(CAPTIONS)]
-            if self.suffix:
-                texts = [text.rstrip(".") + " " + self.suffix for text in texts]
-            yield scenes.describe(drawn) | {"images": torch.tensor(images), "ids": tokens(texts)}
+            yield scenes.describe(drawn, style=self.style) | {"images": torch.tensor(images), "ids": tokens(texts)}
 
 
 class Pool:
     """Encoded clips of one size: latents, conditions (one per first frame), which clip has which, and embedded captions."""
 
     def __init__(self, parts, size, seed, style=None):
-        self.parts, self.size, self.style = parts, size, style
+        self.parts, self.size = parts, size
         self.latents, self.conditions, self.images, self.texts = [], [], [], []
         self.round = max(4, 128 * 128 * 128 // (size * size)) if parts.device.type == "cuda" else 4
-        suffix = scenes.STYLES[style][1] if style else ""
-        described = Described(str(TOY / "tokenizer/spiece.model"), seed, self.round, suffix)
+        described = Described(str(TOY / "tokenizer/spiece.model"), seed, self.round, style)
         self.source = iter(torch.utils.data.DataLoader(described, batch_size=None, num_workers=min(4, os.cpu_count() // 4)))
 
     @torch.no_grad()
@@ -133,8 +130,6 @@ class Pool:
         images = sheet["images"]
         firsts = torch.tensor([int((images == i).nonzero()[0, 0]) for i in range(int(images[-1]) + 1)], device=device)
         first = clip[firsts, :, :1]
-        if self.style:
-            clip = scenes.STYLES[self.style][0](clip * 0.5 + 0.5) * 2 - 1
         together = max(1, self.round // 2)
         self.latents.append(self.parts.encode_many(clip, lambda part: self.parts.encode(part).half(), together))
         self.images.append(images.to(device) + sum(len(c) for c in self.conditions))
@@ -222,25 +217,31 @@ def draw_sigma(count, size, device, low=0.0, high=1.0):
 
 
 def velocity_loss(model, batch, sigma):
+    """The loss of each clip of a batch at its noise level."""
     z, condition, text = batch
     noise = torch.randn_like(z)
     s = sigma.view(-1, 1, 1, 1, 1)
     with torch.autocast(z.device.type, torch.bfloat16, enabled=z.device.type == "cuda"):
         out = model(torch.cat([(1 - s) * z + s * noise, condition], 1), sigma * 1000, text)
-    return (out.float() - (noise - z)).pow(2).mean()
+    return (out.float() - (noise - z)).pow(2).mean((1, 2, 3, 4))
+
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @torch.no_grad()
-def held_out_loss(model, pool, empty, batch):
-    """The loss on clips that training never sees, at the same levels and noise each time."""
+def held_out_losses(model, pool, empty, batch, levels=LEVELS, batches=1):
+    """The loss of each of `batches` times `batch` clips at each level [levels, clips]: the same clips and noise each time."""
     with torch.random.fork_rng(devices=[0] if pool.parts.device.type == "cuda" else []):
         torch.manual_seed(5)
         generator = torch.Generator(pool.parts.device).manual_seed(5)
-        total = 0.0
-        for sigma in (0.1, 0.3, 0.5, 0.7, 0.9):
-            part = pool.batch(batch, empty, generator)
-            total += velocity_loss(model, part, torch.full((batch,), sigma, device=pool.parts.device)).item()
-        return total / 5
+        rows = [torch.cat([velocity_loss(model, pool.batch(batch, empty, generator), torch.full((batch,), sigma, device=empty.device))
+                           for _ in range(batches)]) for sigma in levels]
+        return torch.stack(rows).cpu()
+
+
+def held_out_loss(*args):
+    return held_out_losses(*args).mean().item()
 
 
 def save_pieces(folder, model, ema, opt, step):
@@ -331,7 +332,7 @@ def train_base(args):
         which = step % 3 == 2
         pool = pools[which]
         count = batches[pool.size]
-        loss = velocity_loss(model, pool.batch(count, empty), draw_sigma(count, pool.size, device))
+        loss = velocity_loss(model, pool.batch(count, empty), draw_sigma(count, pool.size, device)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -393,8 +394,11 @@ FEW = (1.0, 15 / 16, 5 / 6, 5 / 8, 0.0)  # four steps: 1, 3/4, 1/2, 1/4 at shift
 
 
 @torch.no_grad()
-def generate(model, parts, images, texts, steps=30, guidance=3.0, seed=0):
-    """Images [N, 3, H, W] in -1..1 and prompts -> videos uint8 [N, T, H, W, 3]. Four steps are those of the few-step LoRA."""
+def generate(model, parts, images, texts, steps=30, guidance=3.0, seed=0, boundary=1.0):
+    """Images [N, 3, H, W] in -1..1 and prompts -> videos uint8 [N, T, H, W, 3]. Four steps are those of the few-step LoRA.
+
+    A LoRA in the model takes part at noise levels up to `boundary`: below 1 it is a second expert, for low noise.
+    """
     device = parts.device
     images = images.to(device)
     condition = conditions(parts, images.unsqueeze(2))
@@ -404,23 +408,26 @@ def generate(model, parts, images, texts, steps=30, guidance=3.0, seed=0):
     if steps == 4:
         for sigma, after in zip(FEW, FEW[1:]):
             level = torch.full((len(x),), sigma, device=device)
+            wan.switch_lora(model, boundary == 1 or sigma < boundary)
             x = x + (after - sigma) * guided(model, x, condition, level, text, empty, guidance)
     else:
         scheduler = parts.scheduler()
         scheduler.set_timesteps(steps, device=device)
         for t in scheduler.timesteps:
+            wan.switch_lora(model, boundary == 1 or t < boundary * 1000)
             v = guided(model, x, condition, t.expand(len(x)) / 1000, text, empty, guidance)
             x = scheduler.step(v, t, x, return_dict=False)[0]
     return parts.decode(x).mul(255).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
 
 
 def measure(job):
-    """One video against its prompt: right or wrong for each trait, and how well the first frame is kept, in dB."""
-    video, image, kept, wanted = job
-    video, image, kept = video / 255.0, image / 255.0, kept / 255.0
+    """One video against its prompt: right or wrong for each trait, and how well first frame and drawn clip are met, in dB."""
+    video, image, kept, clips, wanted = job
+    video, image, kept, clips = video / 255.0, image / 255.0, kept / 255.0, [clip / 255.0 for clip in clips]
     seen = judge.measure(video, TRAVEL)
     return {"seen": seen, "goes on": judge.goes_on(video, image), "first frame": judge.psnr(video[0], kept),
-            "first frame, input": judge.psnr(video[0], image)} | {k: seen[k] == v for k, v in wanted.items()}
+            "first frame, input": judge.psnr(video[0], image), "drawn clip": judge.psnr(video, clips[-1]),
+            "style": judge.towards(video, *clips) if len(clips) == 2 else None} | {k: seen[k] == v for k, v in wanted.items()}
 
 
 def judge_model(args):
@@ -430,9 +437,8 @@ def judge_model(args):
         state = load_file(args.lora)
         wan.add_lora(model, next(v.shape[0] for k, v in state.items() if "lora_A" in k))
         wan.load_lora(model, state)
+        model.to(args.device)
     drawn, texts = scenes.judged_scenes(args.count)
-    if args.suffix:
-        texts = [text.rstrip(".") + " " + args.suffix for text in texts]
     results = {}
     pool = multiprocessing.get_context("spawn").Pool(args.processes) if args.processes > 1 else None
     for size in args.sizes:
@@ -443,17 +449,17 @@ def judge_model(args):
         jobs, strips = [], []
         for i in range(0, len(drawn), batch):
             part = images[i:i + batch]
-            if args.truth:
-                videos = scenes.draw(scenes.describe(drawn[i:i + batch]), size, size, args.device)
-                videos = videos.add(1).mul(127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
-            else:
-                videos = generate(model, parts, part, texts[i:i + batch], args.sample_steps, args.guidance, seed=args.seed + i)
+            clips = [scenes.draw(scenes.describe(drawn[i:i + batch], style=style), size, size, args.device)
+                     .add(1).mul(127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
+                     for style in (None, *([args.style] if args.style else []))]
+            videos = clips[-1] if args.truth else generate(model, parts, part, texts[i:i + batch], args.sample_steps, args.guidance,
+                                                       args.seed + i, args.boundary)
             kept = parts.decode(parts.encode(part.unsqueeze(2)))[:, :, 0]
             levels = [v.permute(0, 2, 3, 1).mul(255).round().byte().cpu().numpy() for v in (part * 0.5 + 0.5, kept)]
             for j, video in enumerate(videos):
                 scene = drawn[i + j]
                 wanted = {"color": scene.bodies[0].color, "motion": scene.bodies[0].motion, "background": scene.background}
-                jobs.append((video, levels[0][j], levels[1][j], wanted))
+                jobs.append((video, levels[0][j], levels[1][j], [clip[j] for clip in clips], wanted))
                 if len(strips) < 12:
                     strips.append(np.concatenate([levels[0][j], *video[::4]], 1))
         made = time.time() - start
@@ -462,8 +468,9 @@ def judge_model(args):
         for key in ("color", "motion", "background", "goes on"):
             right = sum(bool(row[key]) for row in rows)
             summary[key] = [round(100 * v, 1) for v in (right / len(rows), *judge.interval(right, len(rows)))]
-        for key in ("first frame", "first frame, input"):
-            summary[key] = [round(float(v), 1) for v in np.percentile([row[key] for row in rows], (50, 5))]
+        for key in ("first frame", "first frame, input", "drawn clip", *(["style"] if args.style else [])):
+            values = [row[key] for row in rows if row[key] is not None]
+            summary[key] = [round(float(v), 2) for v in np.percentile(values, (50, 5))]
         summary["motions"] = {m: f"{sum(r['motion'] for r in part)}/{len(part)}" for m in toyworld.MOTIONS
                               if (part := [r for r, s in zip(rows, drawn) if s.bodies[0].motion == m])}
         for row, scene, text in list(zip(rows, drawn, texts)):
@@ -479,6 +486,10 @@ def judge_model(args):
         pool.close()
     how = {"steps": args.sample_steps, "guidance": args.guidance, "eight_bit": args.eight_bit, "lora": args.lora}
     Path(f"{args.keep}/{args.name}.json").write_text(json.dumps(how | {str(k): v for k, v in results.items()}, indent=1))
+
+
+def empty_prompt(parts):
+    return parts.embed(parts.tokens([""]))
 
 
 @torch.no_grad()
@@ -497,7 +508,7 @@ def teach(model, parts, pool, count, empty, guidance, substeps=8):
 
 
 def train_lora(args):
-    """expert: below noise level 0.9 only. style: clips with a look. fewstep: the teacher's four legs, guidance folded in."""
+    """expert: noise levels below --boundary. style: clips of another pace. fewstep: the teacher's four legs, guidance folded in."""
     device, began = args.device, time.time()
     torch.manual_seed(args.seed)
     random.seed(args.seed)
@@ -505,10 +516,26 @@ def train_lora(args):
     small, large = args.sizes
     batches = {small: args.batch, large: max(1, args.batch * small**2 // large**2)}
     pick_attention(parts, batches)
-    style = "scanlines" if args.kind == "style" else None
+    style = args.style if args.kind == "style" else None
+    held = [Pool(parts, size, 999 - i, style) for i, size in enumerate(args.sizes)] if args.kind != "fewstep" else []
+    if held:
+        fill(held, 1e9, [min(512, args.clips), min(128, args.clips // 4)])
+    high = args.boundary if args.kind == "expert" else 1.0
+    asked = [level for level in (*LEVELS, 0.8, 0.85) if level < high]
+    held_batches = 4 if device == "cuda" else 1
+    before = [held_out_losses(model, p, empty_prompt(parts), batches[p.size], asked, held_batches) for p in held]
     pools = [Pool(parts, size, args.seed * 10 + i, style) for i, size in enumerate(args.sizes)]
-    fill(pools, args.data_seconds, [args.clips, args.clips // 3])
-    empty = parts.embed(parts.tokens([""]))
+    folder = Path(args.state)
+    kept = [folder / f"pool_{args.style or ''}{pool.size}.pt" for pool in pools]
+    if args.resume:
+        for pool, path in zip(pools, kept):
+            pool.load(path)
+    fill(pools, 0 if args.resume else args.data_seconds, [args.clips, args.clips // 3])
+    if args.keep_pools:
+        folder.mkdir(parents=True, exist_ok=True)
+        for pool, path in zip(pools, kept):
+            pool.save(path)
+    empty = empty_prompt(parts)
     taught = []
     if args.kind == "fewstep":
         teaching = time.time()
@@ -517,6 +544,7 @@ def train_lora(args):
             taught.append((pool.size, *teach(model, parts, pool, batches[pool.size], empty, args.guidance)))
         print(f"{len(taught)} batches taught in {time.time() - teaching:.0f}s", flush=True)
     params = wan.add_lora(model, args.rank)
+    model.to(device)
     print("LoRA parameters", sum(p.numel() for p in params), flush=True)
     if args.compile:
         torch._dynamo.config.recompile_limit = 64
@@ -540,8 +568,8 @@ def train_lora(args):
             width = (s - levels[leg + 1]).view(-1, 1, 1, 1, 1)
             loss = (out - (x - goal) / width).pow(2).mean()
         else:
-            high = 0.9 if args.kind == "expert" else 1.0
-            loss = velocity_loss(model, pool.batch(count, empty), draw_sigma(count, pool.size, device, high=high))
+            sigma = draw_sigma(count, pool.size, device, high=high)
+            loss = velocity_loss(model, pool.batch(count, empty), sigma).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -550,14 +578,23 @@ def train_lora(args):
         with torch.no_grad():
             torch._foreach_lerp_(ema, params, 1 - min(0.99, step / (step + 20)))
         seen = torch.lerp(seen, loss.detach(), 0.02) if seen is not None else loss.detach()
+        if step % 16 == 0 and device == "cuda":
+            torch.cuda.synchronize()  # keep the clock honest: launches run ahead of the device
         if step % 200 == 0 or step == args.steps:
             print(f"step {step} {spent:.0f}s loss {float(seen):.4f}", flush=True)
     with torch.no_grad():
         for p, e in zip(params, ema):
             p.copy_(e)
+    print(f"{step} steps", flush=True)
+    with torch.compiler.set_stance("force_eager"):
+        for pool, old in zip(held, before):
+            gain = held_out_losses(model, pool, empty, batches[pool.size], asked, held_batches) - old
+            rows = {level: f"{o.mean():.5f}{g.mean():+.5f} ({g.std() / len(g) ** 0.5:.5f})" for level, o, g in zip(asked, old, gain)}
+            print(f"held out at {pool.size}, by level, before, change (standard error): {rows}; all: "
+                  f"{100 * gain.mean() / old.mean():+.2f}%", flush=True)
     Path(args.keep).mkdir(parents=True, exist_ok=True)
-    state = {k: v.bfloat16().contiguous() for k, v in wan.lora_state(model).items()}
-    save_file(state, f"{args.keep}/lora_{args.kind}.safetensors")
+    state = {k.replace("_orig_mod.", ""): v.cpu() for k, v in wan.lora_state(model).items()}
+    save_file(wan.narrow_lora(state), f"{args.keep}/lora_{args.name}.safetensors")
 
 
 def export(args):
@@ -598,8 +635,9 @@ def main():
     p.add_argument("--report", type=float, default=20)
     p.add_argument("--kind", choices=["expert", "style", "fewstep"])
     p.add_argument("--rank", type=int, default=8)
+    p.add_argument("--boundary", type=float, default=1.0, help="the noise level below which the second expert takes over")
+    p.add_argument("--style", choices=list(scenes.STYLES), help="taught to a LoRA of --kind style, and looked for by judge")
     p.add_argument("--lora")
-    p.add_argument("--suffix", default="", help="words that follow each prompt: a style's")
     p.add_argument("--count", type=int, default=256)
     p.add_argument("--sizes", type=int, nargs="+", default=[128, 256])
     p.add_argument("--guidance", type=float, default=3.0)

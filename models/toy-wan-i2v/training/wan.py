@@ -161,14 +161,14 @@ class Lora(nn.Module):
 
     def __init__(self, base, rank):
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base, self.on = base.requires_grad_(False), True
         self.lora_A = nn.Linear(base.in_features, rank, bias=False)
         self.lora_B = nn.Linear(rank, base.out_features, bias=False)
         nn.init.normal_(self.lora_A.weight, std=base.in_features**-0.5)
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x):
-        return self.base(x) + self.lora_B(self.lora_A(x))
+        return self.base(x) + self.lora_B(self.lora_A(x)) if self.on else self.base(x)
 
 
 def add_lora(model, rank):
@@ -180,10 +180,29 @@ def add_lora(model, rank):
     return [p for p in model.parameters() if p.requires_grad]
 
 
+def switch_lora(model, on):
+    for m in model.modules():
+        if isinstance(m, Lora):
+            m.on = on
+
+
 def lora_state(model):
     """The LoRA's tensors under the names of Diffusers' files: transformer.blocks.0.attn1.to_q.lora_A.weight and so on."""
     return {f"transformer.{name}.{half}.weight": getattr(m, half).weight.detach()
             for name, m in model.named_modules() if isinstance(m, Lora) for half in ("lora_A", "lora_B")}
+
+
+def narrow_lora(state):
+    """A LoRA in F8_E4M3. A pair's parts are scaled to one size, rank by rank, and the second is fitted to the first as stored."""
+    stored = {}
+    for key in (k for k in state if "lora_A" in k):
+        other = key.replace("lora_A", "lora_B")
+        a, b = state[key].float(), state[other].float()
+        sizes = b.pow(2).mean(0).sqrt() / a.pow(2).mean(1).sqrt().clamp_min(1e-12)
+        stored[key] = (a * sizes.sqrt().clamp_min(1e-6).unsqueeze(1)).to(torch.float8_e4m3fn)
+        fitted = torch.linalg.lstsq(stored[key].double().T, (b @ a).double().T).solution.T
+        stored[other] = fitted.float().to(torch.float8_e4m3fn).contiguous()
+    return stored
 
 
 def load_lora(model, state):
