@@ -90,9 +90,9 @@ int serve(ServeOptions& options) {
     say(options, fmt::format("device {}: {}", to.devices.back().name, platform->info().name));
   }
   const std::atomic<bool>& stop = stop_at_next_step();
+  const std::string host = to.host;
   server::Server server(std::move(to));
   if (server.resumed_jobs() > 0) say(options, fmt::format("goes on with {} jobs of before", server.resumed_jobs()));
-  const std::string& host = options.server.host;
   say(options, fmt::format("http://{}:{}", host.find(':') == host.npos ? host : "[" + host + "]", server.port()));
   constexpr auto kLook = std::chrono::milliseconds(50);
   while (!stop) std::this_thread::sleep_for(kLook);

@@ -38,7 +38,7 @@ constexpr std::int64_t kMostCells = 16;  // of the sheet
 // Pictures beside a video: the middle frame, and some of all frames.
 class Pictures {
  public:
-  Pictures(const Settled& settled) : settled_(settled) {
+  explicit Pictures(const Settled& settled) : settled_(settled) {
     const std::int64_t cells = std::min(kMostCells, settled.num_frames);
     for (std::int64_t i = 0; i < cells; ++i)
       wanted_.push_back(cells == 1 ? 0 : i * (settled.num_frames - 1) / (cells - 1));

@@ -1,5 +1,6 @@
 #include "server/errors.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "pipeline/request.h"

@@ -21,6 +21,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/nearest.h"
 #include "server/errors.h"
 
 namespace zoe::server {

@@ -46,8 +46,9 @@ class HttpServer {
   std::size_t connections() const;
   void stop();
 
+  struct State;  // of http_server.cpp alone
+
  private:
-  struct State;
   std::unique_ptr<State> state_;
 };
 

@@ -20,8 +20,8 @@ constexpr std::string_view kLoraSuffix = ".safetensors";
 }  // namespace
 
 std::string_view ServedModel::reference_field() const {
-  for (const std::string_view name : {"image", "video", "reference_image"})
-    if (takes(*find_field(name))) return name;
+  for (const std::string_view field : {"image", "video", "reference_image"})
+    if (takes(*find_field(field))) return field;
   return {};
 }
 

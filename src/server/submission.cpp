@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <array>
+#include <algorithm>
 #include <atomic>
 #include <charconv>
 #include <cmath>
@@ -126,7 +126,10 @@ class Reader {
       }
       name = canonical(name);
       auto found = std::find_if(values.begin(), values.end(), [&](const Value& each) { return each.name == name; });
-      if (found == values.end()) found = values.insert(values.end(), {.name = name, .json = {}, .texts = {}, .files = {}});
+      if (found == values.end()) {
+        values.push_back({.name = name, .json = {}, .texts = {}, .files = {}});
+        found = std::prev(values.end());
+      }
       if (part.file) found->files.push_back(part.file);
       else found->texts.push_back(std::move(text));
     }
@@ -233,7 +236,7 @@ class Reader {
       into_.uploads.push_back({names.back(), files[i]});
     }
     if (auto* const one = std::get_if<fs::path Request::*>(&field.slot)) into_.request.*(*one) = names.front();
-    else into_.request.*std::get<std::vector<fs::path> Request::*>(field.slot) = {names.begin(), names.end()};
+    else into_.request.*std::get<std::vector<fs::path> Request::*>(field.slot) = std::vector<fs::path>(names.begin(), names.end());
   }
 
   std::shared_ptr<TemporaryFile> of_data_url(const RequestField& field, const Json& json) const {
