@@ -234,6 +234,8 @@ VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform
   Job compiled_job = compiled.prepare(request);
   Request same = request;
   same.guidance_batch = compiled_job.settled().batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
+  same.token_pieces = static_cast<int>(compiled_job.settled().token_pieces);
+  same.vae_tiles = static_cast<int>(compiled_job.settled().vae_tiles);
   Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;
   if (!platform->info().exact_bits) report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;

@@ -143,7 +143,7 @@ void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
                              [this, frames, first] { return trace_tile(frames, first); }});
     stage.uses.push_back({name, "decode_tile_" + name, "vae",
                           {{"features_*", name + ".features_*"}, {"window", name + ".window"}, {"frames", name + ".frames"},
-                           {"finite", name + ".finite"}, {"state_*", "tile.state_*"}}});
+                           {"finite", name + ".finite"}, {"state_*", "decoder.tile.state_*"}}});
   };
   add("first", 1, true);
   if (group_frames_) {
@@ -216,7 +216,7 @@ void VideoDecode::make_features(StageRun& run) const {
 // The numbers of the pixels that its window shows, and states as before a video.
 void VideoDecode::begin_tile(const PictureTile& tile, StageRun& run) const {
   for (std::size_t i = first_state_; i < states_; ++i) {
-    const Tensor& state = run.tensor(fmt::format("tile.state_{}", i));
+    const Tensor& state = run.tensor(fmt::format("decoder.tile.state_{}", i));
     run.platform().zero(run.stream(), state.slot(), state.size_bytes());
   }
   const auto fill = [&](const std::string& name, std::int64_t frames) {

@@ -201,10 +201,10 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
   settled_.token_pieces = asked_pieces_.value_or(1);
+  settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
   if (control_) control_->settle(settled_);
-  settled_.vae_tiles = asked_tiles_.value_or(1);
   decode_.settle(settled_);
   if (control_) settled_.latent_frames += control_->references();  // in the steps alone
 }
@@ -213,12 +213,15 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
 std::string VideoWork::need_less(const MemoryStatement& memory) {
   const auto largest = std::max_element(memory.stages.begin(), memory.stages.end(),
                                         [](const StageMemory& a, const StageMemory& b) { return a.total() < b.total(); });
-  if (largest->phase == Phase::decode && !asked_tiles_) {
+  if (largest->component == "vae" && !asked_tiles_) {
     const std::int64_t more = decode_.more_tiles();
     if (more == 0) return {};
     settled_.vae_tiles = more;
     decode_.set_tiles(more);
-    return fmt::format("the VAE makes pictures in {} tiles", more);
+    if (image_) image_->set_tiles(more);
+    if (start_) start_->set_tiles(more);
+    if (control_) control_->set_tiles(more);
+    return fmt::format("the VAE takes pictures in {} tiles", more);
   }
   if (largest->phase != Phase::denoise) return {};
   if (settled_.batch == 2 && asked_batch_ == GuidanceBatch::automatic) {

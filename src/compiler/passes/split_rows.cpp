@@ -256,11 +256,17 @@ class Splitter : public Parts {
   Splitter(const Graph& graph, const RowSplit& split) : graph_(graph), split_(split) {
     const std::int64_t step = (split.rows + split.pieces - 1) / split.pieces;
     step_ = std::min(split.rows, (step + split.multiple - 1) / split.multiple * split.multiple);
+    int last = 0;
+    for (const NodePtr& node : graph.nodes) last = std::max(last, node->segment);
     for (const NodePtr& node : graph.nodes)
       for (const Value& operand : node->inputs) {
-        const bool is_repeated = split.texts_apart && node->opcode == Opcode::concat && node->as<AxisAttributes>().axis == 0;
-        const bool is_cut = has_rows(operand) && (node->segment > operand.node().segment || is_repeated);
-        if (is_cut) (node->segment > operand.node().segment ? cut_ : repeated_).insert({&operand.node(), operand.output()});
+        if (!has_rows(operand)) continue;
+        const int segment = operand.node().segment;
+        const auto along_texts = [&](Opcode opcode) { return node->opcode == opcode && node->as<AxisAttributes>().axis == 0; };
+        // What leaves the last segment is taken apart into texts.
+        const bool leaves = node->segment > segment || (segment == last && along_texts(Opcode::slice));
+        if (leaves) cut_.insert({&operand.node(), operand.output()});
+        else if (split.texts_apart && along_texts(Opcode::concat)) repeated_.insert({&operand.node(), operand.output()});
       }
     for (const NodePtr& node : graph.nodes) {
       const bool reads = std::any_of(node->inputs.begin(), node->inputs.end(),

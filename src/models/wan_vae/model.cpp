@@ -33,6 +33,8 @@ class Tracer {
   Value spatial(const std::string& name, const Value& x, std::int64_t out, const ConvWindow& window) {
     scale_ *= window.upsample;
     reach_ = reach_ * window.upsample + window.pad_begin[1];
+    // Every other pixel sees itself and its two successors: in front half as many are wrong, rounded up, behind one more.
+    if (window.stride[1] == 2) reach_ = reach_ / 2 + 1;
     return conv(x, weight(name + ".weight", {out, x.dim(3), 3, 3}, {out, x.dim(3), 1, 3, 3}), window,
                 {.bias = weight(name + ".bias", {out}, {out})});
   }
@@ -245,10 +247,10 @@ Value pixels_of(const Value& patches, std::int64_t patch) {
   return reshape(permute(squares, {0, 1, 5, 2, 4, 3}), {frames, height * patch, width * patch, 3});
 }
 
-enum class DecoderPart { whole, latent_side, image_side };
+enum class Part { whole, latent_side, image_side };
 
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                         std::int64_t width, bool stage_outputs, DecoderPart part = DecoderPart::whole) {
+                         std::int64_t width, bool stage_outputs, Part part = Part::whole) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
   std::vector<Value> arguments{latent}, stages;
   const auto stage = [&](Value x) {
@@ -266,9 +268,9 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     Value entered = x;
     for (std::int64_t block = 0; block <= config.num_res_blocks; ++block)
       x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, channels);
-    if (i == 0 && part != DecoderPart::whole) {
+    if (i == 0 && part != Part::whole) {
       const std::vector<Value> features = config.is_residual ? std::vector{x, entered} : std::vector{x};
-      if (part == DecoderPart::latent_side) return tracer.finish("wan_vae_decode_latent_side", {latent}, features);
+      if (part == Part::latent_side) return tracer.finish("wan_vae_decode_latent_side", {latent}, features);
       arguments = tracer.begin_part(features);
       stages.clear();
       x = arguments.front(), entered = arguments.back();
@@ -286,12 +288,12 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value wide = pixels_of(cast(patches, DType::f32), patch);
   std::vector<Value> results{min(max(wide, constant(-1)), constant(1))};
   if (stage_outputs) results.insert(results.end(), stages.begin(), stages.end());
-  return tracer.finish(part == DecoderPart::whole ? "wan_vae_decode" : "wan_vae_decode_image_side", std::move(arguments),
+  return tracer.finish(part == Part::whole ? "wan_vae_decode" : "wan_vae_decode_image_side", std::move(arguments),
                        std::move(results));
 }
 
 WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
-                         std::int64_t width, std::optional<std::int64_t> from_level = {}) {
+                         std::int64_t width, std::optional<std::int64_t> from_level = {}, Part part = Part::whole) {
   std::vector<Value> given;  // to the levels above from_level
   Value argument;
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
@@ -301,9 +303,11 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     const bool last = level + 1 == config.dim_mult.size();
     if (from_level && level > 0 && level == static_cast<std::size_t>(*from_level)) x = argument = tracer.restart(x);
     if (from_level && level > static_cast<std::size_t>(*from_level)) given.push_back(x);
+    if (last && part == Part::image_side) return tracer.finish("wan_vae_encode_image_side", {pixels}, {x});
+    if (last && part == Part::latent_side) x = argument = tracer.begin_part({x}).front();
     const Value entered = x;
-    const auto name = [&](std::string_view part) {
-      return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, part)
+    const auto name = [&](std::string_view of_level) {
+      return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, of_level)
                                 : fmt::format("encoder.down_blocks.{}", number++);
     };
     for (std::int64_t block = 0; block < config.num_res_blocks; ++block)
@@ -316,7 +320,9 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
   std::vector<Value> results{slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)};
   results.insert(results.end(), given.begin(), given.end());
-  return tracer.finish(argument ? fmt::format("wan_vae_encode_from_{}", *from_level) : "wan_vae_encode",
+  return tracer.finish(from_level && argument      ? fmt::format("wan_vae_encode_from_{}", *from_level)
+                       : part == Part::latent_side ? "wan_vae_encode_latent_side"
+                                                   : "wan_vae_encode",
                        {argument ? argument : pixels}, std::move(results));
 }
 
@@ -333,14 +339,14 @@ WanVaeGraph trace_wan_vae_decode_latent_side(const WanVaeConfig& config, DType d
                                              std::int64_t width, bool first) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
-  return trace_decode(tracer, config, dtype, latent_frames, height, width, false, DecoderPart::latent_side);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, false, Part::latent_side);
 }
 
 WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
                                             std::int64_t width, bool first) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
-  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, DecoderPart::image_side);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Part::image_side);
 }
 
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
@@ -348,6 +354,20 @@ WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::i
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
   return trace_encode(tracer, config, dtype, frames, height, width);
+}
+
+WanVaeGraph trace_wan_vae_encode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                            std::int64_t width, bool first) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
+  Tracer tracer(dtype, first);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::image_side);
+}
+
+WanVaeGraph trace_wan_vae_encode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                             std::int64_t width, bool first) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
+  Tracer tracer(dtype, first);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::latent_side);
 }
 
 WanVaeGraph trace_wan_vae_encode_from(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,

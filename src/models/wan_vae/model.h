@@ -53,6 +53,14 @@ WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dt
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                  std::int64_t width, bool first);
 
+// The same in two parts, as the decoder's. The image side ends with what the last level, which is the first at the latents'
+// resolution, is given: one feature, `dtype` [T',h,w,channels], of a cut-out as high and wide as a multiple of s; the latent side makes
+// mean and logvar of that.
+WanVaeGraph trace_wan_vae_encode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                            std::int64_t width, bool first);
+WanVaeGraph trace_wan_vae_encode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                             std::int64_t width, bool first);
+
 // Of a video that does not change for a while, the lower levels of the encoder give for each group what they gave for the one before,
 // and their states stay what they are: such a group needs the levels from `from_level` on alone. The graph of a later group, whose
 // results are followed by what each level above from_level (but the first) is given, `dtype` [..]; where from_level is not 0, its
