@@ -45,7 +45,7 @@ struct VideoFiles::State {
     video.crf = request.crf;
     // Of a cpu they are busy with the frames; else they have nothing to do.
     const DeviceInfo& platform = session.platform().info();
-    const int idle = static_cast<int>(std::min(8U, std::max(1U, std::thread::hardware_concurrency())));
+    const int idle = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
     video.threads = platform.unified_memory ? std::min(2, platform.threads) : idle;
     return video;
   }

@@ -92,11 +92,14 @@ class VideoWork : public Work {
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
+  // Latent frames of a step: those of reference images stand in front of the video's.
+  std::int64_t references() const { return control_ ? control_->references() : 0; }
+  std::int64_t step_frames() const { return references() + settled_.latent_frames; }
   Type latent_type() const {
-    return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
+    return {DType::f32, {model_.vae.z_dim, step_frames(), settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
+    return {step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
             texts(),                model_.image_rows(),    first_frame(),         has_nag()};
   }
   bool has_nag() const { return !nag_.empty(); }
@@ -118,7 +121,7 @@ class VideoWork : public Work {
   }  // the first expert's stage
   void begin_video(std::size_t video, const DenoiseState* saved);
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
-  void cut_references();
+  std::vector<float> without_references(std::vector<float> latents) const;
   void finish_denoising(std::size_t video, const Callbacks& callbacks);
   // In the first latent frame's place, where it is given.
   void put_first_frame(std::vector<float>& latents) const;
@@ -206,7 +209,6 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   if (start_) start_->settle(settled_);
   if (control_) control_->settle(settled_);
   decode_.settle(settled_);
-  if (control_) settled_.latent_frames += control_->references();  // in the steps alone
 }
 
 // What the largest stage can do about it.
@@ -236,14 +238,14 @@ std::string VideoWork::need_less(const MemoryStatement& memory) {
 
 std::int64_t VideoWork::tokens() const {
   const auto& patch = model_.transformer.patch_size;
-  return settled_.latent_frames / patch[0] * (settled_.latent_height / patch[1]) * (settled_.latent_width / patch[2]);
+  return step_frames() / patch[0] * (settled_.latent_height / patch[1]) * (settled_.latent_width / patch[2]);
 }
 
 RowSplit VideoWork::row_split() const {
   // Whole tiles of a product's rows; whole frames where these are modulated apart.
   constexpr std::int64_t kMultiple = 64;
   return {tokens(), settled_.token_pieces, guided() && settled_.batch == 1,
-          first_frame() ? tokens() / settled_.latent_frames : kMultiple};
+          first_frame() ? tokens() / step_frames() : kMultiple};
 }
 
 std::string VideoWork::advice() const {
@@ -263,7 +265,7 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
           fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {}", first_frame() ? " first" : "",
-                      has_nag() ? " nag" : "", settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
+                      has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
                       texts(), settled_.batch, settled_.token_pieces),
           [this, text_rows] {
             NamedGraph named{split_rows(trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), row_split()), {"prediction"}};
@@ -386,10 +388,10 @@ void VideoWork::prepare_context(std::size_t video, StageRun& run) const {
 
 // The positions' tables, the same for every request of a size: a session makes them once, and both experts have one pair.
 void VideoWork::fill_rotary(StageRun& run) const {
-  const std::string of_size = fmt::format("rotary {}x{}x{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+  const std::string of_size = fmt::format("rotary {}x{}x{}", step_frames(), settled_.latent_height, settled_.latent_width);
   std::optional<RotaryTables> tables;
   const auto table = [&](std::vector<float> RotaryTables::*which) {
-    if (!tables) tables = rotary_tables(model_.transformer, settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+    if (!tables) tables = rotary_tables(model_.transformer, step_frames(), settled_.latent_height, settled_.latent_width);
     return std::move((*tables).*which);
   };
   run.fill_once("cos_full", of_size, [&] { return table(&RotaryTables::cos_full); });
@@ -485,7 +487,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
       report_done(0);
       // Until the copy below, `latents` is what the step began with.
       callbacks.step({video, i, static_cast<int>(total), static_cast<double>(scheduler.sigmas()[static_cast<std::size_t>(i) + 1]),
-                      [&] { return run.download(next); }, [&] { return clean_latents(expert, i, run); },
+                      [&] { return without_references(run.download(next)); }, [&] { return clean_latents(expert, i, run); },
                       [&] {
                         DenoiseState state{video, i + 1, run.download(next), {}};
                         for (int k = 0; k < scheduler.kept_count(); ++k) state.kept.push_back(run.download(kept(k)));
@@ -505,7 +507,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
 
 void VideoWork::finish_denoising(std::size_t video, const Callbacks& callbacks) {
   put_first_frame(latents_);
-  if (control_) cut_references();
+  latents_ = without_references(std::move(latents_));
   if (callbacks.latents) callbacks.latents(video, latents_);
 }
 
@@ -531,17 +533,19 @@ std::vector<float> VideoWork::clean_latents(const Expert& expert, int step, Stag
     for (std::size_t i = 0; i < clean.size(); ++i) clean[i] -= sigma * predicted[i];
   }
   put_first_frame(clean);
-  return clean;
+  return without_references(std::move(clean));
 }
 
-// The latent frames in front, which stand for reference images.
-void VideoWork::cut_references() {
-  const auto channels = static_cast<std::size_t>(model_.vae.z_dim), row = latents_.size() / channels;
-  const std::size_t cut = row / static_cast<std::size_t>(settled_.latent_frames) * static_cast<std::size_t>(control_->references());
-  auto end = latents_.begin();
+// Latents [C,T,h,w] of a step, without the frames in front that stand for reference images.
+std::vector<float> VideoWork::without_references(std::vector<float> latents) const {
+  if (references() == 0) return latents;
+  const auto channels = static_cast<std::size_t>(model_.vae.z_dim), row = latents.size() / channels;
+  const std::size_t cut = row / static_cast<std::size_t>(step_frames()) * static_cast<std::size_t>(references());
+  auto end = latents.begin();
   for (std::size_t c = 0; c < channels; ++c)
-    end = std::copy_n(latents_.begin() + static_cast<std::ptrdiff_t>(c * row + cut), row - cut, end);
-  latents_.erase(end, latents_.end());
+    end = std::copy_n(latents.begin() + static_cast<std::ptrdiff_t>(c * row + cut), row - cut, end);
+  latents.erase(end, latents.end());
+  return latents;
 }
 
 void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {
