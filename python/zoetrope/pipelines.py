@@ -123,7 +123,7 @@ class WanPipeline:
                                               "guidance_scale", "guidance_scale_2")
     _embedded: ClassVar[str] = "text_to_video"
 
-    def __init__(self, **options: Unpack[SessionOptions]) -> None:
+    def __init__(self, **options: Any) -> None:
         """Opens a model: from_pretrained and from_single_file say which."""
         self._adapters: dict[str, _Adapter] = {}
         self._worker = Worker("zoetrope")
@@ -270,9 +270,8 @@ class WanPipeline:
                 lambda: _library.library.zoe_job_cancel(job))
             if raised:
                 raise raised[0]
-        result = _OUTPUTS[output_type](frames if latents is None else latents) if frames is not None or latents is not None else None
-        if output is not None and latents is None:
-            result = os.fspath(output)
+        made = latents if latents is not None else frames
+        result = _OUTPUTS[output_type](made) if made is not None else os.fspath(output or "")
         return WanPipelineOutput(result, timings, settled) if return_dict else (result,)
 
     def plan(self, *positional: Any, **request: Unpack[RequestFields]) -> MemoryPlan:
@@ -293,7 +292,8 @@ class WanPipeline:
             sizes: height, width (pixels), num_frames, text_tokens, batch; not said: the model's.
         """
         options = _library.dumped({"part": part, "source": source, **sizes})
-        return self._worker_run(lambda call: _library.text("zoe_session_explain", self._session, options))
+        text: str = self._worker_run(lambda call: _library.text("zoe_session_explain", self._session, options))
+        return text
 
     def preview(self, clean: Any, frame: int = 0) -> Any:
         """A small picture of what is being made, without the VAE: uint8 [latent height, latent width, 3], of what a callback is given
