@@ -343,6 +343,8 @@ class WanPipeline:
         for name, value in request.items():
             if value is None:
                 continue
+            field = fields.find(name)
+            name = field.name if field is not None else name
             if name in said:
                 raise TypeError(f"{type(self).__name__} got several values for {name}")
             said[name] = value
