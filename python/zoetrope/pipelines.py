@@ -139,7 +139,7 @@ class WanPipeline:
             path: none takes the model that comes with the package.
             dtype: "f32" or "bf16", or torch's; of weights and activations. Not said: bf16 where the device is faster in it.
             device: "cuda", "cuda:1", "cpu", "opencl", ...; not said: the best that opens.
-            options: of a session, docs/python.md lists them: memory_limit_bytes, offload, threads, vae, ...
+            options: of a session:
         """
         said: dict[str, Any] = dict(options)
         name = os.fspath(path) if path is not None else ""
@@ -547,6 +547,9 @@ def _describe(cls: type[WanPipeline]) -> None:
 for _cls in (WanImageToVideoPipeline, WanVideoToVideoPipeline, WanVACEPipeline):
     _describe(_cls)
 _describe(WanPipeline)
+_options = (row for name, row in fields.SESSION_OPTIONS.items() if name not in ("model", "dtype", "platform"))
+WanPipeline.from_pretrained.__func__.__doc__ = (WanPipeline.from_pretrained.__doc__ or "").rstrip() + "".join(  # type: ignore[attr-defined]
+    f"\n                {row['name']}: {row['help']} ({row['type']})." for row in _options) + "\n        "
 
 
 def platforms() -> list[dict[str, Any]]:
