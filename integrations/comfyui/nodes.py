@@ -123,7 +123,7 @@ class Video:
         if video is not None:
             request["video"] = video
         if mask is not None:
-            request["mask"] = mask[..., None].expand(*mask.shape, 3)
+            request["mask"] = mask[0] if len(mask) == 1 else mask
         if reference_image is not None:
             request["reference_image"] = list(reference_image)
         for field, lora in loras:

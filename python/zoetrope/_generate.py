@@ -32,6 +32,8 @@ def request_types() -> str:
     lines += ["", "", "class SessionOptions(TypedDict, total=False):", '    """What opens a model, beside dtype and device."""', ""]
     types = {"text": "str", "whole number": "int", "bytes": "int", "true or false": "bool", "texts": "Sequence[str]"}
     for name, option in fields.SESSION_OPTIONS.items():
+        if name in ("model", "dtype", "platform"):  # arguments of their own
+            continue
         lines += [f"    {name}: {types[option['type']]}", f'    "{option["help"]}"']
     names = sorted(name for field in fields.FIELDS.values() if field.is_file for name in (field.name, *field.aliases))
     lines += ["", "", "FILE_FIELDS = frozenset({", *[f'    "{name}",' for name in ["input_reference", *names]], "})", '"""Fields whose values are files."""', ""]
@@ -39,7 +41,7 @@ def request_types() -> str:
 
 
 def elementwise_stub() -> str:
-    lines = ['"""Made by `python -m zoetrope._generate`: not to be changed by hand."""', "", "from .ops import Value", "", "FUNCTIONS: dict[str, int]", f"__all__ = {elementwise.__all__!r}", ""]
+    lines = ['"""Made by `python -m zoetrope._generate`: not to be changed by hand."""', "", "from .values import Value", "", "FUNCTIONS: dict[str, int]", "__all__ = [" + ", ".join(f'"{name}"' for name in elementwise.__all__) + "]", ""]
     for name, operands in sorted(elementwise.FUNCTIONS.items()):
         lines.append(f"def {name}(x: Value) -> Value: ..." if operands == 1 else f"def {name}(a: Value | float, b: Value | float) -> Value: ...")
     return "\n".join(lines) + "\n"

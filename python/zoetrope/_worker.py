@@ -60,7 +60,8 @@ class Worker:
 
         self._tasks.put(task)
         try:
-            return self._answer(call)
+            result: T = self._answer(call)
+            return result
         except BaseException:
             if not call.left:  # the wait was ended, not the call
                 call.left = True

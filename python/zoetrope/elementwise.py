@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from . import _library
+from .values import Value, make_elementwise
 
 
 def _function(name: str, operands: int) -> Callable[..., Any]:
     def function(*values: Any) -> Any:
-        from .ops import Value, make_elementwise
-
         if len(values) != operands or not any(isinstance(value, Value) for value in values):
             raise TypeError(f"{name} takes {operands} value{'s' if operands > 1 else ''}")
         return make_elementwise(name, values)

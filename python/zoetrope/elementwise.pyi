@@ -1,9 +1,9 @@
 """Made by `python -m zoetrope._generate`: not to be changed by hand."""
 
-from .ops import Value
+from .values import Value
 
 FUNCTIONS: dict[str, int]
-__all__ = ['add', 'div', 'exp', 'gelu_tanh', 'max', 'min', 'mul', 'neg', 'rsqrt', 'silu', 'sqrt', 'square', 'sub', 'tanh']
+__all__ = ["add", "div", "exp", "gelu_tanh", "max", "min", "mul", "neg", "rsqrt", "silu", "sqrt", "square", "sub", "tanh"]
 
 def add(a: Value | float, b: Value | float) -> Value: ...
 def div(a: Value | float, b: Value | float) -> Value: ...

@@ -96,7 +96,6 @@ def plain(name: str, value: Any) -> Any:
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
         return [plain(name, each) for each in value]
-    for convert in ("item", "tolist"):  # numbers and lists of numpy
-        if hasattr(value, convert):
-            return plain(name, getattr(value, convert)())
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy and torch
+        return plain(name, value.tolist())
     raise InvalidArgument(f"[{name}] got a {type(value).__name__}, expected {field.type if field else 'a text or a number'}.")

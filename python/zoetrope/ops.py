@@ -28,7 +28,8 @@ from typing import Any, Callable, Mapping, Sequence
 from . import _library, elementwise
 from .elementwise import *  # noqa: F403
 from .errors import InvalidArgument
-from .tensors import CPU, CUDA, Tensor, as_tensor
+from .tensors import CPU, CUDA, Tensor, as_tensor, elements
+from .values import Value, constant, make_value
 
 __all__ = [
     "Check", "Graph", "Plan", "Platform", "Spec", "Times", "Value", "attention", "compile", "concat", "constant", "conv", "gather",
@@ -50,118 +51,23 @@ class Spec:
         return cls(tensor.dtype, tensor.shape)
 
 
-class Value:
-    """One value of a computation that is being written: operators and functions make new ones. Nothing is computed yet."""
-
-    def __init__(self, handle: _library.Handle) -> None:
-        self._handle = handle
-
-    @property
-    def dtype(self) -> str:
-        text: str = _library.library.zoe_value_dtype(self._handle).decode()
-        return text
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        extents = ctypes.POINTER(ctypes.c_int64)()
-        rank = _library.library.zoe_value_shape(self._handle, ctypes.byref(extents))
-        return tuple(extents[i] for i in range(rank))
-
-    def __repr__(self) -> str:
-        return f"Value({self.dtype}{list(self.shape)})"
-
-    def cast(self, dtype: str) -> Value:
-        """Rounded to another dtype: precision is written in the computation, nowhere else."""
-        return _make("cast", [self], dtype=dtype)
-
-    def reshape(self, *shape: int) -> Value:
-        """The same elements in the same order; one extent may be -1."""
-        extents = list(shape)
-        if extents.count(-1) == 1:
-            rest = -math.prod(extents)
-            extents[extents.index(-1)] = math.prod(self.shape) // rest if rest else -1
-        return _make("reshape", [self], shape=extents)
-
-    def permute(self, *axes: int) -> Value:
-        """Axis i of the result is axis axes[i] of this."""
-        return _make("permute", [self], axes=list(axes))
-
-    def slice(self, axis: int, begin: int, end: int) -> Value:
-        """Elements [begin, end) of one axis."""
-        return _make("slice", [self], axis=axis, begin=begin, end=end)
-
-    def flip(self, axis: int) -> Value:
-        """One axis in reverse order."""
-        return _make("flip", [self], axis=axis)
-
-    def swap_pairs(self) -> Value:
-        """x[..., 2i] and x[..., 2i + 1] change places."""
-        return _make("swap_pairs", [self])
-
-    def __add__(self, other: Value | float) -> Value:
-        return make_elementwise("add", (self, other))
-
-    def __radd__(self, other: float) -> Value:
-        return make_elementwise("add", (other, self))
-
-    def __sub__(self, other: Value | float) -> Value:
-        return make_elementwise("sub", (self, other))
-
-    def __rsub__(self, other: float) -> Value:
-        return make_elementwise("sub", (other, self))
-
-    def __mul__(self, other: Value | float) -> Value:
-        return make_elementwise("mul", (self, other))
-
-    def __rmul__(self, other: float) -> Value:
-        return make_elementwise("mul", (other, self))
-
-    def __truediv__(self, other: Value | float) -> Value:
-        return make_elementwise("div", (self, other))
-
-    def __rtruediv__(self, other: float) -> Value:
-        return make_elementwise("div", (other, self))
-
-    def __neg__(self) -> Value:
-        return make_elementwise("neg", (self,))
-
-
-def _make(what: str, operands: Sequence[Value | None], **attributes: Any) -> Value:
-    for operand in operands:
-        if operand is not None and not isinstance(operand, Value):
-            raise InvalidArgument(f"[{what}] got a {type(operand).__name__}, expected a Value. Make it an argument of the function, or a constant.")
-    handles = _library.handles([operand._handle if operand is not None else None for operand in operands])
-    return Value(_library.Handle.made("zoe_value_close", "zoe_value_make", what.encode(), handles, len(operands), _library.dumped(attributes)))
-
-
-def make_elementwise(name: str, operands: Sequence[Any]) -> Value:
-    """Numbers become constants of the other operand's dtype."""
-    dtype = next((each.dtype for each in operands if isinstance(each, Value)), "f32")
-    return _make(name, [constant(each, dtype) if isinstance(each, (int, float)) else each for each in operands])
-
-
-def constant(value: float, dtype: str = "f32") -> Value:
-    """A number, of rank 0: it broadcasts."""
-    return _make("constant", [], value=float(value), dtype=dtype)
-
-
 def sum(x: Value) -> Value:
     """Over the last axis, which stays with extent 1; f32."""
-    return _make("sum", [x])
+    return make_value("sum", [x])
 
 
 def mean(x: Value) -> Value:
     """sum(x) / C over the last axis, which stays with extent 1; f32."""
-    return _make("mean", [x])
+    return make_value("mean", [x])
 
 
 def concat(parts: Sequence[Value], axis: int) -> Value:
-    return _make("concat", list(parts), axis=axis)
+    return make_value("concat", list(parts), axis=axis)
 
 
 def gather(table: Value, indices: Value) -> Value:
     """Rows of a table: [V,C], i32 [L] -> [L,C]."""
-    return _make("gather", [table, indices])
+    return make_value("gather", [table, indices])
 
 
 def linear(x: Value, weight: Value, bias: Value | None = None, residual: Value | None = None, *, activation: str = "none") -> Value:
@@ -169,19 +75,19 @@ def linear(x: Value, weight: Value, bias: Value | None = None, residual: Value |
 
     activation: "none", "gelu_tanh" or "silu".
     """
-    return _make("linear", [x, weight, bias, residual], activation=activation)
+    return make_value("linear", [x, weight, bias, residual], activation=activation)
 
 
 def conv(x: Value, weight: Value, bias: Value | None = None, residual: Value | None = None, *, stride: Sequence[int] = (1, 1, 1),
          pad_begin: Sequence[int] = (0, 0, 0), pad_end: Sequence[int] = (0, 0, 0), upsample: int = 1, activation: str = "none") -> Value:
     """Cross-correlation over channels-last frames: [T,H,W,I], [O,I,kt,kh,kw] -> [T',H',W',O]. Axes of stride and padding: T, H, W."""
-    return _make("conv", [x, weight, bias, residual], stride=list(stride), pad_begin=list(pad_begin), pad_end=list(pad_end),
+    return make_value("conv", [x, weight, bias, residual], stride=list(stride), pad_begin=list(pad_begin), pad_end=list(pad_end),
                  upsample=upsample, activation=activation)
 
 
 def attention(q: Value, k: Value, v: Value, scale: float, bias: Value | None = None) -> Value:
     """softmax(scale * q k^T + bias) v for each of N heads: q [B,Lq,N,D], k, v [B,Lk,N,D] -> [B,Lq,N,D]."""
-    return _make("attention", [q, k, v, bias], scale=scale)
+    return make_value("attention", [q, k, v, bias], scale=scale)
 
 
 # --- Graphs
@@ -241,7 +147,7 @@ class Graph:
         for spec, values in zip(self.outputs, results):
             dtype = spec.dtype if spec.dtype in ("i32", "u8") else "f32"
             tensor = Tensor.zeros(dtype, spec.shape)
-            data = tensor.bytes().cast({"f32": "f", "i32": "i", "u8": "B"}[dtype])
+            data = elements(tensor)
             for i, value in enumerate(values):
                 data[i] = value if dtype == "f32" else int(value)
             out.append(tensor)
@@ -301,8 +207,8 @@ def trace(function: Callable[..., Any], *arguments: Spec, name: str | None = Non
         constants: what else it takes; they become numbers in the graph.
     """
     names = _argument_names(function, len(arguments))
-    values = [_make("input", [], name=each, dtype=spec.dtype, shape=list(spec.shape)) for each, spec in zip(names, arguments)]
-    return _graph(name or getattr(function, "__name__", "graph"), values, _as_list(function(*values, **constants)))
+    values = [make_value("input", [], name=each, dtype=spec.dtype, shape=list(spec.shape)) for each, spec in zip(names, arguments)]
+    return _graph(name or str(getattr(function, "__name__", "graph")), values, _as_list(function(*values, **constants)))
 
 
 def op(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -313,14 +219,14 @@ def op(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **constants: Any) -> Any:
         values = [each for each in arguments if isinstance(each, Value)]
         names = _argument_names(function, len(arguments))
-        inside = [_make("input", [], name=name, dtype=each.dtype, shape=list(each.shape)) if isinstance(each, Value) else each
+        inside = [make_value("input", [], name=name, dtype=each.dtype, shape=list(each.shape)) if isinstance(each, Value) else each
                   for name, each in zip(names, arguments)]
         result = function(*inside, **constants)
         native = _graph(function.__name__, [each for each in inside if isinstance(each, Value)], _as_list(result))
         made = (ctypes.c_void_p * len(native.outputs))()
         _library.check(_library.library.zoe_graph_call(native._handle, function.__name__.encode(),
                                                        _library.handles([each._handle for each in values]), len(values), made))
-        results = tuple(Value(_library.Handle("zoe_value_close", each)) for each in made)
+        results = tuple(Value(_library.Handle("zoe_value_close", each or 0)) for each in made)
         return results if isinstance(result, (tuple, list)) else results[0]
 
     return call

@@ -14,17 +14,26 @@ from .tensors import Tensor, as_tensor
 __all__ = ["as_files", "export_to_video"]
 
 
+def _as_bytes(pictures: Any, grey_rank: int) -> Any:
+    """Arrays of numpy and torch as dense uint8 with three colours: floats are of 0 to 1, and one extent less is grey."""
+    if type(pictures).__module__.partition(".")[0] not in ("numpy", "torch"):
+        return pictures
+    import numpy
+
+    values = numpy.asarray(pictures)
+    if values.dtype.kind == "f":
+        values = numpy.rint(numpy.clip(values.astype(numpy.float32), 0, 1) * 255).astype(numpy.uint8)
+    if values.ndim == grey_rank:
+        values = values[..., None].repeat(3, -1)
+    return numpy.ascontiguousarray(values)
+
+
 def _bytes_of(where: str, picture: Any) -> tuple[int, int, bytes]:
-    """Height, width and 8-bit RGB of a PIL image, or of an array [height, width, 3] (uint8, or floats of 0 to 1)."""
+    """Height, width and 8-bit RGB of a PIL image, or of an array [height, width, 3] or [height, width] (uint8, or floats of 0 to 1)."""
     if hasattr(picture, "convert") and hasattr(picture, "tobytes"):  # PIL
         rgb = picture.convert("RGB")
         return rgb.height, rgb.width, rgb.tobytes()
-    if type(picture).__module__.partition(".")[0] in ("numpy", "torch") and "float" in str(picture.dtype):
-        import numpy
-
-        values = numpy.asarray(picture, dtype=numpy.float32)
-        picture = numpy.ascontiguousarray(numpy.rint(numpy.clip(values, 0, 1) * 255).astype(numpy.uint8))
-    tensor = as_tensor(picture)
+    tensor = as_tensor(_as_bytes(picture, 2))
     if len(tensor.shape) != 3 or tensor.shape[2] != 3 or tensor.dtype != "u8":
         raise InvalidArgument(f"[{where}] got {tensor.dtype}{list(tensor.shape)}, expected a picture of [height, width, 3].")
     return tensor.shape[0], tensor.shape[1], bytes(tensor.bytes())
@@ -33,15 +42,7 @@ def _bytes_of(where: str, picture: Any) -> tuple[int, int, bytes]:
 def _frames_of(where: str, frames: Any) -> tuple[tuple[int, int, int], bytes | memoryview, object]:
     """(frames, height, width), their bytes, and what keeps these."""
     if isinstance(frames, Tensor) or hasattr(frames, "shape"):
-        if type(frames).__module__.partition(".")[0] in ("numpy", "torch") and "float" in str(frames.dtype):
-            import numpy
-
-            frames = numpy.ascontiguousarray(numpy.rint(numpy.clip(numpy.asarray(frames, dtype=numpy.float32), 0, 1) * 255).astype(numpy.uint8))
-        if type(frames).__module__.partition(".")[0] == "numpy":
-            import numpy
-
-            frames = numpy.ascontiguousarray(frames)
-        tensor = as_tensor(frames)
+        tensor = as_tensor(_as_bytes(frames, 3))
         if len(tensor.shape) != 4 or tensor.shape[3] != 3 or tensor.dtype != "u8":
             raise InvalidArgument(f"[{where}] got {tensor.dtype}{list(tensor.shape)}, expected frames of [frames, height, width, 3].")
         return (tensor.shape[0], tensor.shape[1], tensor.shape[2]), tensor.bytes(), tensor
@@ -65,7 +66,7 @@ def as_files(name: str, value: Any, place: Callable[[], str]) -> str | list[str]
     """What a field of files means, as paths: pictures are written into the folder `place` names, as PNG, which loses nothing."""
     folder = pathlib.Path(place())
     number = len(list(folder.iterdir()))
-    if name in ("video", "video_path", "mask") and _is_video(value):
+    if name in ("video", "mask") and _is_video(name, value):
         path = str(folder / f"{name}-{number}") + os.sep
         pathlib.Path(path).mkdir()
         _write(path, name, value, 16.0, -1)
@@ -76,8 +77,10 @@ def as_files(name: str, value: Any, place: Callable[[], str]) -> str | list[str]
     return _picture(name, value, folder, number)
 
 
-def _is_video(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) or len(getattr(value, "shape", ())) == 4
+def _is_video(name: str, value: Any) -> bool:
+    """Of frames; those of a mask may be grey."""
+    rank = len(getattr(value, "shape", ()))
+    return isinstance(value, (list, tuple)) or rank == 4 or (rank == 3 and value.shape[2] != 3 and name.startswith("mask"))
 
 
 def _picture(name: str, value: Any, folder: pathlib.Path, number: int) -> str:

@@ -123,7 +123,7 @@ class WanPipeline:
                                               "guidance_scale", "guidance_scale_2")
     _embedded: ClassVar[str] = "text_to_video"
 
-    def __init__(self, **options: Unpack[SessionOptions]) -> None:
+    def __init__(self, **options: Any) -> None:
         """Opens a model: from_pretrained and from_single_file say which."""
         self._adapters: dict[str, _Adapter] = {}
         self._worker = Worker("zoetrope")
@@ -139,7 +139,7 @@ class WanPipeline:
             path: none takes the model that comes with the package.
             dtype: "f32" or "bf16", or torch's; of weights and activations. Not said: bf16 where the device is faster in it.
             device: "cuda", "cuda:1", "cpu", "opencl", ...; not said: the best that opens.
-            options: of a session, docs/python.md lists them: memory_limit_bytes, offload, threads, vae, ...
+            options: of a session:
         """
         said: dict[str, Any] = dict(options)
         name = os.fspath(path) if path is not None else ""
@@ -270,9 +270,8 @@ class WanPipeline:
                 lambda: _library.library.zoe_job_cancel(job))
             if raised:
                 raise raised[0]
-        result = _OUTPUTS[output_type](frames if latents is None else latents) if frames is not None or latents is not None else None
-        if output is not None and latents is None:
-            result = os.fspath(output)
+        made = latents if latents is not None else frames
+        result = _OUTPUTS[output_type](made) if made is not None else os.fspath(output or "")
         return WanPipelineOutput(result, timings, settled) if return_dict else (result,)
 
     def plan(self, *positional: Any, **request: Unpack[RequestFields]) -> MemoryPlan:
@@ -293,7 +292,8 @@ class WanPipeline:
             sizes: height, width (pixels), num_frames, text_tokens, batch; not said: the model's.
         """
         options = _library.dumped({"part": part, "source": source, **sizes})
-        return self._worker_run(lambda call: _library.text("zoe_session_explain", self._session, options))
+        text: str = self._worker_run(lambda call: _library.text("zoe_session_explain", self._session, options))
+        return text
 
     def preview(self, clean: Any, frame: int = 0) -> Any:
         """A small picture of what is being made, without the VAE: uint8 [latent height, latent width, 3], of what a callback is given
@@ -343,6 +343,8 @@ class WanPipeline:
         for name, value in request.items():
             if value is None:
                 continue
+            field = fields.find(name)
+            name = field.name if field is not None else name
             if name in said:
                 raise TypeError(f"{type(self).__name__} got several values for {name}")
             said[name] = value
@@ -545,6 +547,9 @@ def _describe(cls: type[WanPipeline]) -> None:
 for _cls in (WanImageToVideoPipeline, WanVideoToVideoPipeline, WanVACEPipeline):
     _describe(_cls)
 _describe(WanPipeline)
+_options = (row for name, row in fields.SESSION_OPTIONS.items() if name not in ("model", "dtype", "platform"))
+WanPipeline.from_pretrained.__func__.__doc__ = (WanPipeline.from_pretrained.__doc__ or "").rstrip() + "".join(  # type: ignore[attr-defined]
+    f"\n                {row['name']}: {row['help']} ({row['type']})." for row in _options) + "\n        "
 
 
 def platforms() -> list[dict[str, Any]]:

@@ -145,10 +145,6 @@ class RequestFields(TypedDict, total=False):
 class SessionOptions(TypedDict, total=False):
     """What opens a model, beside dtype and device."""
 
-    model: str
-    "A folder or a file of any layout, random:MEMBER[:SEED], or the model that comes with the engine"
-    dtype: str
-    "Of weights and activations: auto, f32 or bf16; auto is bf16 where the device is faster in it"
     offload: str
     "What leaves the device while it is not needed: auto, none, encoder, experts or blocks"
     host_memory_limit_bytes: int
@@ -159,8 +155,6 @@ class SessionOptions(TypedDict, total=False):
     "Weights in 8 bits and blocks stay so in memory"
     single_request: bool
     "What is not needed again is freed as soon as that is so, as the command does"
-    platform: str
-    "Where it runs: auto, cpu, cuda, cuda:1, opencl, ..."
     threads: int
     "Of the cpu; 0 takes as many as the process may use"
     cache_dir: str

@@ -60,15 +60,17 @@ _pointer_at = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_
 _handed_out: dict[int, tuple[Any, ...]] = {}  # what DLPack's users still hold, by address
 
 
-@_Deleter
-def _delete(managed: Any) -> None:
+def _forget(managed: Any) -> None:
     _handed_out.pop(ctypes.addressof(managed.contents), None)
 
 
-@ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-def _delete_capsule(capsule: int) -> None:
+def _forget_capsule(capsule: int) -> None:
     if _is_valid_at(capsule, _NAME):  # nobody took it
         _handed_out.pop(_pointer_at(capsule, _NAME), None)
+
+
+_delete = _Deleter(_forget)
+_delete_capsule = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_forget_capsule)
 
 
 class Tensor:
@@ -120,7 +122,7 @@ class Tensor:
             wide = bytearray(2 * len(data))
             wide[2::4], wide[3::4] = data[0::2], data[1::2]
             return list(memoryview(wide).cast("f"))
-        return list(data.cast({"f32": "f", "i32": "i", "u8": "B"}[self.dtype]))
+        return list(elements(self))
 
     def numpy(self) -> Any:
         """A numpy array over the same memory; bf16 is widened to a float32 copy."""
@@ -144,7 +146,7 @@ class Tensor:
     def __dlpack__(self, *, stream: object = None, **_: object) -> Any:
         """A capsule for ``from_dlpack``. Results are complete when they are handed out: no stream has to wait."""
         shape = (ctypes.c_int64 * max(len(self.shape), 1))(*self.shape)
-        _, code, bits, _ = DTYPES[self.dtype]
+        code, bits = DTYPES[self.dtype][1:3]
         managed = _DLManagedTensor(
             _DLTensor(self.address, _DLDevice(*self.device), len(self.shape), _DLDataType(code, bits, 1), shape, None, 0), None, _delete)
         address = ctypes.addressof(managed)
@@ -157,6 +159,12 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}{list(self.shape)}, device={self.device})"
+
+
+def elements(tensor: Tensor) -> Any:
+    """The memory as a view of numbers; not of bf16."""
+    formats: dict[str, Any] = {"f32": "f", "i32": "i", "u8": "B"}
+    return tensor.bytes().cast(formats[tensor.dtype])
 
 
 def _dtype_of(code: int, bits: int, lanes: int) -> str:
