@@ -7,7 +7,9 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "pipeline/model.h"
 #include "platform/kernel_cache.h"
+#include "platform/platform.h"
 
 namespace zoe {
 
