@@ -26,7 +26,7 @@ struct ServeOptions {
   DeviceOptions device;
   server::ServerOptions server;
   std::vector<std::string> models;
-  std::string data_folder, new_key;
+  std::string data_folder, new_key, api_key_file, lora_folder;
   bool quiet = false;
 };
 
@@ -65,6 +65,8 @@ void say(const ServeOptions& options, const std::string& line) {
 
 int serve(ServeOptions& options) {
   server::ServerOptions& to = options.server;
+  to.api_key_file = options.api_key_file;
+  to.lora_folder = options.lora_folder;
   if (!options.new_key.empty()) {
     check(!to.api_key_file.empty(), ErrorKind::invalid_argument, "--new-key", "got no --api-key-file FILE to add it to. Say one.");
     fmt::print("{}\n", server::add_api_key(to.api_key_file, options.new_key));
@@ -125,14 +127,14 @@ Command add_serve(CLI::App& app) {
   number("--port", to.port, 0, 65535, "The port, 0 for any that is free");
   app.add_option("--data-dir", options->data_folder, "Where jobs and videos are kept (default ~/.local/share/zoetrope/serve)")
       ->type_name("FOLDER");
-  app.add_option("--api-key-file", to.api_key_file, "Keys that requests must carry, NAME sha256:HEX a line")->type_name("FILE");
+  app.add_option("--api-key-file", options->api_key_file, "Keys that requests must carry, NAME sha256:HEX a line")->type_name("FILE");
   app.add_option("--new-key", options->new_key, "Make a key, add its digest to --api-key-file, print it, and end")->type_name("NAME");
   app.add_flag("--no-keys", to.needs_no_keys, "Let everybody in, though --host is not of this machine alone");
   app.add_option("--allow-host", to.allowed_hosts, "A name that requests may call this server by, beside localhost")
       ->type_name("NAME")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  app.add_option("--lora-dir", to.lora_folder, "LoRAs that requests may name")->type_name("FOLDER");
+  app.add_option("--lora-dir", options->lora_folder, "LoRAs that requests may name")->type_name("FOLDER");
   number("--max-queue", to.max_queue, 1, kMany, "Jobs that wait or run");
   number("--max-queue-per-key", to.max_queue_per_key, 1, kMany, "The same of one key");
   size("--max-body", to.max_body_bytes, "Of a request (default 32MiB)");
