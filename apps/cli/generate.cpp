@@ -169,6 +169,14 @@ int generate(GenerateOptions& options) {
       options.request.guidance_batch == GuidanceBatch::automatic)
     options.request.guidance_batch = GuidanceBatch::off;
   VideoFiles files(session, options.request, {.path = outputs});
+  std::unique_ptr<PreviewDecoder> decoder;
+  if (!options.preview_decoder.empty()) {
+    check(!options.preview.empty(), ErrorKind::invalid_argument, "--preview-decoder",
+          "draws nothing without --preview FILE. Say where the preview goes, or leave this out.");
+    // Before the request is prepared: that plans with what memory is left.
+    decoder = std::make_unique<PreviewDecoder>(options.preview_decoder, model, files.plan().settled(), *platform, dtype,
+                                               options.session.compile);
+  }
   Job job = files.prepare();
   const Settled& settled = job.settled();
   const MemoryStatement& memory = job.memory();
@@ -206,7 +214,7 @@ int generate(GenerateOptions& options) {
                               options.save_every == 1 ? "" : "s", options.save_state));
   }
   std::optional<Preview> preview;
-  if (!options.preview.empty()) preview.emplace(options.preview, options.preview_every, model, settled);
+  if (!options.preview.empty()) preview.emplace(options.preview, options.preview_every, model, settled, std::move(decoder));
   if (saver || preview)
     callbacks.step = [&](const StepDone& done) {
       if (saver) saver->step(done);
@@ -322,6 +330,9 @@ void add_run_options(CLI::App& app, GenerateOptions& options) {
          },
          "Steps from one preview to the next (default 5)")
       ->type_name("N");
+  app.add_option("--preview-decoder", options.preview_decoder,
+                 "A tiny decoder that draws it, as taew2_1.pth (taew2_2.pth for Wan 2.2's VAE); without it a linear map does")
+      ->type_name("FILE");
   add_device_options(app, options.device);
   add_memory_options(app, options.session);
   add_compile_options(app, options.session.compile);

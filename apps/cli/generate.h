@@ -16,7 +16,7 @@ namespace zoe::cli {
 struct GenerateOptions {
   DeviceOptions device;
   ModelFiles model;
-  std::string prompt_file, from, output = "out.mp4", profile, save_state, preview;
+  std::string prompt_file, from, output = "out.mp4", profile, save_state, preview, preview_decoder;
   int save_every = 5, preview_every = 5;
   SessionOptions session{.single_request = true, .spelling = Spelling::option};
   Request request;

@@ -186,7 +186,7 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   switch (format) {
     case VideoFormat::mp4:
     case VideoFormat::mov:
-    case VideoFormat::mkv: bytes = (0.3 + 0.2 * threads + 0.09 * held) * kMiB + (33 + 2.88 * held + 8.6 * at_work) * padded; break;
+    case VideoFormat::mkv: bytes = (0.3 + 0.2 * threads + 0.09 * held) * kMiB + (33 + 2.88 * held + 9.3 * at_work) * padded; break;
     case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * threads + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:

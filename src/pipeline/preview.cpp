@@ -32,25 +32,36 @@ std::vector<std::uint8_t> latent_frame_rgb(std::span<const float> latents, std::
   return rgb;
 }
 
-Preview::Preview(std::filesystem::path path, int every, const ModelConfig& model, const Settled& settled)
+Preview::Preview(std::filesystem::path path, int every, const ModelConfig& model, const Settled& settled,
+                 std::unique_ptr<PreviewDecoder> decoder)
     : path_(std::move(path)),
       every_(every),
+      decoder_(std::move(decoder)),
       map_(latent_rgb(model)),
       frames_(settled.latent_frames),
       height_(settled.latent_height),
       width_(settled.latent_width),
       scale_(static_cast<int>(std::max<std::int64_t>(1, model.vae.scale_factor_spatial / 2))),
-      fps_(std::max(0.1, settled.fps / static_cast<double>(model.vae.scale_factor_temporal))) {
-  check(!map_.empty(), ErrorKind::unsupported, "--preview",
+      fps_(decoder_ ? settled.fps : std::max(0.1, settled.fps / static_cast<double>(model.vae.scale_factor_temporal))) {
+  check(decoder_ || !map_.empty(), ErrorKind::unsupported, "--preview",
         "how the latents of {} look is not known: its VAE is none of Wan's and its zoetrope.json has no latent_rgb. Leave "
-        "--preview out.",
+        "--preview out, or give a decoder with --preview-decoder.",
         model.name);
   check(video_format(path_) != VideoFormat::folder, ErrorKind::invalid_argument, "--preview",
         "{} would be a folder, expected one file that is replaced: .gif, .png, .webm, .mp4, .mov or .mkv.", path_.string());
-  check_output(path_, {.width = static_cast<int>(width_) * scale_,
-                       .height = static_cast<int>(height_) * scale_,
-                       .frames = static_cast<int>(frames_),
-                       .fps = fps_});
+  check_output(path_, picture());
+}
+
+VideoSettings Preview::picture() const {
+  if (decoder_)
+    return {.width = static_cast<int>(decoder_->width()),
+            .height = static_cast<int>(decoder_->height()),
+            .frames = static_cast<int>(decoder_->frames()),
+            .fps = fps_};
+  return {.width = static_cast<int>(width_) * scale_,
+          .height = static_cast<int>(height_) * scale_,
+          .frames = static_cast<int>(frames_),
+          .fps = fps_};
 }
 
 void Preview::step(const StepDone& done) {
@@ -66,18 +77,15 @@ void Preview::step(const StepDone& done) {
 }
 
 void Preview::draw(const std::vector<float>& latents, const StepDone& done) const {
+  VideoSettings settings = picture();
+  settings.software = fmt::format("Zoetrope {}", version());
+  settings.metadata = {{"preview", fmt::format("video {}, step {} of {}", done.video + 1, done.step + 1, done.total)}};
+  const std::unique_ptr<VideoWriter> writer = VideoWriter::open(path_, settings);
+  if (decoder_) decoder_->decode(latents, [&](std::span<const std::uint8_t> frame) { writer->write(frame); });
   Image small = black_image(static_cast<int>(width_), static_cast<int>(height_));
-  const int width = small.width * scale_, height = small.height * scale_;
-  const std::unique_ptr<VideoWriter> writer = VideoWriter::open(
-      path_, {.width = width,
-              .height = height,
-              .frames = static_cast<int>(frames_),
-              .fps = fps_,
-              .software = fmt::format("Zoetrope {}", version()),
-              .metadata = {{"preview", fmt::format("video {}, step {} of {}", done.video + 1, done.step + 1, done.total)}}});
-  for (std::int64_t frame = 0; frame < frames_; ++frame) {
+  for (std::int64_t frame = 0; !decoder_ && frame < frames_; ++frame) {
     small.rgb = latent_frame_rgb(latents, frames_, frame, map_);
-    writer->write(resize(small, width, height, ResizeFilter::bicubic).rgb);
+    writer->write(resize(small, settings.width, settings.height, ResizeFilter::bicubic).rgb);
   }
   writer->finish();
 }

@@ -1,14 +1,18 @@
 // What a prompt's parts and a negative prompt do to a video without classifier-free guidance, and pictures of it while it is made.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 
 #include "base/error.h"
+#include "checkpoint/checkpoint.h"
 #include "pipeline/model.h"
 #include "pipeline/preview.h"
+#include "pipeline/preview_decoder.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
+#include "testing/graphs.h"
 #include "testing/read_video.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
@@ -18,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kModels = ZOE_MODELS;
+const fs::path kModels = ZOE_MODELS, kFixtures = fs::path(ZOE_FIXTURES) / "models";
 
 Request small(std::string prompt) {
   Request request;
@@ -159,6 +163,46 @@ TEST(PreviewCommand, ShowsTheVideo) {
   EXPECT_GT(correlation, 0.8);
 }
 
+// The decoder of a file draws whole frames, in groups of a latent frame: those that were recorded for the whole video at once.
+TEST(PreviewCommand, TakesADecoder) {
+  const Checkpoint recorded(kFixtures / "tiny_decoder.safetensors");
+  const ReferenceTensor latent = testing::read_tensor(recorded, "latent"), frames = testing::read_tensor(recorded, "frames");
+  ModelConfig model = *published_model("wan2.1-t2v-1.3b");
+  Settled settled;
+  settled.latent_frames = latent.shape.dim(2), settled.latent_height = latent.shape.dim(3), settled.latent_width = latent.shape.dim(4);
+  const auto platform = open_platform("cpu", {.threads = 1});
+  PreviewDecoder decoder(kFixtures / "tiny_decoder.pth", model, settled, *platform, DType::f32, {});
+  EXPECT_EQ(decoder.frames(), 5);
+  EXPECT_EQ(decoder.height(), frames.shape.dim(2));
+  EXPECT_EQ(decoder.width(), frames.shape.dim(3));
+  for (int again = 0; again < 2; ++again) {  // the second video begins anew
+    std::size_t number = 0, off = 0;
+    decoder.decode(std::vector<float>(latent.values.begin(), latent.values.end()), [&](std::span<const std::uint8_t> rgb) {
+      const std::size_t plane = rgb.size() / 3;
+      for (std::size_t i = 0; i < rgb.size(); ++i) {
+        const double value = frames.values[(3 * number + i % 3) * plane + i / 3];
+        if (std::abs(rgb[i] - 255 * std::clamp(value, 0.0, 1.0)) > 0.51) ++off;
+      }
+      ++number;
+    });
+    EXPECT_EQ(number, 5U);
+    EXPECT_EQ(off, 0U);
+  }
+  model.vae.z_dim = 48;
+  EXPECT_THROW(PreviewDecoder(kFixtures / "tiny_decoder.pth", model, settled, *platform, DType::f32, {}), Error);
+
+  const testing::TemporaryFolder temporary;
+  const testing::CommandResult result = testing::run_command(
+      {ZOE_COMMAND, "generate", "-p", "a red circle", "--size", "64x64", "--frames", "9", "--steps", "2", "--threads", "1",
+       "--preview", "look.gif", "--preview-decoder", (kFixtures / "tiny_decoder.pth").string(), "-o", "video.png"},
+      {.folder = temporary.path()});
+  ASSERT_EQ(result.code, 0) << result.err;
+  const testing::ReadVideo preview = testing::read_video(temporary.path() / "look.gif");
+  EXPECT_EQ(preview.frames.size(), 9U);
+  EXPECT_EQ(preview.width, 64);
+  EXPECT_EQ(preview.height, 64);
+}
+
 TEST(PreviewCommand, RefusesWhatItCannotWrite) {
   const testing::TemporaryFolder temporary;
   const auto error = [&](std::vector<std::string> more) {
@@ -174,6 +218,10 @@ TEST(PreviewCommand, RefusesWhatItCannotWrite) {
   EXPECT_NE(error({"--preview", "a.png"}).find("[--preview] a.png is the output."), std::string::npos);
   EXPECT_NE(error({"--preview", "a.webp"}).find("unknown suffix"), std::string::npos);
   EXPECT_NE(error({"--preview", "gone/a.gif"}).find("gone"), std::string::npos);
+  EXPECT_NE(error({"--preview-decoder", "gone.pth"}).find("[--preview-decoder] draws nothing without --preview"), std::string::npos);
+  EXPECT_NE(error({"--preview", "a.gif", "--preview-decoder", "gone.pth"}).find("gone.pth"), std::string::npos);
+  EXPECT_NE(error({"--preview", "a.gif", "--preview-decoder", (kModels / "toy-wan/vae").string()}).find("is no tiny decoder"),
+            std::string::npos);
   EXPECT_NE(error({"--preview-every", "0"}).find("[--preview-every] got \"0\""), std::string::npos);
 }
 

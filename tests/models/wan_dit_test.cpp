@@ -317,11 +317,11 @@ TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
   const Plan plan = compile(graph, *open_platform("null"));
   EXPECT_EQ(plan.segment_count, config.num_layers + 2);
   // One hint at a time, not eight: between two of them the stream of VACE's blocks waits (1 [B,L,D] in bf16), and nothing that is
-  // made of it ahead.
+  // made of it ahead; beside a hint's block the residual and the product that become x (2).
   WanDitConfig plain = config;
   plain.vace_layers.clear();
   const Plan without = compile(trace_wan_dit(plain, DType::bf16, {21, 60, 104, 64, 2}), *open_platform("null"));
-  EXPECT_LT(plan.workspace_bytes, without.workspace_bytes + static_cast<std::size_t>(3 * 2 * 32760 * config.dim() * 2));
+  EXPECT_LT(plan.workspace_bytes, without.workspace_bytes + static_cast<std::size_t>(7 * 32760 * config.dim() * 2));
 }
 
 TEST(WanDitGraph, PatchesInTimeTrace) {

@@ -427,12 +427,12 @@ TEST(EncoderBytes, AreAsMeasured) {
   EXPECT_NEAR(mib(VideoFormat::mp4, 128, 128, 33), 6.5, 0.6);
   EXPECT_NEAR(mib(VideoFormat::mp4, 256, 256, 33), 13.8, 1.3);
   EXPECT_NEAR(mib(VideoFormat::mp4, 256, 256, 33, 8), 18.6, 1.8);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 5), 22.9, 2.2);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 17), 42.7, 4.2);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 81), 53.3, 5.3);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 17, 16), 72.4, 7.2);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 81, 16), 108.3, 10.8);
-  EXPECT_NEAR(mib(VideoFormat::mp4, 1280, 720, 41, 16), 219.5, 21.9);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 5), 23.3, 2.3);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 17), 43.8, 4.4);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 81), 55.2, 5.5);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 17, 16), 75.0, 7.5);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 832, 480, 81, 16), 117.8, 11.8);
+  EXPECT_NEAR(mib(VideoFormat::mp4, 1280, 720, 41, 16), 246.4, 24.6);
   EXPECT_NEAR(mib(VideoFormat::webm, 128, 128, 33), 20.7, 2.0);
   EXPECT_NEAR(mib(VideoFormat::webm, 832, 480, 81), 61.8, 6.2);
   EXPECT_NEAR(mib(VideoFormat::gif, 832, 480, 81), 101.0, 10);
