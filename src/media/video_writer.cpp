@@ -95,6 +95,14 @@ std::unique_ptr<FrameSink> make_sink(VideoFormat format, const SinkTarget& targe
   return png_sink(format, target, settings);
 }
 
+// libvpx has a thread for each column of tiles, and cuts none narrower than four blocks of 64 pixels.
+int vp9_threads(const VideoSettings& settings) {
+  const int blocks = (settings.width + 63) / 64;
+  int columns = 1;
+  while (blocks / (2 * columns) >= 4) columns *= 2;
+  return std::min(columns, settings.threads);
+}
+
 }  // namespace
 
 VideoFormat video_format(const std::filesystem::path& path) {
@@ -187,7 +195,7 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
     case VideoFormat::mp4:
     case VideoFormat::mov:
     case VideoFormat::mkv: bytes = (0.3 + 0.2 * threads + 0.09 * held) * kMiB + (33 + 2.88 * held + 9.3 * at_work) * padded; break;
-    case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * threads + 78 * (width + 160) * (height + 160); break;
+    case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * vp9_threads(settings) + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:
       if (settings.frames > 1) {

@@ -11,6 +11,7 @@
 #include "base/encoding.h"
 #include "base/error.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "base/nearest.h"
 #include "checkpoint/checkpoint.h"
 #include "compiler/passes/keep_stored.h"
@@ -79,11 +80,15 @@ std::map<std::string, std::vector<fs::path>, std::less<>> read_loras(const fs::p
 JsonObject read_index(const fs::path& path) {
   const JsonObject index = read_json_object(path / "model_index.json", "model_index.json", kMaxConfigBytes);
   // Which of them it is follows from the transformer's channels.
-  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline", "WanVideoToVideoPipeline"};
+  constexpr std::string_view kPipelines[] = {"WanPipeline", "WanImageToVideoPipeline", "WanVACEPipeline", "WanVideoToVideoPipeline",
+                                             "WanDMDPipeline"};
   const std::string pipeline = index.string("_class_name", "");
   check(std::find(std::begin(kPipelines), std::end(kPipelines), pipeline) != std::end(kPipelines), ErrorKind::unsupported,
         "model_index.json", "unsupported pipeline: got {}, expected {}. Choose another model.",
         pipeline.empty() ? "none" : pipeline, fmt::join(kPipelines, " or "));
+  // FastVideo's name for models of three steps, which are Wan's but for that.
+  if (pipeline == "WanDMDPipeline")
+    log(LogLevel::notice, "model_index.json names WanDMDPipeline: models of it are made for --preset dmd-3step.");
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", pipeline == "WanVACEPipeline" ? "WanVACETransformer3DModel" : "WanTransformer3DModel"},
        {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};

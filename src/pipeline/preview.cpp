@@ -11,8 +11,12 @@
 
 namespace zoe {
 
+namespace {
+
 // What is no number is black: the run itself names it, when it is done.
-static std::uint8_t to_8_bits(float value) { return value > 0 ? static_cast<std::uint8_t>(std::min(value, 255.0f)) : 0; }
+std::uint8_t to_8_bits(float value) { return value > 0 ? static_cast<std::uint8_t>(std::min(value, 255.0f)) : 0; }
+
+}  // namespace
 
 std::vector<std::uint8_t> latent_frame_rgb(std::span<const float> latents, std::int64_t frames, std::int64_t frame,
                                            const std::vector<std::array<double, 3>>& map) {

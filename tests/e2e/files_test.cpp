@@ -472,6 +472,23 @@ TEST(Files, SettingsAreThoseOfThePublishedMemberOfTheShapes) {
   EXPECT_EQ(model.defaults.guidance_scale_2, 3.0);
 }
 
+// FastVideo's folders: Wan's model, made for three steps.
+TEST(Files, AFolderOfWanDMDPipelineRunsAndNamesItsPreset) {
+  const TemporaryFolder folder;
+  for (const char* part : {"tokenizer", "text_encoder", "transformer", "vae", "scheduler", "zoetrope.json"})
+    fs::create_symlink(kToy / part, folder.path() / part);
+  std::ifstream file(kToy / "model_index.json");
+  nlohmann::json index = nlohmann::json::parse(file);
+  index["_class_name"] = "WanDMDPipeline";
+  std::ofstream(folder.path() / "model_index.json") << index.dump();
+  std::string notices;
+  const LogScope scope([&](LogLevel level, std::string_view text) {
+    if (level == LogLevel::notice) notices += text;
+  });
+  EXPECT_EQ(read_model_config(folder.path()).transformer, read_model_config(kToy).transformer);
+  EXPECT_EQ(notices, "model_index.json names WanDMDPipeline: models of it are made for --preset dmd-3step.");
+}
+
 TEST(Files, InfoSaysWhatAFileHoldsAndWhatIsMissing) {
   const Files files;
   const std::string path = files.transformer("dit/toy.safetensors", "diffusion_model.");
