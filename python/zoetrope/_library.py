@@ -20,6 +20,7 @@ class Step(ctypes.Structure):
 
 OnLog = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 OnProgress = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, c_size_t, c_size_t, c_size_t)
+no_progress: Any = ctypes.cast(0, OnProgress)
 OnStep = ctypes.CFUNCTYPE(c_int, c_void_p, POINTER(Step))
 
 
@@ -172,5 +173,5 @@ def handles(of: list[Handle | None]) -> Any:
 
 __all__ = [
     "Callbacks", "FOLDER", "Handle", "OnLog", "OnProgress", "OnStep", "Results", "Step", "c_double", "c_float", "c_int64", "c_uint8",
-    "check", "dumped", "handles", "library", "parsed", "text", "version",
+    "check", "dumped", "handles", "library", "no_progress", "parsed", "text", "version",
 ]

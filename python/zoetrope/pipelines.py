@@ -257,7 +257,7 @@ class WanPipeline:
         if output_type not in _OUTPUTS:
             raise InvalidArgument(f'[output_type] got "{output_type}", expected {", ".join(_OUTPUTS)}.')
         with self._request_json(said) as text:
-            job = self._worker_run(lambda call: self._prepare(text, output, False))
+            job: _library.Handle = self._worker_run(lambda call: self._prepare(text, output, False))
             info = _library.parsed("zoe_job_info", job)
             settled: dict[str, Any] = info["settled"]
             videos = len(settled["prompts"])
@@ -267,7 +267,7 @@ class WanPipeline:
             raised: list[BaseException] = []
             timings = self._worker_run(
                 lambda call: self._run(call, job, frames, latents, callback_on_step_end, wanted, info, raised),
-                lambda: _library.library.zoe_job_cancel(job))
+                lambda: _cancel(job))
             if raised:
                 raise raised[0]
         made = latents if latents is not None else frames
@@ -402,7 +402,7 @@ class WanPipeline:
 
         callbacks = None
         if on_step is not None:
-            callbacks = ctypes.byref(_library.Callbacks(None, _library.OnProgress(), _library.OnStep(step)))
+            callbacks = ctypes.byref(_library.Callbacks(None, _library.no_progress, _library.OnStep(step)))
         results = _library.Results(frames.address if frames else None, frames.size_bytes if frames else 0,
                                    latents.address if latents else None, latents.size_bytes if latents else 0)
         try:
@@ -419,6 +419,10 @@ class WanPipeline:
         for name, value in (answer or {}).items():
             if name in given and value is not given[name]:
                 raise Unsupported(f"[callback_on_step_end] changed {name}: they can be looked at, not changed. Return what was given.")
+
+
+def _cancel(job: _library.Handle) -> None:
+    _library.library.zoe_job_cancel(job)
 
 
 def _seed_of(generator: Any) -> int:
@@ -541,7 +545,7 @@ def _describe(cls: type[WanPipeline]) -> None:
     call.__doc__ = f"Makes the videos of a request: one of each prompt with each seed.\n\n        Args:\n{fields.docstring()}{_OWN_ARGUMENTS}"
     call.__signature__ = inspect.Signature(parameters + own)  # type: ignore[attr-defined]
     call.__name__ = "__call__"
-    cls.__call__ = call  # type: ignore[method-assign]
+    setattr(cls, "__call__", call)
 
 
 for _cls in (WanImageToVideoPipeline, WanVideoToVideoPipeline, WanVACEPipeline):
