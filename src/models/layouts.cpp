@@ -32,6 +32,31 @@ constexpr std::array kLayouts{
     Layout{"image_encoder", "open_clip", "cls_embedding", fixed<clip_vision_open_clip_names>},
 };
 
+// Networks of the family that are not built: what their transformers have beside a plain one's tensors. Without it they would run,
+// and give something else than they were trained for.
+struct OtherNetwork {
+  std::string_view begin, name;
+};
+constexpr OtherNetwork kOthers[] = {
+    {"ref_conv.", "Fun Control"},
+    {"control_adapter.", "Fun Camera Control"},
+    {"audio_injector.", "S2V"},
+    {"casual_audio_encoder.", "S2V"},
+    {"audio_proj.", "a model that takes sound (MultiTalk, InfiniteTalk, FantasyTalking)"},
+};
+
+void check_network(const Checkpoint& checkpoint, std::string_view prefix) {
+  for (const TensorEntry& tensor : checkpoint.tensors()) {
+    const std::string_view name = tensor.name;
+    if (!name.starts_with(prefix)) continue;
+    for (const OtherNetwork& other : kOthers)
+      check(!name.substr(prefix.size()).starts_with(other.begin), ErrorKind::unsupported, checkpoint.where(),
+            "is of {}, which is not supported: got {}, expected a transformer of text, image or control to video. "
+            "docs/files.md has the kinds of files that run.",
+            other.name, in_quotes(tensor.name));
+  }
+}
+
 }  // namespace
 
 std::vector<FoundLayout> find_layouts(const Checkpoint& checkpoint) {
@@ -42,6 +67,7 @@ std::vector<FoundLayout> find_layouts(const Checkpoint& checkpoint) {
       if (!name.ends_with(layout.telltale)) continue;
       const std::string prefix(name.substr(0, name.size() - layout.telltale.size()));
       if (!prefix.empty() && !prefix.ends_with('.')) continue;
+      if (layout.part == "transformer") check_network(checkpoint, prefix);
       const HasKey has = [&](std::string_view key) { return checkpoint.find(prefix + std::string(key)) != nullptr; };
       found.push_back({&layout, {prefix, layout.names ? layout.names(has) : nullptr}});
     }

@@ -156,7 +156,8 @@ TEST_P(PublishedTransformer, IsKnownInEveryLayout) {
       if (layout != "Diffusers" || !prefix.empty()) continue;
       // What the graphs of that configuration ask for is what the file holds.
       std::map<std::string, std::string> asked, held;
-      for (const ExpectedTensor& tensor : wan_dit_tensors(parse_wan_dit_config(config.json))) asked[tensor.name] = tensor.shape.str();
+      for (const ExpectedTensor& tensor : wan_dit_tensors(parse_wan_dit_config(config.json)))
+        asked[tensor.name] = tensor.shape.str();
       for (const ListedTensor& tensor : tensors) held[tensor.name] = tensor.shape.str();
       EXPECT_EQ(asked, held);
     }
@@ -343,6 +344,31 @@ TEST_P(WrongLayout, IsOneLine) {
     EXPECT_EQ(message.find('\n'), std::string::npos);
     for (const std::string& piece : GetParam().pieces) EXPECT_NE(message.find(piece), std::string::npos) << message;
   }
+}
+
+// A file of a network that is not built says of which, instead of running as the plain one it has inside.
+TEST(Layouts, NetworksThatAreNotBuiltAreRefusedByName) {
+  for (const auto& [key, network] : std::map<std::string, std::string>{{"ref_conv.weight", "Fun Control"},
+                                                                       {"control_adapter.conv.weight", "Fun Camera Control"},
+                                                                       {"audio_injector.injector.0.q.weight", "S2V"},
+                                                                       {"audio_proj.proj1.weight", "sound"}})
+    for (const std::string prefix : {"", "model.diffusion_model."}) {
+      std::vector<ListedTensor> tensors = small();
+      tensors.push_back(listed(key, {4, 4}));
+      for (ListedTensor& tensor : tensors) tensor.name = prefix + tensor.name;
+      const TemporaryFolder folder;
+      std::optional<Checkpoint> file;
+      opened(folder, tensors, file);
+      try {
+        find_layouts(*file);
+        ADD_FAILURE() << key << " was accepted";
+      } catch (const Error& error) {
+        const std::string message = error.what();
+        EXPECT_EQ(error.kind(), ErrorKind::unsupported) << message;
+        EXPECT_NE(message.find(network), std::string::npos) << message;
+        EXPECT_NE(message.find("\"" + prefix + key + "\""), std::string::npos) << message;
+      }
+    }
 }
 
 ListedTensor& named(std::vector<ListedTensor>& tensors, const std::string& name) {

@@ -22,7 +22,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const int file = memfd_create("lora", 0);
   if (file < 0 || write(file, data, size) != static_cast<ssize_t>(size)) std::abort();
   const std::string path = "/proc/self/fd/" + std::to_string(file);
-  const std::vector<float> zeros(24);
+  const std::vector<float> zeros(32);  // of the largest of them
   try {
     const zoe::LoraFit fit = zoe::LoraFile(path).fit("transformer", tensors, others, 0.5);
     for (const zoe::ExpectedTensor& tensor : tensors) {
