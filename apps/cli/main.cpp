@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "apps/cli/commands.h"
+#include "apps/cli/serve.h"
 #include "apps/cli/signals.h"
 #include "base/error.h"
 #include "base/nearest.h"

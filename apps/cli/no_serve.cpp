@@ -1,7 +1,7 @@
 // `zoe serve` of a program without the HTTP library.
 #include <CLI/CLI.hpp>
 
-#include "apps/cli/commands.h"
+#include "apps/cli/serve.h"
 #include "base/error.h"
 
 namespace zoe::cli {

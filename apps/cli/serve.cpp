@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "apps/cli/commands.h"
+#include "apps/cli/serve.h"
 #include "apps/cli/signals.h"
 #include "base/bytes.h"
 #include "base/error.h"

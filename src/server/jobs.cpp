@@ -379,8 +379,8 @@ void Jobs::when_done(const std::string& id, std::function<bool()> is_gone, std::
 
 // Streams' signs of life, and clients that left.
 void Jobs::keep() {
-  constexpr std::chrono::seconds kSign{15};
-  constexpr std::chrono::milliseconds kLook{200};
+  constexpr auto kSign = std::chrono::seconds(15);
+  constexpr auto kLook = std::chrono::milliseconds(200);
   auto last_sign = Clock::now();
   while (!ends_) {
     std::this_thread::sleep_for(kLook);
