@@ -5,7 +5,8 @@
     python3 bench/memory_table.py build/zoe --write    puts it into docs/memory.md, between its two marks
 
 Each cell is a `zoe plan` on the platform `null` with that limit, which compiles all plans and runs nothing. A size is the member's
-own (832x480x81 and so on); an image is made up. What libraries want as workspaces and what they keep is not in it.
+own (832x480x81 and so on); an image is made up. What libraries want as workspaces and what they keep is not in it. Seconds a step are
+those of the plan's model, for a device that does TFLOPS and a bus of GBPS.
 """
 import argparse
 import concurrent.futures
@@ -20,6 +21,7 @@ MEMBERS = ["wan2.1-t2v-1.3b", "wan2.1-t2v-14b", "wan2.1-i2v-14b-480p", "wan2.1-i
            "wan2.2-i2v-a14b", "wan2.2-ti2v-5b"]
 KINDS = {"bf16": "", "fp8": ":0:F8_E4M3", "Q4_K": ":0:Q4_K"}
 LIMITS = [4, 6, 8, 12, 16, 24]
+TFLOPS, GBPS = 100, 25
 BEGIN, END = "<!-- table: bench/memory_table.py -->", "<!-- end of the table -->"
 
 
@@ -34,7 +36,7 @@ def write_png(path):
 
 def plan(zoe, member, kind, limit, image):
     arguments = [zoe, "plan", f"random:{member}{KINDS[kind]}", "--platform", "null", "--dtype", "bf16", "--memory-limit", f"{limit}GiB",
-                 "--host-memory-limit", "64GiB", "--json"]
+                 "--host-memory-limit", "64GiB", "--device-tflops", str(TFLOPS), "--bus-gbps", str(GBPS), "--json"]
     if "i2v" in member or "flf2v" in member:
         arguments += ["--image", image]
     if "flf2v" in member:
@@ -54,8 +56,12 @@ def cell(told):
         stages = [stage for stage in told["stages"] if stage["phase"] == "denoise" and stage["streamed"]]
         text = f"{max(s['coming_blocks'] for s in stages)} of {max(s['blocks'] for s in stages)} blocks"
     if told["guidance_batch_size"] == 1:
-        text += ", two forwards"
-    return f"{text}: {gib:.1f}"
+        text += ", texts apart"
+    if told["token_pieces"] > 1:
+        text += f", {told['token_pieces']} pieces"
+    if told["vae_tiles"] > 1:
+        text += f", {told['vae_tiles']} tiles"
+    return f"{text}: {gib:.1f}, {told['step_seconds']:.0f} s"
 
 
 def main():

@@ -19,11 +19,23 @@ install(FILES ${CMAKE_BINARY_DIR}/pages/zoe.fish DESTINATION ${CMAKE_INSTALL_DAT
 install(FILES ${CMAKE_BINARY_DIR}/pages/zoe.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 install(FILES LICENSE README.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
+install(TARGETS zoetrope_c LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES apps/capi/zoetrope_c.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope)
+# What Python's package has beside its own files (pyproject.toml): the library, once and by one name, and the embedded models.
+install(FILES $<TARGET_FILE:zoetrope_c> DESTINATION zoetrope RENAME libzoetrope.so COMPONENT python EXCLUDE_FROM_ALL)
+install(DIRECTORY models/toy-wan models/toy-wan-i2v DESTINATION zoetrope/models COMPONENT python EXCLUDE_FROM_ALL PATTERN "training" EXCLUDE)
+foreach(package libdnnl-dev libgomp1 libfmt-dev libssl-dev libpng-dev libjpeg62-turbo-dev libwebp-dev libutf8proc-dev libhwy-dev)
+  if(EXISTS /usr/share/doc/${package}/copyright)  # of what a wheel carries beside them
+    install(FILES /usr/share/doc/${package}/copyright DESTINATION zoetrope/licences RENAME ${package} COMPONENT python EXCLUDE_FROM_ALL)
+  endif()
+endforeach()
+
 set(config_folder ${CMAKE_INSTALL_LIBDIR}/cmake/zoetrope)
 install(EXPORT zoetrope NAMESPACE zoetrope:: DESTINATION ${config_folder})
 file(WRITE ${CMAKE_BINARY_DIR}/zoetropeConfig.cmake [[
 include(CMakeFindDependencyMacro)
 set(ZOE_TESTS OFF)
+set(ZOE_LIBRARY_ONLY ON)
 include("${CMAKE_CURRENT_LIST_DIR}/dependencies.cmake")
 include("${CMAKE_CURRENT_LIST_DIR}/zoetrope.cmake")
 add_library(zoetrope::zoetrope INTERFACE IMPORTED)

@@ -16,6 +16,7 @@ PICTURE = ROOT / "docs/images/architecture.svg"
 
 # Folder: first lane, last lane, what it is (a line of text each).
 LANES = {
+    "server": (0, 10, "requests over HTTP: jobs on disk, a queue, devices that take from it"),
     "pipeline": (0, 9, "a request to its frames: session, recipes, programs, execution; zoetrope.h is its face"),
     "compiler": (1, 4, "passes, memory plan, packed weights, running a plan"),
     "platform": (3, 4, "cpu, cuda, opencl, null:", "memory, streams, kernels"),
@@ -26,7 +27,7 @@ LANES = {
     "schedulers": (0, 0, "noise, UniPC,", "Euler"),
     "ir": (0, 6, "values, graphs, tracing, verifier, interpreter"),
     "text": (8, 8, "prompts", "to tokens"),
-    "media": (9, 9, "frames", "to files"),
+    "media": (9, 10, "frames to files,", "pictures to pixels"),
     "base": (0, 9, "errors, element types, shapes, log, files"),
 }
 LANE, GAP, BOX, LAYER, MARGIN = 116, 12, 62, 106, 16

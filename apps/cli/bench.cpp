@@ -35,7 +35,7 @@ struct BenchOptions {
   CompileOptions compile;
   std::string part, size = "1.3b", profile, model, folder = "/tmp";
   std::vector<const Encoding*> stored;
-  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, group_frames = 0, steps = 4;
+  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1, group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -99,6 +99,7 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype, con
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
   PartSize size{options.height, options.width, options.num_frames, options.text_tokens, options.batch};
+  size.token_pieces = options.token_pieces;
   size.group_frames =
       options.group_frames ? options.group_frames : decode_group_frames(model, dtype, size, platform, platform.free_bytes());
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
@@ -388,8 +389,8 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
 }
 
 // Forwards with all weights on the device and with every block coming and going, in turns.
-void print_streamed(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
-  const Case measured = make_case(options, platform, dtype);
+void print_streamed(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream, const Encoding* stored) {
+  const Case measured = make_case(options, platform, dtype, stored, options.lora_rank);
   std::vector<const Plan*> plans;
   for (const Plan& plan : measured.plans) plans.push_back(&plan);
   struct Side {
@@ -397,7 +398,8 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
     Recordings recordings = {};
     std::vector<double> seconds = {};
   };
-  Side resident{WeightStore(platform, random_weights(measured))}, streamed{WeightStore(platform, random_weights(measured))};
+  const WeightSource weights = random_weights(measured, stored);
+  Side resident{WeightStore(platform, weights)}, streamed{WeightStore(platform, weights)};
   for (const Plan* plan : plans) resident.store.load(*plan);
   streamed.store.stream(plans, {.host_bytes = plans[0]->weight_bytes() * 2});
   const Arguments arguments(measured, platform, stream);
@@ -421,14 +423,45 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
                                        {"platform", platform.info().platform},
                                        {"device", platform.info().name},
                                        {"dtype", name(dtype)},
+                                       {"stored", stored ? stored->name : name(dtype)},
+                                       {"lora_rank", options.lora_rank},
                                        {"resident_s", median(resident.seconds)},
                                        {"streamed_s", median(streamed.seconds)},
                                        {"times_as_long", median(streamed.seconds) / median(resident.seconds)},
                                        {"resident_weights_mib", mib(resident.store.size_bytes())},
                                        {"streamed_weights_mib", mib(streamed.store.size_bytes())},
+                                       {"workspace_mib", mib(workspace.size_bytes())},
+                                       {"token_pieces", options.token_pieces},
                                        {"host_mib", mib(streamed.store.host_bytes())},
                                        {"recorded_segments", streamed.recordings.recorded()}};
   fmt::print("{}\n", line.dump());
+}
+
+// Options that would change nothing of what is timed.
+void check_uses(const CLI::App& app, const BenchOptions& options) {
+  struct Use {
+    const char* option;
+    std::vector<std::string_view> parts;  // that know it
+  };
+  const std::vector<Use> kUses = {
+      {"--model-path", {"session"}},    {"--num-inference-steps", {"session"}},
+      {"--folder", {"load"}},           {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
+      {"--lora-rank", {"transformer"}}, {"--streamed", {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}}};
+  const auto is_given = [&](const char* option) { return app.get_option(option)->count() > 0; };
+  for (const Use& use : kUses)
+    check(!is_given(use.option) || std::find(use.parts.begin(), use.parts.end(), options.part) != use.parts.end(),
+          ErrorKind::invalid_argument, use.option, "got it for {}, expected {}. Leave it out.", options.part,
+          fmt::join(use.parts, ", "));
+  const std::string_view way = options.part == "session" || options.part == "load" ? std::string_view(options.part)
+                               : options.streamed                                  ? "--streamed"
+                               : !options.stored.empty()                           ? "--stored"
+                                                                                   : "";
+  for (const char* option : {"--guidance", "--per-op", "--floors", "--plan", "--profile"})
+    check(!is_given(option) || way.empty(), ErrorKind::invalid_argument, option,
+          "got it with {}, which prints times of its own, expected one of the two. Leave the other out.", way);
+  check(options.lora_rank == 0 || (!options.stored.empty() && options.compile.keep_stored), ErrorKind::invalid_argument,
+        "--lora-rank", "got it {}, expected --stored and weights that stay so: that is what it lies beside.",
+        options.stored.empty() ? "without --stored" : "with --weights widen");
 }
 
 int bench(const BenchOptions& options) {
@@ -451,7 +484,9 @@ int bench(const BenchOptions& options) {
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
   if (options.streamed) {
-    print_streamed(options, *platform, dtype, *platform->make_stream());
+    std::vector<const Encoding*> forms = options.stored;
+    if (forms.empty()) forms.push_back(nullptr);
+    for (const Encoding* const stored : forms) print_streamed(options, *platform, dtype, *platform->make_stream(), stored);
     return 0;
   }
   if (!options.stored.empty()) {
@@ -594,6 +629,7 @@ Command add_bench(CLI::App& app) {
   integer("--num-frames", options->num_frames, 1, 1025, "Frames (default 17)");
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
   integer("--batch", options->batch, 1, 8, "Texts that the transformer takes at once (default 1)");
+  integer("--token-pieces", options->token_pieces, 1, 64, "Pieces in which the transformer takes tokens (default 1)");
   integer("--group-frames", options->group_frames, 0, 64, "Latent frames the VAE takes at once (default 0: as suits the device)");
   app.add_option_function<std::string>(
          "--repeat",
@@ -619,7 +655,7 @@ Command add_bench(CLI::App& app) {
          [o = options.get()](const std::string& text) {
            o->lora_rank = (parse_integer("--lora-rank", text, 1, 4096) + kRankStep - 1) / kRankStep * kRankStep;
          },
-         "Also each of --stored with a LoRA of this rank beside all matrices of blocks")
+         "With --stored: also with a LoRA of this rank beside all matrices of blocks; with --streamed only so")
       ->type_name("N");
   app.add_option("--folder", options->folder, "load: where the files are made, and gone again (default /tmp)")->type_name("FOLDER");
   app.add_flag("--guidance", options->guidance,
@@ -635,7 +671,10 @@ Command add_bench(CLI::App& app) {
   add_compile_options(app, options->compile);
   app.add_option("--profile", options->profile, "A trace for Perfetto: the counted runs, then timed ones with every step")
       ->type_name("FILE");
-  return [options] { return bench(*options); };
+  return [options, &app] {
+    check_uses(app, *options);
+    return bench(*options);
+  };
 }
 
 }  // namespace zoe::cli

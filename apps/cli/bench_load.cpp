@@ -3,6 +3,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <functional>
 #include <future>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -25,8 +27,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// The tensors of a transformer: matrices in an encoding, as a GGUF file, or all in bf16, as safetensors. Bytes are a piece of
-// made-up ones over and over, as making all would take longer than loading them.
+using Format = TensorFile::Format;
+
+// The kind of file that has matrices in an encoding, or all in bf16 (null).
+Format format_of(const Encoding* stored) {
+  return stored && TensorFile::has_type(Format::gguf, stored->name) ? Format::gguf : Format::safetensors;
+}
+
+// The tensors of a transformer. Bytes are a piece of made-up ones over and over, as making all would take longer than loading them.
 void write_file(const std::filesystem::path& path, const std::vector<ExpectedTensor>& tensors, const Encoding* stored) {
   constexpr std::int64_t kPiece = std::int64_t{1} << 24;
   const auto piece_of = [](const WeightReader& made, const Encoding& encoding) {
@@ -36,10 +44,10 @@ void write_file(const std::filesystem::path& path, const std::vector<ExpectedTen
     return bytes;
   };
   const Encoding &f32 = *find_encoding("F32"), &bf16 = *find_encoding("BF16");
+  const bool is_gguf = format_of(stored) == Format::gguf;
   const auto encoding_of = [&](const ExpectedTensor& tensor) -> const Encoding& {
     const bool is_matrix = tensor.shape.rank() == 2;
-    if (!stored) return bf16;
-    return is_matrix && tensor.shape.dim(1) % stored->block_elements == 0 ? *stored : f32;
+    return stored && is_matrix && tensor.shape.dim(1) % stored->block_elements == 0 ? *stored : is_gguf ? f32 : bf16;
   };
   std::map<const Encoding*, std::vector<std::byte>> pieces;
   std::vector<TensorToStore> list;
@@ -54,8 +62,8 @@ void write_file(const std::filesystem::path& path, const std::vector<ExpectedTen
                        encoding);
   }
   TensorFile file(
-      path, stored ? TensorFile::Format::gguf : TensorFile::Format::safetensors, list,
-      stored ? std::map<std::string, std::string>{{"general.architecture", "wan"}} : std::map<std::string, std::string>{});
+      path, format_of(stored), list,
+      is_gguf ? std::map<std::string, std::string>{{"general.architecture", "wan"}} : std::map<std::string, std::string>{});
   for (const ExpectedTensor& tensor : tensors) {
     const Encoding& encoding = encoding_of(tensor);
     const std::span<const std::byte> piece = pieces.at(&encoding);
@@ -65,23 +73,10 @@ void write_file(const std::filesystem::path& path, const std::vector<ExpectedTen
   file.close();
 }
 
-// A file's bytes from the system's cache to buffers that are there already, by as many threads as load weights.
-double copy_seconds(Platform& platform, const MappedFile& file, const std::vector<std::shared_ptr<Buffer>>& buffers,
-                    std::size_t piece, unsigned threads) {
+constexpr std::size_t kAtOnce = std::size_t{4} << 20;  // as a load does
+
+double seconds_by_threads(std::size_t threads, const std::function<void()>& work) {
   const auto begin = Clock::now();
-  std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    const auto stream = platform.make_stream();
-    constexpr std::size_t kAtOnce = std::size_t{4} << 20;
-    for (std::size_t i; (i = next++) < buffers.size();)
-      for (std::size_t at = 0; at < buffers[i]->size_bytes; at += kAtOnce) {
-        const std::size_t from = i * piece + at;
-        if (from >= file.bytes().size()) break;
-        const std::size_t now = std::min({kAtOnce, buffers[i]->size_bytes - at, file.bytes().size() - from});
-        platform.upload(*stream, file.bytes().data() + from, {buffers[i].get(), at}, now);
-      }
-    stream->synchronize();
-  };
   std::vector<std::future<void>> others;  // whose errors come here
   while (others.size() + 1 < threads) others.push_back(std::async(std::launch::async, work));
   work();
@@ -89,9 +84,46 @@ double copy_seconds(Platform& platform, const MappedFile& file, const std::vecto
   return seconds_since(begin);
 }
 
+// A file's bytes from the system's cache to buffers that are there already, by as many threads as load weights.
+double copy_seconds(Platform& platform, const MappedFile& file, const std::vector<std::shared_ptr<Buffer>>& buffers,
+                    std::size_t piece, std::size_t threads) {
+  std::atomic<std::size_t> next{0};
+  return seconds_by_threads(threads, [&] {
+    const auto stream = platform.make_stream();
+    for (std::size_t from; (from = kAtOnce * next++) < file.bytes().size();)
+      platform.upload(*stream, file.bytes().data() + from, {buffers[from / piece].get(), from % piece},
+                      std::min(kAtOnce, file.bytes().size() - from));
+    stream->synchronize();
+  });
+}
+
+// The two halves of that apart: to memory of this process that stays in its caches, and from page-locked memory to the device.
+double read_seconds(const MappedFile& file, std::size_t threads) {
+  std::atomic<std::size_t> next{0};
+  return seconds_by_threads(threads, [&] {
+    std::vector<std::byte> to(kAtOnce);
+    for (std::size_t from; (from = kAtOnce * next++) < file.bytes().size();)
+      std::memcpy(to.data(), file.bytes().data() + from, std::min(kAtOnce, file.bytes().size() - from));
+  });
+}
+double bus_seconds(Platform& platform, const HostBuffer& from, const std::vector<std::shared_ptr<Buffer>>& buffers,
+                   std::size_t bytes, std::size_t piece, std::size_t threads) {
+  std::atomic<std::size_t> next{0};
+  return seconds_by_threads(threads, [&] {
+    const auto stream = platform.make_stream();
+    for (std::size_t to; (to = kAtOnce * next++) < bytes;)
+      platform.upload_later(*stream, from, 0, {buffers[to / piece].get(), to % piece}, std::min(kAtOnce, bytes - to));
+    stream->synchronize();
+  });
+}
+
 }  // namespace
 
 int bench_load(const LoadBench& bench) {
+  for (const Encoding* const stored : bench.stored)
+    check(TensorFile::has_type(format_of(stored), stored->name), ErrorKind::invalid_argument, "--stored",
+          "got {}, expected an encoding that files can be written in: F8_E4M3, F8_E5M2, Q8_0, Q6_K, Q5_0, Q4_K or Q4_0.",
+          stored->name);
   const auto platform = open(bench.device);
   const DType dtype = chosen_dtype(bench.device, *platform);
   check(!bench.member.empty(), ErrorKind::invalid_argument, "--size",
@@ -100,11 +132,11 @@ int bench_load(const LoadBench& bench) {
   model.random_seed.reset();
   std::vector<const Encoding*> forms{nullptr};
   forms.insert(forms.end(), bench.stored.begin(), bench.stored.end());
-  const unsigned threads = std::min(8u, std::max(1u, std::thread::hardware_concurrency()));
   for (const Encoding* const stored : forms) {
     const std::string name(stored ? stored->name : "BF16");
     const PendingOutput output(
-        std::filesystem::path(bench.folder) / fmt::format("zoe-bench-load-{}{}", name, stored ? ".gguf" : ".safetensors"),
+        std::filesystem::path(bench.folder) /
+            fmt::format("zoe-bench-load-{}{}", name, format_of(stored) == Format::gguf ? ".gguf" : ".safetensors"),
         PendingOutput::Kind::file, "--folder");
     auto begin = Clock::now();
     write_file(output.path(), tensors_of(model, "transformer"), stored);
@@ -122,41 +154,63 @@ int bench_load(const LoadBench& bench) {
                                    traced.graph, [&](const std::string& tensor) { return weights(tensor)->storage(); },
                                    [&](const Encoding& encoding) { return platform->keeps_stored(encoding); }));
     const std::vector<Plan> plans = compile(graphs, *platform, bench.compile);
-    std::vector<double> load, copy;
+    std::vector<double> load, copy, read, bus;
+    std::vector<LoadTimes> times;  // of each load
+    double first_load = 0;
     const MappedFile file(output.path());
-    const std::size_t bytes = file.bytes().size(), piece = std::size_t{256} << 20;
+    // Pieces are whole portions, so that none of these goes to two buffers.
+    const std::size_t bytes = file.bytes().size(), piece = 64 * kAtOnce;
     std::size_t packed = 0;
     for (std::int64_t run = 0; run <= bench.repeat; ++run) {  // the first sets up
+      LoadTimes now;
       {
         WeightStore store(*platform, [&](const std::string& tensor) { return weights(tensor); });
         begin = Clock::now();
-        for (const Plan& plan : plans) store.load(plan);
-        if (run > 0) load.push_back(seconds_since(begin));
+        for (const Plan& plan : plans) store.load(plan, {.times = &now});
+        const double seconds = seconds_since(begin);
+        if (run == 0) first_load = seconds;
+        else load.push_back(seconds), times.push_back(now);
         packed = store.size_bytes();
       }
       std::vector<std::shared_ptr<Buffer>> buffers;
       for (std::size_t at = 0; at < bytes; at += piece) buffers.push_back(platform->allocate(std::min(piece, bytes - at), "copy"));
-      const double first = copy_seconds(*platform, file, buffers, piece, threads);  // pages of this process come with it
-      const double seconds = std::min(first, copy_seconds(*platform, file, buffers, piece, threads));
-      if (run > 0) copy.push_back(seconds);
+      const double first = copy_seconds(*platform, file, buffers, piece, now.threads);  // pages of this process come with it
+      const double seconds = std::min(first, copy_seconds(*platform, file, buffers, piece, now.threads));
+      if (run == 0) continue;
+      copy.push_back(seconds);
+      read.push_back(read_seconds(file, now.threads));
+      if (!platform->host_addressable())
+        bus.push_back(bus_seconds(*platform, *platform->allocate_host(kAtOnce, "copy"), buffers, bytes, piece, now.threads));
     }
+    const auto time_of = [&](double LoadTimes::*what) {
+      std::vector<double> values;
+      for (const LoadTimes& each : times) values.push_back(each.*what);
+      return median(values);
+    };
     const auto rate = [&](double seconds) { return static_cast<double>(bytes) / seconds * 1e-9; };
-    const nlohmann::ordered_json line = {{"what", "load"},
-                                         {"model", bench.member},
-                                         {"stored", name},
-                                         {"platform", platform->info().platform},
-                                         {"device", platform->info().name},
-                                         {"dtype", zoe::name(dtype)},
-                                         {"threads", threads},
-                                         {"file_mib", static_cast<double>(bytes) / 1048576.0},
-                                         {"weights_mib", static_cast<double>(packed) / 1048576.0},
-                                         {"write_s", write_seconds},
-                                         {"open_s", open_seconds},
-                                         {"load_s", median(load)},
-                                         {"copy_s", median(copy)},
-                                         {"load_gb_per_s", rate(median(load))},
-                                         {"copy_gb_per_s", rate(median(copy))},
-                                         {"share_of_copy", median(copy) / median(load)}};
+    nlohmann::ordered_json line = {{"what", "load"},
+                                   {"model", bench.member},
+                                   {"stored", name},
+                                   {"platform", platform->info().platform},
+                                   {"device", platform->info().name},
+                                   {"dtype", zoe::name(dtype)},
+                                   {"threads", times.front().threads},
+                                   {"file_mib", static_cast<double>(bytes) / 1048576.0},
+                                   {"weights_mib", static_cast<double>(packed) / 1048576.0},
+                                   {"write_s", write_seconds},
+                                   {"open_s", open_seconds},
+                                   {"first_load_s", first_load},
+                                   {"load_s", median(load)},
+                                   {"copy_s", median(copy)},
+                                   {"load_gb_per_s", rate(median(load))},
+                                   {"copy_gb_per_s", rate(median(copy))},
+                                   {"share_of_copy", median(copy) / median(load)}};
+    // What a load's threads did; what they wait for each other at the end is missing in the sum.
+    line["load_took_s"] = {{"allocate", time_of(&LoadTimes::allocate)}, {"set_up", time_of(&LoadTimes::set_up)},
+                           {"fetch", time_of(&LoadTimes::fetch)},       {"read", time_of(&LoadTimes::read)},
+                           {"upload", time_of(&LoadTimes::upload)},     {"finish", time_of(&LoadTimes::finish)}};
+    line["read_gb_per_s"] = rate(median(read));
+    if (!bus.empty()) line["bus_gb_per_s"] = rate(median(bus));
     fmt::print("{}\n", line.dump());
     std::fflush(stdout);
   }

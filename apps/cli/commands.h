@@ -32,6 +32,7 @@ Command add_platforms(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_verify(CLI::App& app);
+Command add_serve(CLI::App& app);
 // Made from the parser of the whole program.
 Command add_completion(CLI::App& app);
 Command add_man(CLI::App& app);

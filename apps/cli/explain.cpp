@@ -26,8 +26,8 @@ struct ExplainOptions {
   CompileOptions compile;
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
-  std::int64_t text_tokens = 512, batch = 1;
-  bool source = false, json = false;
+  std::int64_t text_tokens = 512, batch = 1, token_pieces = 1;
+  bool source = false, passes = false, json = false;
 };
 
 ModelConfig model_of(const std::string& name) {
@@ -84,7 +84,7 @@ std::set<std::string> ops_of(const Node& node) {
   return ops;
 }
 
-// Why this implementation.
+// What the step is: why its nodes are a kernel of their own. Which row of the platform's table it took is Step::implemented.
 std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& options, const DeviceInfo& device) {
   const Node& node = *step.node;
   const auto decisions = [&] {                         // about the ops that the step's nodes come from
@@ -100,9 +100,9 @@ std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& 
   switch (kind_of_work(node)) {
     case WorkKind::product:
       if (const NodePtr& weight = node.inputs[1].node_ptr(); parts_of(weight).size() > 1)
-        return fmt::format("what {} has for it; one product for {}", device.platform, weight->name);
-      [[fallthrough]];
-    case WorkKind::attention: return fmt::format("what {} has for it", device.platform);
+        return fmt::format("one product for {}", weight->name);
+      return {};
+    case WorkKind::attention: return {};
     case WorkKind::override: return decisions();
     case WorkKind::fused: {
       const std::string why = decisions();
@@ -110,7 +110,7 @@ std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& 
     }
     case WorkKind::elementwise:
     case WorkKind::movement: {
-      const Support policy = compile_policy(options, device.platform, node.name);
+      const Support policy = compile_policy(options, device, node.name);
       if (!policy) return "not compiled: " + policy.reason();
       if (!device.generates_kernels) return fmt::format("not compiled: {} generates no kernels", device.platform);
       return kind_of_work(node) == WorkKind::movement ? "a copy that no neighbour can make in passing"
@@ -132,7 +132,7 @@ std::string fingerprint(const Plan& plan, int segment) {
 
 void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceInfo& device) {
   fmt::print("{:>4} {:>5} {:<11} {:>10} {:>9} {:>9} {:>9}  {}\n", "step", "block", "kind", "Mop", "MiB read", "written", "apart",
-             "what: implementation; why");
+             "what: row, implementation; why");
   std::map<std::string, int> seen;
   int first_repeat = -1, last_repeat = -1, like = -1;
   const auto flush = [&] {
@@ -154,10 +154,12 @@ void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceIn
       const Node& node = *step.node;
       if (node.segment != segment) continue;
       const std::string apart = node.opcode == Opcode::fused ? fmt::format("{:9.2f}", mib(bytes_one_by_one(node))) : "        -";
-      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}; {}\n", i, segment, name(kind_of_work(node)),
+      const std::string reason = reason_of(step, plan, options.compile, device);
+      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}, {}{}{}\n", i, segment, name(kind_of_work(node)),
                  operations(node) / 1e6, mib(bytes_read(node)), mib(bytes_written(node)), apart,
-                 node.name.empty() ? "" : node.name + " | ", headline(node), step.kernel->implementation(),
-                 reason_of(step, plan, options.compile, device));
+                 node.name.empty() ? "" : node.name + " | ", headline(node), step.implemented->row, step.kernel->implementation(),
+                 reason.empty() ? "" : "; ", reason);
+      for (const Refusal& refusal : step.implemented->refused) fmt::print("{:68}not {}: {}\n", "", refusal.row, refusal.reason);
     }
   }
   flush();
@@ -193,7 +195,8 @@ Json to_json(const Totals& totals, const Plan& plan) {
   Json kinds = Json::object();
   for (const auto& [kind, sum] : totals.kinds) kinds[std::string(kind)] = {{"steps", sum.first}, {"bytes", sum.second}};
   return {{"steps", totals.steps},           {"kernels", totals.kernels.size()},        {"bytes_moved", totals.bytes},
-          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes}, {"kinds", std::move(kinds)}};
+          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes},
+          {"alive_bytes", plan.alive_bytes}, {"kinds", std::move(kinds)}};
 }
 
 Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const ExplainOptions& options, const DeviceInfo& device) {
@@ -202,11 +205,15 @@ Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const E
     const Step& step = plan.steps[i];
     const Node& node = *step.node;
     if (options.block && *options.block != node.segment) continue;
+    Json refused = Json::array();
+    for (const Refusal& refusal : step.implemented->refused) refused.push_back({{"row", refusal.row}, {"reason", refusal.reason}});
     Json one{{"step", i},
              {"block", node.segment},
              {"kind", name(kind_of_work(node))},
              {"name", node.name},
              {"what", headline(node)},
+             {"row", step.implemented->row},
+             {"refused", std::move(refused)},
              {"implementation", step.kernel->implementation()},
              {"reason", reason_of(step, plan, options.compile, device)},
              {"operations", operations(node)},
@@ -223,6 +230,10 @@ Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const E
             {"uncompiled", to_json(totals_of(apart, options.block), apart)},
             {"product_notes", plan.product_notes},
             {"chain_notes", plan.fusion_notes}};
+  if (options.passes) {
+    json["passes"] = Json::array();
+    for (const auto& [pass, text] : plan.passes) json["passes"].push_back({{"pass", pass}, {"graph", text}});
+  }
   if (options.source) {
     json["sources"] = Json::array();
     for_each_source(plan, options, [&](const Step& step, int runs, const std::string& text, const char*) {
@@ -236,8 +247,9 @@ void print_totals(const char* label, const Plan& plan, const Totals& totals) {
   std::string kinds;
   for (const auto& [kind, sum] : totals.kinds)
     kinds += fmt::format("{}{} {} ({:.1f} MiB)", kinds.empty() ? "" : ", ", sum.first, kind, mib(sum.second));
-  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace: {}\n", label, totals.steps,
-             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)), kinds);
+  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace, {:.1f} alive at once: {}\n", label, totals.steps,
+             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)),
+             mib(static_cast<double>(plan.alive_bytes)), kinds);
 }
 
 int explain(const ExplainOptions& options) {
@@ -246,15 +258,18 @@ int explain(const ExplainOptions& options) {
   const DType dtype = chosen_dtype(options.device, *platform);
   const DeviceInfo& device = platform->info();
   const PartSize size{options.height.value_or(model.defaults.height), options.width.value_or(model.defaults.width),
-                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch};
+                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch, 1,
+                      options.token_pieces};
   CompileOptions off = options.compile;
   off.compile = false;
   Json plans = Json::array();
   if (!options.json)
     fmt::print("{}: {} at {}x{}, {} frame{}, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
                size.num_frames, size.num_frames == 1 ? "" : "s", size.text_tokens, name(dtype), device.platform, device.name);
+  CompileOptions as_asked = options.compile;
+  as_asked.keep_passes = options.passes;
   for (const PartGraph& part : trace_part(model, options.part, dtype, size)) {
-    const Plan plan = compile(part.graph, *platform, options.compile), apart = compile(part.graph, *platform, off);
+    const Plan plan = compile(part.graph, *platform, as_asked), apart = compile(part.graph, *platform, off);
     check(!options.block || *options.block < plan.segment_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
           options.block.value_or(0),
           plan.segment_count == 1 ? fmt::format("0: {} has no blocks of layers", options.part)
@@ -263,6 +278,7 @@ int explain(const ExplainOptions& options) {
       plans.push_back(to_json(plan, apart, part, options, device));
       continue;
     }
+    for (const auto& [pass, text] : plan.passes) fmt::print("\n// after {}\n{}", pass, text);
     fmt::print("\n{}{}\n", summarize(plan), part.times > 1 ? fmt::format("; runs {} times", part.times) : "");
     print_steps(plan, options, device);
     const Totals totals = totals_of(plan, options.block), totals_apart = totals_of(apart, options.block);
@@ -294,8 +310,9 @@ int explain(const ExplainOptions& options) {
 
 Command add_explain(CLI::App& app) {
   auto options = std::make_shared<ExplainOptions>();
-  app.add_option("MODEL", options->model,
-                 "A model folder (its weights are not read), or a published member: wan2.1-t2v-14b, ... (default: the embedded toy model)");
+  app.add_option(
+      "MODEL", options->model,
+      "A model folder (its weights are not read), or a published member: wan2.1-t2v-14b, ... (default: the embedded toy model)");
   app.add_option("--part", options->part, "transformer, text-keys, text-encoder, vae-decode, vae-encode or image-encoder")
       ->type_name("PART")
       ->capture_default_str();
@@ -314,11 +331,17 @@ Command add_explain(CLI::App& app) {
          "Texts that the transformer takes at once: guidance may have it take 2 (default 1)")
       ->type_name("N");
   app.add_option_function<std::string>(
+         "--token-pieces",
+         [o = options.get()](const std::string& value) { o->token_pieces = parse_integer("--token-pieces", value, 1, 64); },
+         "Pieces in which the transformer takes tokens, as where memory is short (default 1)")
+      ->type_name("N");
+  app.add_option_function<std::string>(
          "--text-tokens",
          [o = options.get()](const std::string& value) { o->text_tokens = parse_integer("--text-tokens", value, 1, 512); },
          "Rows of the prompt (default 512)")
       ->type_name("N");
   app.add_flag("--source", options->source, "Also the source of each generated kernel");
+  app.add_flag("--passes", options->passes, "Also the graph after each pass of the compiler");
   add_json(app, options->json);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);

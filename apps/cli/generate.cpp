@@ -19,6 +19,7 @@
 #include "media/video_writer.h"
 #include "pipeline/model.h"
 #include "pipeline/resident_memory.h"
+#include "pipeline/step_times.h"
 #include "pipeline/video_files.h"
 
 namespace zoe::cli {
@@ -109,6 +110,7 @@ SavedRun run_to_save(const GenerateOptions& options, const Session& session, con
   const DeviceInfo& device = session.platform().info();
   SavedRun run;
   run.request = files.decided(job);
+  if (job.settled().token_pieces > 1) run.request.token_pieces = static_cast<int>(job.settled().token_pieces);
   run.batch = job.settled().batch;
   run.device = fmt::format("{} ({})", device.platform, device.name);
   run.inputs = options.saved ? options.saved->inputs : digests_of(session.model(), run.request);
@@ -162,7 +164,7 @@ int generate(GenerateOptions& options) {
   const auto outputs = [&](std::size_t video) {
     return numbers ? numbered_output(options.output, video + 1) : fs::path(options.output);
   };
-  // Guidance in two forwards may have other bits than a batch of two has: what ran so goes on so.
+  // Texts one behind the other may have other bits than a batch of two has: what ran so goes on so.
   if (options.saved && options.saved->batch == 1 && options.request.guidance_scale.value_or(0) > 1 &&
       options.request.guidance_batch == GuidanceBatch::automatic)
     options.request.guidance_batch = GuidanceBatch::off;
@@ -234,6 +236,9 @@ int generate(GenerateOptions& options) {
   if (profile_file) profile.phase("prepare", start, run_start);
   const Timings timings = files.run(job, callbacks);
   if (saver) saver->done();
+  if (steps_to_do > 1)
+    StepTimes(options.device.cache_dir)
+        .keep(step_key(session, settled, memory), timings.denoise / static_cast<double>(steps_to_do), step_work(memory));
   const double frame_seconds = files.write_seconds_while_decoding(), write_seconds = files.write_seconds();
   const double total = std::chrono::duration<double>(Clock::now() - start).count();
   const double prepare = std::chrono::duration<double>(run_start - start).count();
@@ -258,6 +263,8 @@ int generate(GenerateOptions& options) {
                        {"platform", platform->info().platform},
                        {"device", platform->info().name},
                        {"guidance_batch_size", settled.batch},
+                       {"token_pieces", settled.token_pieces},
+                       {"vae_tiles", settled.vae_tiles},
                        {"offload", name(memory.offload)},
                        {"memory_bytes",
                         {{"planned", memory.peak()},

@@ -126,6 +126,10 @@ int run(int argc, char** argv) {
         return std::pair(c, add_resume(*c));
       }(),
       [&] {
+        auto* c = app.add_subcommand("serve", "Make videos for others: an HTTP server with a queue, and a page");
+        return std::pair(c, add_serve(*c));
+      }(),
+      [&] {
         auto* c = app.add_subcommand("convert", "Write a model as another kind of file, in another encoding, with LoRAs merged");
         return std::pair(c, add_convert(*c));
       }(),

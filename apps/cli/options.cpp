@@ -9,7 +9,9 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "compiler/policy.h"
 #include "ops/register.h"
+#include "platform/implementation.h"
 
 namespace zoe::cli {
 
@@ -134,18 +136,19 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
          "on: chains of small operations become generated kernels; off: one prebuilt kernel an operation (default on)")
       ->type_name("on|off");
   app.add_option_function<std::string>(
-         "--override",
-         [&options](const std::string& text) {
-           using enum OverrideChoice;
-           const std::pair<std::string_view, OverrideChoice> choices[] = {
-               {"allow", allow}, {"native", native}, {"require", require}};
-           const auto chosen = std::find_if(std::begin(choices), std::end(choices), [&](auto& row) { return row.first == text; });
-           check(chosen != std::end(choices), ErrorKind::invalid_argument, "--override",
-                 "got {}, expected allow, native or require.", in_quotes(text));
-           options.overrides = chosen->second;
+         "--override", [&options](const std::string& text) { options.overrides = parse_override_rules(text); },
+         "Rows of the platform's table (zoe explain names them) to ask first, or with no- in front never; for whole ops: allow, "
+         "native (never), or require (rows that are there, or named, must say yes). Separated by commas (default allow)")
+      ->type_name("ROW,no-ROW,HOW");
+  app.add_option_function<std::string>(
+         "--compile-policy",
+         [&options](const std::string& file) {
+           options.policy = read_compile_policy(file);
+           for (const PolicyRow& row : options.policy)
+             if (row.op != "*") check_op_name("--compile-policy", row.op);
          },
-         "A platform's own kernel for a whole op: allow, native (never), or require where there is one (default allow)")
-      ->type_name("HOW");
+         "What is not compiled where: a JSON file of rows (docs/fusion.md)")
+      ->type_name("FILE");
   app.add_option_function<std::string>(
          "--weights",
          [&options](const std::string& text) {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "pipeline/model.h"
+#include "pipeline/step_times.h"
 #include "pipeline/video_files.h"
 
 namespace zoe::cli {
@@ -23,6 +24,7 @@ struct PlanOptions {
   std::string output = "out.mp4";
   SessionOptions session{.single_request = true, .spelling = Spelling::option};
   Request request;
+  std::optional<double> device_tflops, bus_gbps;
   bool json = false;
 };
 
@@ -38,12 +40,12 @@ std::string where(const StageMemory& stage) {
 }
 
 void print_table(const MemoryStatement& memory) {
-  fmt::print("{:<22} {:<15} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {}\n", "stage", "component", "weights", "on device",
-             "of others", "tensors", "workspace", "in all", "where its weights are");
+  fmt::print("{:<22} {:<15} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {}\n", "stage", "component", "weights", "on device",
+             "of others", "tensors", "workspace", "(alive)", "in all", "where its weights are");
   for (const StageMemory& stage : memory.stages)
-    fmt::print("{:<22} {:<15} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {}\n", stage.stage,
+    fmt::print("{:<22} {:<15} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {}\n", stage.stage,
                stage.component.empty() ? "-" : stage.component, bytes_text(stage.all_weights), bytes_text(stage.weights),
-               bytes_text(stage.resident), bytes_text(stage.tensors), bytes_text(stage.workspace + stage.caller),
+               bytes_text(stage.resident), bytes_text(stage.tensors), bytes_text(stage.workspace + stage.caller), bytes_text(stage.alive),
                bytes_text(memory.always + stage.total()), where(stage));
 }
 
@@ -87,11 +89,13 @@ Json to_json(const MemoryStatement& memory) {
                       {"others", stage.stay},
                       {"tensors", stage.tensors},
                       {"workspace", stage.workspace},
+                      {"alive", stage.alive},
                       {"writer", stage.caller},
                       {"total", memory.always + stage.total()},
                       {"streamed", stage.streamed},
                       {"blocks", stage.blocks},
                       {"coming_blocks", stage.coming_blocks},
+                      {"coming_bytes", stage.coming_bytes},
                       {"packed_in_process", stage.host},
                       {"packs_meanwhile", stage.prepares}});
   return stages;
@@ -114,6 +118,10 @@ int plan(PlanOptions& options) {
   const MemoryStatement& memory = job.memory();
   const DeviceInfo& device = platform->info();
   const bool fits = job.refusal().empty();
+  DeviceRates said;
+  if (options.device_tflops) said.operations = *options.device_tflops * 1e12;
+  if (options.bus_gbps) said.bus_bytes = *options.bus_gbps * 1e9;
+  const std::optional<StepSeconds> step = step_seconds(StepTimes(options.device.cache_dir), session, settled, memory, said);
   if (options.json) {
     const Json json{{"model", session.model().name},
                     {"platform", device.platform},
@@ -123,6 +131,12 @@ int plan(PlanOptions& options) {
                     {"height", settled.height},
                     {"num_frames", settled.num_frames},
                     {"guidance_batch_size", settled.batch},
+                    {"token_pieces", settled.token_pieces},
+                    {"vae_tiles", settled.vae_tiles},
+                    {"step_seconds", step ? Json(step->seconds) : Json()},
+                    {"step_seconds_from", !step                                        ? Json()
+                                          : step->from == StepSeconds::From::measured ? Json("measured")
+                                                                                       : Json("model")},
                     {"fits", fits},
                     {"refusal", job.refusal()},
                     {"offload", name(memory.offload)},
@@ -140,6 +154,9 @@ int plan(PlanOptions& options) {
   fmt::print("{}: {}x{}, {} frame{}, {}{} on {} ({})\n\n", session.model().name, settled.width, settled.height, settled.num_frames,
              settled.num_frames == 1 ? "" : "s", name(session.dtype()), settled.batch == 2 ? ", guidance in a batch of two" : "",
              device.platform, device.name);
+  if (settled.token_pieces > 1 || settled.vae_tiles > 1)
+    fmt::print("Tokens in {} piece{}, pictures of the VAE in {} tile{}.\n\n", settled.token_pieces,
+               settled.token_pieces == 1 ? "" : "s", settled.vae_tiles, settled.vae_tiles == 1 ? "" : "s");
   print_table(memory);
   print_time_line(memory);
   fmt::print("\nOrder: stages as they come; a component's weights are read when its first stage comes{} and go {}.\n",
@@ -148,6 +165,13 @@ int plan(PlanOptions& options) {
                  ? "behind each stage that uses them, so that two large ones are never there together"
                  : "behind the last stage that uses them");
   fmt::print("{}\n", memory_line(memory));
+  if (step)
+    fmt::print("A step takes {:.2f} s, {}.\n", step->seconds,
+               step->from == StepSeconds::From::measured ? "as it was measured here"
+               : options.device_tflops                   ? "by the rates that were said"
+                                                         : "by the arithmetic of other sizes that ran here");
+  else
+    fmt::print("How long a step takes is not known: none was measured here. --device-tflops says what the device does.\n");
   if (!fits) fail(ErrorKind::out_of_memory, "memory", "{}", job.refusal());
   fmt::print("It fits{}.\n", memory.offload == Offload::none ? "" : fmt::format(" with --offload {}", name(memory.offload)));
   return 0;
@@ -178,6 +202,11 @@ Command add_plan(CLI::App& app) {
   add_device_options(app, options->device);
   add_memory_options(app, options->session);
   add_compile_options(app, options->session.compile);
+  app.add_option("--device-tflops", options->device_tflops,
+                 "What the device does in a second, in 10^12 multiplications and additions, where no step was measured")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--bus-gbps", options->bus_gbps, "What comes to the device in a second, in 10^9 bytes (default: 25)")
+      ->check(CLI::PositiveNumber);
   add_json(app, options->json);
   return [options] { return plan(*options); };
 }

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <system_error>
 
 #include "base/files.h"
@@ -32,6 +33,25 @@ extern "C" void on_signal(int signal) {
   ::_exit(128 + signal);
 }
 
+void say(const char* text) noexcept {
+  if (::write(STDERR_FILENO, text, std::strlen(text)) < 0) return;
+}
+
+// A page of a mapped file that cannot be read, though it could be when it was asked for: an error like others, with one line.
+extern "C" void on_bus_error(int signal, siginfo_t* info, void*) {
+  const char* const path = info->si_code == BUS_ADRERR ? mapped_file_at(info->si_addr) : nullptr;
+  if (!path) {
+    ::signal(signal, SIG_DFL);  // a fault of our own: as if there were no handler
+    return;
+  }
+  remove_pending_outputs();
+  say("zoe: [file] ");
+  say(path);
+  say(" could not be read any more while it was in use: it was cut, or its disk failed. Leave it alone, check the disk, or copy the "
+      "file again.\n");
+  ::_exit(4);
+}
+
 }  // namespace
 
 void open_standard_descriptors() {
@@ -50,6 +70,9 @@ void handle_signals() {
     struct sigaction before {};
     if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) ::sigaction(signal, &action, nullptr);
   }
+  action.sa_flags = SA_SIGINFO;
+  action.sa_sigaction = on_bus_error;
+  ::sigaction(SIGBUS, &action, nullptr);
 }
 
 const std::atomic<bool>& stop_at_next_step() {

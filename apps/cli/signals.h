@@ -9,7 +9,7 @@ namespace zoe::cli {
 void open_standard_descriptors();
 
 // INT, TERM, HUP and PIPE end the process with 128 + their number, and leave no unfinished output. One that whoever started the
-// process ignores (nohup) stays ignored.
+// process ignores (nohup) stays ignored. A mapped file that cannot be read any more (BUS) ends it with a line and 4.
 void handle_signals();
 
 // From now on the first of them only sets the flag that is returned; the next one ends the process.

@@ -7,7 +7,7 @@
 // `--processor-time`: the least processor
 // time of a run instead, for busy cores (give it one thread: waiting ones spin). With DNNL_MAX_CPU_ISA=AVX2: what cores
 // without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
-// 3x3 layers: the least processor time of each (give it one thread: waiting ones spin), their ratio, whether make_conv takes
+// 3x3 layers: the least processor time of each (give it one thread: waiting ones spin), their ratio, whether the table takes
 // Winograd, and the relative RMS error of both against f64 at some pixels.
 #include <CLI/CLI.hpp>
 
@@ -213,8 +213,8 @@ struct Bench {
         "\"direct_ms\":{:.3f},\"winograd_ms\":{:.3f},\"direct_gflops\":{:.1f},\"ratio\":{:.2f},\"taken\":{},"
         "\"direct_error\":{:.2e},\"winograd_error\":{:.2e}}}\n",
         shapes(node), name(node.types[0].dtype), direct.kernel->implementation(), winograd.kernel->implementation(), device.threads,
-        least[0] * 1e3, least[1] * 1e3, flops / least[0] * 1e-9, least[0] / least[1], cpu::winograd_wins(node, device),
-        conv_error(node, direct), conv_error(node, winograd));
+        least[0] * 1e3, least[1] * 1e3, flops / least[0] * 1e-9, least[0] / least[1],
+        static_cast<bool>(cpu::winograd_wins(node, device)), conv_error(node, direct), conv_error(node, winograd));
     std::fflush(stdout);
   }
 };

@@ -58,6 +58,10 @@ void convert(const void* src, DType src_dtype, void* dst, DType dst_dtype, std::
   if (src_dtype == DType::f32 && dst_dtype == DType::f16) return each([&](std::size_t i) { dst16[i] = f32_to_f16(src32[i]); });
   if (src_dtype == DType::f32 && dst_dtype == DType::u8) return each([&](std::size_t i) { dst8[i] = f32_to_u8(src32[i]); });
   if (src_dtype == DType::u8 && dst_dtype == DType::f32) return each([&](std::size_t i) { dst32[i] = src8[i]; });
+  const auto* src_i8 = static_cast<const std::int8_t*>(src);
+  auto* dst_i8 = static_cast<std::int8_t*>(dst);
+  if (src_dtype == DType::f32 && dst_dtype == DType::i8) return each([&](std::size_t i) { dst_i8[i] = f32_to_i8(src32[i]); });
+  if (src_dtype == DType::i8 && dst_dtype == DType::f32) return each([&](std::size_t i) { dst32[i] = src_i8[i]; });
   if (src_dtype == DType::f16 && dst_dtype == DType::bf16)
     return each([&](std::size_t i) { dst16[i] = f32_to_bf16(f16_to_f32(src16[i])); });
   if (src_dtype == DType::bf16 && dst_dtype == DType::f16)

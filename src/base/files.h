@@ -10,7 +10,8 @@
 namespace zoe {
 
 // A file mapped read-only. Movable; the bytes stay valid until destruction. Touching a byte that the system cannot read (the file
-// was cut, its disk is gone) ends the process by SIGBUS: fetch() what is about to be read, which fails with an error instead.
+// was cut, its disk is gone) is a SIGBUS: fetch() what is about to be read, which fails with an error instead. What fails between
+// that and its use, or when the system has dropped it meanwhile, is left to a handler: mapped_file_at() tells it of which file.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -37,6 +38,10 @@ class MappedFile {
   std::size_t size_ = 0;
   int fd_ = -1;  // to ask for the size, and for the reason of a failure
 };
+
+// The path of the mapped file that an address lies in, as far as it is shorter than 512 bytes; null: it lies in none. For signal
+// handlers: takes no lock and no memory.
+const char* mapped_file_at(const void* address) noexcept;
 
 // Reads a whole file; an error if it is missing, not a regular file, or larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::string_view where, std::size_t max_bytes);

@@ -287,25 +287,41 @@ class Magnitude : public ChangedWeight {
         changed_(std::move(changed)),
         magnitude_(std::move(magnitude)),
         of_columns_(of_columns),
-        strength_(static_cast<float>(strength)) {}
+        strength_(static_cast<float>(strength)),
+        squares_(static_cast<std::size_t>(of_columns ? columns_ : rows_)) {}
+
+  // With each piece its part of the sums: they take long, and who fetches may stop between two pieces.
+  void fetch(std::int64_t begin, std::int64_t count) const override {
+    std::call_once(checked_, [this] {
+      fetch_all(magnitude_);
+      check_finite(magnitude_);
+    });
+    base_->fetch(begin, count);
+    add_rows((begin + count) / columns_);
+  }
 
  private:
   void make() const override {
-    fetch_all(magnitude_);
-    check_finite(magnitude_);
-    changed_->fetch(0, changed_->count());
+    add_rows(rows_);
     scales_ = read_all(magnitude_);
-    ZOE_INTERNAL_CHECK(static_cast<std::int64_t>(scales_.size()) == (of_columns_ ? columns_ : rows_));
-    std::vector<double> squares(scales_.size());
-    std::vector<float> row(static_cast<std::size_t>(columns_));
-    for (std::int64_t r = 0; r < rows_; ++r) {
-      changed_->read(r * columns_, columns_, DType::f32, row.data());
-      for (std::size_t c = 0; c < row.size(); ++c)
-        squares[of_columns_ ? c : static_cast<std::size_t>(r)] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
-    }
+    ZOE_INTERNAL_CHECK(scales_.size() == squares_.size());
     for (std::size_t i = 0; i < scales_.size(); ++i)
-      scales_[i] = squares[i] > 0 ? static_cast<float>(static_cast<double>(scales_[i]) / std::sqrt(squares[i])) : 0.0f;
+      scales_[i] = squares_[i] > 0 ? static_cast<float>(static_cast<double>(scales_[i]) / std::sqrt(squares_[i])) : 0.0f;
   }
+
+  // Those before `end` that are not in the sums yet.
+  void add_rows(std::int64_t end) const {
+    const std::lock_guard lock(mutex_);
+    if (next_row_ >= end) return;
+    changed_->fetch(next_row_ * columns_, (end - next_row_) * columns_);
+    std::vector<float> row(static_cast<std::size_t>(columns_));
+    for (; next_row_ < end; ++next_row_) {
+      changed_->read(next_row_ * columns_, columns_, DType::f32, row.data());
+      for (std::size_t c = 0; c < row.size(); ++c)
+        squares_[of_columns_ ? c : static_cast<std::size_t>(next_row_)] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+    }
+  }
+
   void read_piece(std::int64_t row, std::int64_t column, std::int64_t count, float* out) const override {
     std::array<float, 256> values;
     changed_->read(row * columns_ + column, count, DType::f32, values.data());
@@ -320,6 +336,10 @@ class Magnitude : public ChangedWeight {
   ChangeTensor magnitude_;
   bool of_columns_;
   float strength_;
+  mutable std::once_flag checked_;
+  mutable std::mutex mutex_;  // of squares_ and next_row_
+  mutable std::vector<double> squares_;
+  mutable std::int64_t next_row_ = 0;
   mutable std::vector<float> scales_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/error.h"
+#include "checkpoint/encoding.h"
 
 namespace zoe {
 
@@ -91,6 +93,11 @@ std::string gguf_header(const std::vector<TensorToStore>& tensors, const std::ma
 }
 
 }  // namespace
+
+bool TensorFile::has_type(Format format, std::string_view type) {
+  if (format == Format::safetensors) return safetensors_encoding(type) != nullptr;
+  return std::any_of(std::begin(kGgufTypes), std::end(kGgufTypes), [&](const GgufType& each) { return each.name == type; });
+}
 
 TensorFile::TensorFile(const std::filesystem::path& path, Format format, std::vector<TensorToStore> tensors,
                        const std::map<std::string, std::string>& metadata)

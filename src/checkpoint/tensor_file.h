@@ -9,6 +9,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/shape.h"
@@ -25,6 +26,7 @@ struct TensorToStore {
 class TensorFile {
  public:
   enum class Format : std::uint8_t { safetensors, gguf };
+  static bool has_type(Format format, std::string_view type);  // whether such a file can be written with it
   // Writes what stands in front of the first tensor's bytes into `path`, which exists (a PendingOutput's). Metadata is text; of
   // GGUF it has a "general.architecture". io errors where the system refuses.
   TensorFile(const std::filesystem::path& path, Format format, std::vector<TensorToStore> tensors,

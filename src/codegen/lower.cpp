@@ -238,6 +238,7 @@ class Lowering {
 
   int make(const Value& wanted, const Position& position, const View& view) {
     const Node& node = wanted.node();
+    if (dtype_row(wanted.dtype()).storage.empty()) refuse("generated code has no {}", name(wanted.dtype()));
     for (std::size_t i = 0; i < body_.inputs.size(); ++i)
       if (body_.inputs[i] == wanted) return load(node, static_cast<int>(i), view);
     Instruction instruction{.opcode = node.opcode, .dtype = node.types[0].dtype};

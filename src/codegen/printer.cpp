@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/error.h"
 #include "ir/math_text.h"
 
 namespace zoe {
@@ -43,11 +44,8 @@ std::string spell(Opcode opcode, const std::vector<std::string>& operands) {
 }  // namespace
 
 std::string_view storage(DType dtype) {
-  switch (dtype) {
-    case DType::bf16: return "bf16";
-    case DType::u8: return "byte";
-    default: return "float";
-  }
+  ZOE_INTERNAL_CHECK(!dtype_row(dtype).storage.empty());  // lowering lets in what has one
+  return dtype_row(dtype).storage;
 }
 
 std::string comment(const Instruction& instruction) {
@@ -138,8 +136,9 @@ std::string Printer::expression(const Instruction& instruction, bool rounded) co
   const std::string text = opcode == Opcode::cast ? operands[0]
                            : of_bf16              ? fmt::format("zoe_{}_bf16({})", name(opcode), operands[0])
                                                   : spell(opcode, operands);
-  if (instruction.dtype == DType::u8) return fmt::format("zoe_round_u8({})", text);
-  return rounded && instruction.dtype == DType::bf16 ? fmt::format("round_bf16({})", text) : text;
+  const DTypeRow& dtype = dtype_row(instruction.dtype);
+  // What readers leave out is the rounding of floats.
+  return dtype.round.empty() || (!rounded && dtype.is_float) ? text : fmt::format("{}({})", dtype.round, text);
 }
 
 // A value of the chain or of a row.

@@ -57,9 +57,9 @@ class Printer {
   void declare_result_pointer(std::size_t store);
   // `rounded`: to the instruction's dtype; not where its readers do that.
   std::string expression(const Instruction& instruction, bool rounded = true) const;
-  // Whether a value's bits are those of a bf16, which has all numbers of u8.
+  // Whether a value's bits are those of a bf16, which has all numbers of 8 bits.
   bool is_bf16(int i) const {
-    return at(i).dtype == DType::bf16 || at(i).dtype == DType::u8 || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0]));
+    return at(i).dtype == DType::bf16 || is_byte(at(i).dtype) || (at(i).opcode == Opcode::cast && is_bf16(at(i).arguments[0]));
   }
   std::vector<int> sums_after(int pass) const;  // the sums that pass `pass` finishes
 

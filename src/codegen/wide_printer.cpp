@@ -13,7 +13,7 @@ std::int64_t vector_of(const Chain& chain) {
   const auto one_element = [&](const View& view) { return std::all_of(view.strides.begin() + first, view.strides.end(), is_zero); };
   const auto in_rows = [&](const View& view, DType dtype) {
     const bool all_alike = std::all_of(view.strides.begin(), view.strides.begin() + first, is_zero);
-    // Of u8 half an access: more neighbours would take more registers than the loads of wider operands have.
+    // Of bytes half an access: more neighbours would take more registers than the loads of wider operands have.
     const std::size_t size = std::max(size_of(dtype), size_of(DType::bf16));
     if (!one_element(view) && (!all_alike || chain.row_axes == 0)) narrowest = std::min(narrowest, size);
   };
@@ -65,7 +65,7 @@ std::set<int> WidePrinter::rounded_by_readers(const std::vector<int>& order, int
   std::set<int> rounded;
   for (std::size_t n = order.size(); n-- > 0;) {
     const int i = order[n];
-    if (is_load(i) || !is_bf16(i) || at(i).dtype == DType::u8) continue;
+    if (is_load(i) || !is_bf16(i) || is_byte(at(i).dtype)) continue;
     bool all = true;
     for (const Store& store : chain_.stores) all = all && (store.instruction != i || output_type(store) == DType::bf16);
     for (const int reader : order) {

@@ -1,6 +1,7 @@
 #include "compiler/block_stream.h"
 
 #include <algorithm>
+#include <set>
 
 #include "base/error.h"
 #include "compiler/weights.h"
@@ -28,6 +29,23 @@ void HostSegments::keep(const Plan& plan, const SegmentLayout& segment, std::sha
   for (const std::size_t weight : segment.weights)
     for (const PlanWeight::Part& part : plan.weights[weight].parts) kept.tensors.push_back(part.name);
   kept_.emplace(key_of(plan, segment), std::move(kept));
+}
+
+bool HostSegments::make_room(std::size_t bytes, std::size_t limit, std::span<const Plan* const> plans) {
+  if (bytes > limit) return false;
+  if (size_bytes_ + bytes <= limit) return true;
+  std::set<std::string> wanted;
+  for (const Plan* const plan : plans)
+    for (const SegmentLayout& segment : lay_out_segments(*plan)) wanted.insert(key_of(*plan, segment));
+  for (auto each = kept_.begin(); each != kept_.end() && size_bytes_ + bytes > limit;) {
+    if (wanted.contains(each->first)) {
+      ++each;
+      continue;
+    }
+    size_bytes_ -= each->second.buffer->size_bytes;
+    each = kept_.erase(each);
+  }
+  return size_bytes_ + bytes <= limit;
 }
 
 BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostSegments& host, std::vector<const Plan*> plans,
@@ -111,10 +129,12 @@ Slot BlockStream::at(const PlanWeight& weight) const {
   return {arena_.get(), of_plan_->offsets[s] + segment.offsets[static_cast<std::size_t>(found - segment.weights.begin())]};
 }
 
-int BlockStream::next_of(int segment) const {
+std::optional<int> BlockStream::next_of(int segment) const {
   const std::vector<int>& coming = of_plan_->coming;
   const auto next = std::upper_bound(coming.begin(), coming.end(), segment);
-  return next == coming.end() ? coming.front() : *next;
+  if (next != coming.end()) return *next;
+  if (coming.empty() || !how_.goes_round) return {};
+  return coming.front();
 }
 
 void BlockStream::need(int segment, Stream& compute, const LoadOptions& options) {
@@ -123,18 +143,20 @@ void BlockStream::need(int segment, Stream& compute, const LoadOptions& options)
   Place& place = places_[static_cast<std::size_t>(slot)];
   if (place.segment != segment) fetch(segment, options);
   if (place.copied && !std::exchange(place.is_waited_for, true)) compute.wait_for(*place.copied);
-  if (places_.size() == 1 && !host_.find(*plan_, of_plan_->segments[static_cast<std::size_t>(next_of(segment))]))
-    for (const PlanWeight* weight : weights_of(of_plan_->segments[static_cast<std::size_t>(next_of(segment))]))
-      read_ahead_(*weight);
+  if (const auto next = next_of(segment); next && places_.size() == 1) {
+    const SegmentLayout& layout = of_plan_->segments[static_cast<std::size_t>(*next)];
+    if (host_.find(*plan_, layout)) return;
+    for (const PlanWeight* weight : weights_of(layout)) read_ahead_(*weight);
+  }
 }
 
 void BlockStream::done(int segment, Stream& compute, const LoadOptions& options) {
-  if (of_plan_->coming.empty()) return;
   const int slot = of_plan_->slots[static_cast<std::size_t>(segment)];
   if (slot != BlockLayout::kStays) places_[static_cast<std::size_t>(slot)].used = compute.mark();
-  const int next = next_of(segment);
-  const int next_slot = of_plan_->slots[static_cast<std::size_t>(next)];
-  if (places_.size() > 1 && places_[static_cast<std::size_t>(next_slot)].segment != next) fetch(next, options);
+  const auto next = next_of(segment);
+  if (!next || places_.size() == 1) return;
+  const int next_slot = of_plan_->slots[static_cast<std::size_t>(*next)];
+  if (places_[static_cast<std::size_t>(next_slot)].segment != *next) fetch(*next, options);
 }
 
 void BlockStream::fetch(int segment, const LoadOptions& options) {
@@ -174,7 +196,7 @@ std::shared_ptr<HostBuffer> BlockStream::packed(int segment, const LoadOptions& 
         },
         options);
   };
-  if (host_.size_bytes() + layout.size_bytes <= how_.host_bytes) {
+  if (host_.make_room(layout.size_bytes, how_.host_bytes, plans_)) {
     std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(layout.size_bytes, "a block's weights");
     pack_to(*buffer);
     host_.keep(*plan_, layout, buffer);

@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,6 +29,7 @@ struct Streaming {
   std::size_t device_bytes = 0;  // blocks stay while they fit these
   std::size_t host_bytes = 0;    // packed blocks that are kept in this process, beyond two that are on their way
   bool drop_pages = false;       // bytes of files leave the memory when they have been packed: all of them are too many for it
+  bool goes_round = true;        // at the end of a run the first block comes again, for the next one
   friend bool operator==(const Streaming&, const Streaming&) = default;
 };
 
@@ -36,6 +38,9 @@ class HostSegments {
  public:
   std::shared_ptr<HostBuffer> find(const Plan& plan, const SegmentLayout& segment) const;
   void keep(const Plan& plan, const SegmentLayout& segment, std::shared_ptr<HostBuffer> buffer);
+  // Whether so many bytes more fit the limit, once segments that none of the plans has are gone as far as needed. Nothing copies
+  // from these any more.
+  bool make_room(std::size_t bytes, std::size_t limit, std::span<const Plan* const> plans);
   template <class Predicate>
   void erase_if_weight(const Predicate& predicate) {
     std::erase_if(kept_, [&](const auto& entry) {
@@ -92,7 +97,7 @@ class BlockStream {
  private:
   void fetch(int segment, const LoadOptions& options);
   std::shared_ptr<HostBuffer> packed(int segment, const LoadOptions& options);
-  int next_of(int segment) const;
+  std::optional<int> next_of(int segment) const;  // nothing: the run ends, and no other follows
   std::vector<const PlanWeight*> weights_of(const SegmentLayout& segment) const;
 
   Platform& platform_;

@@ -15,6 +15,7 @@
 #include "compiler/passes/read_history.h"
 #include "compiler/passes/simplify.h"
 #include "compiler/policy.h"
+#include "platform/implementation.h"
 
 namespace zoe {
 
@@ -36,67 +37,38 @@ Tensor upload_constants(const std::vector<const Node*>& constants, Platform& pla
   return tensor;
 }
 
-using KernelPtr = std::shared_ptr<const Kernel>;
+using ImplementedPtr = std::shared_ptr<const Implemented>;
 
-// Asks the platform's overrides about the calls of ops, and holds the kernels of those that were taken.
-class Overrides {
- public:
-  Overrides(Platform& platform, OverrideChoice choice) : platform_(platform), choice_(choice) {}
+// True if the call of an op stays a node, with a row of the platform's own; adds the decision.
+bool stays_whole(const Node& call, const Selection& selection, const CompileOptions& options, const std::string& platform,
+                 std::vector<Decision>& decisions) {
+  const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
+  const Selection::Choice choice = selection.whole_op(call);
+  Decision decision{called.op, call.segment, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
+  if (choice.row) decision.implementation = choice.row->name, decision.reason = "the override takes it";
+  else if (options.overrides.ops == OverrideRules::Ops::native) decision.reason = "overrides are off (--override native)";
+  else if (choice.refused.empty()) decision.reason = fmt::format("{} has no override of it", platform);
+  for (const Refusal& refusal : choice.refused)
+    decision.reason += fmt::format("{}{}: {}", decision.reason.empty() ? "" : "; ", refusal.row, refusal.reason);
+  decisions.push_back(std::move(decision));
+  return choice.row != nullptr;
+}
 
-  // True if the call stays a node with a kernel of its own; adds the decision.
-  bool take(const Node& call, std::vector<Decision>& decisions) {
-    const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
-    Decision decision{called.op, call.segment, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
-    const std::string& platform = platform_.info().platform;
-    const Override* const candidate = find(called.op);
-    const Support support = choice_ == OverrideChoice::native ? Support::no("overrides are off (--override native)")
-                            : candidate                       ? candidate->supports(call, platform_.info())
-                                                              : Support::no("{} has no override of it", platform);
-    check(support || !candidate || choice_ != OverrideChoice::require, ErrorKind::unsupported, "override",
-          "{} cannot run its override on {}: {}. With --override allow its native definition runs.", called.op, platform,
-          support.reason());
-    decision.reason = support ? "the override takes it" : support.reason();
-    if (support) decision.implementation = kernel(call)->implementation();
-    decisions.push_back(std::move(decision));
-    return static_cast<bool>(support);
-  }
-
-  KernelPtr kernel(const Node& call) {
-    KernelPtr& made = kernels_[signature(call)];
-    if (!made) made = find(call.as<std::shared_ptr<const CallAttributes>>()->op)->make_kernel(call, platform_.info());
-    return made;
-  }
-
- private:
-  const Override* find(std::string_view op) const {
-    const std::span<const Override> table = platform_.overrides();
-    const auto found = std::find_if(table.begin(), table.end(), [&](const Override& row) { return row.op == op; });
-    return found == table.end() ? nullptr : &*found;
-  }
-
-  Platform& platform_;
-  OverrideChoice choice_;
-  std::unordered_map<std::string, KernelPtr> kernels_;  // by signature
-};
-
-// Kernels by signature: nodes of equal signature share theirs. All that the plans need are asked for in one go.
-std::unordered_map<std::string, KernelPtr> make_kernels(const std::vector<Plan>& plans, Platform& platform, Overrides& overrides) {
-  std::unordered_map<std::string, KernelPtr> made;
+// By signature: nodes of equal signature share their kernel. All that the plans need are asked for in one go.
+std::unordered_map<std::string, ImplementedPtr> implement(const std::vector<Plan>& plans, Platform& platform,
+                                                          const OverrideRules& rules) {
+  std::unordered_map<std::string, ImplementedPtr> made;
   std::vector<const Node*> asked;
   std::vector<std::string> signatures;
   for (const Plan& plan : plans)
     for (const Step& step : plan.steps) {
       std::string key = signature(*step.node);
       if (!made.try_emplace(key).second) continue;
-      if (step.node->opcode == Opcode::call) {
-        made[key] = overrides.kernel(*step.node);
-      } else {
-        asked.push_back(step.node.get());
-        signatures.push_back(std::move(key));
-      }
+      asked.push_back(step.node.get());
+      signatures.push_back(std::move(key));
     }
-  std::vector<std::unique_ptr<Kernel>> kernels = platform.make_kernels(asked);
-  for (std::size_t i = 0; i < asked.size(); ++i) made[signatures[i]] = std::move(kernels[i]);
+  std::vector<Implemented> implemented = platform.implement(asked, rules);
+  for (std::size_t i = 0; i < asked.size(); ++i) made[signatures[i]] = std::make_shared<Implemented>(std::move(implemented[i]));
   return made;
 }
 
@@ -109,21 +81,25 @@ StepNeeds needs_of(const Node& node, const Kernel& kernel) {
 }
 
 // The passes, and a step without a kernel for each node that remains.
-Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& options, Overrides& overrides) {
+Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& options) {
   Plan plan;
+  const Selection selection(platform.info().platform, platform.implementations(), options.overrides);
   const auto pass = [&](std::string_view name, Graph graph) {
     verify(graph);
     if (options.keep_passes) plan.passes.emplace_back(name, print(graph));
     plan.graph = std::move(graph);
   };
   pass("trace", traced);
-  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) { return overrides.take(call, plan.decisions); }));
+  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) {
+         return stays_whole(call, selection, options, platform.info().platform, plan.decisions);
+       }));
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
-  pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return platform.takes_epilogue(product); }));
-  pass("read_history", read_history(plan.graph, [&](const Node& conv) { return platform.takes_history(conv); }));
-  pass("merge_products", merge_products(
-                             plan.graph, [&](const Node& merged) { return platform.merges_products(merged); }, plan.product_notes));
+  pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return selection.takes_epilogue(product); }));
+  pass("read_history", read_history(plan.graph, [&](const Node& conv) { return selection.takes_history(conv); }));
+  pass("merge_products",
+       merge_products(
+           plan.graph, [&](const Node& merged) { return selection.merges_products(merged); }, plan.product_notes));
   std::map<std::pair<const Node*, int>, std::pair<int, int>> origins;  // of the final graph's values
   const auto number_origins = [&](const Graph& before, const auto& now) {
     for (std::size_t i = 0; i < before.nodes.size(); ++i)
@@ -132,7 +108,7 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
   };
   number_origins(plan.graph, [](const Value& value) { return value; });
   if (const DeviceInfo& device = platform.info(); options.compile && device.generates_kernels) {
-    const auto may_fuse = [&](const Node& node) { return static_cast<bool>(compile_policy(options, device.platform, node.name)); };
+    const auto may_fuse = [&](const Node& node) { return static_cast<bool>(compile_policy(options, device, node.name)); };
     Fused fused = fuse(plan.graph, device, may_fuse);
     plan.fusion_notes = std::move(fused.notes);
     number_origins(plan.graph, [&](const Value& value) {
@@ -142,8 +118,8 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
     pass("fuse", std::move(fused.graph));
   }
   for (const NodePtr& node : plan_steps(plan.graph)) {
-    plan.steps.push_back(
-        {node, plan.steps.empty() ? node->segment : std::max(node->segment, plan.steps.back().segment), {}, {}, {}, {}, {}});
+    const int segment = plan.steps.empty() ? node->segment : std::max(node->segment, plan.steps.back().segment);
+    plan.steps.push_back({node, segment, {}, {}, {}, {}, {}, {}});
     for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
       const auto origin = origins.find({node.get(), o});
       plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
@@ -206,14 +182,14 @@ void place(Plan& plan, Platform& platform) {
 }  // namespace
 
 std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options) {
-  Overrides overrides(platform, options.overrides);
   std::vector<Plan> plans;
-  for (const Graph& graph : graphs) plans.push_back(run_passes(graph, platform, options, overrides));
-  const auto kernels = make_kernels(plans, platform, overrides);
+  for (const Graph& graph : graphs) plans.push_back(run_passes(graph, platform, options));
+  const auto implemented = implement(plans, platform, options.overrides);
   for (Plan& plan : plans) {
     std::set<const Kernel*> distinct;
     for (Step& step : plan.steps) {
-      step.kernel = kernels.at(signature(*step.node));
+      step.implemented = implemented.at(signature(*step.node));
+      step.kernel = std::shared_ptr<const Kernel>(step.implemented, step.implemented->kernel.get());
       distinct.insert(step.kernel.get());
     }
     plan.kernel_count = distinct.size();
@@ -237,9 +213,10 @@ bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {
 }
 
 std::string summarize(const Plan& plan) {
-  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB, weights {:.1f} MiB",
+  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB ({:.1f} alive at once), weights {:.1f} MiB",
                      plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
-                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.weight_bytes()) / 1048576.0);
+                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.alive_bytes) / 1048576.0,
+                     static_cast<double>(plan.weight_bytes()) / 1048576.0);
 }
 
 std::string describe(const Plan& plan) {

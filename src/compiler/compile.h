@@ -36,6 +36,7 @@ struct Step {
   NodePtr node;
   int segment;  // it runs with: of its node, or a later one that a step before it is of
   std::shared_ptr<const Kernel> kernel;
+  std::shared_ptr<const Implemented> implemented;  // whose kernel that is: by which row, and why not by those before it
   std::vector<Place> inputs, outputs;
   Place scratch;
   // Per result: which node's and result's value it is, by number in the graph before fusion. Plans of one traced graph have that
@@ -48,7 +49,7 @@ struct Decision {
   std::string op;
   int segment;
   std::size_t nodes;           // of the op's native definition
-  std::string implementation;  // "native", or of the override's kernel
+  std::string implementation;  // "native", or the row's name
   std::string reason;
 };
 
@@ -75,7 +76,7 @@ struct Plan {
   std::vector<std::pair<std::string, std::string>> passes;  // name and text of the graph after it, if CompileOptions::keep_passes
 };
 
-// `unsupported` if an override is required and says no.
+// `unsupported` if a row is required and says no, `invalid_argument` if a rule names none.
 Plan compile(const Graph& graph, Platform& platform, const CompileOptions& options = {});
 // The same for several graphs, in their order: all code is generated and built in one go, and equal kernels are shared.
 std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options = {});

@@ -4,18 +4,23 @@
 #include <string>
 #include <vector>
 
+#include "platform/platform.h"
+
 namespace zoe {
 
-enum class OverrideChoice {
-  allow,    // an override runs where the platform has one that says yes
-  native,   // no override is asked
-  require,  // where the platform has one it must say yes; its no is an error
+// Compiling (fusing nodes into generated kernels) is off for nodes of this op on this platform and device.
+struct PolicyRow {
+  std::string platform = "*";  // "*": every one
+  std::string device = "*";    // a part of its name (DeviceInfo::name)
+  std::string op = "*";        // of src/ops
+  std::string reason;          // the measurement that compiling loses there
 };
 
 struct CompileOptions {
-  bool compile = true;  // fuse and generate code; false: every node by itself, nothing is generated
-  OverrideChoice overrides = OverrideChoice::allow;
+  bool compile = true;                         // fuse and generate code; false: every node by itself, nothing is generated
+  OverrideRules overrides = {};                // which rows of the platform's table may run
   std::vector<std::string> excluded_ops = {};  // ops of src/ops whose nodes are not fused
+  std::vector<PolicyRow> policy = {};          // behind the project's own
   bool keep_stored = true;                     // weights in 8 bits and blocks stay so in memory (passes/keep_stored.h)
   bool keep_passes = false;                    // the graph's text after every pass, in Plan::passes
 };

@@ -3,6 +3,8 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <set>
@@ -19,9 +21,10 @@ namespace zoe {
 namespace {
 
 // Of reading, packing and uploading: enough threads for the bus, few enough for the staging memory, and none that has little to do.
-constexpr std::size_t kMostThreads = 8, kBytesAThread = std::size_t{32} << 20;
-// What is waited for at a time: the flag that cancels is looked at between, and the next few pieces are on their way meanwhile.
-constexpr std::size_t kFetchBytes = std::size_t{4} << 20, kBytesAhead = std::size_t{32} << 20;
+constexpr std::size_t kMostThreads = 16, kBytesAThread = std::size_t{32} << 20;
+// What a thread takes at a time: the flag that cancels is looked at between, no thread is left with much at the end, and the next
+// few are on their way from the disk meanwhile.
+constexpr std::size_t kPortionBytes = std::size_t{4} << 20, kPortionsAhead = 8;
 
 // Of any store: a new one in the place of an old one shares none of its numbers.
 std::uint64_t next_generation() {
@@ -29,45 +32,86 @@ std::uint64_t next_generation() {
   return ++last;
 }
 
+// Adds up where a thread's time goes: lap() adds what has passed since the one before.
+class Laps {
+ public:
+  void lap(double LoadTimes::*where) {
+    const auto now = std::chrono::steady_clock::now();
+    times_.*where += std::chrono::duration<double>(now - std::exchange(last_, now)).count();
+  }
+  const LoadTimes& times() const { return times_; }
+
+ private:
+  LoadTimes times_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+void add_times(LoadTimes& sum, const LoadTimes& more, double threads) {
+  for (double LoadTimes::*const where :
+       {&LoadTimes::allocate, &LoadTimes::set_up, &LoadTimes::fetch, &LoadTimes::read, &LoadTimes::upload, &LoadTimes::finish})
+    sum.*where += more.*where / threads;
+}
+
 std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
 
 }  // namespace
 
-// One call of load(): its pieces, taken by one thread or several.
+// One call of load(): its pieces, portion by portion, by one thread or several.
 class WeightStore::Loading {
  public:
   Loading(Platform& platform, std::vector<Missing>& missing, const LoadOptions& options)
       : platform_(platform), missing_(missing), options_(options) {
-    for (const Missing& piece : missing_) {
+    for (Missing& piece : missing_) {
       total_ += piece.source->stored_bytes();
       uploaded_ += piece.size_bytes;
+      const bool is_whole = !piece.target.host && !piece.kept && !is_dense(piece);
+      const std::int64_t count = piece.source->count(), step = is_whole ? count : step_of(*piece.source);
+      for (std::int64_t begin = 0; begin < count; begin += step, ++piece.portions)
+        portions_.push_back({&piece, begin, std::min(step, count - begin)});
     }
+    for (std::size_t i = 0; i < kPortionsAhead && i < portions_.size(); ++i) begin_to_read(portions_[i]);
   }
 
+  // A piece after the other, each by all threads.
   void pack_in_place() {
-    for (std::size_t i = 0; i < missing_.size(); ++i) {
-      Missing& piece = missing_[i];
-      if (i + 1 < missing_.size()) begin_to_read(missing_[i + 1]);
-      if (piece.kept) {
-        take_stored(piece,
-                    [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) { read(piece.target.host + offset); });
-        let_go(piece);
-        continue;
+    Laps laps;
+    for (std::size_t first = 0, end = 0; first < portions_.size(); first = end) {
+      Missing& piece = *portions_[first].piece;
+      while (end < portions_.size() && portions_[end].piece == &piece) ++end;
+#pragma omp parallel for schedule(dynamic) if (end - first > 1)
+      for (std::size_t i = first; i < end; ++i) {
+        if (has_failed()) continue;
+        try {
+          if (i + kPortionsAhead < portions_.size()) begin_to_read(portions_[i + kPortionsAhead]);
+          fetch(portions_[i]);
+          if (piece.kept)
+            take_stored(portions_[i], [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
+              read(piece.target.host + offset);
+            });
+        } catch (...) {
+          fail_with(std::current_exception());
+        }
       }
-      fetch(piece);
-      piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, piece.target.host + piece.offset);
-      report(piece.source->stored_bytes());
-      let_go(piece);
+      if (failure_) std::rethrow_exception(failure_);
+      laps.lap(piece.kept ? &LoadTimes::read : &LoadTimes::fetch);
+      if (!piece.kept) {
+        pack(piece, piece.target.host + piece.offset);
+        laps.lap(&LoadTimes::read);
+      }
+      for (std::size_t i = first; i < end; ++i) end_of(portions_[i]);
     }
+    if (!options_.times) return;
+    add_times(*options_.times, laps.times(), 1);
+    options_.times->threads = std::max(options_.times->threads, static_cast<std::size_t>(omp_get_max_threads()));
   }
 
   void pack_and_upload() {
-    threads_ = std::min({missing_.size(), kMostThreads, 1 + uploaded_ / kBytesAThread,
-                         std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
+    const std::size_t threads = std::min({portions_.size(), kMostThreads, 1 + uploaded_ / kBytesAThread,
+                                          std::size_t{std::max(1u, std::thread::hardware_concurrency())}});
     std::vector<std::thread> others;
     try {
-      others.reserve(threads_);
-      while (others.size() + 1 < threads_)
+      others.reserve(threads);
+      while (others.size() + 1 < threads)
         others.emplace_back([this, target = log_target()] {
           const LogScope log_scope(target);
           omp_set_num_threads(1);  // packing makes no team of each of these threads
@@ -81,42 +125,91 @@ class WeightStore::Loading {
     work();
     omp_set_num_threads(own_team);
     for (std::thread& other : others) other.join();
+    if (options_.times) {
+      add_times(*options_.times, times_, static_cast<double>(others.size() + 1));
+      options_.times->threads = std::max(options_.times->threads, others.size() + 1);
+    }
     if (failure_) std::rethrow_exception(failure_);
   }
 
  private:
+  // What a kernel packs from, which may do so for a long time, on threads of its own that nothing may be thrown on: once the flag is
+  // set there are zeros to read, and packing is soon over.
+  class Cancellable : public WeightReader {
+   public:
+    Cancellable(const WeightReader& source, const std::atomic<bool>& cancel) : source_(source), cancel_(cancel) {}
+    const Shape& shape() const override { return source_.shape(); }
+    std::size_t stored_bytes() const override { return source_.stored_bytes(); }
+    void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+      constexpr std::int64_t kElements = std::int64_t{1} << 18;  // of a read that is longer
+      for (std::int64_t done = 0; done < count; done += kElements) {
+        const std::int64_t now = std::min(kElements, count - done);
+        std::byte* const to = static_cast<std::byte*>(out) + static_cast<std::size_t>(done) * size_of(dtype);
+        if (cancel_.load(std::memory_order_relaxed)) std::memset(to, 0, static_cast<std::size_t>(now) * size_of(dtype));
+        else source_.read(begin + done, now, dtype, to);
+      }
+    }
+
+   private:
+    const WeightReader& source_;
+    const std::atomic<bool>& cancel_;
+  };
+
+  void pack(const Missing& piece, std::byte* to) const {
+    const Kernel& kernel = *piece.weight->kernel;
+    if (!options_.cancel) return kernel.pack_weight(piece.weight->input, piece.type, *piece.source, to);
+    kernel.pack_weight(piece.weight->input, piece.type, Cancellable(*piece.source, *options_.cancel), to);
+    check_cancelled();
+  }
+
+  void check_cancelled() const {
+    if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
+      fail(ErrorKind::cancelled, "weights", "loading was cancelled.");
+  }
+
+  // What a thread takes: elements of a piece, or all of one that is packed in another order than that of its elements.
+  struct Portion {
+    Missing* piece;
+    std::int64_t begin, count;
+  };
+
   void work() {
+    Laps laps;
     std::unique_ptr<Stream> stream;
     try {
       stream = platform_.make_stream();
+      laps.lap(&LoadTimes::set_up);
       std::vector<std::byte> staging;
-      for (std::size_t i; (i = next_++) < missing_.size();) {
-        Missing& piece = missing_[i];
-        if (i + threads_ < missing_.size()) begin_to_read(missing_[i + threads_]);
+      const auto room = [&](std::size_t size) {
+        if (staging.size() < size) staging.resize(size);
+        return staging.data();
+      };
+      for (std::size_t i; (i = next_++) < portions_.size();) {
+        const Portion& portion = portions_[i];
+        Missing& piece = *portion.piece;
+        if (i + kPortionsAhead < portions_.size()) begin_to_read(portions_[i + kPortionsAhead]);
+        fetch(portion);
+        laps.lap(&LoadTimes::fetch);
+        // Bytes that are at an address go from there, others are made first.
+        const auto upload = [&](std::size_t offset, std::size_t size, const std::byte* there, const auto& read) {
+          if (!there) {
+            read(room(size));
+            laps.lap(&LoadTimes::read);
+          }
+          platform_.upload(*stream, there ? there : staging.data(), place_in(piece, offset), size);
+          laps.lap(&LoadTimes::upload);
+        };
         if (piece.kept) {
-          take_stored(piece, [&](std::size_t offset, std::size_t size, const std::byte* there, const auto& read) {
-            if (!there) {
-              if (staging.size() < size) staging.resize(size);
-              read(staging.data());
-            }
-            platform_.upload(*stream, there ? there : staging.data(), place_in(piece, offset), size);
-          });
-          let_go(piece);
-          continue;
+          take_stored(portion, upload);
+        } else if (is_dense(piece)) {
+          take_dense(portion, upload);
+        } else {
+          upload(piece.offset, piece.size_bytes, nullptr, [&](std::byte* to) { pack(piece, to); });
         }
-        if (is_dense(piece)) {
-          upload_in_pieces(*stream, piece, staging);
-          let_go(piece);
-          continue;
-        }
-        fetch(piece);
-        if (staging.size() < piece.size_bytes) staging.resize(piece.size_bytes);
-        piece.weight->kernel->pack_weight(piece.weight->input, piece.type, *piece.source, staging.data());
-        platform_.upload(*stream, staging.data(), place_in(piece, piece.offset), piece.size_bytes);
-        report(piece.source->stored_bytes());
-        let_go(piece);
+        end_of(portion);
       }
       stream->synchronize();
+      laps.lap(&LoadTimes::finish);
     } catch (...) {
       fail_with(std::current_exception());
       // What is queued writes to buffers that the caller is about to free.
@@ -125,23 +218,9 @@ class WeightStore::Loading {
       } catch (...) {
       }
     }
+    const std::lock_guard lock(mutex_);
+    add_times(times_, laps.times(), 1);
   }
-
-  // Tells of the stored bytes of a source as its elements are taken.
-  class Reported {
-   public:
-    Reported(Loading& loading, const WeightReader& source) : loading_(loading), source_(source) {}
-    void until(std::int64_t element) {
-      const double share = static_cast<double>(element) / static_cast<double>(source_.count());
-      const auto done = static_cast<std::size_t>(share * static_cast<double>(source_.stored_bytes()));
-      loading_.report(done - std::exchange(done_, done));
-    }
-
-   private:
-    Loading& loading_;
-    const WeightReader& source_;
-    std::size_t done_ = 0;
-  };
 
   static Slot place_in(const Missing& piece, std::size_t offset) {
     return {piece.target.device.buffer, piece.target.device.offset + offset};
@@ -152,25 +231,21 @@ class WeightStore::Loading {
     return piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes();
   }
 
-  void upload_in_pieces(Stream& stream, const Missing& piece, std::vector<std::byte>& staging) {
-    const std::size_t element = size_of(piece.type.dtype);
-    const std::byte* const stored = piece.source->dense(piece.type.dtype);
-    Reported reported(*this, *piece.source);
-    fetch(piece, [&](std::int64_t begin, std::int64_t count) {
-      const std::size_t offset = static_cast<std::size_t>(begin) * element, size = static_cast<std::size_t>(count) * element;
-      if (!stored) {
-        if (staging.size() < size) staging.resize(size);
-        piece.source->read(begin, count, piece.type.dtype, staging.data());
-      }
-      platform_.upload(stream, stored ? stored + offset : staging.data(), place_in(piece, piece.offset + offset), size);
-      reported.until(begin + count);
-    });
+  // Both call take(offset in the buffer, size, where the bytes are or null, read(to)) for what a portion becomes.
+  template <class Take>
+  static void take_dense(const Portion& portion, const Take& take) {
+    const Missing& piece = *portion.piece;
+    const DType dtype = piece.type.dtype;
+    const std::size_t offset = static_cast<std::size_t>(portion.begin) * size_of(dtype);
+    const std::byte* const all = piece.source->dense(dtype);
+    take(piece.offset + offset, static_cast<std::size_t>(portion.count) * size_of(dtype), all ? all + offset : nullptr,
+         [&](std::byte* to) { piece.source->read(portion.begin, portion.count, dtype, to); });
   }
 
-  // Calls take(offset in the buffer, size, where the bytes are or null, read(to)) for every part of what is stored, once that is in
-  // memory: blocks, then scales.
+  // Blocks; with the first of them the scales of all.
   template <class Take>
-  void take_stored(const Missing& piece, const Take& take) {
+  static void take_stored(const Portion& portion, const Take& take) {
+    const Missing& piece = *portion.piece;
     const WeightReader& source = *piece.source;
     const KeptPlace& place = *piece.kept;
     const Storage storage = source.storage();
@@ -180,84 +255,79 @@ class WeightStore::Loading {
     ZOE_INTERNAL_CHECK(is_stored || place.part.storage.encoding->dtype == dtype);
     const Encoding& encoding = *place.part.storage.encoding;
     const std::byte* const all = is_stored ? source.blocks() : source.dense(dtype);
-    Reported reported(*this, source);
-    fetch(piece, [&](std::int64_t begin, std::int64_t count) {
-      const auto offset = static_cast<std::size_t>(encoding.size_bytes(begin));
-      take(place.blocks + offset, static_cast<std::size_t>(encoding.size_bytes(count)), all ? all + offset : nullptr,
-           [&](std::byte* to) {
-             if (is_stored) source.read_blocks(begin, count, to);
-             else source.read(begin, count, dtype, to);
-           });
-      reported.until(begin + count);
-    });
-    if (place.part.storage.is_scaled)
+    const auto offset = static_cast<std::size_t>(encoding.size_bytes(portion.begin));
+    take(place.blocks + offset, static_cast<std::size_t>(encoding.size_bytes(portion.count)), all ? all + offset : nullptr,
+         [&](std::byte* to) {
+           if (is_stored) source.read_blocks(portion.begin, portion.count, to);
+           else source.read(portion.begin, portion.count, dtype, to);
+         });
+    if (portion.begin == 0 && place.part.storage.is_scaled)
       take(place.scales, static_cast<std::size_t>(place.rows()) * sizeof(float), nullptr,
            [&](std::byte* to) { source.read_scales(0, place.rows(), reinterpret_cast<float*>(to)); });
   }
 
-  // Another thread may have packed it already.
-  void begin_to_read(const Missing& piece) {
+  // How many elements kPortionBytes of stored ones are, about; whole blocks of any encoding.
+  static std::int64_t step_of(const WeightReader& source) {
+    constexpr std::int64_t kLargestBlock = 256;
+    const double share = static_cast<double>(kPortionBytes) / static_cast<double>(std::max<std::size_t>(1, source.stored_bytes()));
+    const auto about = static_cast<std::int64_t>(static_cast<double>(source.count()) * std::min(1.0, share));
+    return std::max(kLargestBlock, (about + kLargestBlock - 1) / kLargestBlock * kLargestBlock);
+  }
+
+  // Another thread may have taken it already.
+  void begin_to_read(const Portion& portion) {
     WeightPtr source;
     {
       const std::lock_guard lock(mutex_);
-      source = piece.source;
+      source = portion.piece->source;
     }
-    if (source) source->read_ahead(0, std::min(source->count(), elements_in(*source, kBytesAhead)));
+    if (source) source->read_ahead(portion.begin, portion.count);
   }
-  void let_go(Missing& piece) {
-    const WeightPtr source = [&] {
+
+  // Brings a portion's bytes into memory.
+  void fetch(const Portion& portion) {
+    const WeightReader& source = *portion.piece->source;
+    const std::int64_t end = portion.begin + portion.count, step = step_of(source);
+    for (std::int64_t begin = portion.begin; begin < end; begin += step) {
+      check_cancelled();
+      source.fetch(begin, std::min(step, end - begin));
+    }
+  }
+
+  // It is packed: tells of its stored bytes, and lets the piece go with its last portion.
+  void end_of(const Portion& portion) {
+    Missing& piece = *portion.piece;
+    WeightPtr source;
+    {
       const std::lock_guard lock(mutex_);
-      return std::exchange(piece.source, nullptr);
-    }();
+      if (options_.progress) {
+        const auto until = [&](std::int64_t element) {
+          const double share = static_cast<double>(element) / static_cast<double>(piece.source->count());
+          return static_cast<std::size_t>(share * static_cast<double>(piece.source->stored_bytes()));
+        };
+        done_ += until(portion.begin + portion.count) - until(portion.begin);
+        options_.progress(done_, total_);
+      }
+      if (--piece.portions == 0) source = std::exchange(piece.source, nullptr);
+    }
     if (source && options_.drop_pages) source->drop(0, source->count());
   }
 
-  // How many elements so many stored bytes are, about.
-  static std::int64_t elements_in(const WeightReader& source, std::size_t bytes) {
-    const double of_all = static_cast<double>(bytes) / static_cast<double>(std::max<std::size_t>(1, source.stored_bytes()));
-    return std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(source.count()) * of_all));
-  }
-
-  // Brings a piece's bytes into memory and tells `use` of every part that is there.
-  template <class Use>
-  void fetch(const Missing& piece, const Use& use) {
-    const WeightReader& source = *piece.source;
-    constexpr std::int64_t kLargestBlock = 256;  // whole ones, of any encoding
-    const std::int64_t count = source.count(), ahead = elements_in(source, kBytesAhead),
-                       step = (elements_in(source, kFetchBytes) + kLargestBlock - 1) / kLargestBlock * kLargestBlock;
-    std::int64_t asked = 0;
-    for (std::int64_t begin = 0; begin < count; begin += step) {
-      if (options_.cancel && options_.cancel->load(std::memory_order_relaxed))
-        fail(ErrorKind::cancelled, "weights", "loading was cancelled.");
-      const std::int64_t until = std::min(count, begin + step + ahead);
-      if (asked < until) source.read_ahead(asked, until - asked);
-      asked = until;
-      source.fetch(begin, std::min(step, count - begin));
-      use(begin, std::min(step, count - begin));
-    }
-  }
-  void fetch(const Missing& piece) {
-    fetch(piece, [](std::int64_t, std::int64_t) {});
-  }
-
-  void report(std::size_t bytes) {
-    if (!options_.progress) return;
-    const std::lock_guard lock(mutex_);
-    options_.progress(done_ += bytes, total_);
-  }
-
+  bool has_failed() const { return next_ >= portions_.size(); }
   void fail_with(std::exception_ptr failure) {
     const std::lock_guard lock(mutex_);
     if (!failure_) failure_ = std::move(failure);
-    next_ = missing_.size();
+    next_ = portions_.size();
   }
 
   Platform& platform_;
   std::vector<Missing>& missing_;
   const LoadOptions& options_;
-  std::size_t total_ = 0, uploaded_ = 0, done_ = 0, threads_ = 1;
-  std::atomic<std::size_t> next_{0};
-  std::mutex mutex_;  // of done_, failure_, and of letting sources go
+  std::vector<Portion> portions_;  // in the order of the pieces
+  std::size_t total_ = 0, uploaded_ = 0, done_ = 0;
+  LoadTimes times_;                   // of all threads, added up
+  std::atomic<std::size_t> next_{0};  // portion to take
+  std::mutex mutex_;                  // of done_, times_, failure_, and of letting sources go
   std::exception_ptr failure_;
 };
 
@@ -281,6 +351,7 @@ std::shared_ptr<Buffer> WeightStore::find(const PlanWeight& weight) const {
 
 void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOptions& options) {
   if (blocks_) clear_device();
+  Laps laps;
   std::map<const PlanWeight*, std::shared_ptr<Buffer>> buffers;
   std::vector<const PlanWeight*> wanted;
   std::unique_ptr<Stream> copies;
@@ -303,6 +374,8 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
       }
     }
     if (buffers.empty()) return;
+    laps.lap(&LoadTimes::allocate);
+    if (options.times) add_times(*options.times, laps.times(), 1);
     pack(
         wanted,
         [&](const PlanWeight& weight) {
@@ -380,24 +453,25 @@ void WeightStore::add(const Plan& plan) {
   stream(std::move(plans), Streaming(blocks_->how()));
 }
 
-void WeightStore::prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options) {
-  for (const SegmentLayout& segment : lay_out_segments(plan)) {
-    if (segment.weights.empty() || host_.find(plan, segment) || host_.size_bytes() + segment.size_bytes > host_bytes) continue;
-    std::vector<const PlanWeight*> weights;
-    std::map<const PlanWeight*, std::size_t> offsets;
-    for (std::size_t i = 0; i < segment.weights.size(); ++i) {
-      weights.push_back(&plan.weights[segment.weights[i]]);
-      offsets[weights.back()] = segment.offsets[i];
+void WeightStore::prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
+  for (const Plan* const plan : plans)
+    for (const SegmentLayout& segment : lay_out_segments(*plan)) {
+      if (segment.weights.empty() || host_.find(*plan, segment) || !host_.make_room(segment.size_bytes, host_bytes, plans)) continue;
+      std::vector<const PlanWeight*> weights;
+      std::map<const PlanWeight*, std::size_t> offsets;
+      for (std::size_t i = 0; i < segment.weights.size(); ++i) {
+        weights.push_back(&plan->weights[segment.weights[i]]);
+        offsets[weights.back()] = segment.offsets[i];
+      }
+      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
+      pack(
+          weights,
+          [&](const PlanWeight& weight) {
+            return Target{buffer->data + offsets.at(&weight), {}};
+          },
+          options);
+      host_.keep(*plan, segment, std::move(buffer));
     }
-    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
-    pack(
-        weights,
-        [&](const PlanWeight& weight) {
-          return Target{buffer->data + offsets.at(&weight), {}};
-        },
-        options);
-    host_.keep(plan, segment, std::move(buffer));
-  }
 }
 
 void WeightStore::read_ahead(const PlanWeight& weight) const {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,12 +22,25 @@ namespace zoe {
 // Looks a weight up by name; throws if there is none. Its bytes stay as they are while the store loads.
 using WeightSource = std::function<WeightPtr(const std::string& name)>;
 
+// Where the time of loads went, in seconds, for those who measure: they add up to it. Of threads side by side the mean, so that
+// what one waits for the others is in none.
+struct LoadTimes {
+  double allocate = 0;  // buffers on the device
+  double set_up = 0;    // threads and their streams
+  double fetch = 0;     // bytes of files into the memory of this process
+  double read = 0;      // from what is stored to what is wanted: decoded, packed, copied within this process
+  double upload = 0;    // into page-locked memory, and waiting for the device to have taken what was there
+  double finish = 0;    // waiting for the device at the end
+  std::size_t threads = 1;
+};
+
 struct LoadOptions {
-  // Looked at before every few MiB; true ends the load with an Error of kind cancelled.
+  // Looked at before every few MiB that are read or packed; true ends the load with an Error of kind cancelled.
   const std::atomic<bool>* cancel = nullptr;
   // Is told how much of what is missing has been taken, in bytes as they are stored; from one thread at a time, any thread.
   std::function<void(std::size_t done, std::size_t total)> progress = {};
   bool drop_pages = false;  // see Streaming
+  LoadTimes* times = nullptr;
 };
 
 class WeightStore {
@@ -44,9 +58,9 @@ class WeightStore {
   void stream(std::vector<const Plan*> plans, const Streaming& how);
   bool is_streaming() const { return blocks_ != nullptr; }
   void add(const Plan& plan);  // loads one more, or streams it beside those that are streamed
-  // Packs what load() or a stream of the plan will want, in memory of this process, as far as `host_bytes` go. For a thread beside
-  // runs with other stores' weights.
-  void prepare(const Plan& plan, std::size_t host_bytes, const LoadOptions& options = {});
+  // Packs what load() or a stream of the plans will want, in memory of this process, as far as `host_bytes` go: what was kept there
+  // for other plans makes room. For a thread beside runs with other stores' weights.
+  void prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options = {});
   // Asks the system to read what a plan needs, and does not wait.
   void read_ahead(const Plan& plan) const;
 
@@ -77,6 +91,7 @@ class WeightStore {
     Target target;                    // of the weight
     std::size_t offset, size_bytes;   // in it
     const KeptPlace* kept = nullptr;  // of what stays as it is stored
+    std::size_t portions = 0;         // that are not packed yet
   };
   class Loading;
   void load(const Plan& plan, std::optional<int> only, const LoadOptions& options);

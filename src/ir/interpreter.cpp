@@ -15,11 +15,11 @@ using Values = std::vector<double>;
 
 double round_to(double value, DType dtype) {
   const auto narrow = static_cast<float>(value);
-  switch (dtype) {
-    case DType::bf16: return static_cast<double>(bf16_to_f32(f32_to_bf16(narrow)));
-    case DType::u8: return f32_to_u8(narrow);
-    default: return static_cast<double>(narrow);
-  }
+  std::uint32_t stored = 0;
+  float back = 0;
+  convert(&narrow, DType::f32, &stored, dtype, 1);
+  convert(&stored, dtype, &back, DType::f32, 1);
+  return static_cast<double>(back);
 }
 
 // The flat index into an operand of shape `from` that broadcasts to index `flat` of `to`.

@@ -106,10 +106,13 @@ Type parse_type(const Line& line, std::string_view text) {
   const std::size_t open = text.find('[');
   if (open == std::string_view::npos || !text.ends_with(']')) line.refuse("got '{}', expected a type such as f32[2,3].", text);
   Type type;
-  constexpr std::array kDTypes{DType::f32, DType::bf16, DType::f16, DType::i32, DType::u8};
-  const auto dtype = std::find_if(kDTypes.begin(), kDTypes.end(), [&](DType d) { return name(d) == text.substr(0, open); });
-  if (dtype == kDTypes.end()) line.refuse("got '{}', expected f32, bf16, f16, i32 or u8.", text.substr(0, open));
-  type.dtype = *dtype;
+  const auto row = std::ranges::find(kDTypes, text.substr(0, open), &DTypeRow::name);
+  if (row == std::end(kDTypes)) {
+    std::string known;
+    for (const DTypeRow& each : kDTypes) known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+    line.refuse("got '{}', expected one of {}.", text.substr(0, open), known);
+  }
+  type.dtype = row->dtype;
   const std::string_view extents = text.substr(open + 1, text.size() - open - 2);
   if (!extents.empty()) type.shape = parse_extents(line, extents);
   return type;

@@ -82,7 +82,8 @@ Value input(std::string input_name, DType dtype, Shape shape) {
 }
 
 Value parameter(std::string parameter_name, DType dtype, Shape shape, int segment, Shape stored) {
-  require(dtype != DType::u8, "parameter", "bad dtype of {}: got u8, expected f32 or bf16. Make it an input.", parameter_name);
+  require(!is_byte(dtype), "parameter", "bad dtype of {}: got {}, expected f32 or bf16. Make it an input.", parameter_name,
+          name(dtype));
   Attributes attributes;
   if (stored.rank() > 0 && stored != shape) {
     require(stored.count() == shape.count(), "parameter", "bad stored shape of {}: got {}, expected as many elements as {}.",
@@ -127,7 +128,7 @@ Value packed_parameter(std::vector<Value> parts) {
 }
 
 Value constant(double value, DType dtype) {
-  require(dtype != DType::u8, "constant", "bad dtype: got u8, expected f32 or bf16. Cast one.");
+  require(!is_byte(dtype), "constant", "bad dtype: got {}, expected f32 or bf16. Cast one.", name(dtype));
   return make_node(Opcode::constant, {}, ConstantAttributes{value}, {Type{dtype, Shape{}}});
 }
 
@@ -139,9 +140,9 @@ Value constant(double value, DType dtype) {
 
 Value cast(const Value& x, DType dtype) {
   if (x.dtype() == dtype) return x;
-  if (x.dtype() == DType::u8 || dtype == DType::u8)
-    require(x.dtype() == DType::f32 || dtype == DType::f32, "cast", "bad dtypes: got {} to {}, expected f32 to u8 or u8 to f32.",
-            name(x.dtype()), name(dtype));
+  if (is_byte(x.dtype()) || is_byte(dtype))
+    require(x.dtype() == DType::f32 || dtype == DType::f32, "cast", "bad dtypes: got {} to {}, expected f32 to {} or {} to f32.",
+            name(x.dtype()), name(dtype), name(is_byte(dtype) ? dtype : x.dtype()), name(is_byte(dtype) ? dtype : x.dtype()));
   else
     require(is_float(x.dtype()) && is_float(dtype), "cast", "bad dtypes: got {} to {}, expected f32 or bf16.", name(x.dtype()),
             name(dtype));

@@ -37,9 +37,9 @@ struct SheetLayout {
 };
 SheetLayout sheet_layout(const VideoSettings& settings);
 
-// How many of its threads x264 gets, a slice each. Slices know nothing of each other: two of 64 rows make a file 11% larger, two of
-// 128 rows 7%, two of 240 rows nothing that could be measured.
-int slices(const VideoSettings& settings);
+// How many of a writer's threads its encoder gets. x264 works on a frame in each, which follow one another by some rows: it has no
+// use for more than one for 32 rows, and the size of the file does not depend on them. libvpx takes tiles of columns.
+int encoder_threads(VideoFormat format, const VideoSettings& settings);
 
 // What every format stores: the settings as JSON, and the prompt (or "") as valid UTF-8.
 struct MetadataText {

@@ -43,11 +43,12 @@ FfmpegPtr<SwsContext> yuv_converter(int width, int height) {
   return context;
 }
 
-// What x264 is asked beside its preset. Slices, not frames, to its threads: frame threads do not always give the same file. Nor do
-// its AVX-512 routines (mb-tree with B-frames and the loop filter, x264 164): which bits come out depends on where buffers lie. So
-// they are left out; a set named here is used unasked, so it is only named where the processor has all of it.
+// What x264 is asked beside its preset. Its AVX-512 routines do not always give the same file (mb-tree with B-frames and the loop
+// filter, x264 164): which bits come out depends on where buffers lie. So they are left out; a set named here is used unasked, so
+// it is only named where the processor has all of it. Its threads take a frame each and wait for the rows that they look back at,
+// which always gives the same file; the lookahead stays in the thread that hands frames over.
 std::string x264_params() {
-  std::string params = "rc-lookahead=20:sync-lookahead=0:sliced-threads=1";
+  std::string params = "rc-lookahead=20:sync-lookahead=0";
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) params += ":asm=avx2,fma3,lzcnt,bmi2";
 #endif
@@ -63,7 +64,7 @@ EncoderSettings encoder_settings(VideoFormat format, const VideoSettings& settin
                           .height = settings.height,
                           .rate_num = rate.num,
                           .rate_den = rate.den,
-                          .threads = is_vp9 ? settings.threads : slices(settings)};
+                          .threads = encoder_threads(format, settings)};
   const std::string crf = fmt::format("{}", settings.crf.value_or(default_crf(format)));
   // Short lookaheads: each frame in one costs about ten bytes a pixel (encoder_bytes counts on these numbers).
   if (is_vp9) encoder.options = {{"deadline", "good"}, {"cpu-used", "4"}, {"lag-in-frames", "10"}, {"crf", crf}, {"b", "0"}};

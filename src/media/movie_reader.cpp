@@ -85,6 +85,11 @@ class MovieReader : public VideoReader {
       }
       if (result != AVERROR(EAGAIN)) {
         require(result, "is damaged");
+        // Decoders hide what is missing behind something grey or older.
+        check(frame_->decode_error_flags == 0 && (frame_->flags & AV_FRAME_FLAG_CORRUPT) == 0, ErrorKind::invalid_argument, where_,
+              "{} is damaged at frame {}: got one that FFmpeg cannot decode whole. Give another copy of it, or make one of what is good "
+              "(ffmpeg -i {} NEW).",
+              name_, frames_ + 1, name_);
         Image image = rgb();
         av_frame_unref(frame_.get());
         ++frames_;
@@ -146,6 +151,7 @@ class MovieReader : public VideoReader {
     converter_.reset(sws_getCachedContext(converter_.release(), width_, height_, static_cast<AVPixelFormat>(frame.format), width_,
                                           height_, AV_PIX_FMT_RGB24, kFlags, nullptr, nullptr, nullptr));
     check(converter_ != nullptr, ErrorKind::unsupported, where_, "{} has pixels that FFmpeg does not convert to RGB.", name_);
+    // Where chroma lies stays unsaid: as the command ffmpeg and Python's readers do it, it is taken for the middle of its pixels.
     const bool named = frame.colorspace != AVCOL_SPC_UNSPECIFIED && frame.colorspace != AVCOL_SPC_RGB;
     const int matrix = named ? static_cast<int>(frame.colorspace) : height_ >= 720 ? SWS_CS_ITU709 : SWS_CS_ITU601;
     const int range = frame.color_range == AVCOL_RANGE_JPEG || frame.format == AV_PIX_FMT_YUVJ420P ||

@@ -170,22 +170,24 @@ void VideoWriter::finish() {
   output_.commit();
 }
 
-// Fitted to the growth of RssAnon (build/bench_encode) of writers of 128x128 to 832x480 pixels, 5 to 81 frames, 1 to 4 threads,
+// Fitted to the growth of RssAnon (build/bench_encode) of writers of 128x128 to 1280x720 pixels, 5 to 81 frames, 1 to 16 threads,
 // with the encoder options of movie.cpp; within 10% of each measurement from 4 MiB up.
 std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   const double width = settings.width, height = settings.height;
   constexpr double kMiB = 1024 * 1024;
   const auto image = [](double w, double h) { return 0.4 * kMiB + 3 * w * h; };  // compressed row by row
-  // x264 holds a frame until its lookahead (20) and B-frames (3) are full, then its references, too; it pads each by 32 pixels on
-  // each side, libvpx by 80. Row threads of libvpx have tables each.
+  // x264 holds a frame until its lookahead (20) and B-frames (3) are full, then its references, too, and the pictures that each
+  // thread but the first works with, as far as there are frames for them; it pads each by 32 pixels on each side, libvpx by 80. Row
+  // threads of libvpx have tables each.
   constexpr int kHeld = 23;
   const double padded = (width + 64) * (height + 64), held = std::min(settings.frames, kHeld);
+  const double threads = encoder_threads(format, settings), at_work = std::clamp((settings.frames - 5) / 1.8, 0.0, threads - 1);
   double bytes = 0;
   switch (format) {
     case VideoFormat::mp4:
     case VideoFormat::mov:
-    case VideoFormat::mkv: bytes = (0.3 + 0.2 * slices(settings) + 0.09 * held) * kMiB + (33 + 2.88 * held) * padded; break;
-    case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * settings.threads + 78 * (width + 160) * (height + 160); break;
+    case VideoFormat::mkv: bytes = (0.3 + 0.2 * threads + 0.09 * held) * kMiB + (33 + 2.88 * held + 8.6 * at_work) * padded; break;
+    case VideoFormat::webm: bytes = 2.1 * kMiB + 6.1 * kMiB * threads + 78 * (width + 160) * (height + 160); break;
     case VideoFormat::gif: bytes = 8.3 * kMiB + 3 * width * height * settings.frames; break;  // histogram, and the frames
     case VideoFormat::png:
       if (settings.frames > 1) {
@@ -200,9 +202,9 @@ std::size_t encoder_bytes(VideoFormat format, const VideoSettings& settings) {
   return static_cast<std::size_t>(bytes);
 }
 
-int slices(const VideoSettings& settings) {
-  constexpr int kRows = 160;  // of pixels
-  return std::clamp(settings.height / kRows, 1, settings.threads);
+int encoder_threads(VideoFormat format, const VideoSettings& settings) {
+  constexpr int kRows = 32, kMostOfLibvpx = 8;
+  return std::clamp(format == VideoFormat::webm ? kMostOfLibvpx : settings.height / kRows, 1, settings.threads);
 }
 
 MetadataText metadata_text(const VideoSettings& settings) {

@@ -53,7 +53,7 @@ struct Callbacks {
   std::function<void(const StepDone&)> step;
   std::function<StepChoice(std::size_t video, int step)> choose;  // before a step is queued; unset: compute
   std::optional<DenoiseState> resume;                             // go on from here: with its video, and with those behind it
-  // True ends the request with an Error of kind cancelled: while weights load within a piece of them, on a device within two
+  // True ends the request with an Error of kind cancelled: while weights load within a few MiB of them, on a device within two
   // blocks.
   const std::atomic<bool>* cancel = nullptr;
   Profile* profile = nullptr;  // gets every step of every plan, and the phases

@@ -1,6 +1,8 @@
 #include "pipeline/execution.h"
 
 #include <algorithm>
+#include <chrono>
+#include <system_error>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -18,6 +20,12 @@ std::size_t Resources::held_bytes() const {
   std::size_t bytes = workspace.buffer ? workspace.size_bytes() : 0;
   for (const auto& [name, component] : components) bytes += component->weights().size_bytes();
   for (const auto& [name, tensor] : tensors) bytes += tensor.size_bytes();
+  return bytes;
+}
+
+std::size_t Resources::held_host_bytes() const {
+  std::size_t bytes = 0;
+  for (const auto& [name, component] : components) bytes += component->weights().host_bytes();
   return bytes;
 }
 
@@ -89,7 +97,8 @@ void Execution::stop(bool cancelled) {
       cancelled = false;  // the failure at hand is the one to tell of
     }
   }
-  if (!cancelled || placement_.residency != Residency::always) resources_.clear();
+  if (!cancelled) resources_.clear();
+  else if (placement_.residency != Residency::always) resources_.clear(!placement_.keeps_host);
 }
 
 // What stayed from earlier requests and is of no use to this one, or in its way.
@@ -172,19 +181,28 @@ void Execution::start_preparing(std::size_t stage) {
   WeightStore& store = resources_.components.at(next)->weights();
   if (store.size_bytes() > 0) return;  // it stayed
   give_up_ = false;
-  preparing_ = std::thread([this, &store, plans = program_.plans_of(stage + 1, next), target = log_target()] {
+  const auto prepare = [this, &store, plans = program_.plans_of(stage + 1, next), target = log_target()] {
     const LogScope log_scope(target);
     try {
-      for (const Plan* plan : plans) store.prepare(*plan, placement_.host_bytes, {.cancel = &give_up_});
+      store.prepare(plans, placement_.host_bytes, {.cancel = &give_up_});
     } catch (const std::exception& error) {  // what is not ready is loaded as ever, and fails there if it must
       if (!give_up_) log(LogLevel::detail, fmt::format("weights of the next stage are not prepared: {}", error.what()));
     }
-  });
+  };
+  try {
+    preparing_ = std::async(std::launch::async, prepare);
+  } catch (const std::system_error&) {  // no more threads for this process: nothing is prepared
+  }
 }
 
+// Waits for it. A request that is cancelled meanwhile does not: what is not ready is given up.
 void Execution::end_preparing(bool give_up) {
+  if (!preparing_.valid()) return;
+  constexpr std::chrono::milliseconds kBetweenLooks{10};
+  const auto is_cancelled = [&] { return callbacks_.cancel && callbacks_.cancel->load(std::memory_order_relaxed); };
+  while (!give_up && preparing_.wait_for(kBetweenLooks) != std::future_status::ready) give_up = is_cancelled();
   if (give_up) give_up_ = true;
-  if (preparing_.joinable()) preparing_.join();
+  preparing_.get();
 }
 
 void Execution::release_weights(std::size_t stage, std::size_t video) {

@@ -3,10 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "pipeline/component.h"
@@ -38,7 +38,8 @@ struct Resources {
   Recordings recordings;  // captured graphs, of these tensors and weights
   std::size_t tensors_made = 0;
 
-  std::size_t held_bytes() const;  // weights, tensors and workspace
+  std::size_t held_bytes() const;       // weights, tensors and workspace
+  std::size_t held_host_bytes() const;  // weights that are packed in this process's memory, beside the device's
   std::uint64_t weight_bytes_loaded() const;
   void forget(const Plan& plan);  // its captured graphs; it is about to go
   void clear(bool host = true);   // weights, tensors, graphs; `host`: and what is packed in this process's memory
@@ -71,7 +72,7 @@ class Execution {
   const PlanRunner& runner_;
   StepTimer timer_;
   StageRun::StoredReader stored_;
-  std::thread preparing_;              // packs what the next stage will load
+  std::future<void> preparing_;        // a thread packs what the next stage will load
   std::atomic<bool> give_up_ = false;  // ends it
   std::unique_ptr<WeightStore> no_weights_;
   const StepClock::time_point start_ = StepClock::now();

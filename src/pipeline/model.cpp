@@ -1,5 +1,6 @@
 #include "pipeline/model.h"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -252,16 +253,32 @@ Tokenizer open_tokenizer(const ModelConfig& model) {
   return tokenizer;
 }
 
+namespace {
+
+// Of the program, and before it, where the engine is a shared library, of that.
+std::vector<fs::path> code_folders() {
+  std::error_code status;
+  std::vector<fs::path> folders{fs::read_symlink("/proc/self/exe", status).parent_path()};
+  Dl_info loaded{};
+  if (dladdr(reinterpret_cast<const void*>(&embedded_model_path), &loaded) == 0 || !loaded.dli_fname) return folders;
+  const fs::path folder = fs::weakly_canonical(loaded.dli_fname, status).parent_path();
+  if (!folder.empty() && folder != folders.front()) folders.insert(folders.begin(), folder);
+  return folders;
+}
+
+}  // namespace
+
 fs::path embedded_model_path(EmbeddedModel which) {
   const std::string_view name = which == EmbeddedModel::image_to_video ? "toy-wan-i2v" : "toy-wan";
   std::error_code status;
-  const fs::path folder = fs::read_symlink("/proc/self/exe", status).parent_path();
-  // A link in the build folder, and where `cmake --install` puts it.
-  const fs::path places[] = {folder / "models" / name, folder / "../share/zoetrope/models" / name};
-  for (const fs::path& place : places)
-    if (fs::exists(place / "model_index.json", status)) return place.lexically_normal();
-  fail(ErrorKind::invalid_argument, "--model-path", "the embedded model is gone: not in {} nor {}. Give --model-path.",
-       places[0].lexically_normal().string(), places[1].lexically_normal().string());
+  std::string looked_at;
+  for (const fs::path& folder : code_folders())
+    // Beside it: a link in the build folder, or Python's package. Or where `cmake --install` puts it.
+    for (const fs::path& place : {folder / "models" / name, folder / "../share/zoetrope/models" / name}) {
+      if (fs::exists(place / "model_index.json", status)) return place.lexically_normal();
+      looked_at += fmt::format("{}{}", looked_at.empty() ? "" : " nor ", place.lexically_normal().string());
+    }
+  fail(ErrorKind::invalid_argument, "--model-path", "the embedded model is gone: not in {}. Give --model-path.", looked_at);
 }
 
 }  // namespace zoe

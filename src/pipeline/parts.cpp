@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "base/nearest.h"
+#include "compiler/passes/split_rows.h"
 #include "models/clip_vision/model.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
@@ -30,7 +31,11 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   const int later = static_cast<int>((frames - 1) / size.group_frames);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
-    graphs.push_back({trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch, model.image_rows()})});
+    const auto& patch = model.transformer.patch_size;
+    const std::int64_t tokens = frames / patch[0] * (height / patch[1]) * (width / patch[2]);
+    graphs.push_back({split_rows(
+        trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch, model.image_rows()}),
+        {tokens, size.token_pieces, size.token_pieces > 1})});
   } else if (part == "text-keys") {
     graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens, size.batch, model.image_rows())});
   } else if (part == "text-encoder") {

@@ -20,6 +20,7 @@ struct PartSize {
   std::int64_t text_tokens;
   std::int64_t batch = 1;         // texts that a forward of the transformer takes
   std::int64_t group_frames = 1;  // latent frames that the VAE takes at once behind the first; divides their number
+  std::int64_t token_pieces = 1;  // in which the transformer takes tokens, the texts one behind the other
 };
 
 // The group_frames that suit a device: two where the memory of kernels is not this process's and there is room for it, else one.

@@ -11,6 +11,9 @@
 
 namespace zoe {
 
+// What is no number is black: the run itself names it, when it is done.
+static std::uint8_t to_8_bits(float value) { return value > 0 ? static_cast<std::uint8_t>(std::min(value, 255.0f)) : 0; }
+
 std::vector<std::uint8_t> latent_frame_rgb(std::span<const float> latents, std::int64_t frames, std::int64_t frame,
                                            const std::vector<std::array<double, 3>>& map) {
   const std::size_t channels = map.size() - 1, plane = latents.size() / channels / static_cast<std::size_t>(frames);
@@ -24,7 +27,7 @@ std::vector<std::uint8_t> latent_frame_rgb(std::span<const float> latents, std::
       for (std::size_t i = 0; i < plane; ++i) sums[i] += factor * values[i];
     }
     for (std::size_t i = 0; i < plane; ++i)
-      rgb[3 * i + colour] = static_cast<std::uint8_t>(std::clamp(127.5f * sums[i] + 128.0f, 0.0f, 255.0f));
+      rgb[3 * i + colour] = to_8_bits(127.5f * sums[i] + 128.0f);
   }
   return rgb;
 }

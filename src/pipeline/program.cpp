@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "ir/cost.h"
 
 namespace zoe {
 
@@ -123,6 +124,8 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
       own.add(use.use->component, use.plan->plan);
       if (!use.use->component.empty()) memory.component = use.use->component;
       if (!streaming[number]) all.add(use.use->component, use.plan->plan);
+      memory.alive = std::max(memory.alive, use.plan->plan.alive_bytes);
+      memory.operations = std::max(memory.operations, product_operations(use.plan->plan.graph));
     }
     for (std::size_t other = 0; other < program_.stages.size(); ++other) {
       for (const Use& use : uses_[other]) {
@@ -152,6 +155,8 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
         if (plans[p]->weight_bytes() <= std::exchange(most, std::max(most, plans[p]->weight_bytes()))) continue;
         memory.blocks = layout.segments.size() - 1;
         memory.coming_blocks = layout.coming.size();
+        memory.coming_bytes = 0;
+        for (const int s : layout.coming) memory.coming_bytes += layout.segments[static_cast<std::size_t>(s)].size_bytes;
       }
       // Packed blocks are kept as far as the limit goes; of the rest some are on their way.
       if (slots > 1)

@@ -49,7 +49,7 @@ class Work {
   virtual std::vector<ProgramPlan> companions() const { return {}; }
   // Where the memory statement says no: turns to another program that needs less, and says in a notice what it does differently.
   // Empty: there is none.
-  virtual std::string need_less() { return {}; }
+  virtual std::string need_less(const MemoryStatement& /*memory*/) { return {}; }
   // What a user may change so that it fits: "Lower --width, --height or --num-frames".
   virtual std::string advice() const { return "Lower --width, --height or --num-frames"; }
 

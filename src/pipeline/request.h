@@ -62,6 +62,8 @@ struct Request {
   // Normalized attention guidance: the negative prompt where there is no other guidance. Without a scale there is none.
   std::optional<double> nag_scale, nag_tau, nag_alpha;
   GuidanceBatch guidance_batch = GuidanceBatch::automatic;  // automatic: on where that fits the memory
+  // In how many pieces the transformer takes a video's tokens, and the VAE a picture; empty: in as few as fit the memory.
+  std::optional<int> token_pieces, vae_tiles;
   // Every prompt is shown once with each: video p * seeds.size() + s is prompt p with seed s.
   std::vector<std::uint64_t> seeds{0};
   std::optional<int> crf;                                // of the file's encoder; empty: the format's (media/video_writer.h)

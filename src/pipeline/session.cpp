@@ -241,6 +241,7 @@ struct Session::State {
     for (const Residency residency : {Residency::always, Residency::repeats, Residency::last_use}) {
       if (residency == Residency::always && (options.single_request || offload == experts || offload == blocks)) continue;
       if (residency == Residency::repeats && (offload == experts || offload == blocks)) continue;
+      if (residency == Residency::last_use && (offload == none || offload == encoder)) continue;
       if (offload == automatic || offload == none) ways.push_back({residency, false, false});
       if (offload != none && offload != blocks) ways.push_back({residency, true, false});
     }
@@ -282,7 +283,7 @@ struct Session::State {
       // Memory of this process also holds what is read from the disk.
       const bool crowds = stage.phase == Phase::encode && platform->info().unified_memory && stage.all_weights > free_bytes / 2;
       if (!all && !crowds && always + stage.total() <= free_bytes) continue;
-      Streaming how;
+      Streaming how{.goes_round = stage.phase == Phase::denoise};
       // A text is encoded once a request, a step's blocks come again and again.
       if (slots > 1 && stage.phase == Phase::denoise) how.host_bytes = placement.host_bytes;
       const auto stored = static_cast<std::size_t>(resources.components.at(stage.component)->stored_bytes());
@@ -302,11 +303,19 @@ struct Session::State {
     return placement;
   }
 
-  // A second copy in the memory that the device uses itself helps only who asks for it.
+  // A second copy in the memory that the device uses itself helps only who asks for it. What earlier requests left there is of it.
   std::size_t host_limit() const {
     const bool is_one_memory = platform->info().unified_memory;
     if (is_one_memory && platform->host_addressable()) return 0;
-    return options.host_memory_limit_bytes.value_or(is_one_memory ? 0 : cpu::host_memory().free_bytes / 3 * 2);
+    if (options.host_memory_limit_bytes) return *options.host_memory_limit_bytes;
+    return is_one_memory ? 0 : (cpu::host_memory().free_bytes + resources.held_host_bytes()) / 3 * 2;
+  }
+
+  // Plans that the session let go of while their job waited go with the job: nothing may know them by their address then.
+  void forget_lost(const Job::State& of) {
+    for (const auto& plan : of.plans)
+      if (std::none_of(plans.begin(), plans.end(), [&](const auto& entry) { return entry.second.plan == plan; }))
+        resources.forget(plan->plan);
   }
 
   // Why a program does not fit, and what would.
@@ -372,7 +381,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);
-    const std::string less = job->work->need_less();
+    const std::string less = job->work->need_less(job->memory);
     if (less.empty()) break;
     const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
@@ -389,7 +398,15 @@ Timings Session::run(Job& job, const Callbacks& callbacks) {
   Job::State& of = *job.state_;
   check(of.refusal.empty(), ErrorKind::out_of_memory, "memory", "{}", of.refusal);
   for (const auto& [name, component] : state_->resources.components) component->change(of.changes[name]);
-  return Execution(state_->resources, *of.program, of.placement, callbacks, state_->runner).go(*of.work);
+  const auto run = [&] { return Execution(state_->resources, *of.program, of.placement, callbacks, state_->runner).go(*of.work); };
+  try {
+    const Timings timings = run();
+    state_->forget_lost(of);
+    return timings;
+  } catch (...) {
+    state_->forget_lost(of);
+    throw;
+  }
 }
 
 }  // namespace zoe

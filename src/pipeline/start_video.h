@@ -21,6 +21,7 @@ class StartVideo {
 
   Request settle_request(Request request) const { return input_.settle_request(std::move(request), model_); }
   void settle(const Settled& settled);
+  void set_tiles(std::int64_t tiles) { encode_.set_tiles(tiles); }  // see VideoEncode
 
   void add_to(Program& program) const;  // plans, and one stage at the end
   void run(StageRun& run);

@@ -31,7 +31,9 @@ struct Settled {
   std::vector<std::string> prompts;  // of each video
   std::vector<std::uint64_t> seeds;  // of each video
   std::string negative_prompt;
-  std::int64_t batch = 1;  // texts that one forward of the transformer takes
+  std::int64_t batch = 1;         // texts that the transformer takes as a batch: 1 where guidance is off or apart
+  std::int64_t token_pieces = 1;  // in which it takes a video's tokens
+  std::int64_t vae_tiles = 1;     // in which the VAE takes a picture
 };
 
 // Bytes, as planned. Stages do not overlap.
@@ -47,6 +49,9 @@ struct StageMemory {
   std::size_t caller = 0;
   bool streamed = false;                      // weights come and go block by block
   std::size_t blocks = 0, coming_blocks = 0;  // where they do: all of its largest plan, and how many of these come and go
+  std::size_t coming_bytes = 0;               // of these, each time that plan runs
+  std::size_t alive = 0;                      // the most that is alive at once in its largest plan: no workspace is smaller
+  double operations = 0;                      // of the products of the plan that has most of them
   std::size_t host = 0;                       // packed weights in this process's memory, beside the device's
   std::vector<std::string> stay = {};         // components of other stages whose weights are on the device, too
   std::string prepares = {};                  // the component whose weights are packed in this process's memory meanwhile

@@ -31,7 +31,7 @@ std::vector<float> to_floats(const Bytes& bytes, DType dtype) {
 
 // The distance between neighbours of numbers as large as `magnitude`.
 double last_place(double magnitude, DType dtype) {
-  if (dtype == DType::u8) return 1;
+  if (is_byte(dtype)) return 1;
   const int mantissa_bits = dtype == DType::bf16 ? 7 : 23;
   constexpr int kSmallestExponent = -126;
   const int exponent = magnitude > 0 ? std::max(std::ilogb(magnitude), kSmallestExponent) : kSmallestExponent;
@@ -234,6 +234,8 @@ VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform
   Job compiled_job = compiled.prepare(request);
   Request same = request;
   same.guidance_batch = compiled_job.settled().batch == 2 ? GuidanceBatch::on : GuidanceBatch::off;
+  same.token_pieces = static_cast<int>(compiled_job.settled().token_pieces);
+  same.vae_tiles = static_cast<int>(compiled_job.settled().vae_tiles);
   Job uncompiled_job = uncompiled.prepare(same);
   VerifyReport report;
   if (!platform->info().exact_bits) report.allowed_ulps = kDeviceUlps, report.allowed_relative_rms = kDeviceLatentRms;

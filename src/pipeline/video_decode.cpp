@@ -6,6 +6,7 @@
 #include <deque>
 
 #include "base/error.h"
+#include "compiler/passes/rebuild.h"
 #include "ir/trace.h"
 #include "models/wan_vae/model.h"
 #include "pipeline/parts.h"
@@ -28,6 +29,21 @@ void crop(std::span<const std::uint8_t> frame, std::int64_t from_height, std::in
                 static_cast<std::size_t>(width * 3));
 }
 
+// The tile in the middle of its window's frame, to where it lies in the whole picture.
+void paste(std::span<const std::uint8_t> window, std::int64_t window_width, const PictureTile& tile, std::int64_t scale,
+           std::uint8_t* picture, std::int64_t picture_width) {
+  const std::int64_t down = (tile.top - tile.window_top) * scale, across = (tile.left - tile.window_left) * scale;
+  for (std::int64_t row = 0; row < tile.height * scale; ++row)
+    std::memcpy(picture + ((tile.top * scale + row) * picture_width + tile.left * scale) * 3,
+                window.data() + ((down + row) * window_width + across) * 3, static_cast<std::size_t>(tile.width * scale * 3));
+}
+
+// As many frames as `type` has, from `begin` on.
+Tensor frames_of(const Tensor& all, std::int64_t begin, const Type& type) {
+  const std::size_t frame = type.size_bytes() / static_cast<std::size_t>(type.shape.dim(0));
+  return {type, all.buffer, all.offset + static_cast<std::size_t>(begin) * frame};
+}
+
 }  // namespace
 
 VideoDecode::VideoDecode(const RecipeContext& context)
@@ -38,6 +54,34 @@ void VideoDecode::settle(const Settled& settled) {
   if (settled.latent_frames > 1)
     group_frames_ = decode_group_frames(model_, dtype_, {settled.made_height, settled.made_width, settled.num_frames, 0}, platform_,
                                         free_bytes_);
+  set_tiles(settled.vae_tiles);
+}
+
+void VideoDecode::set_tiles(std::int64_t count) {
+  settled_.vae_tiles = count;
+  tiles_ = {};
+  if (count == 1) return;
+  const WanVaeGraph latents =
+      trace_wan_vae_decode_latent_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
+  const WanVaeGraph image = trace_wan_vae_decode_image_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
+  features_.clear();
+  for (std::size_t i = 0; i < latents.results; ++i) features_.push_back(latents.graph.outputs[i].type());
+  scale_ = settled_.made_height / settled_.latent_height;
+  first_state_ = image.first_state, states_ = image.states.size();
+  tiles_ = lay_out_tiles(settled_.latent_height, settled_.latent_width, count, image.reach);
+}
+
+std::int64_t VideoDecode::more_tiles() const {
+  constexpr std::int64_t kMostTiles = 64;
+  const std::int64_t now = std::max<std::int64_t>(1, settled_.vae_tiles);
+  const std::int64_t window = is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
+  for (std::int64_t more = 2 * now; more <= kMostTiles; more *= 2) {
+    VideoDecode other = *this;
+    other.set_tiles(more);
+    // Overlapping, they must take a good deal less to be worth their time.
+    if (other.tiles_.window_height * other.tiles_.window_width * 5 <= window * 4) return more;
+  }
+  return 0;
 }
 
 Type VideoDecode::latent_type(std::int64_t frames) const {
@@ -53,10 +97,74 @@ NamedGraph VideoDecode::trace(std::int64_t latent_frames, bool first) const {
   return with_states(traced, {to_rgb8(outputs[0]), finite_flag(pixels)}, {"frames", "finite"});
 }
 
+NamedGraph VideoDecode::trace_latent_side(std::int64_t latent_frames, bool first) const {
+  const WanVaeGraph traced =
+      trace_wan_vae_decode_latent_side(model_.vae, dtype_, latent_frames, settled_.latent_height, settled_.latent_width, first);
+  std::vector<Value> results(traced.graph.outputs.begin(), traced.graph.outputs.begin() + static_cast<std::ptrdiff_t>(traced.results));
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < traced.results; ++i) names.push_back(fmt::format("features_{}", i));
+  return with_states(traced, std::move(results), std::move(names));
+}
+
+// The image side of a window's features, which it picks from the whole picture's by their numbers: one plan serves all windows.
+NamedGraph VideoDecode::trace_tile(std::int64_t latent_frames, bool first) const {
+  WanVaeGraph traced =
+      trace_wan_vae_decode_image_side(model_.vae, dtype_, latent_frames, tiles_.window_height, tiles_.window_width, first);
+  const Value window = input("window", DType::i32, {latent_frames * tiles_.window_height * tiles_.window_width});
+  std::vector<Value> inputs, arguments;
+  for (std::size_t i = 0; i < features_.size(); ++i) {
+    Type type = features_[i];
+    type.shape.dim(0) = latent_frames;
+    inputs.push_back(input(fmt::format("features_{}", i), type.dtype, type.shape));
+    const Value pixels = reshape(inputs.back(), {type.shape.count(0, 3), type.shape.dim(3)});
+    arguments.push_back(reshape(gather(pixels, window), traced.graph.inputs[i].shape()));
+  }
+  inputs.push_back(window);
+  for (std::size_t i = features_.size(); i < traced.graph.inputs.size(); ++i) {
+    inputs.push_back(traced.graph.inputs[i]);
+    arguments.push_back(traced.graph.inputs[i]);
+  }
+  traced.graph.outputs =
+      rebuild(traced.graph, arguments, [](const Node& node, std::vector<Value> operands) { return keep(node, std::move(operands)); });
+  traced.graph.inputs = std::move(inputs);
+  const Value frames = traced.graph.outputs[0], pixels = traced.graph.outputs[traced.results - 1];
+  return with_states(traced, {to_rgb8(frames), finite_flag(pixels)}, {"frames", "finite"});
+}
+
+void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
+  const std::string size = fmt::format("{}x{}", settled_.latent_height, settled_.latent_width);
+  const std::string window = fmt::format("{} window {}x{}", size, tiles_.window_height, tiles_.window_width);
+  const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
+    program.plans.push_back({"decode_latents_" + name, fmt::format("decode_latents_{} {} {}", name, size, frames),
+                             [this, frames, first] { return trace_latent_side(frames, first); }});
+    stage.uses.push_back({"latents " + name, "decode_latents_" + name, "vae",
+                          {{"latent", name + ".latent"}, {"features_*", name + ".features_*"}, {"state_*", "decoder.state_*"}}});
+    program.plans.push_back({"decode_tile_" + name, fmt::format("decode_tile_{} {} {}", name, window, frames),
+                             [this, frames, first] { return trace_tile(frames, first); }});
+    stage.uses.push_back({name, "decode_tile_" + name, "vae",
+                          {{"features_*", name + ".features_*"}, {"window", name + ".window"}, {"frames", name + ".frames"},
+                           {"finite", name + ".finite"}, {"state_*", "decoder.tile.state_*"}}});
+  };
+  add("first", 1, true);
+  if (group_frames_) {
+    add("group", group_frames_, false);
+    const std::int64_t frames = group_frames_ * model_.vae.scale_factor_temporal;
+    stage.tensors.push_back(
+        {"group.frames.second", {DType::u8, {frames, tiles_.window_height * scale_, tiles_.window_width * scale_, 3}}});
+  }
+  for (std::size_t i = 0; i < features_.size(); ++i) {
+    Type all = features_[i];
+    all.shape.dim(0) = settled_.latent_frames;
+    stage.tensors.push_back({fmt::format("all features_{}", i), all});
+  }
+  // All frames wait in this process for the last tile.
+  if (platform_.info().unified_memory)
+    stage.caller_bytes += static_cast<std::size_t>(settled_.num_frames * settled_.made_height * settled_.made_width * 3);
+}
+
 void VideoDecode::add_to(Program& program, std::size_t caller_bytes) const {
   const std::string size = fmt::format("{}x{}", settled_.latent_height, settled_.latent_width);
   Stage stage{.name = "decode", .phase = Phase::decode, .uses = {}, .caller_bytes = caller_bytes};
-  const std::int64_t groups = group_frames_ ? (settled_.latent_frames - 1) / group_frames_ + 1 : 1;
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"decode_" + name, fmt::format("decode_{} {} {}", name, size, frames),
                              [this, frames, first] { return trace(frames, first); }});
@@ -64,15 +172,17 @@ void VideoDecode::add_to(Program& program, std::size_t caller_bytes) const {
                           {{"latent", name + ".latent"}, {"frames", name + ".frames"}, {"finite", name + ".finite"},
                            {"state_*", "decoder.state_*"}}});
   };
-  add("first", 1, true);
-  if (group_frames_) {
+  if (is_tiled()) add_tiles_to(program, stage);
+  else add("first", 1, true);
+  if (group_frames_ && !is_tiled()) {
     add("group", group_frames_, false);
     // While one group is copied out the next is made.
     const std::int64_t frames = group_frames_ * model_.vae.scale_factor_temporal;
     stage.tensors.push_back({"group.frames.second", {DType::u8, {frames, settled_.made_height, settled_.made_width, 3}}});
   }
   stage.tensors.push_back({"all latents", latent_type(settled_.latent_frames)});
-  stage.tensors.push_back({"finite frames", {DType::f32, {groups, kFiniteRow}}});
+  const std::size_t flags = groups() * std::max<std::size_t>(1, tiles_.tiles.size());
+  stage.tensors.push_back({"finite frames", {DType::f32, {static_cast<std::int64_t>(flags), kFiniteRow}}});
   program.stages.push_back(std::move(stage));
 }
 
@@ -89,10 +199,48 @@ std::vector<float> VideoDecode::denormalised(const std::vector<float>& latents) 
   return values;
 }
 
+// What the image side begins with, of all frames.
+void VideoDecode::make_features(StageRun& run) const {
+  const Tensor& all = run.tensor("all latents");
+  const BoundPlan first = run.bind("latents first"), group = group_frames_ ? run.bind("latents group") : BoundPlan{};
+  for (std::int64_t begin = 0; begin < settled_.latent_frames;) {
+    const BoundPlan& plan = begin == 0 ? first : group;
+    run.copy(frames_of(all, begin, plan.inputs[0].type), plan.inputs[0]);
+    run.run(plan);
+    for (std::size_t i = 0; i < features_.size(); ++i)
+      run.copy(plan.outputs[i], frames_of(run.tensor(fmt::format("all features_{}", i)), begin, plan.outputs[i].type));
+    begin += plan.inputs[0].type.shape.dim(0);
+  }
+}
+
+// The numbers of the pixels that its window shows, and states as before a video.
+void VideoDecode::begin_tile(const PictureTile& tile, StageRun& run) const {
+  for (std::size_t i = first_state_; i < states_; ++i) {
+    const Tensor& state = run.tensor(fmt::format("decoder.tile.state_{}", i));
+    run.platform().zero(run.stream(), state.slot(), state.size_bytes());
+  }
+  const auto fill = [&](const std::string& name, std::int64_t frames) {
+    std::vector<std::int32_t> numbers;
+    for (std::int64_t frame = 0; frame < frames; ++frame)
+      for (std::int64_t row = 0; row < tiles_.window_height; ++row)
+        for (std::int64_t column = 0; column < tiles_.window_width; ++column)
+          numbers.push_back(static_cast<std::int32_t>(
+              (frame * settled_.latent_height + tile.window_top + row) * settled_.latent_width + tile.window_left + column));
+    run.upload(run.tensor(name + ".window"), numbers);
+  };
+  fill("first", 1);
+  if (group_frames_) fill("group", group_frames_);
+}
+
 void VideoDecode::run(const std::vector<float>& latents, std::size_t video, StageRun& run) const {
   const Callbacks& callbacks = run.callbacks();
   const Tensor &all = run.tensor("all latents"), &flags = run.tensor("finite frames");
   run.upload(all, denormalised(latents));
+  if (is_tiled()) {
+    const auto start = StepClock::now();
+    make_features(run);
+    run.phase("decode latents' side", start);
+  }
   BoundPlan first = run.bind("first"), group = group_frames_ ? run.bind("group") : BoundPlan{};
   std::vector<Tensor> free_frames;
   if (group_frames_) free_frames = {run.tensor("group.frames"), run.tensor("group.frames.second")};
@@ -101,64 +249,88 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
     Tensor frames;
     std::unique_ptr<Mark> mark;
     std::size_t latent_frames;
+    const PictureTile* tile;  // that these are of; null: all of the picture
+    std::int64_t first_frame;
   };
   // While the device decodes a group, the one before is copied out and written. Where work is done as it is queued, each group is
   // written at once.
   constexpr std::size_t kGroupsAhead = 1;
   std::deque<Decoded> ahead;
-  std::int64_t frame_number = 0;
   std::size_t done = 0;
-  const auto total = static_cast<std::size_t>(settled_.latent_frames);
-  std::vector<std::uint8_t> rgb, cropped;
-  const auto emit = [&](const Tensor& frames) {
-    rgb.resize(frames.size_bytes());
-    run.platform().download(run.downloads(), frames.slot(), rgb.data(), rgb.size());
+  const auto latent_frames = static_cast<std::size_t>(settled_.latent_frames);
+  const std::size_t total = latent_frames * std::max<std::size_t>(1, tiles_.tiles.size());
+  const auto frame_size = static_cast<std::size_t>(settled_.made_height * settled_.made_width * 3);
+  std::vector<std::uint8_t> rgb, cropped, whole(is_tiled() ? frame_size * static_cast<std::size_t>(settled_.num_frames) : 0);
+  const auto emit = [&](std::int64_t number, std::span<const std::uint8_t> frame) {
+    if (settled_.made_height != settled_.height || settled_.made_width != settled_.width) {
+      crop(frame, settled_.made_height, settled_.made_width, settled_.height, settled_.width, cropped);
+      frame = cropped;
+    }
+    if (callbacks.frame) callbacks.frame(video, number, frame);
+  };
+  const auto take = [&](const Decoded& decoded) {
+    rgb.resize(decoded.frames.size_bytes());
+    run.platform().download(run.downloads(), decoded.frames.slot(), rgb.data(), rgb.size());
     run.downloads().synchronize();
-    const auto frame_size = static_cast<std::size_t>(frames.type.shape.count(1, 4));
-    for (std::size_t begin = 0; begin < rgb.size(); begin += frame_size) {
-      std::span<const std::uint8_t> frame{rgb.data() + begin, frame_size};
-      if (settled_.made_height != settled_.height || settled_.made_width != settled_.width) {
-        crop(frame, settled_.made_height, settled_.made_width, settled_.height, settled_.width, cropped);
-        frame = cropped;
-      }
-      if (callbacks.frame) callbacks.frame(video, frame_number++, frame);
+    const Shape& shape = decoded.frames.type.shape;
+    const auto size = static_cast<std::size_t>(shape.count(1, 4));
+    for (std::int64_t i = 0; i < shape.dim(0); ++i) {
+      const std::span<const std::uint8_t> frame{rgb.data() + static_cast<std::size_t>(i) * size, size};
+      const std::int64_t number = decoded.first_frame + i;
+      if (!decoded.tile) emit(number, frame);
+      else paste(frame, shape.dim(2), *decoded.tile, scale_, whole.data() + static_cast<std::size_t>(number) * frame_size,
+                 settled_.made_width);
     }
   };
-  const auto write_done = [&](std::size_t most_ahead) {
+  const auto take_done = [&](std::size_t most_ahead) {
     for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().mark->reached()); ahead.pop_front()) {
       run.downloads().wait_for(*ahead.front().mark);
-      emit(ahead.front().frames);
+      take(ahead.front());
       done += ahead.front().latent_frames;
       run.progress(done, total);
-      if (done > 1) free_frames.push_back(ahead.front().frames);
+      if (ahead.front().first_frame > 0) free_frames.push_back(ahead.front().frames);
     }
   };
   std::int64_t number = 0;  // of the group
-  for (std::size_t begin = 0; begin < total; ++number) {
-    const auto group_start = StepClock::now();
-    BoundPlan& plan = begin == 0 ? first : group;
-    const Tensor& latent = plan.inputs[0];
-    const std::size_t frame_bytes = latent.size_bytes() / static_cast<std::size_t>(latent.type.shape.dim(0));
-    run.copy({latent.type, all.buffer, all.offset + begin * frame_bytes}, latent);
-    if (begin > 0) {
-      plan.set_output("frames", free_frames.front());
-      free_frames.erase(free_frames.begin());
+  const auto decode = [&](const PictureTile* tile) {
+    std::int64_t frame = 0;
+    for (std::size_t begin = 0; begin < latent_frames; ++number) {
+      const auto group_start = StepClock::now();
+      BoundPlan& plan = begin == 0 ? first : group;
+      const std::size_t inputs = tile ? features_.size() : 1;
+      for (std::size_t i = 0; i < inputs; ++i)
+        run.copy(frames_of(tile ? run.tensor(fmt::format("all features_{}", i)) : all, static_cast<std::int64_t>(begin),
+                           plan.inputs[i].type),
+                 plan.inputs[i]);
+      if (begin > 0) {
+        plan.set_output("frames", free_frames.front());
+        free_frames.erase(free_frames.begin());
+      }
+      run.run(plan);
+      run.copy(plan.outputs[1], row_of(flags, number, plan.outputs[1].type));
+      const std::size_t count = begin == 0 ? 1 : static_cast<std::size_t>(group_frames_);
+      ahead.push_back({plan.outputs[0], run.stream().mark(), count, tile, frame});
+      begin += count;
+      frame += plan.outputs[0].type.shape.dim(0);
+      run.phase(fmt::format("decode {}", begin), group_start);
+      take_done(kGroupsAhead);
     }
-    run.run(plan);
-    run.copy(plan.outputs[1], row_of(flags, number, plan.outputs[1].type));
-    const std::size_t count = begin == 0 ? 1 : static_cast<std::size_t>(group_frames_);
-    ahead.push_back({plan.outputs[0], run.stream().mark(), count});
-    begin += count;
-    run.phase(fmt::format("decode {}", begin), group_start);
-    write_done(kGroupsAhead);
+  };
+  if (!is_tiled()) decode(nullptr);
+  for (const PictureTile& tile : tiles_.tiles) {
+    take_done(0);  // the first group's frames have one place
+    begin_tile(tile, run);
+    decode(&tile);
   }
-  write_done(0);
+  take_done(0);
   const std::vector<float> finite = run.download(flags);
   for (std::int64_t i = 0; i < number; ++i)
     check(std::isfinite(finite[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, "vae",
           "not a number: frames of group {} of {} are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
           "try --dtype f32.",
-          i + 1, number, name(dtype_));
+          i % static_cast<std::int64_t>(groups()) + 1, groups(), name(dtype_));
+  for (std::int64_t i = 0; is_tiled() && i < settled_.num_frames; ++i)
+    emit(i, {whole.data() + static_cast<std::size_t>(i) * frame_size, frame_size});
 }
 
 }  // namespace zoe

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "pipeline/picture_tiles.h"
 #include "pipeline/recipe.h"
 
 namespace zoe {
@@ -13,6 +14,11 @@ class VideoDecode {
  public:
   explicit VideoDecode(const RecipeContext& context);
   void settle(const Settled& settled);  // sizes; once, before the rest
+  // In how many tiles pictures are made of what the latents' side of the decoder gives: more take less memory, and more time for what
+  // they overlap by. Frames are the same where convolutions of any size give the same bits. At once they are handed out at the end.
+  void set_tiles(std::int64_t tiles);
+  // More tiles than these take less memory; 0: they would not.
+  std::int64_t more_tiles() const;
 
   void add_to(Program& program, std::size_t caller_bytes) const;  // plans, and the stage at its end
   // `latents`: normalised, [C,T,h,w]. Frames go to the callbacks.
@@ -20,6 +26,15 @@ class VideoDecode {
 
  private:
   NamedGraph trace(std::int64_t latent_frames, bool first) const;
+  NamedGraph trace_latent_side(std::int64_t latent_frames, bool first) const;
+  NamedGraph trace_tile(std::int64_t latent_frames, bool first) const;
+  void add_tiles_to(Program& program, Stage& stage) const;
+  void make_features(StageRun& run) const;
+  void begin_tile(const PictureTile& tile, StageRun& run) const;
+  bool is_tiled() const { return tiles_.tiles.size() > 1; }
+  std::size_t groups() const {
+    return static_cast<std::size_t>(group_frames_ ? (settled_.latent_frames - 1) / group_frames_ + 1 : 1);
+  }
   std::vector<float> denormalised(const std::vector<float>& latents) const;
   Type latent_type(std::int64_t frames) const;
 
@@ -29,6 +44,10 @@ class VideoDecode {
   std::size_t free_bytes_;
   Settled settled_;
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
+  PictureTiles tiles_;             // of the features, in their pixels; none: pictures are made as one
+  std::vector<Type> features_;     // of one latent frame
+  std::int64_t scale_ = 1;         // pixels of a frame that one of the features' stands for
+  std::size_t first_state_ = 0, states_ = 0;  // of the image side
 };
 
 }  // namespace zoe

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -10,6 +11,17 @@
 #include "pipeline/vae_states.h"
 
 namespace zoe {
+
+namespace {
+
+void zero_states(std::string_view of, std::size_t begin, std::size_t end, StageRun& run) {  // they are an earlier video's
+  for (std::size_t i = begin; i < end; ++i) {
+    const Tensor& state = run.tensor(fmt::format("{}.state_{}", of, i));
+    run.platform().zero(run.stream(), state.slot(), state.size_bytes());
+  }
+}
+
+}  // namespace
 
 VideoEncode::VideoEncode(const RecipeContext& context)
     : model_(context.model), dtype_(context.dtype), platform_(context.platform) {}
@@ -26,6 +38,45 @@ void VideoEncode::settle(const Settled& settled, std::span<const PixelVideo> vid
     const std::int64_t count = group_pixel_frames();
     for (std::int64_t begin = 1; begin < video.frames; begin += count) levels_.insert(settled_level(video, begin, count));
   }
+  for (const PixelVideo& video : videos) frames_ = std::max(frames_, video.frames);
+  set_tiles(settled.vae_tiles);
+}
+
+void VideoEncode::set_tiles(std::int64_t count) {
+  tiles_ = {};
+  if (count == 1) return;
+  const WanVaeGraph image = trace_wan_vae_encode_image_side(model_.vae, dtype_, 1, height_, width_, true);
+  features_ = image.graph.outputs[0].type();
+  first_state_ = image.states.size();
+  tiles_ = lay_out_tiles(features_.shape.dim(1), features_.shape.dim(2), count, image.reach);
+}
+
+NamedGraph VideoEncode::trace_side(std::int64_t frames, bool first, bool of_image) const {
+  const std::int64_t spatial = model_.vae.scale_factor_spatial;
+  const WanVaeGraph traced =
+      of_image ? trace_wan_vae_encode_image_side(model_.vae, dtype_, frames, tiles_.window_height * spatial,
+                                                 tiles_.window_width * spatial, first)
+               : trace_wan_vae_encode_latent_side(model_.vae, dtype_, frames, height_, width_, first);
+  return with_states(traced, {traced.graph.outputs[0]}, {of_image ? "features_0" : "mean"});
+}
+
+void VideoEncode::add_tiles_to(Program& program, Stage& stage) const {
+  const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
+    program.plans.push_back({"encode_tile_" + name,
+                             fmt::format("encode_tile_{} {}x{} {}", name, tiles_.window_height, tiles_.window_width, frames),
+                             [this, frames, first] { return trace_side(frames, first, true); }});
+    stage.uses.push_back({name, "encode_tile_" + name, "vae",
+                          {{"frames", name + ".pixels"}, {"features_0", name + ".features"}, {"state_*", "encoder.tile.state_*"}}});
+    program.plans.push_back({"encode_latents_" + name, fmt::format("encode_latents_{} {}x{} {}", name, height_, width_, frames),
+                             [this, frames, first] { return trace_side(frames, first, false); }});
+    stage.uses.push_back({"latents " + name, "encode_latents_" + name, "vae",
+                          {{"features_0", name + ".all features"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"}}});
+  };
+  add("first", 1, true);
+  if (group_frames_) add("group", group_pixel_frames(), false);
+  // All tiles' features wait in this process for the last one's.
+  if (platform_.info().unified_memory)
+    stage.caller_bytes += features_.size_bytes() * static_cast<std::size_t>((frames_ - 1) / model_.vae.scale_factor_temporal + 1);
 }
 
 // The level from which a group must be encoded: the lower ones see blank frames alone, as they did for the group before.
@@ -54,6 +105,7 @@ NamedGraph VideoEncode::trace(std::int64_t frames, std::optional<std::int64_t> f
 }
 
 void VideoEncode::add_to(Program& program, Stage& stage) const {
+  if (is_tiled()) return add_tiles_to(program, stage);
   const auto add = [&](const std::string& name, std::int64_t frames, std::optional<std::int64_t> from_level) {
     std::string key = fmt::format("encode_{} {}x{} {}", name, height_, width_, frames);
     for (const std::int64_t level : levels_) key += fmt::format(" {}", level);
@@ -71,51 +123,118 @@ void VideoEncode::add_to(Program& program, Stage& stage) const {
   for (const std::int64_t level : levels_) add(fmt::format("group from {}", level), group_pixel_frames(), level);
 }
 
+std::vector<VideoEncode::Group> VideoEncode::groups(const PixelVideo& video) const {
+  std::vector<Group> all{{0, 1, 0, 1}};
+  for (std::int64_t begin = 1; begin < video.frames; begin += group_pixel_frames())
+    all.push_back({all.back().latent + all.back().latent_frames, group_frames_, begin, group_pixel_frames()});
+  return all;
+}
+
+void VideoEncode::take_mean(const std::vector<float>& mean, std::int64_t latent, std::vector<float>& latents) const {
+  const std::int64_t z = model_.vae.z_dim, spatial = model_.vae.scale_factor_spatial;
+  const auto plane = static_cast<std::size_t>(height_ / spatial * (width_ / spatial));
+  const std::size_t row = latents.size() / static_cast<std::size_t>(z);  // of one channel
+  for (std::size_t i = 0; i < mean.size(); i += static_cast<std::size_t>(z))
+    for (std::int64_t c = 0; c < z; ++c) {
+      const auto channel = static_cast<std::size_t>(c);
+      const auto offset = static_cast<float>(model_.vae.latents_mean[channel]);
+      const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[channel]);
+      latents[channel * row + static_cast<std::size_t>(latent) * plane + i / static_cast<std::size_t>(z)] =
+          (mean[i + channel] - offset) * inverse_std;
+    }
+}
+
 std::vector<float> VideoEncode::run(const PixelVideo& video, StageRun& run, std::string_view whose,
                                     const std::function<void(std::int64_t latent_frames)>& encoded) const {
-  const std::int64_t temporal = model_.vae.scale_factor_temporal, z = model_.vae.z_dim, spatial = model_.vae.scale_factor_spatial;
-  const std::int64_t frames = (video.frames - 1) / temporal + 1;
-  const auto plane = static_cast<std::size_t>(height_ / spatial * (width_ / spatial));
-  const auto row = static_cast<std::size_t>(frames) * plane;  // of one channel
-  std::vector<float> latents(static_cast<std::size_t>(z) * row);
-  for (std::size_t i = 0; i < states_; ++i) {  // an earlier video's
-    const Tensor& state = run.tensor(fmt::format("encoder.state_{}", i));
-    run.platform().zero(run.stream(), state.slot(), state.size_bytes());
-  }
-
-  bool blank = false;  // what the group's frames hold on the device
-  std::int64_t latent = 0;
-  for (std::int64_t group = 0; latent < frames; ++group) {
-    const std::int64_t begin = group == 0 ? 0 : 1 + temporal * (latent - 1), count = group == 0 ? 1 : group_pixel_frames();
-    const std::int64_t from_level = group == 0 ? 0 : settled_level(video, begin, count);
-    const BoundPlan plan = run.bind(group == 0 ? "first" : fmt::format("group from {}", from_level));
-    if (group < 2) blank = false;  // another plan's frames
-    if (from_level == 0) {
-      const Tensor& into = plan.inputs[0];
-      const std::vector<float> values = video.pixels(begin, count);
-      if (!values.empty()) run.upload(into, values);
-      else if (!blank) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
-      blank = values.empty();
-    }
-    run.run(plan);
-    const std::vector<float> mean = run.download(plan.outputs[0]);  // [T,h,w,z]
-    for (std::size_t i = 0; i < mean.size(); i += static_cast<std::size_t>(z))
-      for (std::int64_t c = 0; c < z; ++c) {
-        const auto channel = static_cast<std::size_t>(c);
-        const auto offset = static_cast<float>(model_.vae.latents_mean[channel]);
-        const float inverse_std = 1.0f / static_cast<float>(model_.vae.latents_std[channel]);
-        latents[channel * row + static_cast<std::size_t>(latent) * plane + i / static_cast<std::size_t>(z)] =
-            (mean[i + channel] - offset) * inverse_std;
-      }
-    latent += group == 0 ? 1 : group_frames_;
-    encoded(latent);
-  }
+  const std::vector<float> latents = is_tiled() ? run_tiles(video, run, encoded) : run_whole(video, run, encoded);
   check(std::all_of(latents.begin(), latents.end(), [](float value) { return std::isfinite(value); }), ErrorKind::invalid_argument,
         "vae",
         "not a number: {} latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or try --dtype "
         "f32.",
         whose, name(dtype_));
   return latents;
+}
+
+std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run,
+                                          const std::function<void(std::int64_t latent_frames)>& encoded) const {
+  const std::vector<Group> all = groups(video);
+  const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
+  std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * (height_ / spatial) * (width_ / spatial)));
+  zero_states("encoder", 0, states_, run);
+  bool blank = false;  // what the group's frames hold on the device
+  for (std::size_t number = 0; number < all.size(); ++number) {
+    const Group& group = all[number];
+    const std::int64_t from_level = number == 0 ? 0 : settled_level(video, group.begin, group.frames);
+    const BoundPlan plan = run.bind(number == 0 ? "first" : fmt::format("group from {}", from_level));
+    if (number < 2) blank = false;  // another plan's frames
+    if (from_level == 0) {
+      const Tensor& into = plan.inputs[0];
+      const std::vector<float> values = video.pixels(group.begin, group.frames);
+      if (!values.empty()) run.upload(into, values);
+      else if (!blank) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
+      blank = values.empty();
+    }
+    run.run(plan);
+    take_mean(run.download(plan.outputs[0]), group.latent, latents);
+    encoded(group.latent + group.latent_frames);
+  }
+  return latents;
+}
+
+// Tile by tile down to the latents' resolution, then the whole picture of that.
+std::vector<float> VideoEncode::run_tiles(const PixelVideo& video, StageRun& run,
+                                          const std::function<void(std::int64_t latent_frames)>& encoded) const {
+  const std::vector<Group> all = groups(video);
+  const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
+  const std::int64_t height = height_ / spatial, width = width_ / spatial;
+  const std::size_t pixel = features_.size_bytes() / static_cast<std::size_t>(height * width);
+  std::vector<std::byte> features(features_.size_bytes() * static_cast<std::size_t>(frames)), window;
+  for (const PictureTile& tile : tiles_.tiles) {
+    zero_states("encoder.tile", 0, first_state_, run);
+    for (const Group& group : all) {
+      const BoundPlan plan = run.bind(group.latent == 0 ? "first" : "group");
+      const Tensor &into = plan.inputs[0], &made = plan.outputs[0];
+      const std::vector<float> values = video.pixels(group.begin, group.frames);
+      if (values.empty()) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
+      else run.upload(into, cut_out(values, group.frames, tile));
+      run.run(plan);
+      window.resize(made.size_bytes());
+      run.platform().download(run.stream(), made.slot(), window.data(), window.size());
+      run.stream().synchronize();
+      for (std::int64_t frame = 0; frame < group.latent_frames; ++frame)
+        for (std::int64_t row = 0; row < tile.height; ++row)
+          std::memcpy(features.data() + static_cast<std::size_t>(((group.latent + frame) * height + tile.top + row) * width + tile.left) * pixel,
+                      window.data() + static_cast<std::size_t>((frame * tiles_.window_height + tile.top - tile.window_top + row) *
+                                                                   tiles_.window_width +
+                                                               tile.left - tile.window_left) *
+                                          pixel,
+                      static_cast<std::size_t>(tile.width) * pixel);
+    }
+  }
+  std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * height * width));
+  zero_states("encoder", first_state_, states_, run);
+  for (const Group& group : all) {
+    const BoundPlan plan = run.bind(group.latent == 0 ? "latents first" : "latents group");
+    run.platform().upload(run.stream(), features.data() + static_cast<std::size_t>(group.latent) * features_.size_bytes(),
+                          plan.inputs[0].slot(), plan.inputs[0].size_bytes());
+    run.run(plan);
+    take_mean(run.download(plan.outputs[0]), group.latent, latents);
+    encoded(group.latent + group.latent_frames);
+  }
+  return latents;
+}
+
+// Of frames [count,H,W,3] what a tile's window shows.
+std::vector<float> VideoEncode::cut_out(const std::vector<float>& frames, std::int64_t count, const PictureTile& tile) const {
+  const std::int64_t spatial = model_.vae.scale_factor_spatial, width = tiles_.window_width * spatial;
+  std::vector<float> window;
+  window.reserve(static_cast<std::size_t>(count * tiles_.window_height * spatial * width * 3));
+  for (std::int64_t frame = 0; frame < count; ++frame)
+    for (std::int64_t row = 0; row < tiles_.window_height * spatial; ++row) {
+      const auto from = frames.begin() + ((frame * height_ + tile.window_top * spatial + row) * width_ + tile.window_left * spatial) * 3;
+      window.insert(window.end(), from, from + width * 3);
+    }
+  return window;
 }
 
 }  // namespace zoe

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "pipeline/picture_tiles.h"
 #include "pipeline/recipe.h"
 
 namespace zoe {
@@ -30,6 +31,8 @@ class VideoEncode {
 
   // Sizes, and how the videos will be encoded; once, before the rest.
   void settle(const Settled& settled, std::span<const PixelVideo> videos);
+  // As VideoDecode::set_tiles: pictures are taken in tiles down to the latents' resolution. Then no level is skipped.
+  void set_tiles(std::int64_t tiles);
   // The plans, and their uses in the stage that runs them.
   void add_to(Program& program, Stage& stage) const;
   // The mean of the encoder's distribution, normalised as latents are: f32 [z,T,h,w]. One of the videos, or one of one frame.
@@ -39,6 +42,20 @@ class VideoEncode {
 
  private:
   NamedGraph trace(std::int64_t frames, std::optional<std::int64_t> from_level) const;
+  NamedGraph trace_side(std::int64_t frames, bool first, bool of_image) const;
+  void add_tiles_to(Program& program, Stage& stage) const;
+  bool is_tiled() const { return tiles_.tiles.size() > 1; }
+  struct Group {
+    std::int64_t latent, latent_frames, begin, frames;
+  };
+  std::vector<Group> groups(const PixelVideo& video) const;
+  // `mean` [T,h,w,z] of latent frames from `latent` on, normalised, into latents [z,F,h,w].
+  void take_mean(const std::vector<float>& mean, std::int64_t latent, std::vector<float>& latents) const;
+  std::vector<float> cut_out(const std::vector<float>& frames, std::int64_t count, const PictureTile& tile) const;
+  std::vector<float> run_tiles(const PixelVideo& video, StageRun& run,
+                               const std::function<void(std::int64_t latent_frames)>& encoded) const;
+  std::vector<float> run_whole(const PixelVideo& video, StageRun& run,
+                               const std::function<void(std::int64_t latent_frames)>& encoded) const;
   std::int64_t settled_level(const PixelVideo& video, std::int64_t begin, std::int64_t count) const;
   std::int64_t group_pixel_frames() const { return group_frames_ * model_.vae.scale_factor_temporal; }
 
@@ -49,6 +66,10 @@ class VideoEncode {
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
   std::size_t states_ = 0;
   std::set<std::int64_t> levels_;  // from which groups behind the first are encoded
+  std::int64_t frames_ = 1;        // of the longest video
+  PictureTiles tiles_;             // of the latents; none: pictures are taken as one
+  Type features_;                  // of one latent frame, between the two sides
+  std::size_t first_state_ = 0;    // of the latents' side
 };
 
 }  // namespace zoe

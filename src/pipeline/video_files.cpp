@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/error.h"
@@ -18,6 +19,12 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
+}
+
+// Paths may hold anything: several are a list of JSON, and so is one that could be taken for it.
+std::string one_text(const RequestField& field, const std::vector<std::string>& texts) {
+  if (field.is_file() && field.is_list() && (texts.size() > 1 || texts[0].starts_with('['))) return nlohmann::json(texts).dump();
+  return fmt::format("{}", fmt::join(texts, ","));
 }
 
 }  // namespace
@@ -38,7 +45,7 @@ struct VideoFiles::State {
     video.crf = request.crf;
     // Of a cpu they are busy with the frames; else they have nothing to do.
     const DeviceInfo& platform = session.platform().info();
-    const int idle = static_cast<int>(std::min(8U, std::max(1U, std::thread::hardware_concurrency())));
+    const int idle = static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1U, 16U));
     video.threads = platform.unified_memory ? std::min(2, platform.threads) : idle;
     return video;
   }
@@ -101,7 +108,7 @@ std::vector<std::pair<std::string, std::string>> VideoFiles::metadata(const Job&
   std::vector<std::pair<std::string, std::string>> all;
   for (const RequestField& field : request_fields())
     if (const std::vector<std::string> texts = get_field(one, field); !texts.empty())
-      all.emplace_back(field.name, fmt::format("{}", fmt::join(texts, ",")));
+      all.emplace_back(field.name, one_text(field, texts));
   all.emplace_back("model", session.model().name);
   if (session.model().random_seed)
     all.emplace_back("weights", fmt::format("random, seed {}: the video is noise", *session.model().random_seed));

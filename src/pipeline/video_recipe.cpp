@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "compiler/passes/split_rows.h"
 #include "ir/trace.h"
 #include "models/umt5/model.h"
 #include "models/wan_dit/model.h"
@@ -24,22 +25,8 @@ namespace zoe {
 
 namespace {
 
-// Of the transformer: one forward takes the texts of all predictions (guidance as a batch of two), or each its own. With normalized
-// attention guidance one prediction has two texts.
-enum class Text : std::uint8_t { prompt, negative };
-struct Forward {
-  std::string name;  // "both", "prompt", "negative"
-  std::vector<Text> texts;
-  std::vector<std::string> results;  // the tensors its predictions go to
-};
-
-std::vector<Forward> forwards(bool guided, bool nag, std::int64_t batch) {
-  using enum Text;
-  if (nag) return {{"both", {prompt, negative}, {"prediction"}}};
-  if (!guided) return {{"prompt", {prompt}, {"prediction"}}};
-  if (batch == 2) return {{"both", {prompt, negative}, {"prediction", "unconditional"}}};
-  return {{"prompt", {prompt}, {"prediction"}}, {"negative", {negative}, {"unconditional"}}};
-}
+// Pieces of fewer tokens do not fill a device.
+constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 16;
 
 // A run of steps that one transformer takes.
 struct Expert {
@@ -100,21 +87,26 @@ class VideoWork : public Work {
   std::vector<ProgramPlan> companions() const override;
   void run(std::size_t stage, std::size_t video, StageRun& run) override;
   bool takes_weights(std::size_t stage, std::size_t video, const Callbacks& callbacks) const override;
-  std::string need_less() override;
+  std::string need_less(const MemoryStatement& memory) override;
   std::string advice() const override;
 
  private:
   bool guided() const { return settled_.guidance_scale > 1.0; }
+  // Latent frames of a step: those of reference images stand in front of the video's.
+  std::int64_t references() const { return control_ ? control_->references() : 0; }
+  std::int64_t step_frames() const { return references() + settled_.latent_frames; }
   Type latent_type() const {
-    return {DType::f32, {model_.vae.z_dim, settled_.latent_frames, settled_.latent_height, settled_.latent_width}};
+    return {DType::f32, {model_.vae.z_dim, step_frames(), settled_.latent_height, settled_.latent_width}};
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
-    return {settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows,
-            texts_of_forward(),     model_.image_rows(),    first_frame(),         has_nag()};
+    return {step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
+            texts(),                model_.image_rows(),    first_frame(),         has_nag()};
   }
   bool has_nag() const { return !nag_.empty(); }
-  std::int64_t texts_of_forward() const { return has_nag() ? 2 : settled_.batch; }
-  std::vector<Forward> all_forwards() const { return forwards(guided(), has_nag(), settled_.batch); }
+  // The transformer sees the texts of all predictions in one forward. With normalized attention guidance one has two texts.
+  std::int64_t texts() const { return guided() || has_nag() ? 2 : 1; }
+  std::int64_t tokens() const;
+  RowSplit row_split() const;
   // A picture stands in the place of the first latent frame.
   bool first_frame() const { return image_ && model_.expand_timesteps; }
   std::int64_t timesteps() const { return first_frame() ? 2 : 1; }  // of a step
@@ -129,18 +121,19 @@ class VideoWork : public Work {
   }  // the first expert's stage
   void begin_video(std::size_t video, const DenoiseState* saved);
   void denoise(const Expert& expert, std::size_t video, StageRun& run);
-  void cut_references();
+  std::vector<float> without_references(std::vector<float> latents) const;
   void finish_denoising(std::size_t video, const Callbacks& callbacks);
   // In the first latent frame's place, where it is given.
   void put_first_frame(std::vector<float>& latents) const;
   std::vector<float> clean_latents(const Expert& expert, int step, StageRun& run) const;
-  void prepare_context(const Forward& forward, std::size_t video, StageRun& run) const;
+  void prepare_context(std::size_t video, StageRun& run) const;
   void fill_rotary(StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
 
   const ModelConfig& model_;
   const DType dtype_;
   const GuidanceBatch asked_batch_;
+  const std::optional<int> asked_pieces_, asked_tiles_;
   SchedulerConfig scheduler_config_;
   std::unique_ptr<Scheduler> scheduler_;
   std::vector<Expert> experts_;
@@ -163,6 +156,8 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
     : model_(context.model),
       dtype_(context.dtype),
       asked_batch_(asked.guidance_batch),
+      asked_pieces_(asked.token_pieces),
+      asked_tiles_(asked.vae_tiles),
       scheduler_config_(context.model.scheduler),
       texts_(context),
       decode_(context) {
@@ -208,68 +203,81 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
               context.spelling);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  settled_.token_pieces = asked_pieces_.value_or(1);
+  settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
   if (control_) control_->settle(settled_);
   decode_.settle(settled_);
-  if (control_) settled_.latent_frames += control_->references();  // in the steps alone
 }
 
-std::string VideoWork::need_less() {
-  if (settled_.batch == 1 || asked_batch_ != GuidanceBatch::automatic) return {};
-  settled_.batch = 1;
-  return "guidance takes two forwards";
+// What the largest stage can do about it.
+std::string VideoWork::need_less(const MemoryStatement& memory) {
+  const auto largest = std::max_element(memory.stages.begin(), memory.stages.end(),
+                                        [](const StageMemory& a, const StageMemory& b) { return a.total() < b.total(); });
+  if (largest->component == "vae" && !asked_tiles_) {
+    const std::int64_t more = decode_.more_tiles();
+    if (more == 0) return {};
+    settled_.vae_tiles = more;
+    decode_.set_tiles(more);
+    if (image_) image_->set_tiles(more);
+    if (start_) start_->set_tiles(more);
+    if (control_) control_->set_tiles(more);
+    return fmt::format("the VAE takes pictures in {} tiles", more);
+  }
+  if (largest->phase != Phase::denoise) return {};
+  if (settled_.batch == 2 && asked_batch_ == GuidanceBatch::automatic) {
+    settled_.batch = 1;
+    return "prompt and negative prompt go through each block one behind the other";
+  }
+  const std::int64_t more = 2 * settled_.token_pieces;
+  if (asked_pieces_ || more > kMostTokenPieces || tokens() < more * kFewestTokens) return {};
+  settled_.token_pieces = more;
+  return fmt::format("the transformer takes tokens in {} pieces", more);
+}
+
+std::int64_t VideoWork::tokens() const {
+  const auto& patch = model_.transformer.patch_size;
+  return step_frames() / patch[0] * (settled_.latent_height / patch[1]) * (settled_.latent_width / patch[2]);
+}
+
+RowSplit VideoWork::row_split() const {
+  // Whole tiles of a product's rows; whole frames where these are modulated apart.
+  constexpr std::int64_t kMultiple = 64;
+  return {tokens(), settled_.token_pieces, guided() && settled_.batch == 1,
+          first_frame() ? tokens() / step_frames() : kMultiple};
 }
 
 std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-                     settled_.batch == 2 ? ", or try --guidance-batch off" : "");
+                     settled_.batch == 2                                 ? ", or try --guidance-batch off"
+                     : asked_pieces_ && *asked_pieces_ < kMostTokenPieces ? ", or leave out --token-pieces"
+                                                                          : "");
 }
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
-  return {"context", fmt::format("context rows {} batch {}", text_rows, texts_of_forward()), [this, text_rows] {
-            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, texts_of_forward(), model_.image_rows()),
+  return {"context", fmt::format("context rows {} batch {}", text_rows, texts()), [this, text_rows] {
+            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, texts(), model_.image_rows()),
                               wan_context_outputs(model_.transformer)};
           }};
 }
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step{}{} {}x{}x{} rows {} batch {}", first_frame() ? " first" : "", has_nag() ? " nag" : "",
-                      settled_.latent_frames, settled_.latent_height, settled_.latent_width, text_rows, settled_.batch),
+          fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {}", first_frame() ? " first" : "",
+                      has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
+                      texts(), settled_.batch, settled_.token_pieces),
           [this, text_rows] {
-            NamedGraph named{trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), {}};
-            for (std::int64_t i = 0; i < settled_.batch; ++i) named.outputs.push_back(fmt::format("prediction_{}", i));
+            NamedGraph named{split_rows(trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), row_split()), {"prediction"}};
+            if (guided()) named.outputs.emplace_back("unconditional");
             return named;
           }};
 }
 
 Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}, .may_stream = true};
-  for (const Forward& forward : all_forwards()) {
-    const std::string& own = forward.name;
-    stage.uses.push_back({own + " context",
-                          "context",
-                          expert.component,
-                          {{"text", own + ".text"},
-                           {"k_*", own + ".k_*"},
-                           {"v_*", own + ".v_*"},
-                           {"vace_*", own + ".vace_*"},
-                           {"image_k_*", own + ".image_k_*"},
-                           {"image_v_*", own + ".image_v_*"}}});
-    PlanUse step{own,
-                 "step",
-                 expert.component,
-                 {{"latent", "latents"},
-                  {"text_bias", own + ".text_bias"},
-                  {"k_*", own + ".k_*"},
-                  {"v_*", own + ".v_*"},
-                  {"vace_*", own + ".vace_*"},
-                  {"image_k_*", own + ".image_k_*"},
-                  {"image_v_*", own + ".image_v_*"}}};
-    for (std::size_t i = 0; i < forward.results.size(); ++i) step.tensors[fmt::format("prediction_{}", i)] = forward.results[i];
-    stage.uses.push_back(std::move(step));
-  }
+  stage.uses.push_back({"context", "context", expert.component, {{"text", "prompts.text"}}});
+  stage.uses.push_back({"forward", "step", expert.component, {{"latent", "latents"}}});
   // At step i the scheduler reads and writes those of its tensors that reads(i) and writes(i) say; here each has some.
   PlanUse update{"update", "update", "", {}};
   int next = 0;
@@ -358,16 +366,16 @@ void VideoWork::begin_video(std::size_t video, const DenoiseState* saved) {
         saved->latents.size(), saved->kept.size(), saved->next_step, latents_.size(), kept, scheduler_->steps());
 }
 
-// What one forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
+// What a forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
 // all padding rows of a text are the same row, so they are one key with log(count) on its logit.
-void VideoWork::prepare_context(const Forward& forward, std::size_t video, StageRun& run) const {
-  const BoundPlan plan = run.bind(forward.name + " context");
+void VideoWork::prepare_context(std::size_t video, StageRun& run) const {
+  const BoundPlan plan = run.bind("context");
   const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
   std::vector<float> bias;
   std::int64_t done = 0;
   run.platform().zero(run.stream(), plan.inputs[0].slot(), plan.inputs[0].size_bytes());
-  for (const Text each : forward.texts) {
-    const std::vector<float>& text = each == Text::negative ? texts_.negative_states() : texts_.states(video);
+  while (done < texts()) {
+    const std::vector<float>& text = done > 0 ? texts_.negative_states() : texts_.states(video);
     const std::int64_t count = static_cast<std::int64_t>(text.size()) / padded.dim(2);
     run.upload(row_of(plan.inputs[0], done++, {DType::f32, {count, padded.dim(2)}}), text);
     bias.insert(bias.end(), static_cast<std::size_t>(count), 0.0f);
@@ -375,15 +383,15 @@ void VideoWork::prepare_context(const Forward& forward, std::size_t video, Stage
     bias.resize(static_cast<std::size_t>(done * padded.dim(1)), -INFINITY);
   }
   run.run(plan, false);
-  run.upload(run.tensor(forward.name + ".text_bias"), bias);
+  run.upload(run.tensor("text_bias"), bias);
 }
 
 // The positions' tables, the same for every request of a size: a session makes them once, and both experts have one pair.
 void VideoWork::fill_rotary(StageRun& run) const {
-  const std::string of_size = fmt::format("rotary {}x{}x{}", settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+  const std::string of_size = fmt::format("rotary {}x{}x{}", step_frames(), settled_.latent_height, settled_.latent_width);
   std::optional<RotaryTables> tables;
   const auto table = [&](std::vector<float> RotaryTables::*which) {
-    if (!tables) tables = rotary_tables(model_.transformer, settled_.latent_frames, settled_.latent_height, settled_.latent_width);
+    if (!tables) tables = rotary_tables(model_.transformer, step_frames(), settled_.latent_height, settled_.latent_width);
     return std::move((*tables).*which);
   };
   run.fill_once("cos_full", of_size, [&] { return table(&RotaryTables::cos_full); });
@@ -401,8 +409,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     if (expert.end == scheduler_->steps()) finish_denoising(video, callbacks);
     return;
   }
-  const std::vector<Forward> all = all_forwards();
-  for (const Forward& forward : all) prepare_context(forward, video, run);
+  prepare_context(video, run);
   run.phase("text keys and values", start);
 
   // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
@@ -441,8 +448,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(coefficient_table, coefficients);
 
   std::vector<float> noise;
-  std::vector<BoundPlan> predict;
-  for (const Forward& forward : all) predict.push_back(run.bind(forward.name));
+  const BoundPlan predict = run.bind("forward");
   BoundPlan update = run.bind("update");
   const BoundPlan finite = run.bind("finite");
   const Type row_type = run.tensor("coefficients").type, flag = finite.outputs[0].type;
@@ -463,7 +469,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     const auto step_start = StepClock::now();
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
-      for (const BoundPlan& plan : predict) run.run(plan);
+      run.run(predict);
     }
     if (const std::optional<int> fresh = scheduler.noise()) {
       // Also that of steps which a resumed run does not take.
@@ -481,7 +487,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
       report_done(0);
       // Until the copy below, `latents` is what the step began with.
       callbacks.step({video, i, static_cast<int>(total), static_cast<double>(scheduler.sigmas()[static_cast<std::size_t>(i) + 1]),
-                      [&] { return run.download(next); }, [&] { return clean_latents(expert, i, run); },
+                      [&] { return without_references(run.download(next)); }, [&] { return clean_latents(expert, i, run); },
                       [&] {
                         DenoiseState state{video, i + 1, run.download(next), {}};
                         for (int k = 0; k < scheduler.kept_count(); ++k) state.kept.push_back(run.download(kept(k)));
@@ -501,7 +507,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
 
 void VideoWork::finish_denoising(std::size_t video, const Callbacks& callbacks) {
   put_first_frame(latents_);
-  if (control_) cut_references();
+  latents_ = without_references(std::move(latents_));
   if (callbacks.latents) callbacks.latents(video, latents_);
 }
 
@@ -527,17 +533,19 @@ std::vector<float> VideoWork::clean_latents(const Expert& expert, int step, Stag
     for (std::size_t i = 0; i < clean.size(); ++i) clean[i] -= sigma * predicted[i];
   }
   put_first_frame(clean);
-  return clean;
+  return without_references(std::move(clean));
 }
 
-// The latent frames in front, which stand for reference images.
-void VideoWork::cut_references() {
-  const auto channels = static_cast<std::size_t>(model_.vae.z_dim), row = latents_.size() / channels;
-  const std::size_t cut = row / static_cast<std::size_t>(settled_.latent_frames) * static_cast<std::size_t>(control_->references());
-  auto end = latents_.begin();
+// Latents [C,T,h,w] of a step, without the frames in front that stand for reference images.
+std::vector<float> VideoWork::without_references(std::vector<float> latents) const {
+  if (references() == 0) return latents;
+  const auto channels = static_cast<std::size_t>(model_.vae.z_dim), row = latents.size() / channels;
+  const std::size_t cut = row / static_cast<std::size_t>(step_frames()) * static_cast<std::size_t>(references());
+  auto end = latents.begin();
   for (std::size_t c = 0; c < channels; ++c)
-    end = std::copy_n(latents_.begin() + static_cast<std::ptrdiff_t>(c * row + cut), row - cut, end);
-  latents_.erase(end, latents_.end());
+    end = std::copy_n(latents.begin() + static_cast<std::ptrdiff_t>(c * row + cut), row - cut, end);
+  latents.erase(end, latents.end());
+  return latents;
 }
 
 void VideoWork::check_finite(const Expert& expert, int from, int to, StageRun& run) const {

@@ -1,4 +1,4 @@
-// Where the parts of a concat go, in elements: each part is `runs` runs, which lie `step` apart in the result.
+// Where the operands of a concat go, in elements: each operand is `runs` runs, which lie `step` apart in the result.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +16,16 @@ struct ConcatLayout {
     step = shape.dim(axis) * inner;
     runs = shape.count(0, axis);
     std::int64_t offset = 0;
-    for (const Value& part : concat.inputs) {
-      parts.push_back({offset, part.dim(axis) * inner});
-      offset += part.dim(axis) * inner;
+    for (const Value& operand : concat.inputs) {
+      operands.push_back({offset, operand.dim(axis) * inner});
+      offset += operand.dim(axis) * inner;
     }
   }
 
-  struct Part {
+  struct Operand {
     std::int64_t offset, length;  // of its first run, and of each
   };
-  std::vector<Part> parts;
+  std::vector<Operand> operands;
   std::int64_t step = 0, runs = 0;
 };
 

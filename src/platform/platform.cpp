@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "base/error.h"
+#include "platform/implementation.h"
 
 namespace zoe {
 namespace {
@@ -56,9 +57,11 @@ std::unique_ptr<Recording> Stream::record_end(std::string* why) {
 }
 void Stream::replay(const Recording&) { ZOE_INTERNAL_CHECK(can_record()); }
 
-Support Platform::merges_products(const Node&) const { return Support::no("{} gains nothing by that", info().platform); }
-
-Support Platform::keeps_stored(const Encoding&) const { return Support::no("{} widens weights as it loads them", info().platform); }
+Support Platform::keeps_stored(const Encoding&) const {
+  for (const Implementation& row : implementations())
+    if (row.takes_kept) return Support::yes();
+  return Support::no("{} widens weights as it loads them", info().platform);
+}
 
 void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) {
   std::vector<std::byte> bytes(size_bytes);
@@ -88,10 +91,19 @@ void Kernel::pack_weight(int, const Type& type, const WeightReader& source, std:
                 packed + static_cast<std::size_t>(chunk * kChunk) * size_of(type.dtype));
 }
 
+std::vector<Implemented> Platform::implement(std::span<const Node* const> nodes, const OverrideRules& rules) {
+  return Selection(info().platform, implementations(), rules).implement(nodes, false);
+}
+
 std::vector<std::unique_ptr<Kernel>> Platform::make_kernels(std::span<const Node* const> nodes) {
   std::vector<std::unique_ptr<Kernel>> kernels;
-  for (const Node* node : nodes) kernels.push_back(make_kernel(*node));
+  for (Implemented& made : implement(nodes)) kernels.push_back(std::move(made.kernel));
   return kernels;
+}
+
+std::unique_ptr<Kernel> Platform::make_kernel(const Node& node) {
+  const Node* const one = &node;
+  return std::move(make_kernels({&one, 1}).front());
 }
 
 }  // namespace zoe

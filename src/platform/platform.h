@@ -1,6 +1,6 @@
 // What a device must offer to run plans: memory, an ordered queue, and a kernel for each node of a graph.
 //
-// Implementations: cpu/, cuda/, opencl/, null/. A plan asks `make_kernel` for every node that remains after the compiler's passes.
+// Implementations: cpu/, cuda/, opencl/, null/. A plan asks `implement` for every node that remains after the compiler's passes.
 #pragma once
 
 #include <cstddef>
@@ -127,12 +127,31 @@ class Kernel {
   virtual void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const = 0;
 };
 
-// A kernel of the platform's own for a whole op of src/ops, in place of the op's native definition. It must compute what the
-// native definition does, to the same rounding. `call` is a node of Opcode::call.
-struct Override {
-  std::string_view op;
-  Support (*supports)(const Node& call, const DeviceInfo& device);
-  std::unique_ptr<Kernel> (*make_kernel)(const Node& call, const DeviceInfo& device);  // asked after a yes
+// A row of a platform's table: a way to run nodes, and which it takes (implementation.h).
+struct Implementation;
+
+// What a caller says about rows by their names; the order of the table holds for the rest.
+struct OverrideRules {
+  enum class Ops {
+    allow,    // a row for a whole op runs where it says yes
+    native,   // no row for a whole op is asked: its native definition runs
+    require,  // a row that is there for an op, or that `first` names, must say yes: its no is an error
+  };
+  Ops ops = Ops::allow;
+  std::vector<std::string> first = {};  // asked before the others
+  std::vector<std::string> never = {};
+};
+
+// A row that was asked before the one that runs, and what it said.
+struct Refusal {
+  std::string row, reason;
+};
+
+// The kernel of a node, the row it comes from and those that said no. A kernel made of others has their rows behind its own.
+struct Implemented {
+  std::unique_ptr<Kernel> kernel;
+  std::string row;
+  std::vector<Refusal> refused = {};
 };
 
 // An opened device. Several threads may use one at a time: compile plans, allocate, run kernels (each on a stream of its own), ask.
@@ -167,29 +186,22 @@ class Platform {
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
   // Zeroes, in stream order.
   virtual void zero(Stream& stream, Slot slot, std::size_t size_bytes);
-  // Asked before the compiler moves bias, activation or residual into a linear or conv: true if make_kernel takes the product.
-  virtual bool takes_epilogue(const Node& /*product*/) const { return true; }
-  // Asked before a conv reads frames that come before x from a place of their own (ProductAttributes::has_history): true if
-  // make_kernel takes it, and gains by it. No conv has a history where this says no.
-  virtual bool takes_history(const Node& /*conv*/) const { return false; }
-  // Asked before the compiler makes one linear of several with the same operand, whose weights become rows of one: whether that
-  // is faster here. Results are then read inside the wider one's rows, also by attention (AttentionAttributes::heads).
-  virtual Support merges_products(const Node& merged) const;
-  // Asked before the weight of a linear stays in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it
-  // lies there): whether make_kernel takes it so, to widen it in front of every product or inside it.
-  virtual Support keeps_stored(const Encoding& encoding) const;
-  // A kernel for one node of any opcode but input, parameter and call (reshape and other nodes that a memory plan
-  // resolves to aliases are not asked for). `unsupported` says what the platform cannot do and why.
-  virtual std::unique_ptr<Kernel> make_kernel(const Node& node) = 0;
-  // The same for many nodes, in their order: a platform that generates code builds all of it in one go.
-  virtual std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
+  // The platform's table, best first: unchanged for its life.
+  virtual std::span<const Implementation> implementations() const = 0;
+  // Whether the weight of a linear may stay in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it lies
+  // there). A row that takes such weights takes every encoding.
+  Support keeps_stored(const Encoding& encoding) const;
+  // Kernels for nodes of any opcode but input and parameter, in their order (reshape and other nodes that a memory plan resolves to
+  // aliases are not asked for): of each the first row that takes it. `unsupported` says which rows there are and why none does.
+  // What generates code builds all of it in one go.
+  virtual std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules = {});
+  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes);
+  std::unique_ptr<Kernel> make_kernel(const Node& node);
   // Memory of this process that the kernels made so far keep beside buffers: libraries' tables and generated code, which they may
   // hold for later kernels, too. Measured where the library does not say.
   virtual std::uint64_t kernel_memory_bytes() const { return 0; }
   // The vendor's libraries, for people: opens those that nothing has asked for yet.
   virtual std::vector<LibraryInfo> libraries() const { return {}; }
-  // The platform's table of overrides, at most one an op. Each has a benchmark in bench/ that says why it is there.
-  virtual std::span<const Override> overrides() const { return {}; }
 };
 
 struct PlatformOptions {

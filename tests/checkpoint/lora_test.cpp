@@ -222,5 +222,42 @@ TEST(ThinProduct, IsTheSumInOrder) {
     }
 }
 
+// Norms of a large matrix take long: each piece that is fetched adds its rows, so that who loads may stop between.
+TEST(Magnitudes, AreSummedPieceByPiece) {
+  struct Counted : DenseWeight {
+    using DenseWeight::DenseWeight;
+    void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+      elements += count;
+      DenseWeight::read(begin, count, dtype, out);
+    }
+    mutable std::int64_t elements = 0;
+  };
+  constexpr std::int64_t kRows = 12, kColumns = 40;
+  std::vector<float> values(kRows * kColumns);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i * 37 % 101) / 50 - 1;
+  for (const bool of_columns : {true, false}) {
+    const std::vector<float> magnitude(of_columns ? kColumns : kRows, 1.5f);
+    const auto make = [&](const WeightPtr& changed) {
+      const WeightPtr base = dense_weight(DType::f32, {kRows, kColumns}, values.data());
+      const Shape shape{static_cast<std::int64_t>(magnitude.size())};
+      return set_magnitude(base, changed, {dense_weight(DType::f32, shape, magnitude.data()), "test", "magnitude"}, of_columns, 1);
+    };
+    const auto changed = std::make_shared<Counted>(DType::f32, Shape{kRows, kColumns}, reinterpret_cast<const std::byte*>(values.data()));
+    const WeightPtr weight = make(changed);
+    weight->fetch(0, 3 * kColumns + 5);
+    EXPECT_EQ(changed->elements, 3 * kColumns);
+    weight->fetch(3 * kColumns + 5, 6 * kColumns);
+    EXPECT_EQ(changed->elements, 9 * kColumns);
+    const std::vector<float> in_pieces = read(*weight, 40, 100), whole = read(*make(changed));
+    EXPECT_TRUE(std::equal(in_pieces.begin(), in_pieces.end(), whole.begin() + 40));
+    double squares = 0;
+    for (std::int64_t i = 0; i < (of_columns ? kRows : kColumns); ++i) {
+      const float value = whole[static_cast<std::size_t>(of_columns ? i * kColumns : i)];
+      squares += static_cast<double>(value) * static_cast<double>(value);
+    }
+    EXPECT_NEAR(std::sqrt(squares), 1.5, 1e-6);
+  }
+}
+
 }  // namespace
 }  // namespace zoe

@@ -109,6 +109,7 @@ TEST(Lower, SaysWhyNot) {
   EXPECT_EQ(reason(sub(by_two, sum(by_two))), "sums run over 4 and 2 columns");
   const Value i = input("i", DType::i32, {2});
   EXPECT_EQ(lower(make_graph("g", {x, i}, {gather(x, i)})).reason, "gather is not part of chains");
+  EXPECT_EQ(lower_one(i, reshape(i, {1, i.dim(0)})).reason, "generated code has no i32");
 }
 
 TEST(Lower, OnlyEqualElementsMayBeOverwritten) {

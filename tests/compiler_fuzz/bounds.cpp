@@ -61,7 +61,7 @@ class Bounds {
     switch (node.opcode) {
       case Opcode::constant: return finish([](std::size_t) { return 0.0; });
       case Opcode::cast:  // the reference is rounded here, too
-        if (dtype == DType::u8) return finish([&](std::size_t i) { return to_u8(x[i], e[i], result.values[i]); });
+        if (is_byte(dtype)) return finish([&](std::size_t i) { return to_byte(dtype, x[i], e[i], result.values[i]); });
         return finish([&](std::size_t i) { return e[i] + unit(dtype) * (std::abs(x[i]) + e[i]); });
       case Opcode::sum: {
         const auto width = static_cast<std::size_t>(node.inputs[0].dim(-1));
@@ -100,10 +100,11 @@ class Bounds {
   }
 
  private:
-  // It grows with what it rounds: the ends of where that may lie bound it. All is known of what is unknown: 0 to 255.
-  static double to_u8(double x, double e, double result) {
+  // It grows with what it rounds: the ends of where that may lie bound it. All is known of what is unknown: the ends of the dtype.
+  static double to_byte(DType dtype, double x, double e, double result) {
+    const double low = dtype == DType::i8 ? -128.0 : 0.0, high = low + 255.0;
     if (!std::isfinite(x) || !std::isfinite(e)) return e == 0 ? 0 : 255;
-    const auto rounded = [](double value) { return std::clamp(std::nearbyint(value), 0.0, 255.0); };
+    const auto rounded = [&](double value) { return std::clamp(std::nearbyint(value), low, high); };
     return std::max({rounded(x + e) - result, result - rounded(x - e), 0.0});
   }
 

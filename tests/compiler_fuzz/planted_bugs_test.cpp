@@ -74,7 +74,7 @@ class BuggyPlatform : public WrappedPlatform {
     constexpr std::size_t kRoom = 1 << 20;  // for writes to the wrong place
     return WrappedPlatform::allocate(size_bytes + kRoom, what);
   }
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
     std::vector<NodePtr> buggy;
     std::vector<const Node*> asked;
     for (const Node* node : nodes) {
@@ -87,10 +87,10 @@ class BuggyPlatform : public WrappedPlatform {
       buggy.push_back(make_fused(node->name, node->inputs, std::move(body)).front().node_ptr());
       asked.back() = buggy.back().get();
     }
-    std::vector<std::unique_ptr<Kernel>> kernels = WrappedPlatform::make_kernels(asked);
-    for (std::size_t i = 0; i < kernels.size(); ++i)
-      if (nodes[i]->opcode == Opcode::fused) kernels[i] = std::make_unique<LyingKernel>(std::move(kernels[i]), bug_);
-    return kernels;
+    std::vector<Implemented> made = WrappedPlatform::implement(asked, rules);
+    for (std::size_t i = 0; i < made.size(); ++i)
+      if (nodes[i]->opcode == Opcode::fused) made[i].kernel = std::make_unique<LyingKernel>(std::move(made[i].kernel), bug_);
+    return made;
   }
 
  private:

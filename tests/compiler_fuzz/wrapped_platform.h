@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "platform/platform.h"
+#include "platform/implementation.h"
 
 namespace zoe::fuzz {
 
@@ -25,12 +25,9 @@ class WrappedPlatform : public Platform {
   void download(Stream& stream, Slot device, void* host, std::size_t size_bytes) override {
     platform_->download(stream, device, host, size_bytes);
   }
-  bool takes_epilogue(const Node& product) const override { return platform_->takes_epilogue(product); }
-  Support merges_products(const Node& merged) const override { return platform_->merges_products(merged); }
-  Support keeps_stored(const Encoding& encoding) const override { return platform_->keeps_stored(encoding); }
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override { return platform_->make_kernel(node); }
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    return platform_->make_kernels(nodes);
+  std::span<const Implementation> implementations() const override { return platform_->implementations(); }
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    return platform_->implement(nodes, rules);
   }
 
  private:

@@ -23,6 +23,7 @@
 #include "cuda/fake.h"
 #include "ir/trace.h"
 #include "ops/norm_scale_shift.h"
+#include "platform/implementation.h"
 #include "testing/run_command.h"
 #include "testing/temporary_folder.h"
 
@@ -335,6 +336,51 @@ TEST(Vendors, WeightsThatStayAsTheyAreStoredAreWidenedInFrontOfTheirProducts) {
         launched.push_back(line.find("widen") != line.npos ? "widen" : line.find("product") != line.npos ? "product" : line);
     EXPECT_EQ(launched, (std::vector<std::string>{"widen", "product", "widen", "product"})) << vendor->platform;
   }
+}
+
+// Which row of the table runs, and why none before it: with no library there, on an old device and on a new one.
+TEST(Vendors, EveryRowThatDoesNotRunSaysWhy) {
+  const Value x = input("x", DType::bf16, {4, 16, 16, 96}), q = input("q", DType::bf16, {1, 64, 2, 128}),
+              k = input("k", DType::bf16, {1, 16, 2, 128});
+  const Value conv = zoe::conv(x, parameter("w", DType::bf16, {96, 96, 3, 3, 3}), {}, {});
+  const Value product = linear(input("y", DType::bf16, {5, 64}), parameter("v", DType::bf16, {48, 64}));
+  const Value attended = attention(q, k, k, 0.1), op = exp(input("z", DType::f32, {8}));
+  const std::vector<const Node*> nodes{&conv.node(), &product.node(), &attended.node(), &op.node()};
+  using Rows = std::vector<std::string>;
+  for (const cuda::Vendor* vendor : kVendors)
+    for (const bool hopper : {false, true}) {
+      const FakeVendor& fake = fake_of(*vendor);
+      const TemporaryFolder cache;
+      fake.order(hopper ? "capability 9 0" : "");
+      std::vector<Implemented> made;
+      ASSERT_EQ(error_of(fake,
+                         [&] {
+                           const auto platform = open_platform(vendor->platform, fake.options(cache.path()));
+                           made = platform->implement(nodes);
+                           std::vector<std::string> known;
+                           for (const Implementation& row : platform->implementations()) known.emplace_back(row.name);
+                           for (const Implemented& each : made) {
+                             EXPECT_NE(std::find(known.begin(), known.end(), each.row), known.end()) << each.row;
+                             for (const Refusal& refusal : each.refused) EXPECT_FALSE(refusal.reason.empty()) << refusal.row;
+                           }
+                           for (Implemented& each : made) each.kernel.reset();
+                         }),
+                "");
+      const auto refused = [&](std::size_t i) {
+        Rows rows;
+        for (const Refusal& refusal : made[i].refused) rows.push_back(refusal.row);
+        return rows;
+      };
+      const bool wgmma = hopper && vendor == &cuda::kCuda;
+      EXPECT_EQ(made[0].row, "product") << vendor->platform;  // a multiprocessor has no room for more
+      EXPECT_EQ(refused(0), (Rows{"halo_conv", "few_channels", "cudnn_conv", "halo_conv_of_few_tiles"}));
+      EXPECT_EQ(made[1].row, "product");
+      EXPECT_EQ(refused(1), (Rows{"kept", "cublaslt"}));
+      EXPECT_EQ(made[2].row, wgmma ? "flash_attention" : "attention");
+      EXPECT_EQ(refused(2), wgmma ? Rows{} : (Rows{"flash_attention", "wide_attention", "cudnn_attention"}));
+      EXPECT_EQ(made[3].row, "generated");
+      EXPECT_EQ(refused(3), Rows{});
+    }
 }
 
 TEST(Vendors, LibrariesAreListedWithVersionAndPath) {

@@ -144,8 +144,8 @@ TEST_F(Command, ARandomSeedIsSaidAndKept) {
 
 // Names of other programs, and values with commas.
 TEST_F(Command, TakesAliases) {
-  const CommandResult result = zoe({"generate", "--threads", "1", "-p", "a red circle", "--size", "64x80", "--frames", "1", "--steps",
-                                    "3", "--cfg-scale", "2", "--shift", "2", "--sampler", "euler", "-o", "a.png"});
+  const CommandResult result = zoe({"generate", "--threads", "1", "-p", "a red circle", "--size", "64x80", "--frames", "1",
+                                    "--steps", "3", "--cfg-scale", "2", "--shift", "2", "--sampler", "euler", "-o", "a.png"});
   ASSERT_EQ(result.code, 0) << result.err;
   const json settings = settings_in(folder_ / "a.png");
   EXPECT_EQ(settings.at("height"), "80");
@@ -390,6 +390,19 @@ TEST_F(Command, ExplainsAPlan) {
     EXPECT_LT(std::stod(compiled[3]), std::stod(uncompiled[3]));
   }
   EXPECT_NE(explain({"--compile", "off"}).find("not compiled: the engine's switch is off (--compile off)"), std::string::npos);
+  // Which row runs, why none before it, and that --override has its way.
+  const std::string rows = explain({"--platform", "cpu", "--block", "1"});
+  EXPECT_NE(rows.find(": onednn_matmul, onednn"), std::string::npos) << rows;
+  EXPECT_NE(rows.find("not amx_linear: "), std::string::npos) << rows;
+  EXPECT_NE(rows.find(": vector_attention, "), std::string::npos) << rows;
+  EXPECT_NE(explain({"--platform", "cpu", "--block", "1", "--override", "no-generated"}).find("not generated: forbidden"),
+            std::string::npos);
+  const std::string passes = explain({"--platform", "null", "--passes"});
+  for (const char* pass : {"// after trace\n", "// after inline_calls\n", "// after fuse\n"})
+    EXPECT_NE(passes.find(pass), std::string::npos) << pass;
+  std::ofstream(folder_ / "policy.json") << R"({"rows": [{"platform": "null", "op": "rms_norm", "reason": "slow here"}]})";
+  EXPECT_NE(explain({"--platform", "null", "--compile-policy", (folder_ / "policy.json").string()}).find("not compiled: slow here"),
+            std::string::npos);
   EXPECT_NE(explain({"--compile-exclude", "rms_norm"}).find("not compiled: rms_norm is excluded"), std::string::npos);
   const std::string block = explain({"--block", "1", "--source", "--platform", "null"});
   EXPECT_NE(block.find("// norm_scale_shift ("), std::string::npos) << block;
@@ -411,8 +424,10 @@ TEST_F(Command, VerifiesTheEmbeddedModel) {
 // Nothing of it changes a bit.
 TEST_F(Command, CompileSwitchesKeepTheVideo) {
   generate({"-p", "a red circle", "-o", "on"});
-  for (const std::vector<std::string>& more :
-       {std::vector<std::string>{"--compile", "off"}, {"--override=native"}, {"--compile-exclude", "rms_norm,mul_add"}}) {
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--compile", "off"},
+                                               {"--override=native"},
+                                               {"--override=no-generated"},
+                                               {"--compile-exclude", "rms_norm,mul_add"}}) {
     std::vector<std::string> arguments{"-p", "a red circle", "-o", more[0]};
     arguments.insert(arguments.end(), more.begin(), more.end());
     generate(arguments);

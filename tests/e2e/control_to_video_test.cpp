@@ -210,6 +210,32 @@ TEST(ControlToVideoModel, RunsFromFilesOfEveryLayout) {
     }
 }
 
+// What stands in front for reference images is of the state alone, not of what steps show.
+TEST(ControlToVideoModel, StepsShowTheVideoWithoutItsReferences) {
+  const TemporaryFolder temporary;
+  Session session(read_model_config(testing::make_vace(temporary.path() / "model", false)), open_platform("cpu", {.threads = 1}),
+                  {.dtype = DType::f32});
+  Request request = small_request();
+  request.reference_images = {kPictures / "circle.png", kPictures / "square.png"};
+  request.height = request.width = 32, request.num_frames = 5, request.num_inference_steps = 2, request.guidance_scale = 1;
+  Job job = session.prepare(request);
+  const Settled& settled = job.settled();
+  EXPECT_EQ(settled.latent_frames, 2);
+  const auto frame = static_cast<std::size_t>(session.model().vae.z_dim * settled.latent_height * settled.latent_width);
+  std::vector<float> latents, clean, final_latents;
+  Callbacks callbacks;
+  callbacks.step = [&](const StepDone& done) {
+    latents = done.latents(), clean = done.clean();
+    EXPECT_EQ(latents.size(), 2 * frame);
+    EXPECT_EQ(done.state().latents.size(), 4 * frame);
+  };
+  callbacks.latents = [&](std::size_t, std::span<const float> values) { final_latents.assign(values.begin(), values.end()); };
+  session.run(job, callbacks);
+  EXPECT_EQ(latents, final_latents);
+  ASSERT_EQ(clean.size(), latents.size());  // the last step leaves no noise: what it took the video for is the video
+  for (std::size_t i = 0; i < clean.size(); ++i) EXPECT_NEAR(clean[i], latents[i], 1e-4) << i;
+}
+
 // At strength 1 nearly all is noise; at a small one the frames are those of the video.
 TEST(VideoToVideoModel, StrengthSaysHowMuchIsKept) {
   for (const std::string folder : {"", "text_image_to_video"}) {

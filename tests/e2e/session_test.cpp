@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <functional>
 #include <map>
 #include <random>
 #include <thread>
@@ -227,6 +229,103 @@ TEST_F(SessionTest, MakesTablesOfPositionsOnceForASize) {
   EXPECT_EQ(uploaded(32, 48), same + tables);
   EXPECT_EQ(uploaded(32, 48), same);
   EXPECT_EQ(uploaded(48, 32), same + tables);
+}
+
+// The cpu as a device with memory of its own: weights are packed in this process's and copied. It counts what is held there for
+// later stages.
+class ApartPlatform : public fuzz::WrappedPlatform {
+ public:
+  ApartPlatform() : WrappedPlatform(open_platform("cpu", {.threads = 1})), info_(WrappedPlatform::info()) {
+    info_.unified_memory = false;
+    info_.copies_beside = true;
+  }
+  const DeviceInfo& info() const override { return info_; }
+  bool host_addressable() const override { return false; }
+  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what) override {
+    if (what != "weights of later steps") return WrappedPlatform::allocate_host(size_bytes, what);
+    ++allocations;
+    before_allocation();
+    return std::make_shared<Held>(WrappedPlatform::allocate_host(size_bytes, what), held);
+  }
+  const std::shared_ptr<std::atomic<std::size_t>> held = std::make_shared<std::atomic<std::size_t>>(0);
+  std::atomic<int> allocations{0};
+  std::function<void()> before_allocation = [] {};
+
+ private:
+  struct Held : HostBuffer {
+    Held(std::shared_ptr<HostBuffer> of, std::shared_ptr<std::atomic<std::size_t>> all) : buffer(std::move(of)), total(std::move(all)) {
+      data = buffer->data, size_bytes = buffer->size_bytes;
+      *total += size_bytes;
+    }
+    ~Held() override { *total -= size_bytes; }
+    const std::shared_ptr<HostBuffer> buffer;
+    const std::shared_ptr<std::atomic<std::size_t>> total;
+  };
+  DeviceInfo info_;
+};
+
+class PreparedExperts : public ::testing::Test {
+ protected:
+  void cancelled(const Callbacks& callbacks) {
+    try {
+      run(session, request, callbacks);
+      FAIL() << "was not cancelled";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+  }
+  const testing::TemporaryFolder temporary;
+  const ModelConfig model = read_model_config(testing::make_two_experts(temporary.path() / "model"));
+  const std::shared_ptr<ApartPlatform> platform = std::make_shared<ApartPlatform>();
+  Session session{
+      model, platform, {.dtype = DType::f32, .offload = Offload::experts, .host_memory_limit_bytes = std::uint64_t{1} << 30}};
+  const Request request = [] {
+    Request four = small();
+    four.num_inference_steps = 4;
+    return four;
+  }();
+  std::atomic<bool> cancel{false};
+};
+
+TEST_F(PreparedExperts, StayPackedWhenARequestIsCancelled) {
+  const Frames frames = run(session, request);
+  Session plain(model, open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  EXPECT_EQ(frames, run(plain, request));
+  const std::size_t held = *platform->held;
+  ASSERT_GT(held, 0U);
+  Callbacks callbacks;
+  callbacks.cancel = &cancel;
+  callbacks.progress = [&](const Progress& progress) { cancel = progress.phase == Phase::denoise; };
+  cancelled(callbacks);
+  EXPECT_EQ(*platform->held, held);
+  const int allocations = platform->allocations;
+  EXPECT_EQ(run(session, request), frames);
+  EXPECT_EQ(platform->allocations, allocations) << "nothing is packed again";
+}
+
+// The first expert has done its steps and waits for the second one's weights, which take their time.
+TEST_F(PreparedExperts, AreGivenUpWhenARequestIsCancelledMeanwhile) {
+  std::atomic<int> steps{0};
+  Callbacks callbacks;
+  callbacks.cancel = &cancel;
+  callbacks.progress = [&](const Progress& progress) { steps += progress.phase == Phase::denoise; };
+  platform->before_allocation = [&] {
+    const auto wait = [](int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); };
+    for (int seen = -1; seen < 1 || seen != steps;) {
+      seen = steps;
+      wait(200);
+    }
+    cancel = true;
+    wait(200);
+  };
+  cancelled(callbacks);
+  EXPECT_LT(steps, 4);
+  EXPECT_EQ(platform->allocations, 1) << "no other part of it is packed";
+  EXPECT_EQ(*platform->held, 0U);
+  platform->before_allocation = [] {};
+  cancel = false;
+  EXPECT_FALSE(run(session, request).empty());
+  EXPECT_GT(platform->allocations, 2) << "there are other parts";
 }
 
 // ZOE_SESSION_REQUESTS=1000 for the long run.

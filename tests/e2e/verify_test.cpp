@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "platform/implementation.h"
 #include "testing/merging_platform.h"
 
 namespace zoe {
@@ -47,14 +48,13 @@ class PlantingPlatform : public Platform {
   std::unique_ptr<Stream> make_stream() override { return cpu_->make_stream(); }
   void upload(Stream& s, const void* host, Slot device, std::size_t bytes) override { cpu_->upload(s, host, device, bytes); }
   void download(Stream& s, Slot device, void* host, std::size_t bytes) override { cpu_->download(s, device, host, bytes); }
-  bool takes_epilogue(const Node& product) const override { return cpu_->takes_epilogue(product); }
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override { return cpu_->make_kernel(node); }
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    auto kernels = cpu_->make_kernels(nodes);
+  std::span<const Implementation> implementations() const override { return cpu_->implementations(); }
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    auto made = cpu_->implement(nodes, rules);
     for (std::size_t i = 0; i < nodes.size(); ++i)
       if (nodes[i]->opcode == Opcode::fused && nodes[i]->name == broken_)
-        kernels[i] = std::make_unique<OffByOne>(std::move(kernels[i]), nodes[i]->types[0].dtype);
-    return kernels;
+        made[i].kernel = std::make_unique<OffByOne>(std::move(made[i].kernel), nodes[i]->types[0].dtype);
+    return made;
   }
 
  private:

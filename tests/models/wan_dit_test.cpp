@@ -26,7 +26,10 @@ constexpr std::int64_t kPromptRows = 512;  // of the reference: those behind the
 
 std::string model_folder(const std::string& model) {
   if (model == "wan_dit_toy") return std::string(ZOE_MODELS) + "/toy-wan/transformer";
-  return std::string(ZOE_FIXTURES) + "/models/" + (model == "wan_dit_vace" ? "vace/transformer" : model);
+  return std::string(ZOE_FIXTURES) + "/models/" +
+         (model == "wan_dit_vace"        ? "vace/transformer"
+          : model == "wan_dit_nag_image" ? "image_to_video_clip/transformer"
+                                         : model);
 }
 std::string recorded_file(const std::string& model) { return std::string(ZOE_FIXTURES) + "/models/" + model + ".safetensors"; }
 WanDitConfig read_config(const std::string& folder) {
@@ -59,6 +62,11 @@ struct Recorded {
     rows = prompt.shape.dim(1) + 3;  // one row that stands for all of padding, and two unused ones
   }
 
+  ReferenceTensor channels(std::int64_t begin, std::int64_t end) const {  // of the latent
+    const auto plane = static_cast<std::ptrdiff_t>(latent.shape.count(1, 4));
+    return {{end - begin, frames, height, width}, {latent.values.begin() + begin * plane, latent.values.begin() + end * plane}};
+  }
+
   // The first `count` rows of the prompt.
   struct Text {
     std::int64_t count;
@@ -79,21 +87,25 @@ struct Recorded {
           -std::numeric_limits<float>::infinity());
       states.resize(text_bias.size() * static_cast<std::size_t>(config.text_dim));
     }
-    const Graph context = trace_wan_context(config, c.dtype, rows, batch);
+    std::vector<ReferenceTensor> seen{make_reference({batch, rows, config.text_dim}, states)};
+    if (config.image_dim) seen.push_back(read_tensor(recorded, "encoder_hidden_states_image"));
+    const std::int64_t image_rows = config.image_dim ? seen[1].shape.dim(1) : 0;
+    const Graph context = trace_wan_context(config, c.dtype, rows, batch, image_rows);
     verify(context);
-    const auto keys_and_values = run_graph(c.runner, context, {make_reference({batch, rows, config.text_dim}, states)}, &weights);
+    const auto keys_and_values = run_graph(c.runner, context, seen, &weights);
 
-    WanDitSizes sizes{frames, height, width, rows, batch};
+    WanDitSizes sizes{frames, height, width, rows, batch, image_rows};
     sizes.negative_keys = !nag.empty();
     const Graph graph = trace_wan_dit(config, c.dtype, sizes, true);
     verify(graph);
     const RotaryTables rotary = rotary_tables(config, frames, height, width);
     const Shape rotary_shape = graph.inputs[2].shape();
-    std::vector<ReferenceTensor> inputs{latent,
+    std::vector<ReferenceTensor> inputs{channels(0, config.out_channels),
                                         make_reference({1, config.freq_dim}, timestep_sinusoid(config, std::stof(c.timestep))),
                                         make_reference(rotary_shape, rotary.cos_full),
                                         make_reference(rotary_shape, rotary.sin_signed), make_reference({batch, rows}, text_bias)};
     inputs.insert(inputs.end(), keys_and_values.begin(), keys_and_values.end());
+    if (config.condition_channels() > 0) inputs.push_back(channels(config.out_channels, config.in_channels));
     if (!config.vace_layers.empty()) {
       inputs.push_back(read_tensor(recorded, "control_hidden_states"));
       inputs.back().shape = {config.vace_channels, frames, height, width};
@@ -127,13 +139,13 @@ TEST_P(WanDit, MatchesDiffusers) {
 
 class WanDitNag : public ::testing::TestWithParam<Case> {};
 
-// Against Diffusers with an attention processor that does it (tests/fixtures/record_nag.py): where tau shortens no row, some, and
-// all.
+// With an image encoder's tokens, too. Against Diffusers with an attention processor that does it (tests/fixtures/record_nag.py):
+// where tau shortens no row, some, and all.
 TEST_P(WanDitNag, MatchesAProcessorOfDiffusers) {
   const Case& c = GetParam();
   if (std::string why; !testing::runs_here(c.runner, why)) GTEST_SKIP() << why;
   const Recorded model(c.model);
-  const Checkpoint recorded(recorded_file("wan_dit_nag"));
+  const Checkpoint recorded(recorded_file(model.config.image_dim ? c.model : "wan_dit_nag"));
   const std::int64_t rows = model.prompt.shape.dim(1);
   for (const std::vector<float>& settings : {std::vector<float>{3, 100, 0.5}, {40, 1.1F, 0.25}, {11, 0.5, 0.75}}) {
     const std::string name = fmt::format("{:g},{:g},{:g}", settings[0], settings[1], settings[2]);
@@ -153,22 +165,23 @@ TEST_P(WanDitNag, MatchesAProcessorOfDiffusers) {
 constexpr double kF32 = 1e-5, kBf16 = 2e-2;
 INSTANTIATE_TEST_SUITE_P(
     Models, WanDit,
-    ::testing::Values(Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_vace", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_vace", "650", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_vace", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_vace", "650", DType::bf16, kBf16},
-                      Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
-                      Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
-                      Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
+    ::testing::Values(
+        Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32}, Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
+        Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32}, Case{"interpreter", "wan_dit_vace", "650", DType::f32, kF32},
+        Case{"interpreter", "wan_dit_vace", "650", DType::bf16, kBf16}, Case{"cpu", "wan_dit_vace", "650", DType::f32, kF32},
+        Case{"cpu", "wan_dit_vace", "650", DType::bf16, kBf16}, Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
+        Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
+        Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
+        Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
+        Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
 INSTANTIATE_TEST_SUITE_P(Models, WanDitNag,
                          ::testing::Values(Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
                                            Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
                                            Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16},
-                                           Case{"cuda", "wan_dit_small", "650", DType::f32, kF32}));
+                                           Case{"interpreter", "wan_dit_nag_image", "650", DType::f32, kF32},
+                                           Case{"cpu", "wan_dit_nag_image", "650", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_small", "650", DType::f32, kF32},
+                                           Case{"cuda", "wan_dit_nag_image", "650", DType::f32, kF32}));
 INSTANTIATE_TEST_SUITE_P(OnCuda, WanDit,
                          ::testing::Values(Case{"cuda", "wan_dit_toy", "500", DType::f32, kF32},
                                            Case{"cuda", "wan_dit_toy", "37", DType::f32, kF32},
@@ -303,12 +316,12 @@ TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
     }
   const Plan plan = compile(graph, *open_platform("null"));
   EXPECT_EQ(plan.segment_count, config.num_layers + 2);
-  // One hint at a time, not eight: between two of them the stream of VACE's blocks waits (1 [B,L,D] in bf16) and what fusion made
-  // ahead of it, its next norm in f32 (2); beside a hint's block the residual and the product that become x (2). Measured: 4.7.
+  // One hint at a time, not eight: between two of them the stream of VACE's blocks waits (1 [B,L,D] in bf16), and nothing that is
+  // made of it ahead.
   WanDitConfig plain = config;
   plain.vace_layers.clear();
   const Plan without = compile(trace_wan_dit(plain, DType::bf16, {21, 60, 104, 64, 2}), *open_platform("null"));
-  EXPECT_LT(plan.workspace_bytes, without.workspace_bytes + static_cast<std::size_t>(5 * 2 * 32760 * config.dim() * 2));
+  EXPECT_LT(plan.workspace_bytes, without.workspace_bytes + static_cast<std::size_t>(3 * 2 * 32760 * config.dim() * 2));
 }
 
 TEST(WanDitGraph, PatchesInTimeTrace) {
@@ -341,7 +354,8 @@ TEST(WanDitErrors, NameTheValueAndItsKind) {
         {R"({"pos_embed_seq_len":514})", "invalid argument [config.json] bad pos_embed_seq_len"},
         {R"({"qk_norm":"layer_norm"})", "unsupported [config.json] qk_norm"},
         {R"({"_class_name":"WanAnimateTransformer3DModel"})", "unsupported [config.json] _class_name"},
-        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[1,5]})", "invalid argument [config.json] bad vace_layers: got 1, 5"},
+        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[1,5]})",
+         "invalid argument [config.json] bad vace_layers: got 1, 5"},
         {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[0,5,5]})", "invalid argument [config.json] bad vace_layers"},
         {R"({"_class_name":"WanVACETransformer3DModel","num_layers":30})", "invalid argument [config.json] bad vace_layers"},
         {R"({"_class_name":"WanVACETransformer3DModel","image_dim":1280,"added_kv_proj_dim":5120})",

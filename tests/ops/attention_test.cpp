@@ -62,7 +62,7 @@ TEST_P(Attention, AgreesWithReference) {
     for (const bool bf16_products : {false, true}) {
       if (bf16_products && dtype == DType::f32) continue;
       const Case c = make(GetParam(), dtype);
-      const auto kernel = cpu::make_attention(c.result.node(), cpu_device(bf16_products));
+      const auto kernel = cpu::make_kernel(c.result.node(), cpu_device(bf16_products));
       // With bf16 products the weights of the keys are rounded too.
       const double limit = bf16_products ? 2 * tolerance(dtype) : tolerance(dtype);
       EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), limit) << name(dtype) << " by " << kernel->implementation();
@@ -130,8 +130,7 @@ void expect_masked_keys_left_out(const std::function<std::vector<double>(const C
 }
 
 TEST(AttentionMask, LeavesKeysOut) {
-  expect_masked_keys_left_out(
-      [](const Case& c) { return run_kernel(*cpu::make_attention(c.result.node(), cpu_device(false)), c); });
+  expect_masked_keys_left_out([](const Case& c) { return run_kernel(*cpu::make_kernel(c.result.node(), cpu_device(false)), c); });
 }
 
 TEST(AttentionMask, LeavesKeysOutOnOpencl) {
@@ -167,8 +166,8 @@ TEST(AttentionOnCuda, ScoresMayLieFarFromThoseOfTheFirstKeys) {
 TEST(AttentionThreads, DoNotChangeTheResult) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Case c = make({1, 300, 300, 3, 64}, dtype);
-    const std::vector<double> one = run_kernel(*cpu::make_attention(c.result.node(), cpu_device(true, 1)), c);
-    EXPECT_EQ(one, run_kernel(*cpu::make_attention(c.result.node(), cpu_device(true, 3)), c));
+    const std::vector<double> one = run_kernel(*cpu::make_kernel(c.result.node(), cpu_device(true, 1)), c);
+    EXPECT_EQ(one, run_kernel(*cpu::make_kernel(c.result.node(), cpu_device(true, 3)), c));
   }
 }
 

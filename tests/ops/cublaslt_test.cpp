@@ -41,7 +41,7 @@ TEST(Cublaslt, TakesWhatItRoundsOnce) {
       const Case c = make(dtype, 4, 8, 16, epilogue);
       const bool none = epilogue.activation == Activation::none;
       const bool gelu = epilogue.activation == Activation::gelu_tanh && !epilogue.residual && dtype == DType::bf16;
-      EXPECT_EQ(cuda::takes_epilogue(c.result.node()), none || gelu) << signature(c.result.node());
+      EXPECT_EQ(static_cast<bool>(cuda::cublaslt_takes(c.result.node())), none || gelu) << signature(c.result.node());
     }
 }
 
@@ -53,7 +53,8 @@ TEST(CublasltOnCuda, EveryEpilogueAgreesWithReference) {
       for (const DType dtype : {DType::f32, DType::bf16}) {
         const Case c = make(dtype, m, k, n, epilogue);
         const auto kernel = cuda()->make_kernel(c.result.node());
-        EXPECT_EQ(is_cublaslt(*kernel), cuda()->takes_epilogue(c.result.node())) << kernel->implementation();
+        EXPECT_EQ(is_cublaslt(*kernel), Selection("cuda", cuda()->implementations()).takes_epilogue(c.result.node()))
+            << kernel->implementation();
         EXPECT_LE(relative_rms(run_kernel(*cuda(), c, 0), run_reference(c)), tolerance(dtype))
             << kernel->implementation() << " for " << signature(c.result.node());
       }

@@ -88,8 +88,7 @@ void expect_agreement_and_runs_in_place(Platform& platform) {
       for (std::size_t i = 0; i < got[r].size(); ++i) {
         const double value = expected[r].values[i];
         const DType dtype = nodes[n]->types[r].dtype;  // what is next to a tie may become either number of u8
-        const double allowed =
-            4e-6 * largest + (dtype == DType::bf16 ? std::abs(value) * 0x1p-7 : 0) + (dtype == DType::u8 ? 1 : 0);
+        const double allowed = 4e-6 * largest + (dtype == DType::bf16 ? std::abs(value) * 0x1p-7 : 0) + (is_byte(dtype) ? 1 : 0);
         ASSERT_LE(std::abs(got[r][i] - value), allowed)
             << chains[n].name << " result " << r << " at " << i << ": got " << got[r][i] << ", expected " << value;
       }

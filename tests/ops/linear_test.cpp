@@ -45,7 +45,7 @@ TEST_P(Linear, AgreesWithReference) {
     for (const bool bf16_products : {false, true}) {
       if (bf16_products && dtype == DType::f32) continue;
       const Case c = make(GetParam(), dtype);
-      const auto kernel = cpu::make_linear(c.result.node(), cpu_device(bf16_products));
+      const auto kernel = cpu::make_kernel(c.result.node(), cpu_device(bf16_products));
       EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), tolerance(dtype))
           << name(dtype) << " by " << kernel->implementation() << ", weight " << kernel->weight_layout(1);
     }
@@ -97,7 +97,7 @@ TEST(LinearPacking, RoundsToNodesDtype) {
   Case rounded = c;
   for (double& value : rounded.operands[1]) value = bf16_to_f32(f32_to_bf16(static_cast<float>(value)));
   for (const bool bf16_products : {false, true}) {
-    const auto kernel = cpu::make_linear(c.result.node(), cpu_device(bf16_products));
+    const auto kernel = cpu::make_kernel(c.result.node(), cpu_device(bf16_products));
     EXPECT_EQ(run_kernel(*kernel, c), run_kernel(*kernel, rounded));
   }
 }
@@ -105,7 +105,7 @@ TEST(LinearPacking, RoundsToNodesDtype) {
 // Plans of different row counts share packed weights; nodes of different dtypes never do.
 TEST(LinearPacking, LayoutDoesNotDependOnRows) {
   const auto layout = [](std::int64_t rows, DType dtype, bool bf16_products) {
-    return cpu::make_linear(make({rows, 256, 1024}, dtype).result.node(), cpu_device(bf16_products))->weight_layout(1);
+    return cpu::make_kernel(make({rows, 256, 1024}, dtype).result.node(), cpu_device(bf16_products))->weight_layout(1);
   };
   EXPECT_EQ(layout(1, DType::f32, false), layout(576, DType::f32, false));
   EXPECT_EQ(layout(512, DType::bf16, true), layout(2550, DType::bf16, true));
@@ -119,7 +119,7 @@ Case computed_weight(DType dtype) {
 
 TEST(Linear, ComputedWeight) {
   const Case c = computed_weight(DType::f32);
-  EXPECT_LE(relative_rms(run_kernel(*cpu::make_linear(c.result.node(), cpu_device(false)), c), run_reference(c)), 1e-6);
+  EXPECT_LE(relative_rms(run_kernel(*cpu::make_kernel(c.result.node(), cpu_device(false)), c), run_reference(c)), 1e-6);
   if (!opencl()) return;
   for (const bool local_tiles : {false, true})
     EXPECT_LE(relative_rms(run_kernel(*opencl(local_tiles), c), run_reference(c)), 1e-6) << (local_tiles ? "tiles" : "");

@@ -74,7 +74,8 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
       std::vector<std::byte> shifted(bytes.size() + 1);  // an odd address, as in a mapped file
       std::memcpy(shifted.data() + 1, bytes.data(), bytes.size());
       buffers.push_back(std::make_unique<BytesBuffer>(kernel.packed_bytes(input, type)));
-      kernel.pack_weight(input, type, DenseWeight(c.stored, type.shape, shifted.data() + 1), static_cast<std::byte*>(buffers.back()->data));
+      kernel.pack_weight(input, type, DenseWeight(c.stored, type.shape, shifted.data() + 1),
+                         static_cast<std::byte*>(buffers.back()->data));
     } else {
       const std::vector<std::byte> bytes = to_bytes(c.operands[i], type.dtype);
       buffers.push_back(std::make_unique<BytesBuffer>(bytes.size()));
@@ -94,9 +95,8 @@ inline std::vector<double> run_kernel(const Kernel& kernel, const Case& c) {
 }
 
 // The same on a platform. Operands that are not weights lie `shift` elements behind an aligned address.
-inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::size_t shift = 1) {
+inline std::vector<double> run_kernel(Platform& platform, const Kernel& kernel, const Case& c, std::size_t shift) {
   const Node& node = c.result.node();
-  const auto kernel = platform.make_kernel(node);
   const auto stream = platform.make_stream();
   std::vector<std::shared_ptr<Buffer>> buffers;
   std::vector<Slot> slots;
@@ -111,9 +111,9 @@ inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::si
     if (node.inputs[i].node().opcode == Opcode::parameter) {
       const std::vector<std::byte> stored = to_bytes(c.operands[i], c.stored);
       std::vector<std::byte> odd(stored.size() + 1),
-          packed(kernel->packed_bytes(input, type));  // an odd address, as in a mapped file
+          packed(kernel.packed_bytes(input, type));  // an odd address, as in a mapped file
       std::memcpy(odd.data() + 1, stored.data(), stored.size());
-      kernel->pack_weight(input, type, DenseWeight(c.stored, type.shape, odd.data() + 1), packed.data());
+      kernel.pack_weight(input, type, DenseWeight(c.stored, type.shape, odd.data() + 1), packed.data());
       upload(packed, 0);
     } else {
       upload(to_bytes(c.operands[i], type.dtype), shift * size_of(type.dtype));
@@ -124,13 +124,18 @@ inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::si
   upload(result, shift * size_of(type.dtype));
   const Slot output = slots.back();
   slots.pop_back();
-  const auto scratch = platform.allocate(kernel->scratch_bytes(), "scratch");
-  kernel->run(*stream, slots, {&output, 1}, {scratch.get(), 0});
+  const auto scratch = platform.allocate(kernel.scratch_bytes(), "scratch");
+  kernel.run(*stream, slots, {&output, 1}, {scratch.get(), 0});
   stream->synchronize();
   platform.download(*stream, output, result.data(), result.size());
   std::vector<float> wide(static_cast<std::size_t>(type.shape.count()));
   convert(result.data(), type.dtype, wide.data(), DType::f32, wide.size());
   return {wide.begin(), wide.end()};
+}
+
+// By the kernel that the platform has for the node.
+inline std::vector<double> run_kernel(Platform& platform, const Case& c, std::size_t shift = 1) {
+  return run_kernel(platform, *platform.make_kernel(c.result.node()), c, shift);
 }
 
 // The node in f64.

@@ -14,20 +14,20 @@ namespace zoe::testing {
 
 inline double rounded(double value, DType dtype) {
   const auto narrow = static_cast<float>(value);
-  switch (dtype) {
-    case DType::bf16: return static_cast<double>(bf16_to_f32(f32_to_bf16(narrow)));
-    case DType::u8: return f32_to_u8(narrow);
-    default: return static_cast<double>(narrow);
-  }
+  std::uint32_t stored = 0;
+  float back = 0;
+  convert(&narrow, DType::f32, &stored, dtype, 1);
+  convert(&stored, dtype, &back, DType::f32, 1);
+  return static_cast<double>(back);
 }
 
-// Values of both signs over several binades, rounded to the dtype; of u8, all there are.
+// Values of both signs over several binades, rounded to the dtype; of 8 bits, all there are.
 inline ReferenceTensor random_tensor(DType dtype, Shape shape, std::uint32_t seed) {
   std::mt19937 engine(seed);
   ReferenceTensor tensor{std::move(shape), {}};
   for (std::int64_t i = 0; i < tensor.shape.count(); ++i) {
-    if (dtype == DType::u8) {
-      tensor.values.push_back(engine() % 256);
+    if (is_byte(dtype)) {
+      tensor.values.push_back(static_cast<double>(engine() % 256) - (dtype == DType::i8 ? 128.0 : 0.0));
       continue;
     }
     const double unit = static_cast<double>(engine()) / 4294967296.0;

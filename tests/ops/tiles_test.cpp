@@ -149,7 +149,7 @@ TEST(TileLinear, ARowsBitsDoNotDependOnOtherRows) {
 
 TEST(TileLinear, IsTakenForLongSumsWhereTheCoresHaveTiles) {
   const auto by_tiles = [](std::int64_t depth, bool bf16_products) {
-    const auto kernel = cpu::make_linear(make({64, depth, 64}).result.node(), cpu_device(bf16_products));
+    const auto kernel = cpu::make_kernel(make({64, depth, 64}).result.node(), cpu_device(bf16_products));
     return kernel->implementation().find("tiles") != std::string_view::npos;
   };
   EXPECT_EQ(by_tiles(1536, true), cpu::why_no_tiles().empty());

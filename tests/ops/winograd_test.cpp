@@ -1,5 +1,5 @@
-// The Winograd convolution, whether or not make_conv would take it for a shape: against the reference in f64 and the direct
-// convolution, on every instruction set and number of threads; and what make_conv takes.
+// The Winograd convolution, whether or not the table would take it for a shape: against the reference in f64 and the direct
+// convolution, on every instruction set and number of threads; and what the table takes.
 #include <hwy/targets.h>
 
 #include "base/error.h"
@@ -120,7 +120,9 @@ TEST(Winograd, AddsToTheResidualInItsPlace) {
     const int input = static_cast<int>(i);
     const std::vector<std::byte> bytes = to_bytes(c.operands[i], type.dtype);
     buffers.push_back(std::make_unique<BytesBuffer>(i == 1 ? kernel->packed_bytes(input, type) : bytes.size()));
-    if (i == 1) kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, bytes.data()), static_cast<std::byte*>(buffers[i]->data));
+    if (i == 1)
+      kernel->pack_weight(input, type, DenseWeight(type.dtype, type.shape, bytes.data()),
+                          static_cast<std::byte*>(buffers[i]->data));
     else std::memcpy(buffers[i]->data, bytes.data(), bytes.size());
     slots.push_back({buffers[i].get(), 0});
   }
@@ -151,7 +153,7 @@ TEST(WinogradPacking, LayoutDoesNotDependOnFramesOrThreads) {
 
 TEST(WinogradChoice, FollowsTheMeasurements) {
   const auto taken = [](const WinogradCase& c, DType dtype = DType::f32, bool bf16_products = false) {
-    return cpu::make_conv(make(c, dtype).result.node(), cpu_device(bf16_products))->implementation().starts_with("winograd");
+    return cpu::make_kernel(make(c, dtype).result.node(), cpu_device(bf16_products))->implementation().starts_with("winograd");
   };
 #if HWY_ARCH_X86
   if (!(hwy::SupportedTargets() & (HWY_AVX2 | HWY_AVX3))) GTEST_SKIP() << "[SKIP] no AVX2 here";

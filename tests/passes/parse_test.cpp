@@ -128,7 +128,7 @@ const Mistake kMistakes[] = {
     {"  %0 = input : f32[2]\nreturn %0\n", "expected '%LABEL = OPCODE ...' or 'return ...', 0 spaces in."},
     {"%0 = input f32[2]\nreturn %0\n", "line 2] the line ends early: expected a colon and the result's type."},
     {"%0 = input :\nreturn %0\n", "line 2] got 0 types, expected 1."},
-    {"%0 = input : f64[2]\nreturn %0\n", "line 2] got 'f64', expected f32, bf16, f16, i32 or u8."},
+    {"%0 = input : f64[2]\nreturn %0\n", "line 2] got 'f64', expected one of f32, bf16, f16, i32, u8, i8."},
     {"%0 = input : f32\nreturn %0\n", "line 2] got 'f32', expected a type such as f32[2,3]."},
     {"%0 = input : f32[2,]\nreturn %0\n", "line 2] got '', expected a number."},
     {"%0 = parameter stored=2,2 : f32[5]\nreturn %0\n", "got [2,2], expected as many elements as [5]."},

@@ -170,11 +170,12 @@ class RandomGraph {
     }
   }
 
-  // To u8 and back, once or twice.
+  // To 8 bits and back, once or twice.
   void add_bytes(const Entry& entry) {
     if (entry.is_number || !(entry.is_rounded || entry.value.dtype() == DType::f32)) return;
-    Value narrow = cast(cast(entry.value, DType::f32), DType::u8);
-    if (below(3) == 0) narrow = cast(cast(narrow, DType::f32), DType::u8);
+    const DType byte = below(2) == 0 ? DType::u8 : DType::i8;
+    Value narrow = cast(cast(entry.value, DType::f32), byte);
+    if (below(3) == 0) narrow = cast(cast(narrow, DType::f32), byte);
     keep(cast(narrow, DType::f32), true);
     bytes_.push_back(narrow);
   }

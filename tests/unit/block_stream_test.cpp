@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "compiler/run.h"
 #include "ir/trace.h"
+#include "platform/implementation.h"
 
 namespace zoe {
 namespace {
@@ -121,7 +122,7 @@ class DevicePlatform : public Platform {
     on.device.access(on.number, to.data(), size, true);
   }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<ReadingKernel>(read); }
+  std::span<const Implementation> implementations() const override { return table_; }
 
   Device device;
   std::vector<std::pair<const void*, float>> read;  // by kernels, in their order
@@ -129,6 +130,10 @@ class DevicePlatform : public Platform {
 
  private:
   DeviceInfo info_{.platform = "test", .name = "test", .features = "", .memory_bytes = 1 << 30, .copies_beside = true};
+  std::vector<Implementation> table_ = {
+      {.name = "reads",
+       .of = [](Opcode) { return true; },
+       .make = [this](const Node&, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<ReadingKernel>(read); }}};
 };
 
 // A weight of 8x8 that says how often it was read.
@@ -262,7 +267,8 @@ TEST_P(BlockStreams, WeightsThatChangedArePackedAgain) {
 TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsLoaded) {
   const int blocks = GetParam();
   make(blocks);
-  store.prepare(plan, 1 << 20);
+  const Plan* const only = &plan;
+  store.prepare({&only, 1}, 1 << 20);
   EXPECT_EQ(reads(), blocks + 1);
   EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks + 1) * 256);
   store.load(plan);
@@ -276,8 +282,45 @@ TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsLoaded) {
   EXPECT_EQ(reads(), blocks + 1);  // what stays, too
   // No more than there is room for.
   clear();
-  store.prepare(plan, 3 * 256);
+  store.prepare({&only, 1}, 3 * 256);
   EXPECT_EQ(store.host_bytes(), 3u * 256);
+}
+
+TEST_P(BlockStreams, WhatIsKeptPackedForOtherPlansMakesRoom) {
+  const auto blocks = static_cast<std::size_t>(GetParam());
+  make(GetParam());
+  const Plan before = std::move(plan);
+  const Plan* const of_before = &before;
+  store.prepare({&of_before, 1}, 1 << 20);
+  make(GetParam());
+  for (PlanWeight& weight : plan.weights) weight.layout += ", another";
+  const Plan* const only = &plan;
+  // As much as is needed, and no more.
+  store.prepare({&only, 1}, (blocks + 1 + 2) * 256);
+  EXPECT_EQ(store.host_bytes(), (blocks + 1 + 2) * 256);
+  const int first_reads = reads();
+  store.stream({&plan}, {.host_bytes = (blocks + 1 + 2) * 256});
+  EXPECT_EQ(run_once().back().second, static_cast<float>(blocks));
+  EXPECT_EQ(reads(), first_reads) << "what the plan has stayed";
+  // A stream's blocks, too.
+  clear();
+  store.prepare({&of_before, 1}, (blocks + 1) * 256);
+  store.stream({&plan}, {.host_bytes = (blocks + 1) * 256});
+  run_once();
+  for (auto& [name, count] : counts) count = 0;
+  run_once();
+  EXPECT_EQ(reads(), 0);
+  EXPECT_EQ(platform.device.races, 0);
+}
+
+TEST_P(BlockStreams, WithoutANextRunTheFirstBlockComesOnce) {
+  make(GetParam());
+  store.stream({&plan}, {.goes_round = false});
+  for (int time = 1; time <= 2; ++time) {
+    run_once();
+    for (const auto& [name, count] : counts) EXPECT_EQ(count, name == "w0" ? 1 : time) << name;
+  }
+  EXPECT_EQ(platform.device.races, 0);
 }
 
 TEST(BlockLayouts, AsManyBlocksStayAsThereIsRoomFor) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <random>
 #include <set>
 
@@ -13,6 +14,8 @@
 #include "ops/norm_scale_shift.h"
 #include "ops/register.h"
 #include "ops/rms_norm.h"
+#include "platform/implementation.h"
+#include "testing/temporary_folder.h"
 
 namespace zoe {
 namespace {
@@ -66,35 +69,37 @@ struct RmsNorm : Kernel {
   }
 };
 
-Support wide_enough(const Node& call, const DeviceInfo&) {
+Support wide_enough(const Node& call) {
   const std::int64_t width = call.inputs[0].dim(-1);
   return width % 8 == 0 ? Support::yes() : Support::no("the width {} is not a multiple of 8", width);
 }
 
-constexpr Override kOverrides[] = {
-    {"norm_scale_shift", wide_enough,
-     [](const Node& call, const DeviceInfo&) -> std::unique_ptr<Kernel> { return std::make_unique<NormScaleShift>(call); }},
-    {"rms_norm", [](const Node&, const DeviceInfo&) { return Support::yes(); },
-     [](const Node& call, const DeviceInfo&) -> std::unique_ptr<Kernel> { return std::make_unique<RmsNorm>(call); }},
-};
-
-// `cpu`, with two overrides.
+// `cpu`, with rows for two whole ops in front.
 class OverridingPlatform : public Platform {
  public:
+  OverridingPlatform() {
+    table_ = {{.name = "test_norm_scale_shift",
+               .of = one_of<Opcode::call>,
+               .op = "norm_scale_shift",
+               .supports = wide_enough,
+               .make = [](const Node& call, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<NormScaleShift>(call); }},
+              {.name = "test_rms_norm",
+               .of = one_of<Opcode::call>,
+               .op = "rms_norm",
+               .make = [](const Node& call, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<RmsNorm>(call); }}};
+    for (const Implementation& row : cpu_->implementations()) table_.push_back(row);
+  }
   const DeviceInfo& info() const override { return cpu_->info(); }
   std::uint64_t free_bytes() const override { return cpu_->free_bytes(); }
   std::shared_ptr<Buffer> allocate(std::size_t bytes, std::string_view what) override { return cpu_->allocate(bytes, what); }
   std::unique_ptr<Stream> make_stream() override { return cpu_->make_stream(); }
   void upload(Stream& s, const void* host, Slot device, std::size_t bytes) override { cpu_->upload(s, host, device, bytes); }
   void download(Stream& s, Slot device, void* host, std::size_t bytes) override { cpu_->download(s, device, host, bytes); }
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override { return cpu_->make_kernel(node); }
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    return cpu_->make_kernels(nodes);
-  }
-  std::span<const Override> overrides() const override { return kOverrides; }
+  std::span<const Implementation> implementations() const override { return table_; }
 
  private:
   std::unique_ptr<Platform> cpu_ = open_platform("cpu", {.threads = 1});
+  std::vector<Implementation> table_;
 };
 
 // norm_scale_shift, rms_norm with a weight, and one op without an override's support between them.
@@ -145,17 +150,17 @@ int call_steps(const Plan& plan) {
 TEST(Override, AYesRunsThePlatformsKernelWithTheSameBits) {
   OverridingPlatform platform;
   const Plan taken = compile(norms(64), platform);
-  const Plan native = compile(norms(64), platform, {.overrides = OverrideChoice::native});
+  const Plan native = compile(norms(64), platform, {.overrides = {.ops = OverrideRules::Ops::native}});
   EXPECT_EQ(call_steps(taken), 3);
   EXPECT_EQ(call_steps(native), 0);
   EXPECT_EQ(run_on(platform, taken), run_on(platform, native));
 
   ASSERT_EQ(taken.decisions.size(), 3u);
   EXPECT_EQ(taken.decisions[0].op, "norm_scale_shift");
-  EXPECT_EQ(taken.decisions[0].implementation, "test norm_scale_shift");
+  EXPECT_EQ(taken.decisions[0].implementation, "test_norm_scale_shift");
   EXPECT_EQ(taken.decisions[0].reason, "the override takes it");
   EXPECT_GT(taken.decisions[0].nodes, 5u);
-  EXPECT_EQ(taken.decisions[1].implementation, "test rms_norm");
+  EXPECT_EQ(taken.decisions[1].implementation, "test_rms_norm");
   ASSERT_EQ(native.decisions.size(), 3u);
   for (const Decision& decision : native.decisions) {
     EXPECT_EQ(decision.implementation, "native");
@@ -170,27 +175,28 @@ TEST(Override, ANoIsRecordedAndTheNativeDefinitionRuns) {
   EXPECT_EQ(call_steps(plan), 1);  // rms_norm takes any width
   ASSERT_EQ(plan.decisions.size(), 3u);
   EXPECT_EQ(plan.decisions[0].implementation, "native");
-  EXPECT_EQ(plan.decisions[0].reason, "the width 60 is not a multiple of 8");
-  EXPECT_EQ(plan.decisions[1].implementation, "test rms_norm");
-  EXPECT_EQ(run_on(platform, plan), run_on(platform, compile(norms(60), platform, {.overrides = OverrideChoice::native})));
+  EXPECT_EQ(plan.decisions[0].reason, "test_norm_scale_shift: the width 60 is not a multiple of 8");
+  EXPECT_EQ(plan.decisions[1].implementation, "test_rms_norm");
+  EXPECT_EQ(run_on(platform, plan),
+            run_on(platform, compile(norms(60), platform, {.overrides = {.ops = OverrideRules::Ops::native}})));
 }
 
 TEST(Override, RequiredNamesTheOpAndTheReason) {
   OverridingPlatform platform;
-  EXPECT_EQ(call_steps(compile(norms(64), platform, {.overrides = OverrideChoice::require})), 3);
+  EXPECT_EQ(call_steps(compile(norms(64), platform, {.overrides = {.ops = OverrideRules::Ops::require}})), 3);
   try {
-    compile(norms(60), platform, {.overrides = OverrideChoice::require});
+    compile(norms(60), platform, {.overrides = {.ops = OverrideRules::Ops::require}});
     FAIL() << "compiled";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::unsupported);
-    EXPECT_EQ(
-        std::string(error.what()),
-        "[override] norm_scale_shift cannot run its override on cpu: the width 60 is not a multiple of 8. With --override allow "
-        "its native definition runs.");
+    EXPECT_EQ(std::string(error.what()),
+              "[override] norm_scale_shift cannot run its override on cpu: test_norm_scale_shift: the width 60 is not a multiple "
+              "of 8. With "
+              "--override allow its native definition runs.");
   }
   // Only where the platform has one.
   const auto null = open_platform("null");
-  const Plan plan = compile(norms(60), *null, {.overrides = OverrideChoice::require});
+  const Plan plan = compile(norms(60), *null, {.overrides = {.ops = OverrideRules::Ops::require}});
   EXPECT_EQ(plan.decisions[0].reason, "null has no override of it");
 }
 
@@ -213,23 +219,161 @@ TEST(Override, AnOuterCallIsAskedBeforeThoseInside) {
   EXPECT_EQ(plan.steps.size(), 2u);
 }
 
-TEST(Policy, TheEnginesSwitchWins) {
-  CompileOptions options;
-  EXPECT_TRUE(compile_policy(options, "cpu", "norm_scale_shift"));
-  EXPECT_TRUE(compile_policy(options, "cpu", ""));
-  options.compile = false;
-  for (const char* platform : {"cpu", "npu", "opencl"})
-    for (const char* op : {"", "norm_scale_shift"})
-      EXPECT_EQ(compile_policy(options, platform, op).reason(), "the engine's switch is off (--compile off)");
+// A table of rows that say what they were asked, and one that a library refuses when it is asked for the kernel.
+class Rows : public ::testing::Test {
+ protected:
+  static std::unique_ptr<Kernel> make(const Node& call, Making&) { return std::make_unique<RmsNorm>(call); }
+  std::vector<Implementation> table = {
+      {.name = "narrow",
+       .of = one_of<Opcode::linear>,
+       .supports =
+           [](const Node& node) {
+             return node.inputs[0].dim(-1) < 8 ? Support::yes() : Support::no("{} wide", node.inputs[0].dim(-1));
+           },
+       .make = make},
+      {.name = "library",
+       .of = one_of<Opcode::linear>,
+       .make = [](const Node&, Making& making) { return making.refuse("no engine"); }},
+      {.name = "plain",
+       .of = one_of<Opcode::linear, Opcode::conv>,
+       .supports =
+           [](const Node& node) {
+             return node.as<ProductAttributes>().activation == Activation::none ? Support::yes() : Support::no("no activations");
+           },
+       .make = make,
+       .gains_by_merging = true},
+      {.name = "any", .of = one_of<Opcode::linear, Opcode::conv>, .make = make, .reads_history = true},
+  };
+  static Value product(std::int64_t width, Activation activation = Activation::none) {
+    return linear(input("x", DType::f32, {2, width}), parameter("w", DType::f32, {4, width}), {.activation = activation});
+  }
+  Implemented of(const Value& value, const OverrideRules& rules = {}) const {
+    return Selection("test", table, rules).implement(value.node());
+  }
+  static std::string text(const Implemented& made) {
+    std::string text = made.row;
+    for (const Refusal& refusal : made.refused) text += fmt::format(" | {}: {}", refusal.row, refusal.reason);
+    return text;
+  }
+};
+
+TEST_F(Rows, TheFirstThatTakesANodeRunsAndTheOthersSayWhy) {
+  EXPECT_EQ(text(of(product(4))), "narrow");
+  EXPECT_EQ(text(of(product(64))), "plain | narrow: 64 wide | library: no engine");
+  EXPECT_EQ(text(of(product(64, Activation::silu))), "any | narrow: 64 wide | library: no engine | plain: no activations");
 }
 
-TEST(Policy, PlatformsAndOpsCanBeExcluded) {
+TEST_F(Rows, AreForcedAndForbiddenByName) {
+  EXPECT_EQ(text(of(product(4), parse_override_rules("any"))), "any");
+  EXPECT_EQ(text(of(product(4), parse_override_rules("no-narrow,no-library"))),
+            "plain | narrow: forbidden (--override no-narrow) | library: forbidden (--override no-library)");
+  // What is asked first may still say no, unless it must not.
+  EXPECT_EQ(text(of(product(4, Activation::silu), parse_override_rules("plain"))), "narrow | plain: no activations");
+  const Value value = product(4, Activation::silu);
+  const Node* const node = &value.node();
+  EXPECT_THROW(Selection("test", table, parse_override_rules("require,plain")).implement({&node, 1}, false), Error);
+  const auto message = [&](std::string_view rules) {
+    try {
+      of(product(4), parse_override_rules(rules));
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(
+      message("no-plian"),
+      "[--override] no such row on test: got \"plian\", expected allow, native, require or rows of its table, with no- in front "
+      "for never: narrow, library, plain, any. Did you mean plain?");
+  EXPECT_EQ(
+      message("any,"),
+      "[--override] got \"any,\", expected allow, native, require or names of rows, with no- in front for never, separated by "
+      "commas.");
+  EXPECT_EQ(message("no-narrow,no-library,no-plain,no-any").find("[test] no kernel for linear"), 0u) << message("no-any");
+}
+
+TEST_F(Rows, AnswerWhatTheCompilerAsks) {
+  const auto asks = [&](std::string_view rules) { return Selection("test", table, parse_override_rules(rules)); };
+  // The row that takes the bare product, or one before it, takes the activation, too.
+  EXPECT_TRUE(asks("allow").takes_epilogue(product(4, Activation::silu).node()));
+  EXPECT_TRUE(asks("any").takes_epilogue(product(64, Activation::silu).node()));
+  EXPECT_FALSE(asks("no-library").takes_epilogue(product(64, Activation::silu).node()));
+  EXPECT_TRUE(asks("no-library").merges_products(product(64).node()));
+  EXPECT_EQ(asks("allow").merges_products(product(4).node()).reason(), "narrow of test gains nothing by that");
+  const Value conv = zoe::conv(input("x", DType::f32, {3, 8, 8, 4}), parameter("w", DType::f32, {4, 4, 3, 1, 1}), {}, {});
+  Node with_history = conv.node();
+  auto attributes = with_history.as<ProductAttributes>();
+  attributes.has_history = true;
+  with_history.attributes = attributes;
+  with_history.inputs.push_back(input("earlier", DType::f32, {2, 8, 8, 4}));
+  EXPECT_TRUE(asks("allow").takes_history(with_history));
+  EXPECT_FALSE(asks("no-any").takes_history(with_history));
+  EXPECT_EQ(asks("allow").choose(with_history).refused.front().reason, "the frames before x have to lie in front of it");
+}
+
+TEST(Tables, NamesAreTheirOwn) {
+  for (const char* name : {"cpu", "null"}) {
+    const auto platform = open_platform(name);
+    std::set<std::string_view> names;
+    for (const Implementation& row : platform->implementations()) {
+      EXPECT_TRUE(names.insert(row.name).second) << row.name;
+      EXPECT_TRUE(row.make || row.make_all) << row.name;
+    }
+  }
+}
+
+DeviceInfo device_of(std::string platform, std::string device) {
+  return {.platform = std::move(platform), .name = std::move(device), .features = "", .memory_bytes = 1};
+}
+const DeviceInfo kCpu = device_of("cpu", "EPYC 9654");
+
+TEST(Policy, TheEnginesSwitchWins) {
+  CompileOptions options;
+  EXPECT_TRUE(compile_policy(options, kCpu, "norm_scale_shift"));
+  EXPECT_TRUE(compile_policy(options, kCpu, ""));
+  options.compile = false;
+  options.policy = {{.reason = "slow here"}};
+  for (const char* op : {"", "norm_scale_shift"})
+    EXPECT_EQ(compile_policy(options, kCpu, op).reason(), "the engine's switch is off (--compile off)");
+}
+
+TEST(Policy, PlatformsDevicesAndOpsCanBeExcluded) {
   CompileOptions options{.excluded_ops = {"mul_add"}};
-  EXPECT_FALSE(compile_policy(options, "npu", ""));
-  EXPECT_FALSE(compile_policy(options, "npu", "rms_norm"));
-  EXPECT_EQ(compile_policy(options, "cpu", "mul_add").reason(), "mul_add is excluded (--compile-exclude)");
-  EXPECT_TRUE(compile_policy(options, "cpu", "rms_norm"));
-  EXPECT_TRUE(compile_policy(options, "cpu", ""));
+  EXPECT_EQ(compile_policy(options, kCpu, "mul_add").reason(), "mul_add is excluded (--compile-exclude)");
+  EXPECT_TRUE(compile_policy(options, kCpu, "rms_norm"));
+  options.policy = {{.platform = "opencl", .reason = "a"}, {.device = "9654", .op = "rms_norm", .reason = "b"}};
+  EXPECT_EQ(compile_policy(options, device_of("opencl", ""), "").reason(), "a");
+  EXPECT_EQ(compile_policy(options, kCpu, "rms_norm").reason(), "b");
+  EXPECT_TRUE(compile_policy(options, device_of("cpu", "Core i7"), "rms_norm"));
+  EXPECT_TRUE(compile_policy(options, kCpu, ""));
+}
+
+TEST(Policy, AFileAddsRows) {
+  const testing::TemporaryFolder folder;
+  const auto read = [&](std::string_view text) -> std::string {
+    std::ofstream(folder.path() / "policy.json") << text;
+    try {
+      std::string out;
+      for (const PolicyRow& row : read_compile_policy(folder.path() / "policy.json"))
+        out += fmt::format("{}/{}/{}/{};", row.platform, row.device, row.op, row.reason);
+      return out;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+      return error.what();
+    }
+  };
+  EXPECT_EQ(read(R"({"rows": [{"platform": "opencl", "device": "Adreno", "reason": "a"}, {"op": "rms_norm", "reason": "b"}]})"),
+            "opencl/Adreno/*/a;*/*/rms_norm/b;");
+  EXPECT_NE(read(R"({"rows": [{"reason": ""}]})").find("bad reason of row 0: got \"\""), std::string::npos);
+  EXPECT_NE(read(R"({"rows": [{"reason": "a", "devise": "x"}]})").find("Did you mean device?"), std::string::npos);
+  EXPECT_NE(read(R"({"rows": [{"op": "rms_norm"}]})").find("reason"), std::string::npos);
+}
+
+TEST(Policy, ARowStopsFusion) {
+  const auto platform = open_platform("null");
+  const Plan all = compile(norms(64), *platform);
+  const Plan none = compile(norms(64), *platform, {.policy = {{.platform = "null", .device = "no dev", .reason = "a test"}}});
+  EXPECT_LT(all.steps.size(), none.steps.size());
+  EXPECT_EQ(std::count_if(none.steps.begin(), none.steps.end(), [](const Step& s) { return s.node->opcode == Opcode::fused; }), 0);
 }
 
 TEST(Policy, EveryRowSaysWhy) {

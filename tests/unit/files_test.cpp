@@ -70,6 +70,26 @@ std::string refusal(const fs::path& path, Kind kind, ErrorKind expected = ErrorK
   return "";
 }
 
+// For a handler of SIGBUS: which file an address is of, while it is mapped.
+TEST_F(Files, AnAddressInAMapIsOfItsFile) {
+  write(folder_ / "a", std::string(5000, 'a'));
+  write(folder_ / "b", std::string(10, 'b'));
+  const std::byte* inside = nullptr;
+  {
+    MappedFile a(folder_ / "a");
+    const MappedFile b(folder_ / "b");
+    inside = a.bytes().data();
+    const MappedFile moved = std::move(a);
+    EXPECT_EQ(mapped_file_at(inside), (folder_ / "a").string());
+    EXPECT_EQ(mapped_file_at(inside + 4999), (folder_ / "a").string());
+    EXPECT_EQ(mapped_file_at(inside + 5000), (folder_ / "a").string());  // the rest of its last page
+    EXPECT_EQ(mapped_file_at(b.bytes().data()), (folder_ / "b").string());
+    EXPECT_EQ(mapped_file_at(&b), nullptr);
+  }
+  EXPECT_EQ(mapped_file_at(inside), nullptr);
+  EXPECT_EQ(mapped_file_at(nullptr), nullptr);
+}
+
 TEST_F(Files, AppearWhenCommittedWithTheModeOfTheMask) {
   for (const mode_t mask : {0022, 0077, 0027}) {
     const mode_t before = ::umask(mask);

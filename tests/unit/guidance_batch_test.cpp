@@ -21,19 +21,23 @@ class GuidanceBatchTest : public ::testing::Test {
   struct Prepared {
     std::int64_t batch;
     std::size_t peak;
+    std::int64_t pieces;
+    std::size_t denoise;
   };
-  Prepared prepare(GuidanceBatch batch, double guidance_scale = 4) {
+  Prepared prepare(GuidanceBatch batch, double guidance_scale = 4, int frames = 5) {
     Request request;
     request.prompts = {"a red circle"};
-    request.height = 64, request.width = 64, request.num_frames = 5, request.num_inference_steps = 2;
+    request.height = 64, request.width = 64, request.num_frames = frames, request.num_inference_steps = 2;
     request.guidance_scale = guidance_scale;
     request.guidance_batch = batch;
+    request.token_pieces = pieces_, request.vae_tiles = 1;
     Session session(read_model_config(ZOE_MODELS "/toy-wan"), platform_,
                     {.dtype = DType::f32, .single_request = true, .spelling = Spelling::option, .offload = Offload::none});
     const Job job = session.prepare(request);
-    return {job.settled().batch, job.memory().peak()};
+    return {job.settled().batch, job.memory().peak(), job.settled().token_pieces, job.memory().of(Phase::denoise)};
   }
   std::shared_ptr<LimitedPlatform> platform_ = std::make_shared<LimitedPlatform>();
+  std::optional<int> pieces_ = 1;  // nothing: as few as fit
 };
 
 TEST_F(GuidanceBatchTest, IsAsAsked) {
@@ -64,6 +68,25 @@ TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
   }
   platform_->free = of_one - 1;
   EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
+}
+
+// Of a long video the denoising takes most: where two texts one behind the other are too much, tokens go in as few pieces as fit.
+TEST_F(GuidanceBatchTest, TokensGoInPiecesWhereTheRestDoesNotFit) {
+  constexpr int kFrames = 257;
+  const Prepared whole = prepare(GuidanceBatch::off, 4, kFrames);
+  ASSERT_EQ(whole.denoise + 4 * 1024 * 1024, whole.peak) << "the decoder takes more: another size is needed";
+  pieces_ = 8;
+  const Prepared least = prepare(GuidanceBatch::off, 4, kFrames);
+  EXPECT_LT(static_cast<double>(least.denoise), 0.9 * static_cast<double>(whole.denoise));
+  pieces_ = {};
+  platform_->free = whole.peak;
+  EXPECT_EQ(prepare(GuidanceBatch::automatic, 4, kFrames).pieces, 1);
+  platform_->free = whole.peak - 1;
+  const Prepared in_two = prepare(GuidanceBatch::automatic, 4, kFrames);
+  EXPECT_EQ(in_two.pieces, 2);
+  EXPECT_LE(in_two.peak, whole.peak - 1);
+  platform_->free = std::min(in_two.peak, whole.peak) - 1;
+  EXPECT_GT(prepare(GuidanceBatch::automatic, 4, kFrames).pieces, 2);
 }
 
 }  // namespace

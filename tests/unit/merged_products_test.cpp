@@ -102,7 +102,7 @@ TEST(MergedProducts, GiveWhatThreeProductsGive) {
     EXPECT_EQ(plan.steps.size() + 2 * 2, apart.steps.size());
     EXPECT_EQ(plan.product_notes.size(), 2u);
     EXPECT_EQ(apart.product_notes.front().substr(apart.product_notes.front().find("stay")),
-              "stay apart: cpu gains nothing by that");
+              "stay apart: onednn_matmul of cpu gains nothing by that");
 
     const std::vector<float> expected = run_on(*cpu, apart, apart_store), got = run_on(merging, plan, store);
     double error = 0, power = 0;
@@ -136,10 +136,10 @@ struct WeightKernel : Kernel {
 struct WeightPlatform : testing::MergingPlatform {
   bool turned = false, addressable = true;
   bool host_addressable() const override { return addressable; }
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    std::vector<std::unique_ptr<Kernel>> kernels;
-    for (std::size_t i = 0; i < nodes.size(); ++i) kernels.push_back(std::make_unique<WeightKernel>(turned));
-    return kernels;
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules&) override {
+    std::vector<Implemented> made(nodes.size());
+    for (Implemented& each : made) each.kernel = std::make_unique<WeightKernel>(turned);
+    return made;
   }
 };
 

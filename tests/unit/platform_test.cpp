@@ -254,6 +254,29 @@ TEST_F(Host, ReadsTheMachinesMemory) {
   EXPECT_EQ(cpu::anonymous_bytes(root()), 123u * 1024);
 }
 
+// A kernel that hands out memory as it is used: MemTotal is what it has handed out so far.
+TEST_F(Host, AMachineWhoseMemoryGrowsIsNotASmallOne) {
+  write("sys/devices/system/memory/block_size_bytes", "800000\n");  // 8 MiB, in hexadecimal
+  for (int block = 0; block < 8; ++block)
+    write(fmt::format("sys/devices/system/memory/memory{}/state", block), block < 6 ? "online\n" : "offline\n");
+  const std::uint64_t online = std::uint64_t{48} << 20, later = online - online / 16 - 16000u * 1024;
+  EXPECT_EQ(cpu::host_memory(root()).total_bytes, 16000u * 1024 + later);
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024 + later);
+  // A balloon has taken some of it back: as new kernels say it, and as older ones count its pages.
+  write("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    9000 kB\nBalloon:         1000 kB\n");
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 8000u * 1024 + later);
+  write("proc/vmstat", "nr_free_pages 7\nballoon_inflate 10000\nballoon_deflate 5000\n");
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024 + later - 5000u * 4096);
+  // All of it is handed out, but for what a kernel keeps; a limit holds all the same.
+  write("proc/meminfo", "MemTotal:       48000 kB\nMemAvailable:    9000 kB\n");
+  EXPECT_EQ(cpu::host_memory(root()).total_bytes, 48000u * 1024);
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 9000u * 1024);
+  write("proc/meminfo", "MemTotal:       16000 kB\nMemAvailable:    9000 kB\n");
+  write("sys/fs/cgroup/memory.max", "4000000\n");
+  write("sys/fs/cgroup/memory.current", "1000000\n");
+  EXPECT_EQ(cpu::host_memory(root()).free_bytes, 3000000u);
+}
+
 TEST_F(Host, CountsCodeThatIsOfNoFile) {
   write("proc/self/smaps",
         "55d0c0000000-55d0c0100000 r-xp 00001000 08:01 42 /usr/bin/zoe\nRss: 900 kB\nAnonymous: 0 kB\n"

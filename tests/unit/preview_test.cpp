@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+
 namespace zoe {
 namespace {
 
@@ -12,6 +14,13 @@ TEST(LatentRgb, IsTheLinearMapOfAFrame) {
   const std::vector<float> latents{0, 1, 2, 3, /* second channel */ 0, 0.5F, -1, 9};
   EXPECT_EQ(latent_frame_rgb(latents, 2, 0, map), (std::vector<std::uint8_t>{128, 128, 159, 191, 64, 159}));
   EXPECT_EQ(latent_frame_rgb(latents, 2, 1, map), (std::vector<std::uint8_t>{255, 255, 159, 255, 0, 159}));
+}
+
+TEST(LatentRgb, IsBlackWhereLatentsAreNoNumbers) {
+  const std::vector<std::array<double, 3>> map{{1, 1, -1}, {0, 0.5, 0}};
+  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(latent_frame_rgb(std::vector<float>{nan, 0, infinity, -infinity}, 1, 0, map),
+            (std::vector<std::uint8_t>{0, 0, 0, 128, 191, 128, 255, 255, 0, 0, 0, 255}));
 }
 
 TEST(LatentRgb, IsKnownOfWansVaesAndOfTheToys) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/error.h"
@@ -88,9 +89,16 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   EXPECT_EQ(request.reference_images, (std::vector<std::filesystem::path>{"a,b.png", "c.jpg"}));
   EXPECT_EQ(request.strength, 0.25);
   EXPECT_EQ(request.conditioning_scale, 0.5);
-  Request joined;  // as files' metadata has them
-  set_field(joined, "reference_image", "a,b.png,c.jpg");
-  EXPECT_EQ(joined.reference_images, request.reference_images);
+  // As files' metadata has them: texts, several paths a list in one.
+  const Request listed = request_from_json(R"({"reference_image": "[\"a,b.png\",\"c.jpg\"]", "lora": "a,b.safetensors=0.5,c=1"})", "test");
+  EXPECT_EQ(listed.reference_images, request.reference_images);
+  EXPECT_EQ(listed.loras, (std::vector<LoraChoice>{{"a,b.safetensors", 0.5}, {"c", 1}}));
+  for (const char* path : {"a.png,b.png", "1,2", "[a.png", "a,b.JPG,c"}) {
+    Request one;
+    set_field(one, "reference_image", path);
+    EXPECT_EQ(one.reference_images, std::vector<std::filesystem::path>{path});
+    EXPECT_EQ(request_from_json(nlohmann::json{{"reference_image", path}}.dump(), "test").reference_images, one.reference_images);
+  }
 
   EXPECT_EQ(request_from_json(to_json(request), "test"), request);
   Request by_fields;  // as a file's metadata does

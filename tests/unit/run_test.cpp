@@ -1,5 +1,6 @@
 // How plans are queued: recordings, marks and cancelling, on a platform that writes down what its streams are given.
 #include "compiler/run.h"
+#include "platform/implementation.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -113,7 +114,12 @@ struct LogPlatform : Platform {
     std::memcpy(to.data(), host, size);
   }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<LogKernel>(kernels_fail, layout); }
+  std::span<const Implementation> implementations() const override { return table; }
+  std::vector<Implementation> table = {{.name = "log",
+                                        .of = [](Opcode) { return true; },
+                                        .make = [this](const Node&, Making&) -> std::unique_ptr<Kernel> {
+                                          return std::make_unique<LogKernel>(kernels_fail, layout);
+                                        }}};
 };
 
 // A plan of `blocks` segments with two steps each.
@@ -391,6 +397,34 @@ TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
   EXPECT_EQ(far.uploads - before, static_cast<std::size_t>(kCount));  // nothing was missing
 }
 
+// A tensor is taken in portions by several threads, where it is uploaded as its elements; each lands in its place.
+TEST(Weights, PortionsOfALargeTensorMakeTheWhole) {
+  constexpr std::int64_t kRows = 1733, kColumns = 1801;  // 12 MB in f32
+  std::vector<float> values(static_cast<std::size_t>(kRows * kColumns));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 251) - 125;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Value x = input("x", dtype, {1, kColumns});
+    const Graph graph = make_graph("large", {x}, {linear(x, parameter("w", dtype, {kRows, kColumns}))});
+    for (const bool addressable : {true, false}) {
+      LogPlatform platform;
+      platform.addressable = addressable;
+      platform.layout = dtype == DType::f32 ? "dense f32" : "dense bf16";
+      const Plan plan = compile(graph, platform);
+      WeightStore store(platform, [&](const std::string&) { return dense_weight(DType::f32, {kRows, kColumns}, values.data()); });
+      LoadTimes times;
+      store.load(plan, {.times = &times});
+      EXPECT_GT(times.fetch + times.read + times.upload, 0);
+      EXPECT_GE(times.threads, 1u);
+      if (!addressable) {
+        EXPECT_GE(platform.uploads, 3u);
+      }
+      std::vector<std::byte> expected(values.size() * size_of(dtype));
+      convert(values.data(), DType::f32, expected.data(), dtype, values.size());
+      EXPECT_EQ(std::memcmp(store.at(plan.weights[0]).data(), expected.data(), expected.size()), 0) << name(dtype);
+    }
+  }
+}
+
 TEST(Weights, AnErrorInAThreadIsTheCallers) {
   LogPlatform platform;
   platform.addressable = false;
@@ -416,10 +450,10 @@ struct SlowWeight : DenseWeight {
       : DenseWeight(DType::f32, {side, side}, reinterpret_cast<const std::byte*>(values.data())) {}
   void fetch(std::int64_t begin, std::int64_t count) const override {
     EXPECT_LE(count * 4, 4 << 20);
-    EXPECT_EQ(begin, next.exchange(begin + count));
-    if (begin + count >= stop_at) stop();
+    EXPECT_LE(begin + count, shape().count());
+    if ((fetched += count) >= stop_at) stop();
   }
-  mutable std::atomic<std::int64_t> next{0};
+  mutable std::atomic<std::int64_t> fetched{0};  // each element once, by whatever threads
   std::int64_t stop_at = std::int64_t{1} << 60;
   std::function<void()> stop = [] {};
 };
@@ -463,7 +497,7 @@ TEST_P(Loads, TellHowFarTheyAre) {
   ASSERT_GE(told.size(), 2u);
   EXPECT_TRUE(std::is_sorted(told.begin(), told.end()));
   EXPECT_EQ(told.back(), total());
-  EXPECT_EQ(first->next, kSide * kSide);
+  EXPECT_EQ(first->fetched, kSide * kSide);
   const float expected = 0.25f;
   EXPECT_EQ(std::memcmp(store.at(plan.weights[0]).data(), &expected, 4), 0);
 }
@@ -481,13 +515,73 @@ TEST_P(Loads, CancelledInTheMiddleOfATensorLeaveTheStoreAsItWas) {
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
   }
-  EXPECT_LT(std::min<std::int64_t>(first->next, second->next), kSide * kSide);
+  EXPECT_LT(std::min<std::int64_t>(first->fetched, second->fetched), kSide * kSide);
   EXPECT_EQ(store.size_bytes(), 0u);
   EXPECT_EQ(store.generation(), generation);
   cancel = false;
-  for (SlowWeight* weight : {first.get(), second.get()}) weight->next = 0, weight->stop = [] {};
+  for (SlowWeight* weight : {first.get(), second.get()}) weight->fetched = 0, weight->stop = [] {};
   store.load(plan, {.cancel = &cancel});
   EXPECT_EQ(store.size_bytes(), plan.weight_bytes());
+}
+
+// One that takes a while to read, and cancels on the way; it counts what is read after that.
+struct LongWeight : DenseWeight {
+  LongWeight(const Shape& shape, const std::vector<float>& values, std::atomic<bool>& flag)
+      : DenseWeight(DType::f32, shape, reinterpret_cast<const std::byte*>(values.data())), cancel(flag) {}
+  const std::byte* dense(DType) const override { return nullptr; }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    largest = std::max(largest.load(), count);
+    if (cancel) ++reads_after;
+    elements += count;
+    if (elements > stop_at) cancel = true;
+    DenseWeight::read(begin, count, dtype, out);
+  }
+  std::atomic<bool>& cancel;
+  std::int64_t stop_at = std::int64_t{1} << 60;
+  mutable std::atomic<std::int64_t> elements{0}, largest{0};
+  mutable std::atomic<int> reads_after{0};
+};
+
+// Whatever layout the kernels of the cpu want: packing one weight ends within a few reads of a piece of it.
+TEST(Load, IsCancelledWhileAKernelPacksOneTensor) {
+  constexpr int kThreads = 2;
+  const auto cpu = open_platform("cpu", {.threads = kThreads});
+  const auto window = [](int upsample) {
+    return ConvWindow{.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = upsample};
+  };
+  const Value rows = input("x", DType::f32, {64, 512}), narrow = input("x", DType::bf16, {64, 512});
+  const Value table = input("x", DType::f32, {2048, 512});
+  const Value picture = input("x", DType::f32, {1, 16, 16, 64});
+  const std::pair<Value, Value> cases[] = {
+      {rows, linear(rows, parameter("w", DType::f32, {2048, 512}))},
+      {narrow, linear(narrow, parameter("w", DType::bf16, {2048, 512}))},
+      {table, table + parameter("w", DType::f32, {2048, 512})},
+      {picture, conv(picture, parameter("w", DType::f32, {512, 64, 1, 3, 3}), window(1))},
+      {picture, conv(picture, parameter("w", DType::f32, {512, 64, 1, 3, 3}), window(2))},
+  };
+  for (const auto& [x, y] : cases) {
+    const Plan plan = compile(make_graph("one", {x}, {y}), *cpu);
+    ASSERT_EQ(plan.weights.size(), 1u);
+    const Shape& shape = plan.weights[0].type.shape;
+    const std::vector<float> values(static_cast<std::size_t>(shape.count()), 0.5f);
+    std::atomic<bool> cancel{false};
+    const auto weight = std::make_shared<LongWeight>(shape, values, cancel);
+    WeightStore store(*cpu, [&](const std::string&) -> WeightPtr { return weight; });
+    store.load(plan, {.cancel = &cancel});
+    EXPECT_LE(weight->largest, std::int64_t{1} << 18) << plan.weights[0].layout;
+    const std::int64_t all = weight->elements;
+    store.clear();
+    weight->elements = 0, weight->stop_at = all / 3;
+    try {
+      store.load(plan, {.cancel = &cancel});
+      ADD_FAILURE() << "was not cancelled: " << plan.weights[0].layout;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    EXPECT_LT(weight->reads_after, kThreads) << plan.weights[0].layout;
+    EXPECT_LT(weight->elements, all) << plan.weights[0].layout;
+    EXPECT_EQ(store.size_bytes(), 0u);
+  }
 }
 
 TEST_P(Loads, ThatFailLeaveTheStoreAsItWas) {

@@ -104,6 +104,30 @@ TEST(VideoReader, ReadsWhatTheWriterWrites) {
   }
 }
 
+// Decoders hide damage where they can: no frame of theirs that is not whole is taken in silence.
+TEST(VideoReader, RefusesFramesThatAreDamaged) {
+  const testing::TemporaryFolder temporary;
+  const fs::path path = temporary.path() / "damaged.mp4";
+  std::ifstream file(kVideos / "bt709.mp4", std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(file), {}};
+  int named = 0, refused = 0;
+  constexpr int kTimes = 20;
+  for (std::size_t i = 0; i < kTimes; ++i) {
+    std::string bytes = whole;
+    for (std::size_t at = whole.size() / 4 + whole.size() / 2 * i / kTimes, end = at + 12; at < end; ++at) bytes[at] ^= 0x5a;
+    testing::write_bytes(path, bytes);
+    try {
+      all_of(path);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::invalid_argument) << error.what();
+      ++refused;
+      named += std::string_view(error.what()).find("is damaged at frame ") != std::string_view::npos;
+    }
+  }
+  EXPECT_GE(refused, kTimes - 4) << "some bytes mean little";
+  EXPECT_GE(named, kTimes / 2);
+}
+
 TEST(VideoReader, SaysWhatIsNoVideo) {
   const testing::TemporaryFolder temporary;
   const auto error_of = [&](const std::string& bytes) {

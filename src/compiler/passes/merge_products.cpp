@@ -61,8 +61,25 @@ class Merger {
       if (is_new) groups.emplace_back();
       groups[found->second].push_back(node.get());
     }
+    std::map<const Node*, const std::vector<const Node*>*> member_of;
+    for (const std::vector<const Node*>& group : groups)
+      for (const Node* linear : group) member_of[linear] = &group;
+    // Linears that read one weight, each other rows, become parts of products of the same weights, or it would be there twice.
+    const auto is_alike = [&](const std::vector<const Node*>& group) {
+      for (std::size_t l = 0; l < group.size(); ++l)
+        for (std::size_t i = 1; i < group[l]->inputs.size() - (has_change(*group[l]) ? 1 : 0); ++i)
+          for (const auto& [reader, operand] : readers_.at(&group[l]->inputs[i].node())) {
+            const auto found = member_of.find(reader);
+            if (operand != i || found == member_of.end() || found->second->size() != group.size()) return false;
+            for (std::size_t other = 0; other < group.size(); ++other)
+              if (!std::equal(group[other]->inputs.begin() + 1, group[other]->inputs.end(), (*found->second)[other]->inputs.begin() + 1,
+                              (*found->second)[other]->inputs.end()))
+                return false;
+          }
+      return true;
+    };
     for (const std::vector<const Node*>& group : groups) {
-      if (group.size() < 2) continue;
+      if (group.size() < 2 || !is_alike(group)) continue;
       const Support support = gains(merged(group, group[0]->inputs[0]).node());
       notes.push_back(fmt::format("{} linears of one {} with weights {} {}", group.size(), group[0]->inputs[0].type().str(),
                                   group[0]->inputs[1].type().str(), support ? "are one" : "stay apart: " + support.reason()));
@@ -125,9 +142,8 @@ class Merger {
     if (is_changed && !is_of_parameters(node.inputs.back().node())) return false;
     for (std::size_t i = 1; i < node.inputs.size() - (is_changed ? 1 : 0); ++i) {
       const Node& weight = node.inputs[i].node();
-      // A weight that something else reads as well would be there twice.
       if (weight.opcode != Opcode::parameter || std::holds_alternative<PackedAttributes>(weight.attributes) ||
-          outputs_.count(&weight) || readers_.at(&weight).size() != 1 || weight.segment != node.inputs[1].node().segment)
+          outputs_.count(&weight) || weight.segment != node.inputs[1].node().segment)
         return false;
     }
     return is_read_in_place(node, node.types[0].shape);

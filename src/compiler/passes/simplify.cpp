@@ -89,7 +89,7 @@ class Simplifier {
     const std::optional<float> a = number(node.inputs.front()), b = number(node.inputs.back());
     if (!a || !b) return {};
     const DType dtype = node.types[0].dtype;
-    if (dtype == DType::u8) return {};  // there are no such numbers
+    if (is_byte(dtype)) return {};  // there are no such numbers
     const std::optional<float> value = evaluate(node.opcode, *a, *b);
     if (!value || std::isnan(*value)) return {};
     return reshaped(constant(static_cast<double>(rounded(*value, dtype)), dtype), node.types[0].shape);
@@ -129,6 +129,7 @@ class Simplifier {
 
   Value simpler_reshape(const Node& node) const {
     const Value& x = node.inputs[0];
+    if (node.segment > x.node().segment) return {};  // it says to which segment belongs what is made of it
     if (x.shape() == node.types[0].shape) return x;
     return x.node().opcode == Opcode::reshape ? reshaped(x.node().inputs[0], node.types[0].shape) : Value{};
   }

@@ -86,6 +86,12 @@ Value attend(const Value& q, const Value& k, const Value& v, const Value& bias =
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
+// x as a value of a later segment: what is made of it is made there, and not fused with what makes x and kept until then.
+Value in_segment(const Value& x, int segment) {
+  const Node same{Opcode::reshape, {}, {}, {x.type()}, {}, segment};
+  return with_inputs(same, {x}, {});
+}
+
 // Row i of a table of modulations [F,n,D] for a batch of B -> [1,1,D], or [B,F,1,D] where frames differ.
 Value row(const Value& table, std::int64_t i, std::int64_t batch) {
   const Value rows = slice(table, 1, i, i + 1);
@@ -292,7 +298,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   std::size_t next_hint = 0;
   const auto trace_hint = [&] {
     const Part part = vace_part(config, dtype, next_hint);
-    control = trace_block(part, control, conditions,
+    control = trace_block(part, in_segment(control, part.segment), conditions,
                           {keys.at(fmt::format("vace_k_{}", next_hint)), keys.at(fmt::format("vace_v_{}", next_hint)), {}, {}});
     return part.project("proj_out", control, dim);
   };

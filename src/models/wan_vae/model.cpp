@@ -31,6 +31,10 @@ class Tracer {
 
   // A 3x3 convolution of each frame; the file's kernel has no time axis.
   Value spatial(const std::string& name, const Value& x, std::int64_t out, const ConvWindow& window) {
+    scale_ *= window.upsample;
+    reach_ = reach_ * window.upsample + window.pad_begin[1];
+    // Every other pixel sees itself and its two successors: in front half as many are wrong, rounded up, behind one more.
+    if (window.stride[1] == 2) reach_ = reach_ / 2 + 1;
     return conv(x, weight(name + ".weight", {out, x.dim(3), 3, 3}, {out, x.dim(3), 1, 3, 3}), window,
                 {.bias = weight(name + ".bias", {out}, {out})});
   }
@@ -40,6 +44,7 @@ class Tracer {
     const Value joined = concat({state(x, kCachedFrames), x}, 0);
     const Shape kernel{out, x.dim(3), 3, extent, extent};
     const int pad = extent / 2;
+    reach_ += pad;
     const Value y = conv(joined, weight(name + ".weight", kernel, kernel), {.pad_begin = {0, pad, pad}, .pad_end = {0, pad, pad}},
                          {.bias = weight(name + ".bias", {out}, {out}), .residual = residual});
     // Traced behind its last reader, so that the joined frames' memory is free again after this.
@@ -157,10 +162,23 @@ class Tracer {
     return input("settled", dtype_, x.shape());
   }
 
-  WanVaeGraph finish(std::string name, const Value& argument, std::vector<Value> results) {
+  // The same, of a part that others run: its states are none of this graph's.
+  std::vector<Value> begin_part(const std::vector<Value>& values) {
+    reads_.clear();
+    writes_.clear();
+    state_inputs_.clear();
+    state_outputs_.clear();
+    first_state_ = next_state_;
+    reach_ = 0, scale_ = 1;
+    std::vector<Value> arguments;
+    for (std::size_t i = 0; i < values.size(); ++i)
+      arguments.push_back(input(fmt::format("features_{}", i), dtype_, values[i].shape()));
+    return arguments;
+  }
+
+  WanVaeGraph finish(std::string name, std::vector<Value> inputs, std::vector<Value> results) {
     if (first_) name += "_first";
-    WanVaeGraph traced{{}, states_, reads_, writes_, results.size()};
-    std::vector<Value> inputs{argument};
+    WanVaeGraph traced{{}, states_, reads_, writes_, results.size(), first_state_, (reach_ + scale_ - 1) / scale_};
     inputs.insert(inputs.end(), state_inputs_.begin(), state_inputs_.end());
     results.insert(results.end(), state_outputs_.begin(), state_outputs_.end());
     traced.graph = make_graph(std::move(name), std::move(inputs), std::move(results));
@@ -193,7 +211,10 @@ class Tracer {
 
   DType dtype_;
   bool first_;
-  std::size_t next_state_ = 0;
+  std::size_t next_state_ = 0, first_state_ = 0;
+  // How far zeros beyond a picture's edge have reached into it, in its own pixels, of which `scale_` are one of the argument's: each
+  // convolution takes them half its kernel further.
+  std::int64_t reach_ = 0, scale_ = 1;
   std::vector<Type> states_;
   std::vector<std::size_t> reads_, writes_;
   std::vector<Value> state_inputs_, state_outputs_;
@@ -226,10 +247,12 @@ Value pixels_of(const Value& patches, std::int64_t patch) {
   return reshape(permute(squares, {0, 1, 5, 2, 4, 3}), {frames, height * patch, width * patch, 3});
 }
 
+enum class Part { whole, latent_side, image_side };
+
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                         std::int64_t width, bool stage_outputs) {
+                         std::int64_t width, bool stage_outputs, Part part = Part::whole) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
-  std::vector<Value> stages;
+  std::vector<Value> arguments{latent}, stages;
   const auto stage = [&](Value x) {
     stages.push_back(x);
     return x;
@@ -242,9 +265,16 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     const std::size_t level = levels - 1 - i;
     const std::int64_t channels = config.decoder_base_dim * config.dim_mult[level];
     const std::string name = fmt::format("decoder.up_blocks.{}.", i);
-    const Value entered = x;
+    Value entered = x;
     for (std::int64_t block = 0; block <= config.num_res_blocks; ++block)
       x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, channels);
+    if (i == 0 && part != Part::whole) {
+      const std::vector<Value> features = config.is_residual ? std::vector{x, entered} : std::vector{x};
+      if (part == Part::latent_side) return tracer.finish("wan_vae_decode_latent_side", {latent}, features);
+      arguments = tracer.begin_part(features);
+      stages.clear();
+      x = arguments.front(), entered = arguments.back();
+    }
     if (level > 0) {
       const bool in_time = config.temporal_downsample[level - 1];
       x = tracer.upsample(name + (config.is_residual ? "upsampler" : "upsamplers.0"), x,
@@ -258,11 +288,12 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value wide = pixels_of(cast(patches, DType::f32), patch);
   std::vector<Value> results{min(max(wide, constant(-1)), constant(1))};
   if (stage_outputs) results.insert(results.end(), stages.begin(), stages.end());
-  return tracer.finish("wan_vae_decode", latent, std::move(results));
+  return tracer.finish(part == Part::whole ? "wan_vae_decode" : "wan_vae_decode_image_side", std::move(arguments),
+                       std::move(results));
 }
 
 WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
-                         std::int64_t width, std::optional<std::int64_t> from_level = {}) {
+                         std::int64_t width, std::optional<std::int64_t> from_level = {}, Part part = Part::whole) {
   std::vector<Value> given;  // to the levels above from_level
   Value argument;
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
@@ -272,9 +303,11 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     const bool last = level + 1 == config.dim_mult.size();
     if (from_level && level > 0 && level == static_cast<std::size_t>(*from_level)) x = argument = tracer.restart(x);
     if (from_level && level > static_cast<std::size_t>(*from_level)) given.push_back(x);
+    if (last && part == Part::image_side) return tracer.finish("wan_vae_encode_image_side", {pixels}, {x});
+    if (last && part == Part::latent_side) x = argument = tracer.begin_part({x}).front();
     const Value entered = x;
-    const auto name = [&](std::string_view part) {
-      return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, part)
+    const auto name = [&](std::string_view of_level) {
+      return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, of_level)
                                 : fmt::format("encoder.down_blocks.{}", number++);
     };
     for (std::int64_t block = 0; block < config.num_res_blocks; ++block)
@@ -287,8 +320,10 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
   std::vector<Value> results{slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)};
   results.insert(results.end(), given.begin(), given.end());
-  return tracer.finish(argument ? fmt::format("wan_vae_encode_from_{}", *from_level) : "wan_vae_encode", argument ? argument : pixels,
-                       std::move(results));
+  return tracer.finish(from_level && argument      ? fmt::format("wan_vae_encode_from_{}", *from_level)
+                       : part == Part::latent_side ? "wan_vae_encode_latent_side"
+                                                   : "wan_vae_encode",
+                       {argument ? argument : pixels}, std::move(results));
 }
 
 }  // namespace
@@ -300,11 +335,39 @@ WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::i
   return trace_decode(tracer, config, dtype, latent_frames, height, width, stage_outputs);
 }
 
+WanVaeGraph trace_wan_vae_decode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
+                                             std::int64_t width, bool first) {
+  check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
+  Tracer tracer(dtype, first);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, false, Part::latent_side);
+}
+
+WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
+                                            std::int64_t width, bool first) {
+  check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
+  Tracer tracer(dtype, first);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Part::image_side);
+}
+
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                  std::int64_t width, bool first) {
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
   return trace_encode(tracer, config, dtype, frames, height, width);
+}
+
+WanVaeGraph trace_wan_vae_encode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                            std::int64_t width, bool first) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
+  Tracer tracer(dtype, first);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::image_side);
+}
+
+WanVaeGraph trace_wan_vae_encode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
+                                             std::int64_t width, bool first) {
+  check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
+  Tracer tracer(dtype, first);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::latent_side);
 }
 
 WanVaeGraph trace_wan_vae_encode_from(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,

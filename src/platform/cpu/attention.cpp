@@ -630,10 +630,5 @@ std::unique_ptr<Kernel> make_vector_attention(const Node& node, const DeviceInfo
   return std::make_unique<AttentionKernel>(node, device, operands);
 }
 
-std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device) {
-  if (device.bf16_products && why_no_tiles().empty() && tiles_take_attention(node)) return make_tile_attention(node, device);
-  return make_vector_attention(node, device);
-}
-
 }  // namespace zoe::cpu
 #endif

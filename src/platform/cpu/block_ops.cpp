@@ -12,6 +12,7 @@
 #define ZOE_PLATFORM_CPU_BLOCK_OPS_ONCE
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "hwy/cache_control.h"
@@ -120,13 +121,20 @@ struct Binary {
   }
 };
 
+template <class Byte>
 struct RoundToBytes {
   static constexpr bool kReads = false;
   template <bool>
   static HWY_INLINE V of(const BlockOp*, std::int64_t, std::int64_t, std::int64_t, V x) {
-    return zoe_round_u8(Floats<D>(x)).v;
+    return (std::is_signed_v<Byte> ? zoe_round_i8(Floats<D>(x)) : zoe_round_u8(Floats<D>(x))).v;
   }
 };
+
+// make<T>() for the storage of a dtype of 8 bits.
+template <class Make>
+BlockFunctions by_byte(DType dtype, const Make& make) {
+  return dtype == DType::i8 ? make.template operator()<std::int8_t>() : make.template operator()<std::uint8_t>();
+}
 
 struct Round {
   static constexpr bool kReads = false;
@@ -350,11 +358,11 @@ BlockFunctions by_memory(DType dtype, Access access, const Make& make) {
 }
 
 BlockFunctions select_load(DType dtype, Access access) {
-  if (dtype == DType::u8) {
-    using Byte = std::uint8_t;
-    if (access == Access::swapped) return of_map<Load<Elements<Byte, Access::swapped>>>();
-    return access == Access::runs ? of_map<Load<Elements<Byte, Access::runs>>>() : of_map<Load<Elements<Byte, Access::dense>>>();
-  }
+  if (is_byte(dtype))
+    return by_byte(dtype, [&]<class Byte>() {
+      if (access == Access::swapped) return of_map<Load<Elements<Byte, Access::swapped>>>();
+      return access == Access::runs ? of_map<Load<Elements<Byte, Access::runs>>>() : of_map<Load<Elements<Byte, Access::dense>>>();
+    });
   return by_memory(dtype, access, []<class Memory>() { return of_map<Load<Memory>>(); });
 }
 
@@ -401,7 +409,8 @@ template <Access kAccess>
 BlockFunctions select_row_store(DType dtype, bool rounds, bool streams) {
   using Half = std::uint16_t;
   if (dtype == DType::f32) return streams ? of_store<float, kAccess, How::streams>() : of_store<float, kAccess, How::plain>();
-  if (dtype == DType::u8) return of_store<std::uint8_t, kAccess, How::plain>();  // too short for streams
+  if (is_byte(dtype))  // too short for streams
+    return by_byte(dtype, []<class Byte>() { return of_store<Byte, kAccess, How::plain>(); });
   if (rounds) return streams ? of_store<Half, kAccess, How::rounds_and_streams>() : of_store<Half, kAccess, How::rounds>();
   return streams ? of_store<Half, kAccess, How::streams>() : of_store<Half, kAccess, How::plain>();
 }
@@ -412,7 +421,9 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
                                 : select_row_store<Access::dense>(dtype, rounds, streams);
 }
 
-BlockFunctions select_round(DType dtype) { return dtype == DType::u8 ? of_map<RoundToBytes>() : of_map<Round>(); }
+BlockFunctions select_round(DType dtype) {
+  return is_byte(dtype) ? by_byte(dtype, []<class Byte>() { return of_map<RoundToBytes<Byte>>(); }) : of_map<Round>();
+}
 template <bool kSquares>
 BlockFunctions of_sum() {
   return all(sum_op<kSquares, V, V, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V>,
@@ -426,7 +437,7 @@ BlockFunctions of_prefetch() {
 }
 BlockFunctions select_prefetch(DType dtype, Access access) {
   if (dtype == DType::f32) return access == Access::runs ? of_prefetch<float, Access::runs>() : of_prefetch<float, Access::dense>();
-  if (dtype == DType::u8)
+  if (is_byte(dtype))  // addresses are all that matters
     return access == Access::runs ? of_prefetch<std::uint8_t, Access::runs>() : of_prefetch<std::uint8_t, Access::dense>();
   return access == Access::runs ? of_prefetch<std::uint16_t, Access::runs>() : of_prefetch<std::uint16_t, Access::dense>();
 }

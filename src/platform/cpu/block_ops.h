@@ -33,13 +33,13 @@ struct BlockOp {
 // runs[i] bytes behind where it would lie in a dense row. Runs have whole blocks.
 enum class Access : std::uint8_t { one, dense, swapped, runs, block };
 
-// Programs begin with a load and stop at an end. Only loads and stores know u8.
+// Programs begin with a load and stop at an end. Only loads and stores know bytes.
 BlockFunctions block_load(DType dtype, Access access);
 BlockFunctions block_unary(Opcode opcode);
 BlockFunctions block_binary(Opcode opcode, DType dtype, Access access);           // block `opcode` memory
 BlockFunctions block_binary_reversed(Opcode opcode, DType dtype, Access access);  // memory `opcode` block
-BlockFunctions block_round(DType dtype);                                          // to what bf16 or u8 can hold
-// To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores. u8: of a rounded block.
+BlockFunctions block_round(DType dtype);                                          // to what bf16 or 8 bits can hold
+// To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores. Bytes: of a rounded block.
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
 BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
 BlockFunctions block_sum(bool squares);                     // adds them, or their squares, to the row's kPartials partial sums

@@ -85,7 +85,7 @@ void ProgramBuilder::make(int value) {
     finish_use(argument(value, 0));
     if (i.opcode != Opcode::cast) append(block_unary(i.opcode));
   }
-  if (i.dtype == DType::u8) append(block_round(DType::u8));
+  if (is_byte(i.dtype)) append(block_round(i.dtype));
   if (i.dtype == DType::bf16) append(block_round(DType::bf16)), rounds_last_ = true;
   held_ = value;
   if (const auto kept = kept_.find(value); kept != kept_.end()) {

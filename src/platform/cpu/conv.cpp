@@ -1,22 +1,7 @@
-#include <algorithm>
-
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
 
 namespace zoe::cpu {
-
-std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device) {
-  const auto& attributes = node.as<ProductAttributes>();
-  const Shape& weight = node.inputs[1].shape();
-  if (attributes.upsample != 1) return make_upsampled_conv(node, device);
-  // A kernel of one point is a product of all points' channels, and oneDNN's product is the faster of the two.
-  const auto is = [](const std::array<int, 3>& a, int value) {
-    return std::all_of(a.begin(), a.end(), [=](int i) { return i == value; });
-  };
-  if (weight.count(2, 5) == 1 && is(attributes.stride, 1) && is(attributes.pad_begin, 0) && is(attributes.pad_end, 0))
-    return make_linear(node, device);
-  return winograd_wins(node, device) ? make_winograd_conv(node, device) : make_direct_conv(node, device);
-}
 
 std::unique_ptr<Kernel> make_direct_conv(const Node& node, const DeviceInfo& device) {
   const auto& attributes = node.as<ProductAttributes>();

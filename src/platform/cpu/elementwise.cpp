@@ -112,6 +112,8 @@ UnaryLoop select_unary(Opcode opcode, DType src, DType dst) {
     default:
       if (src == DType::u8) return unary_loop<Opcode::cast, std::uint8_t, float>;
       if (dst == DType::u8) return unary_loop<Opcode::cast, float, std::uint8_t>;
+      if (src == DType::i8) return unary_loop<Opcode::cast, std::int8_t, float>;
+      if (dst == DType::i8) return unary_loop<Opcode::cast, float, std::int8_t>;
       return src == DType::f32
                  ? dst == DType::f32 ? unary_loop<Opcode::cast, float, float> : unary_loop<Opcode::cast, float, std::uint16_t>
              : dst == DType::f32 ? unary_loop<Opcode::cast, std::uint16_t, float>
@@ -328,7 +330,7 @@ class BinaryKernel : public LoopKernel {
 
 std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& device) {
   const auto takes = [&](DType dtype) {
-    return dtype == DType::f32 || dtype == DType::bf16 || (dtype == DType::u8 && node.opcode == Opcode::cast);
+    return dtype == DType::f32 || dtype == DType::bf16 || (is_byte(dtype) && node.opcode == Opcode::cast);
   };
   for (const Value& operand : node.inputs)
     check(takes(operand.dtype()), ErrorKind::unsupported, "cpu",

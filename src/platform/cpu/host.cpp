@@ -77,11 +77,39 @@ void apply_limit(HostMemory& memory, const fs::path& folder, const char* limit_f
   memory.free_bytes = std::min(memory.free_bytes, *limit - std::min(*limit, used));
 }
 
+// What is plugged in and online, block by block; 0 if the system does not say.
+std::uint64_t online_bytes(const fs::path& root) {
+  const fs::path folder = root / "sys/devices/system/memory";
+  const std::string text = read_text(folder / "block_size_bytes");  // hexadecimal
+  std::uint64_t block = 0, blocks = 0;
+  std::from_chars(text.data(), text.data() + text.size(), block, 16);
+  if (block == 0) return 0;
+  std::error_code status;
+  for (fs::directory_iterator each(folder, status), end; !status && each != end; each.increment(status))
+    if (each->path().filename().string().starts_with("memory")) blocks += read_text(each->path() / "state").starts_with("online");
+  return block * blocks;
+}
+
+// Online memory that the kernel has not handed to its allocator yet, as in virtual machines where it does so page by page when it is
+// first needed: MemTotal and MemAvailable are without it, and grow as memory is used. Not what a balloon has taken back. A kernel
+// keeps some for itself, less than a sixteenth.
+std::uint64_t not_handed_out_yet(const std::string& meminfo, std::uint64_t online, const fs::path& root) {
+  const std::string vmstat = read_text(root / "proc/vmstat");
+  const std::uint64_t inflated = number_after(vmstat, "balloon_inflate "), deflated = number_after(vmstat, "balloon_deflate ");
+  const std::uint64_t balloon = std::max(number_after(meminfo, "Balloon:") * 1024, (inflated - std::min(inflated, deflated)) * 4096);
+  const std::uint64_t known = number_after(meminfo, "MemTotal:") * 1024 + balloon + online / 16;
+  return online - std::min(online, known);
+}
+
 }  // namespace
 
 HostMemory host_memory(const fs::path& root) {
   const std::string meminfo = read_text(root / "proc/meminfo");
   HostMemory memory{number_after(meminfo, "MemTotal:") * 1024, number_after(meminfo, "MemAvailable:") * 1024};
+  static const std::uint64_t own_online = online_bytes("/");  // some hundred files
+  const std::uint64_t later = not_handed_out_yet(meminfo, root == "/" ? own_online : online_bytes(root), root);
+  memory.total_bytes += later;
+  memory.free_bytes += later;
   for (const fs::path& folder : cgroup_folders(root, "")) apply_limit(memory, folder, "memory.max", "memory.current", "");
   for (const fs::path& folder : cgroup_folders(root, "memory"))
     apply_limit(memory, folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_");
@@ -149,9 +177,22 @@ std::string cpu_name(const fs::path& root) {
   return begin == std::string_view::npos ? "unknown CPU" : std::string(line->substr(begin));
 }
 
+namespace {
+
+// With a blank in front of each and behind.
+std::string flags_of(const fs::path& root) {
+  return fmt::format(" {} ", line_after(read_text(root / "proc/cpuinfo"), "flags").value_or(""));
+}
+
+}  // namespace
+
+bool cpu_multiplies_bf16(const fs::path& root) {
+  const std::string flags = flags_of(root);
+  return flags.find(" avx512_bf16 ") != std::string::npos || flags.find(" amx_bf16 ") != std::string::npos;
+}
+
 std::string cpu_features(const fs::path& root) {
-  const std::string text = read_text(root / "proc/cpuinfo");
-  const std::string flags = fmt::format(" {} ", line_after(text, "flags").value_or(""));
+  const std::string flags = flags_of(root);
   std::string features;
   for (const char* flag : {"sse4_1", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "avx512_fp16",
                            "avx_vnni", "amx_bf16", "amx_int8"})

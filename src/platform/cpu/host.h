@@ -8,7 +8,9 @@
 namespace zoe::cpu {
 
 struct HostMemory {
-  std::uint64_t total_bytes;  // of the machine, or of the cgroup if that is less
+  // Of the machine, or of the cgroup if that is less; with what a virtual machine has and its kernel will only hand out when it is
+  // needed, by which MemTotal grows.
+  std::uint64_t total_bytes;
   std::uint64_t free_bytes;   // what may still be touched without swapping; page cache counts as free
 };
 
@@ -22,5 +24,6 @@ std::uint64_t last_level_cache_bytes(const std::filesystem::path& root = "/");  
 std::string cpu_name(const std::filesystem::path& root = "/");                  // "unknown CPU" if the system does not say
 // The flags that matter to kernels, in a fixed order, separated by blanks; may be empty.
 std::string cpu_features(const std::filesystem::path& root = "/");
+bool cpu_multiplies_bf16(const std::filesystem::path& root = "/");  // AVX-512 or AMX
 
 }  // namespace zoe::cpu

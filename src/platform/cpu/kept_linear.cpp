@@ -1,5 +1,4 @@
-// linear with a weight that stays as it is stored: it is widened into scratch memory in front of every product, by all threads,
-// into what the product takes. So the product's bits are those of a weight that was widened beforehand.
+// linear with a weight that stays as it is stored: all threads widen it, in the product's packing of weights.
 //
 // Widening inside the product would save writing and reading the weight once more, which is a small part: an element takes about a
 // nanosecond of a core, and its products, two operations for each row, ten with a thousand rows (docs/performance.md).
@@ -13,9 +12,8 @@
 #include "base/error.h"
 #include "ir/change.h"
 #include "platform/cpu/kernels.h"
-#include "platform/cpu/onednn.h"
 #include "platform/cpu/widen.h"
-#include "platform/kept_weight.h"
+#include "platform/kept_linear.h"
 
 namespace zoe::cpu {
 
@@ -78,50 +76,27 @@ class FastKeptWeight : public WeightReader {
   } change_;
 };
 
-class KeptLinearKernel : public Kernel {
+class KeptLinearKernel : public KeptLinear {
  public:
-  KeptLinearKernel(const Node& node, const DeviceInfo& device)
-      : layout_(node.inputs[1].node()), type_(node.inputs[1].type()), product_(make_linear(behind_widening(node), device)) {
-    has_change_ = has_change(node);
-    implementation_ = fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation());
-    place_ = aligned(product_->scratch_bytes());
+  KeptLinearKernel(const Node& node, std::unique_ptr<Kernel> product) : KeptLinear(node, std::move(product), kCacheLine) {
     const DType dtype = has_change_ ? DType::f32 : type_.dtype;
     for (const KeptPlace& place : layout_.places) loops_.push_back(widen_loop_of(*place.part.storage.encoding, dtype));
   }
 
-  std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return place_ + product_->packed_bytes(1, type_); }
-  bool can_overwrite(int input, int output) const override { return product_->can_overwrite(input, output); }
-  std::string weight_layout(int input) const override { return product_->weight_layout(input); }
-  std::size_t packed_bytes(int input, const Type& type) const override { return product_->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
-    product_->pack_weight(input, type, source, packed);
-  }
-
-  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const Slot weight{scratch.buffer, scratch.offset + place_};
-    const std::byte* const change = has_change_ ? inputs.back().data() : nullptr;
-    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, inputs[1].data(), change), weight.data());
-    std::array<Slot, 5> operands;
-    std::copy(inputs.begin(), inputs.end(), operands.begin());
-    operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
-  }
-
  private:
-  const KeptLayout layout_;
-  const Type type_;
-  const std::unique_ptr<Kernel> product_;
-  std::string implementation_;
+  static constexpr std::size_t kCacheLine = 64;
+  void widen(Stream&, Slot kept, Slot change, Slot& to) const override {
+    product_->pack_weight(1, type_, FastKeptWeight(layout_, loops_, type_, kept.data(), has_change_ ? change.data() : nullptr),
+                          to.data());
+  }
+
   std::vector<WidenLoop> loops_;  // of each part
-  std::size_t place_ = 0;
-  bool has_change_ = false;
 };
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DeviceInfo& device) {
-  return std::make_unique<KeptLinearKernel>(node, device);
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, std::unique_ptr<Kernel> product) {
+  return std::make_unique<KeptLinearKernel>(node, std::move(product));
 }
 
 }  // namespace zoe::cpu

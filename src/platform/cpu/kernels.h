@@ -1,4 +1,4 @@
-// Kernels of the CPU platform, one factory per family of opcodes. Each computes all geometry when it is made; running one
+// Kernels of the CPU platform, one factory an implementation. Each computes all geometry when it is made; running one
 // allocates nothing.
 //
 // Threads: `device.threads` is the number every kernel uses, its own loops through parallel.h, oneDNN through
@@ -7,10 +7,11 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "codegen/chain.h"
 #include "ir/value.h"
-#include "platform/platform.h"
+#include "platform/implementation.h"
 
 namespace zoe::cpu {
 
@@ -24,24 +25,27 @@ bool outgrows_cache(const Chain& chain, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& device);
 // reshape (a copy), slice, concat, permute, swap_pairs, gather.
 std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device);
-std::unique_ptr<Kernel> make_linear(const Node& node, const DeviceInfo& device);
-// What make_linear chooses from: our own product on AMX tiles (for nodes that tiles_take, where why_no_tiles() is "", or emulated
-// anywhere with the same bits), and oneDNN's.
+// linear, or a conv by one point, on AMX tiles (for nodes that tiles_take, where why_no_tiles() is "", or emulated anywhere with
+// the same bits), and by oneDNN.
 std::unique_ptr<Kernel> make_tile_linear(const Node& node, const DeviceInfo& device, bool emulated = false);
 bool tiles_take(const Node& linear);
 std::unique_ptr<Kernel> make_onednn_linear(const Node& node, const DeviceInfo& device);
-// What make_linear takes where the weight stays as it is stored.
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DeviceInfo& device);
-std::unique_ptr<Kernel> make_conv(const Node& node, const DeviceInfo& device);
-// What make_conv chooses from: a conv that upsamples, oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
-std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device);
+// A weight that stays as it is stored; `product` is the kernel of behind_widening(node).
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, std::unique_ptr<Kernel> product);
+// A conv that upsamples (by four that do not), oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
+Support upsampled_conv_takes(const Node& node);
+std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device, Making& making);
 std::unique_ptr<Kernel> make_direct_conv(const Node& node, const DeviceInfo& device);
 std::unique_ptr<Kernel> make_winograd_conv(const Node& node, const DeviceInfo& device);
-bool winograd_wins(const Node& node, const DeviceInfo& device);  // by measurement
-std::unique_ptr<Kernel> make_attention(const Node& node, const DeviceInfo& device);
-// What make_attention chooses from, as for linear.
+Support winograd_wins(const Node& node, const DeviceInfo& device);  // by measurement
+// attention on AMX tiles, as for linear, and on vectors.
 std::unique_ptr<Kernel> make_tile_attention(const Node& node, const DeviceInfo& device, bool emulated = false);
 bool tiles_take_attention(const Node& attention);
 std::unique_ptr<Kernel> make_vector_attention(const Node& node, const DeviceInfo& device);
+
+// All of these as rows, but for what runs fused nodes. `device` outlives them.
+std::vector<Implementation> implementations(const DeviceInfo& device);
+// The kernel of a node by these rows.
+std::unique_ptr<Kernel> make_kernel(const Node& node, const DeviceInfo& device);
 
 }  // namespace zoe::cpu

@@ -1,5 +1,5 @@
 // Vector arithmetic the CPU kernels share: the functions of ir/math.inc and the opcodes made of them, row sums, and loads and
-// stores that widen and round bf16 and u8.
+// stores that widen and round bf16, u8 and i8.
 //
 // Included once per instruction set by files that use Highway's foreach_target.h.
 #include <cstddef>
@@ -21,8 +21,8 @@ HWY_BEFORE_NAMESPACE();
 namespace zoe::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// d: lanes of f32. Storage is float, std::uint16_t for bf16 or std::uint8_t for u8. Addresses need only the storage type's
-// alignment.
+// d: lanes of f32. Storage is float, std::uint16_t for bf16, std::uint8_t for u8 or std::int8_t for i8. Addresses need only the
+// storage type's alignment.
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const float* src) {
   return hn::LoadU(d, src);
@@ -38,6 +38,13 @@ HWY_INLINE hn::Vec<D> load(D d, const std::uint16_t* src) {
 template <class D>
 HWY_INLINE hn::Vec<D> load(D d, const std::uint8_t* src) {
   const hn::Rebind<std::uint8_t, D> d8;
+  const hn::Rebind<std::int32_t, D> di32;
+  return hn::ConvertTo(d, hn::PromoteTo(di32, hn::LoadU(d8, src)));
+}
+
+template <class D>
+HWY_INLINE hn::Vec<D> load(D d, const std::int8_t* src) {
+  const hn::Rebind<std::int8_t, D> d8;
   const hn::Rebind<std::int32_t, D> di32;
   return hn::ConvertTo(d, hn::PromoteTo(di32, hn::LoadU(d8, src)));
 }
@@ -141,6 +148,13 @@ HWY_INLINE void store(D, hn::Vec<D> v, std::uint8_t* dst) {
   const hn::Rebind<std::uint8_t, D> d8;
   const hn::Rebind<std::int32_t, D> di32;
   hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di32, zoe_round_u8(Floats<D>(v)).v)), d8, dst);
+}
+
+template <class D>
+HWY_INLINE void store(D, hn::Vec<D> v, std::int8_t* dst) {
+  const hn::Rebind<std::int8_t, D> d8;
+  const hn::Rebind<std::int32_t, D> di32;
+  hn::StoreU(hn::DemoteTo(d8, hn::ConvertTo(di32, zoe_round_i8(Floats<D>(v)).v)), d8, dst);
 }
 
 // The C column of the opcode table; for a cast, which is not in it, x: its storage differs, its value does not.

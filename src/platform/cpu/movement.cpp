@@ -111,23 +111,23 @@ class ConcatKernel : public MovementKernel {
     std::int64_t offset = 0;
     for (const Value& part : node.inputs) {
       const std::int64_t length = part.dim(axis) * inner;
-      parts_.push_back({offset, {shape.count(0, axis), length, step, length}});
+      operands_.push_back({offset, {shape.count(0, axis), length, step, length}});
       offset += length;
     }
   }
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    for (std::size_t i = 0; i < parts_.size(); ++i) {
-      std::byte* place = outputs[0].data() + parts_[i].offset;
-      if (inputs[i].data() != place) parts_[i].copy.run(place, inputs[i].data(), size_, threads_);
+    for (std::size_t i = 0; i < operands_.size(); ++i) {
+      std::byte* place = outputs[0].data() + operands_[i].offset;
+      if (inputs[i].data() != place) operands_[i].copy.run(place, inputs[i].data(), size_, threads_);
     }
   }
 
  private:
-  struct Part {
+  struct Operand {
     std::int64_t offset;
     StridedCopy copy;
   };
-  std::vector<Part> parts_;
+  std::vector<Operand> operands_;
 };
 
 // Axes that stay neighbours are merged first. If the last axis then stays last, its runs are copied; otherwise the result's

@@ -68,13 +68,14 @@ class CpuPlatform : public Platform {
              .exact_bits = true};
     info_.generates_kernels = true;
     info_.cache_bytes = last_level_cache_bytes();
-    info_.bf16_products = info_.features.find("bf16") != std::string::npos && !limited_to_avx2();  // AVX-512 or AMX
+    info_.bf16_products = cpu_multiplies_bf16() && !limited_to_avx2();
     omp_set_num_threads(info_.threads);
     short_spins_ = keep_spins_short(info_.threads);
     if (info_.bf16_products && cores_have_tiles() && why_no_tiles() == kNoTilePermission)
       log(LogLevel::notice, fmt::format("{}: products in bf16 take vectors instead", why_no_tiles()));
     cache_folder_ = options.cache_dir;
     compiler_name_ = options.compiler;
+    table_ = make_table();
   }
 
   const DeviceInfo& info() const override { return info_; }
@@ -123,55 +124,31 @@ class CpuPlatform : public Platform {
   void copy(Stream&, Slot from, Slot to, std::size_t size_bytes) override { std::memcpy(to.data(), from.data(), size_bytes); }
   void zero(Stream&, Slot slot, std::size_t size_bytes) override { std::memset(slot.data(), 0, size_bytes); }
 
-  bool takes_epilogue(const Node& product) const override {
-    const auto& attributes = product.as<ProductAttributes>();
-    return attributes.upsample == 1 || !attributes.has_residual;
-  }
+  std::span<const Implementation> implementations() const override { return table_; }
 
-  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
-
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override {
-    switch (node.opcode) {
-      case Opcode::linear: return make_linear(node, info_);
-      case Opcode::conv: return make_conv(node, info_);
-      case Opcode::attention: return make_attention(node, info_);
-      case Opcode::reshape:
-      case Opcode::slice:
-      case Opcode::concat:
-      case Opcode::permute:
-      case Opcode::swap_pairs:
-      case Opcode::flip:
-      case Opcode::gather: return make_movement(node, info_);
-      case Opcode::fused: {
-        const Node* const only = &node;
-        return std::move(make_kernels({&only, 1}).front());
-      }
-      default: return make_elementwise(node, info_);
-    }
-  }
-
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    std::vector<const Node*> fused;
-    for (const Node* node : nodes)
-      if (node->opcode == Opcode::fused) fused.push_back(node);
-    std::vector<std::unique_ptr<Kernel>> generated, kernels;
-    if (!fused.empty()) generated = make_fused(fused);
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    const Selection selection(info_.platform, table_, rules);
+    std::vector<const Node*> fused, others;
+    for (const Node* node : nodes) (node->opcode == Opcode::fused ? fused : others).push_back(node);
+    std::vector<Implemented> generated = selection.implement(fused, false);
     const auto kept = [] { return heap_bytes() + generated_code_bytes(); };
     const std::uint64_t before = kept();
-    std::size_t next = 0;
-    for (const Node* node : nodes)
-      kernels.push_back(node->opcode == Opcode::fused ? std::move(generated[next++]) : make_kernel(*node));
+    std::vector<Implemented> made = selection.implement(others, false), implemented;
     // oneDNN does not say what a primitive keeps: for a convolution on AMX tiles tables that grow with the width of the picture,
     // 0.2 to 3 MiB each, and code. It keeps them for the next equal primitive when the kernel has gone, so that the sum stays.
     const std::uint64_t after = kept();
     if (after > before) kernel_memory_bytes_ += after - before;
-    return kernels;
+    std::size_t next_generated = 0, next_made = 0;
+    for (const Node* node : nodes)
+      implemented.push_back(std::move(node->opcode == Opcode::fused ? generated[next_generated++] : made[next_made++]));
+    return implemented;
   }
 
   std::uint64_t kernel_memory_bytes() const override { return kernel_memory_bytes_; }
 
  private:
-  std::vector<std::unique_ptr<Kernel>> make_fused(std::span<const Node* const> nodes) {
+  // None, and why, where no compiler can be had.
+  std::vector<std::unique_ptr<Kernel>> generate(std::span<const Node* const> nodes, std::string& why) {
     const std::lock_guard lock(compiler_mutex_);  // a build takes all threads: a second one at a time would gain nothing
     if (!compiler_) {
       cache_ = std::make_unique<KernelCache>(KernelCache::Options{.folder = cache_folder_});
@@ -182,13 +159,24 @@ class CpuPlatform : public Platform {
     if (!warned_)
       log(LogLevel::notice, fmt::format("fused kernels are interpreted, a tile of rows at a time: {}", compiler_->reason()));
     warned_ = true;
-    std::vector<std::unique_ptr<Kernel>> kernels;
-    for (const Node* node : nodes) kernels.push_back(make_row_blocks(chain_of(*node), info_));
-    return kernels;
+    why = compiler_->reason();
+    return {};
+  }
+
+  std::vector<Implementation> make_table() {
+    std::vector<Implementation> table = cpu::implementations(info_);
+    table.push_back({.name = "generated",
+                     .of = one_of<Opcode::fused>,
+                     .make_all = [this](std::span<const Node* const> nodes, std::string& why) { return generate(nodes, why); }});
+    table.push_back({.name = "row_blocks", .of = one_of<Opcode::fused>, .make = [this](const Node& node, Making&) {
+                       return make_row_blocks(chain_of(node), info_);
+                     }});
+    return table;
   }
 
   DeviceInfo info_;
   std::uint64_t limit_ = 0;  // of buffers; 0: none
+  std::vector<Implementation> table_;
   std::shared_ptr<void> short_spins_;
   std::filesystem::path cache_folder_;
   std::string compiler_name_;

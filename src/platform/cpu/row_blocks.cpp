@@ -211,9 +211,9 @@ class RowBlocks : public Kernel {
   bool is_of_columns(const Store& store) const { return instruction(store.instruction).place == Instruction::Place::column; }
   DType dtype_of(const Store& store) const { return chain_.outputs[static_cast<std::size_t>(store.output)].dtype; }
 
-  // A cast of u8 counts: only loads and stores know it.
+  // A cast of bytes counts: only loads and stores know it.
   static bool changes_bits(DType to, DType from) {
-    return to == DType::u8 || from == DType::u8 || (to == DType::bf16 && from != DType::bf16);
+    return is_byte(to) || is_byte(from) || (to == DType::bf16 && from != DType::bf16);
   }
 
   void find_values() {
@@ -493,89 +493,89 @@ class RowBlocks : public Kernel {
   // ---- Running -----------------------------------------------------------------------------------------------------------------
 
   // What a thread works on: columns [begin, end) of its rows.
-  struct Part {
+  struct Share {
     std::span<const Slot> inputs, outputs;
     std::byte* scratch;
     std::int64_t begin, end;
   };
 
   template <class T>
-  T* scratch_of(const Part& part, int memory) const {
-    return reinterpret_cast<T*>(part.scratch + memories_[static_cast<std::size_t>(memory)].offset);
+  T* scratch_of(const Share& share, int memory) const {
+    return reinterpret_cast<T*>(share.scratch + memories_[static_cast<std::size_t>(memory)].offset);
   }
-  BlockOp* ops_of(const Part& part) const { return reinterpret_cast<BlockOp*>(part.scratch + ops_at_); }
+  BlockOp* ops_of(const Share& share) const { return reinterpret_cast<BlockOp*>(share.scratch + ops_at_); }
 
-  void run_rows(const Part& part, std::int64_t begin, std::int64_t end) const {
-    BlockOp* ops = ops_of(part);
+  void run_rows(const Share& share, std::int64_t begin, std::int64_t end) const {
+    BlockOp* ops = ops_of(share);
     for (std::size_t i = 0; i < ops_.size(); ++i) {
       ops[i] = {ops_[i].functions, nullptr,
                 ops_[i].runs < 0 ? nullptr : runs_[static_cast<std::size_t>(ops_[i].runs)].places.data()};
-      if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(part, ops_[i].memory);
+      if (is_of(ops_[i], Memory::Kind::scratch)) ops[i].at = scratch_of<std::byte>(share, ops_[i].memory);
     }
-    for (const Number& number : numbers_) *scratch_of<float>(part, number.memory) = number.value;
+    for (const Number& number : numbers_) *scratch_of<float>(share, number.memory) = number.value;
     for (std::int64_t row = begin; row < end;) {
       const std::int64_t segment_end = std::min(end, (row / segment_rows_ + 1) * segment_rows_);
       for (const std::size_t i : moving_) {
         const Memory& memory = memory_of(ops_[i]);
         const Slot& slot =
-            (memory.kind == Memory::Kind::result ? part.outputs : part.inputs)[static_cast<std::size_t>(memory.number)];
+            (memory.kind == Memory::Kind::result ? share.outputs : share.inputs)[static_cast<std::size_t>(memory.number)];
         ops[i].at = slot.data() + walks_[static_cast<std::size_t>(memory.rows)].at(row) * memory.element_bytes + memory.ahead;
       }
-      run_level(part, segment_, row, 1);
+      run_level(share, segment_, row, 1);
       while (row < segment_end) {
         const std::int64_t n = std::min(tile_rows_, segment_end - row);
-        run_level(part, tile_, row, n);
+        run_level(share, tile_, row, n);
         row += n;
       }
     }
   }
 
   // Rows [row, row + n), or what their segment shares.
-  void run_level(const Part& part, const Level& level, std::int64_t row, std::int64_t n) const {
+  void run_level(const Share& share, const Level& level, std::int64_t row, std::int64_t n) const {
     for (const Copy& load : level.loads) {
-      const std::byte* src = part.inputs[static_cast<std::size_t>(load.number)].data();
-      if (load.is_number) load_numbers(load, src, scratch_of<float>(part, load.memory), row, n);
-      else if (load.dtype == DType::f32) collect<float>(part, load, src, row, n);
-      else if (load.dtype == DType::bf16) collect<std::uint16_t>(part, load, src, row, n);
-      else collect<std::uint8_t>(part, load, src, row, n);
+      const std::byte* src = share.inputs[static_cast<std::size_t>(load.number)].data();
+      if (load.is_number) load_numbers(load, src, scratch_of<float>(share, load.memory), row, n);
+      else if (load.dtype == DType::f32) collect<float>(share, load, src, row, n);
+      else if (load.dtype == DType::bf16) collect<std::uint16_t>(share, load, src, row, n);
+      else collect<std::uint8_t>(share, load, src, row, n);
     }
     for (const Pass& pass : level.passes) {
       // Whole vectors: what is behind the rows' values is room of the scratch.
-      if (pass.numbers.first >= 0) run_(ops_of(part) + pass.numbers.first, {}, 1, 0, (n + vector_ - 1) / vector_ * vector_, true);
+      if (pass.numbers.first >= 0) run_(ops_of(share) + pass.numbers.first, {}, 1, 0, (n + vector_ - 1) / vector_ * vector_, true);
       if (pass.columns.first < 0) continue;
-      for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(part, sum.partials), n * kPartials, 0.0f);
-      run_columns(part, pass.columns, n);
+      for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(share, sum.partials), n * kPartials, 0.0f);
+      run_columns(share, pass.columns, n);
       for (const Sum& sum : pass.sums) {
-        auto* totals = scratch_of<float>(part, sum.totals);
-        totals_(scratch_of<float>(part, sum.partials), totals, n);
+        auto* totals = scratch_of<float>(share, sum.totals);
+        totals_(scratch_of<float>(share, sum.partials), totals, n);
         if (sum.rounds)
           for (std::int64_t r = 0; r < n; ++r) totals[r] = bf16_to_f32(f32_to_bf16(totals[r]));
       }
     }
     for (const Copy& store : level.stores) {
-      std::byte* dst = part.outputs[static_cast<std::size_t>(store.number)].data();
-      if (store.is_number) store_numbers(store, scratch_of<float>(part, store.memory), dst, row, n);
-      else if (store.dtype == DType::f32) spread<float>(part, store, dst, row, n);
-      else if (store.dtype == DType::bf16) spread<std::uint16_t>(part, store, dst, row, n);
-      else spread<std::uint8_t>(part, store, dst, row, n);
+      std::byte* dst = share.outputs[static_cast<std::size_t>(store.number)].data();
+      if (store.is_number) store_numbers(store, scratch_of<float>(share, store.memory), dst, row, n);
+      else if (store.dtype == DType::f32) spread<float>(share, store, dst, row, n);
+      else if (store.dtype == DType::bf16) spread<std::uint16_t>(share, store, dst, row, n);
+      else spread<std::uint8_t>(share, store, dst, row, n);
     }
   }
 
-  void run_columns(const Part& part, const Program& program, std::int64_t rows) const {
-    BlockOp* const ops = ops_of(part) + program.first;
-    run_(ops, program.moves, rows, part.begin, part.end, program.by_eight);
+  void run_columns(const Share& share, const Program& program, std::int64_t rows) const {
+    BlockOp* const ops = ops_of(share) + program.first;
+    run_(ops, program.moves, rows, share.begin, share.end, program.by_eight);
     for (const BlockMove& move : program.moves)
       if (move.returns) ops[move.op].at -= rows * move.row_step;
   }
 
   template <class T>
-  void collect(const Part& part, const Copy& load, const std::byte* src, std::int64_t row, std::int64_t n) const {
-    walks_[static_cast<std::size_t>(load.walk)].collect(reinterpret_cast<const T*>(src), scratch_of<T>(part, load.memory),
+  void collect(const Share& share, const Copy& load, const std::byte* src, std::int64_t row, std::int64_t n) const {
+    walks_[static_cast<std::size_t>(load.walk)].collect(reinterpret_cast<const T*>(src), scratch_of<T>(share, load.memory),
                                                         row * columns_, (load.by_row ? n : 1) * columns_);
   }
   template <class T>
-  void spread(const Part& part, const Copy& store, std::byte* dst, std::int64_t row, std::int64_t n) const {
-    walks_[static_cast<std::size_t>(store.walk)].spread(scratch_of<const T>(part, store.memory), reinterpret_cast<T*>(dst),
+  void spread(const Share& share, const Copy& store, std::byte* dst, std::int64_t row, std::int64_t n) const {
+    walks_[static_cast<std::size_t>(store.walk)].spread(scratch_of<const T>(share, store.memory), reinterpret_cast<T*>(dst),
                                                         row * columns_, n * columns_);
   }
 
@@ -620,8 +620,8 @@ class RowBlocks : public Kernel {
 std::unique_ptr<Kernel> make_row_blocks(const Chain& chain, const DeviceInfo& device) {
   for (const std::vector<Type>* types : {&chain.operands, &chain.outputs})
     for (const Type& type : *types)
-      check(type.dtype == DType::f32 || type.dtype == DType::bf16 || type.dtype == DType::u8, ErrorKind::unsupported, "cpu",
-            "a chain cannot compute in {}: expected f32, bf16 or u8. Cast the operand first.", name(type.dtype));
+      check(type.dtype == DType::f32 || type.dtype == DType::bf16 || is_byte(type.dtype), ErrorKind::unsupported, "cpu",
+            "a chain cannot compute in {}: expected f32, bf16 or 8 bits. Cast the operand first.", name(type.dtype));
   return std::make_unique<RowBlocks>(chain, device);
 }
 

@@ -9,7 +9,6 @@
 #include <cstring>
 #include <vector>
 
-#include "base/error.h"
 #include "ir/trace.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
@@ -22,7 +21,7 @@ namespace {
 
 class UpsampledConvKernel : public Kernel {
  public:
-  UpsampledConvKernel(const Node& node, const DeviceInfo& device) : threads_(device.threads) {
+  UpsampledConvKernel(const Node& node, const DeviceInfo& device, Making& making) : threads_(device.threads) {
     const auto& attributes = node.as<ProductAttributes>();
     const Type &x = node.inputs[0].type(), &weight = node.inputs[1].type();
     phase_weight_ = {weight.dtype, {weight.shape.dim(0), weight.shape.dim(1), weight.shape.dim(2), 2, 2}};
@@ -34,7 +33,7 @@ class UpsampledConvKernel : public Kernel {
       if (attributes.has_bias) options.bias = parameter("bias", weight.dtype, {weight.shape.dim(0)});
       const Value small =
           conv(input("x", x.dtype, x.shape), parameter("weight", weight.dtype, phase_weight_.shape), window, options);
-      phases_[phase] = make_conv(small.node(), device);
+      phases_[phase] = making.part(small.node());
       phase_type_ = small.type();
       weight_places_[phase] = packed_bytes_;
       packed_bytes_ += aligned(phases_[phase]->packed_bytes(1, phase_weight_));
@@ -99,17 +98,19 @@ class UpsampledConvKernel : public Kernel {
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device) {
+Support upsampled_conv_takes(const Node& node) {
   const auto& attributes = node.as<ProductAttributes>();
   const Shape& kernel = node.inputs[1].shape();
   const auto is = [](const std::array<int, 3>& a, int value) { return a[1] == value && a[2] == value; };
+  if (attributes.upsample == 1) return Support::no("it does not upsample");
   const bool plain = kernel.dim(3) == 3 && kernel.dim(4) == 3 && attributes.stride == std::array{1, 1, 1} &&
                      is(attributes.pad_begin, 1) && is(attributes.pad_end, 1) && !attributes.has_residual &&
                      node.inputs[1].node().opcode == Opcode::parameter;
-  check(plain, ErrorKind::unsupported, "cpu",
-        "no convolution that upsamples by a kernel {} with these strides, pads or a residual: expected 3x3 padded by 1.",
-        kernel.str());
-  return std::make_unique<UpsampledConvKernel>(node, device);
+  return plain ? Support::yes() : Support::no("takes a 3x3 parameter, stride 1, padded by 1, no residual: got {}", kernel.str());
+}
+
+std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device, Making& making) {
+  return std::make_unique<UpsampledConvKernel>(node, device, making);
 }
 
 }  // namespace zoe::cpu

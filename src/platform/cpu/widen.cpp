@@ -31,6 +31,7 @@ using Block = const unsigned char*;
 #undef zoe_as_f
 #undef ZOE_BLOCK
 #undef ZOE_FN
+#undef ZOE_F16
 #undef ZOE_PAIR
 #undef ZOE_SIXTEEN
 #undef ZOE_NONLINEAR

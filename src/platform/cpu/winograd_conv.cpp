@@ -451,11 +451,16 @@ bool can_take(const Node& node) {
 //
 // In bf16: where the core multiplies bf16, 0.6 to 1.07; where operands are widened to f32, as in f32.
 // Frames play no part, so that the plans of a video's first and later frames share packed weights.
-bool winograd_wins(const Node& node, const DeviceInfo& device) {
-  if (!can_take(node) || (node.types[0].dtype == DType::bf16 && device.bf16_products)) return false;
+Support winograd_wins(const Node& node, const DeviceInfo& device) {
+  constexpr std::int64_t kLeastSide = 8;
+  if (!can_take(node)) return Support::no("takes a 3x3 parameter, stride 1, no padding in time");
+  if (node.types[0].dtype == DType::bf16 && device.bf16_products) return Support::no("the cores multiply bf16, which is faster");
   const Loops loops = HWY_DYNAMIC_DISPATCH(loops)();
   const Shape &x = node.inputs[0].shape(), &result = node.types[0].shape;
-  return loops.fused && x.dim(3) >= loops.lanes && result.dim(1) >= 8 && result.dim(2) >= 8;
+  if (!loops.fused) return Support::no("the cores have no fused multiply-add");
+  if (x.dim(3) < loops.lanes) return Support::no("{} channels are less than a vector of {}", x.dim(3), loops.lanes);
+  if (result.dim(1) >= kLeastSide && result.dim(2) >= kLeastSide) return Support::yes();
+  return Support::no("a result of {}x{}: below {}x{} oneDNN is faster", result.dim(1), result.dim(2), kLeastSide, kLeastSide);
 }
 
 std::unique_ptr<Kernel> make_winograd_conv(const Node& node, const DeviceInfo& device) {

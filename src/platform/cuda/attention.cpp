@@ -13,14 +13,14 @@ namespace {
 constexpr std::int64_t kMostChannels = 1024, kMostChannelsOfTensorCores = 384;
 
 // How a program goes about heads of up to `channels` channels.
-struct Form {
+struct Tiling {
   bool tensor_cores;
   std::int64_t channels, queries, threads;  // queries and threads of a block
   std::size_t shared_bytes;
   std::string definitions;
 };
 
-Form with_tensor_cores(std::int64_t channels, bool few_queries) {
+Tiling with_tensor_cores(std::int64_t channels, bool few_queries) {
   const std::int64_t most = (channels + 15) / 16 * 16;
   // Registers hold the results: of 32 queries a warp, which read k and v half as often, where heads are narrow.
   const bool wide = most > 128;
@@ -36,7 +36,7 @@ Form with_tensor_cores(std::int64_t channels, bool few_queries) {
       fmt::format("#define WARPS {}\n#define ROW_TILES {}\n#define KEYS {}\n#define SPLITS {}\n", warps, row_tiles, keys, splits)};
 }
 
-Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t most_shared_bytes) {
+Tiling without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t most_shared_bytes) {
   constexpr std::int64_t kDepth = 32, kThreads = 256;
   const std::int64_t most = (channels + 63) / 64 * 64;
   const auto bytes = [&](std::int64_t queries, std::int64_t keys) {
@@ -50,6 +50,18 @@ Form without_tensor_cores(std::int64_t channels, bool few_queries, std::size_t m
       false, most, queries, kThreads, bytes(queries, keys), fmt::format("#define QUERIES {}\n#define KEYS {}\n", queries, keys)};
 }
 
+// How attention of this node goes on this device: the tiling that asks for least is the last resort.
+Tiling tiling_for(const Node& node, const Device& device) {
+  const Shape& q = node.types[0].shape;
+  const std::int64_t channels = q.dim(3);
+  // Blocks of 128 queries, unless they leave multiprocessors without work.
+  const bool few_queries = (q.dim(1) + 127) / 128 * q.dim(0) * q.dim(2) < device.description.multiprocessors;
+  if (node.types[0].dtype == DType::bf16 && has_tensor_cores(device) && channels <= kMostChannelsOfTensorCores)
+    if (Tiling tiling = with_tensor_cores(channels, few_queries); tiling.shared_bytes <= device.description.shared_bytes)
+      return tiling;
+  return without_tensor_cores(channels, few_queries, device.description.shared_bytes);
+}
+
 class AttentionKernel : public Kernel {
  public:
   AttentionKernel(const Node& node, DevicePtr device)
@@ -57,11 +69,9 @@ class AttentionKernel : public Kernel {
         dtype_(node.types[0].dtype),
         q_(node.types[0].shape),
         keys_(node.inputs[1].dim(1)),
-        scale_(static_cast<float>(node.as<AttentionAttributes>().scale)) {
-    const std::int64_t channels = q_.dim(3);
+        scale_(static_cast<float>(node.as<AttentionAttributes>().scale)),
+        tiling_(tiling_for(node, *device_)) {
     for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
-    check(channels <= kMostChannels, ErrorKind::unsupported, device_->vendor.platform,
-          "attention over {} channels a head, expected at most {}.", channels, kMostChannels);
     if (node.as<AttentionAttributes>().has_bias) {
       const Shape& bias = node.inputs[3].shape();
       std::int64_t step = bias.dim(3);
@@ -71,22 +81,11 @@ class AttentionKernel : public Kernel {
       }
       has_bias_ = true;
     }
-    const std::size_t most_shared = device_->description.shared_bytes;
-    // Blocks of 128 queries, unless they leave multiprocessors without work.
-    const bool few_queries = (q_.dim(1) + 127) / 128 * q_.dim(0) * q_.dim(2) < device_->description.multiprocessors;
-    form_ = without_tensor_cores(channels, few_queries, most_shared);
-    if (dtype_ == DType::bf16 && has_tensor_cores(*device_) && channels <= kMostChannelsOfTensorCores) {
-      const Form form = with_tensor_cores(channels, few_queries);
-      if (form.shared_bytes <= most_shared) form_ = form;
-    }
-    check(form_.shared_bytes <= most_shared, ErrorKind::unsupported, device_->vendor.platform,
-          "attention over {} channels a head needs {} bytes of shared memory, the device has {}.", channels, form_.shared_bytes,
-          most_shared);
-    const std::string source = tiles_source(dtype_, form_.tensor_cores) +
-                               fmt::format("#define CHANNELS {}\n{}", form_.channels, form_.definitions) + kAttentionSource;
+    const std::string source = tiles_source(dtype_, tiling_.tensor_cores) +
+                               fmt::format("#define CHANNELS {}\n{}", tiling_.channels, tiling_.definitions) + kAttentionSource;
     function_ = device_->function(source, "attention", "attention");
-    allow_shared_bytes(*device_, function_, form_.shared_bytes);
-    implementation_ = fmt::format("online softmax, {}, {} queries a block", form_.tensor_cores ? "mma" : "fma", form_.queries);
+    allow_shared_bytes(*device_, function_, tiling_.shared_bytes);
+    implementation_ = fmt::format("online softmax, {}, {} queries a block", tiling_.tensor_cores ? "mma" : "fma", tiling_.queries);
   }
 
   std::string_view implementation() const override { return implementation_; }
@@ -106,12 +105,12 @@ class AttentionKernel : public Kernel {
     launch.place(outputs[0]).integer(queries).integer(keys_).integer(heads).integer(channels).number(scale_);
     for (const HeadsLayout& layout : layouts_) launch.large(layout.step);
     for (const std::int64_t step : bias_steps_) launch.large(step);
-    if (form_.tensor_cores) {
+    if (tiling_.tensor_cores) {
       wide = wide && address_of(outputs[0]) % 4 == 0;
       if (has_bias_) wide = wide && keys_ % 2 == 0 && address_of(inputs[3]) % 8 == 0;
     }
     launch.integer(wide);
-    launch.run({(queries + form_.queries - 1) / form_.queries, heads, batch}, {form_.threads}, form_.shared_bytes);
+    launch.run({(queries + tiling_.queries - 1) / tiling_.queries, heads, batch}, {tiling_.threads}, tiling_.shared_bytes);
   }
 
  private:
@@ -121,14 +120,21 @@ class AttentionKernel : public Kernel {
   HeadsLayout layouts_[3];  // of q, k and v
   const std::int64_t keys_;
   const float scale_;
+  const Tiling tiling_;
   bool has_bias_ = false;
   std::int64_t bias_steps_[3] = {0, 0, 0};  // elements from one batch, head, query to the next
-  Form form_;
   Function function_;
   std::string implementation_;
 };
 
 }  // namespace
+
+Support takes_attention(const Node& node, const Device& device) {
+  const std::int64_t channels = node.types[0].shape.dim(3);
+  if (channels > kMostChannels) return Support::no("{} channels a head, at most {} are taken", channels, kMostChannels);
+  const std::size_t needed = tiling_for(node, device).shared_bytes, most = device.description.shared_bytes;
+  return needed <= most ? Support::yes() : Support::no("it needs {} bytes of shared memory, the device has {}", needed, most);
+}
 
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device) {
   return std::make_unique<AttentionKernel>(node, device);

@@ -88,20 +88,17 @@ CudnnGraph attention_graph(const Node& node, std::size_t version) {
   return graph;
 }
 
-std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why) {
+Support cudnn_takes_attention(const Node& node) {
   const Value& q = node.inputs[0];
-  if (q.dtype() != DType::bf16) {
-    why = "cuDNN's attention takes bf16";
-    return nullptr;
-  }
-  if (q.dim(3) > kWidestHead || q.dim(3) % 8 != 0) {
-    why = fmt::format("cuDNN's attention takes heads of up to {} elements, a multiple of 8: got {}", kWidestHead, q.dim(3));
-    return nullptr;
-  }
-  if (node.as<AttentionAttributes>().has_bias && node.inputs[3].dim(2) != 1) {
-    why = "a bias of its own for every query may mask all keys of one, which is zero here and no number in cuDNN";
-    return nullptr;
-  }
+  if (q.dtype() != DType::bf16) return Support::no("cuDNN's attention takes bf16");
+  if (q.dim(3) > kWidestHead || q.dim(3) % 8 != 0)
+    return Support::no("cuDNN's attention takes heads of up to {} elements, a multiple of 8: got {}", kWidestHead, q.dim(3));
+  if (node.as<AttentionAttributes>().has_bias && node.inputs[3].dim(2) != 1)
+    return Support::no("a bias of its own for every query may mask all keys of one, which is zero here and no number in cuDNN");
+  return Support::yes();
+}
+
+std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why) {
   auto plan = cudnn->plan(attention_graph(node, cudnn->api.version()), why);
   if (!plan) return nullptr;
   std::string implementation = fmt::format("cudnn {} attention, {}", cudnn->version, plan->engine());

@@ -296,34 +296,28 @@ class CudnnConvKernel : public Kernel {
 
 CudnnGraph conv_graph(const Node& conv) { return conv_graph(Geometry(conv)); }
 
-std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why) {
-  if (node.types[0].dtype != DType::bf16) {
-    why = "our own product is faster in f32";
-    return nullptr;
-  }
+Support cudnn_takes_conv(const Node& node) {
+  if (node.types[0].dtype != DType::bf16) return Support::no("our own product is faster in f32");
   const auto& attributes = node.as<ProductAttributes>();
-  if (attributes.activation != Activation::none || (attributes.has_residual && !attributes.has_bias)) {
-    why = "cuDNN would have to generate code for an activation, or a residual without a bias";
-    return nullptr;
-  }
+  if (attributes.activation != Activation::none || (attributes.has_residual && !attributes.has_bias))
+    return Support::no("cuDNN would have to generate code for an activation, or a residual without a bias");
   for (std::size_t i = 1; i < node.inputs.size() - (attributes.has_residual ? 1 : 0); ++i)
-    if (node.inputs[i].node().opcode != Opcode::parameter) {
-      why = "cuDNN's layout of a weight is made once, and this one is computed";
-      return nullptr;
-    }
+    if (node.inputs[i].node().opcode != Opcode::parameter)
+      return Support::no("cuDNN's layout of a weight is made once, and this one is computed");
   const Shape& weight = node.inputs[1].shape();
   const auto is_plane = [](const std::array<int, 3>& a, int value) { return a[1] == value && a[2] == value; };
   if (attributes.upsample == 2 &&
       !(weight.dim(3) == 3 && weight.dim(4) == 3 && all(attributes.stride, 1) && is_plane(attributes.pad_begin, 1) &&
-        is_plane(attributes.pad_end, 1) && !attributes.has_residual && weight.dim(0) % kChannelsTogether == 0)) {
-    why = "a convolution that upsamples is 3x3, padded by 1, to a multiple of 8 channels, without a residual";
-    return nullptr;
-  }
+        is_plane(attributes.pad_end, 1) && !attributes.has_residual && weight.dim(0) % kChannelsTogether == 0))
+    return Support::no("a convolution that upsamples is 3x3, padded by 1, to a multiple of {} channels, without a residual",
+                       kChannelsTogether);
+  if (Geometry(node).changes_result() && attributes.has_residual)
+    return Support::no("the channels of a residual are not filled up");
+  return Support::yes();
+}
+
+std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why) {
   const Geometry geometry(node);
-  if (geometry.changes_result() && attributes.has_residual) {
-    why = "the channels of a residual are not filled up";
-    return nullptr;
-  }
   auto plan = cudnn->plan(conv_graph(geometry), why);
   if (!plan) return nullptr;
   return std::make_unique<CudnnConvKernel>(geometry, std::move(plan), *cudnn);

@@ -15,6 +15,8 @@
 namespace zoe::cuda {
 namespace {
 
+constexpr std::size_t kMostChunks = 32;  // that are kept: two of each thread that loads weights
+
 // The driver, ready for use. One that does not start (no device, no kernel module, another version of it) means that nothing of
 // this vendor runs here, which is no failure of a device.
 const DriverApi& start_driver(const Vendor& vendor, const PlatformOptions& options) {
@@ -116,6 +118,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
   description.shared_bytes = static_cast<std::size_t>(attribute(numbers.shared_bytes));
   check_status(api.context_retain(&context_, description.handle), "opening a context");
   try {
+    chunks_.reserve(kMostChunks);
     make_current();
     check_status(api.stream_create(&memory_stream_, kStreamNonBlocking), "creating a stream");
     // Freed memory stays in the pool: what the next phase allocates is there at once.
@@ -132,6 +135,7 @@ Device::Device(const Vendor& vendor_, int ordinal, const PlatformOptions& option
 // What fails here fails because the device is lost: there is nothing left to free then.
 Device::~Device() {
   api.context_set_current(context_);
+  for (std::byte* const chunk : chunks_) api.host_free(chunk);
   for (auto module = loaded_.rbegin(); module != loaded_.rend(); ++module) api.module_unload(*module);
   api.stream_synchronize(memory_stream_);
   api.stream_destroy(memory_stream_);
@@ -359,6 +363,27 @@ std::shared_ptr<HostBuffer> Device::allocate_locked(std::size_t size_bytes) {
   return std::make_shared<LockedBuffer>(shared_from_this(), address, size_bytes);
 }
 
+std::byte* Device::take_chunk() {
+  {
+    const std::lock_guard lock(chunks_mutex_);
+    if (!chunks_.empty()) {
+      std::byte* const chunk = chunks_.back();
+      chunks_.pop_back();
+      return chunk;
+    }
+  }
+  void* data = nullptr;
+  return api.host_allocate(&data, kChunkBytes, 0) == kSuccess ? static_cast<std::byte*>(data) : nullptr;
+}
+
+void Device::give_back_chunk(std::byte* chunk) {
+  {
+    const std::lock_guard lock(chunks_mutex_);
+    if (chunks_.size() < kMostChunks) return chunks_.push_back(chunk);
+  }
+  api.host_free(chunk);
+}
+
 // What fails here fails because the device is lost: there is nothing left to free then.
 void Device::free(Address address, std::size_t size_bytes) {
   allocated_ -= size_bytes;
@@ -400,21 +425,18 @@ void DeviceStream::release() {
   api.stream_synchronize(handle_);
   for (Chunk& chunk : chunks_) {
     if (chunk.done) api.event_destroy(chunk.done);
-    if (chunk.data) api.host_free(chunk.data);
+    if (chunk.data) device_->give_back_chunk(chunk.data);
   }
   if (queued_) api.event_destroy(queued_);
   api.stream_destroy(handle_);
 }
-
-constexpr std::size_t kChunkBytes = std::size_t{8} << 20;
 
 // False if the system locks no more pages: copies then go straight from and to ordinary memory, slower.
 bool DeviceStream::has_chunks() {
   if (chunks_refused_ || chunks_[1].done) return !chunks_refused_;
   const DriverApi& api = device_->api;
   for (Chunk& chunk : chunks_) {
-    void* data = nullptr;
-    if (!chunk.data && api.host_allocate(&data, kChunkBytes, 0) == kSuccess) chunk.data = static_cast<std::byte*>(data);
+    if (!chunk.data) chunk.data = device_->take_chunk();
     chunks_refused_ = !chunk.data || api.event_create(&chunk.done, kEventDisableTiming) != kSuccess;
     if (chunks_refused_) return false;
   }
@@ -430,7 +452,7 @@ void DeviceStream::upload(const void* from, Address to, std::size_t size_bytes) 
     of.check_status(of.api.stream_synchronize(handle_), "waiting for a copy");
     return;
   }
-  constexpr std::size_t kAlignment = 64;
+  constexpr std::size_t kAlignment = 64, kChunkBytes = Device::kChunkBytes;
   const auto* const bytes = static_cast<const std::byte*>(from);
   for (std::size_t done = 0; done < size_bytes;) {
     if (used_ == kChunkBytes) {
@@ -466,6 +488,7 @@ void DeviceStream::download(Address from, void* to, std::size_t size_bytes) {
     of.check_status(of.api.stream_synchronize(handle_), "waiting for a copy");
     return;
   }
+  constexpr std::size_t kChunkBytes = Device::kChunkBytes;
   // The chunks may still hold uploads: those were queued before, and are read before they are written over.
   const auto count_of = [&](std::size_t at) { return std::min(size_bytes - at, kChunkBytes); };
   const auto fetch = [&](std::size_t at, const Chunk& chunk) {

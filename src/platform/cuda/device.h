@@ -124,6 +124,11 @@ class Device : public std::enable_shared_from_this<Device> {
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what, bool zeroed = true);
   // Page-locked memory of this process; null if the system locks no more.
   std::shared_ptr<HostBuffer> allocate_locked(std::size_t size_bytes);
+  // kChunkBytes of the same for a stream's copies; those that are given back serve the next streams, as locking memory takes longer
+  // than filling it.
+  std::byte* take_chunk();
+  void give_back_chunk(std::byte* chunk);
+  static constexpr std::size_t kChunkBytes = std::size_t{4} << 20;
   // What allocate() can still hand out: of the device, and of what the pool keeps of freed memory, within the limit.
   std::uint64_t free_bytes() const;
   std::uint64_t peak_bytes() const { return peak_; }
@@ -145,6 +150,8 @@ class Device : public std::enable_shared_from_this<Device> {
   std::atomic<std::uint64_t> allocated_{0}, peak_{0};
   std::mutex streams_mutex_;
   std::vector<DeviceStream*> streams_;           // those that live
+  std::mutex chunks_mutex_;                      // of what follows
+  std::vector<std::byte*> chunks_;               // that no stream has
   std::mutex mutex_;                             // of what follows
   std::map<std::string, ModuleHandle> modules_;  // by the recipe's key
   std::vector<ModuleHandle> loaded_;             // the same in the order of their loading

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include "base/error.h"
@@ -33,7 +32,7 @@ std::int64_t tile_keys(std::int64_t keys) {
 }
 
 // How a program goes about a node.
-struct Form {
+struct Tiling {
   std::int64_t channels, tile;
   bool has_bias;
   bool stays;  // blocks take one item after another
@@ -44,60 +43,54 @@ struct Form {
   }
 };
 
-std::optional<Form> form_for(const Node& node, const Device& device) {
-  const std::int64_t channels = node.inputs[0].dim(3), keys = node.inputs[1].dim(1);
-  if (node.inputs[0].dtype() != DType::bf16 || !is_hopper(device) || (channels != 64 && channels != 128)) return std::nullopt;
-  const std::int64_t tile = tile_keys(keys);
+Tiling tiling_for(const Node& node) {
   constexpr std::int64_t kAlignment = 1024, kBarriers = 2 + 4 * kStages;
-  std::int64_t bytes = kAlignment + (kQueries + 2 * kStages * tile) * channels * 2 + kBarriers * 8;
+  const std::int64_t channels = node.inputs[0].dim(3), keys = node.inputs[1].dim(1), tile = tile_keys(keys);
   const bool has_bias = node.as<AttentionAttributes>().has_bias;
-  if (has_bias) {
-    if (node.inputs[3].dim(2) != 1) return std::nullopt;
-    bytes += 2 * ((keys + tile - 1) / tile) * tile * 4;  // both warpgroups hold a row of it
-  }
-  if (bytes > static_cast<std::int64_t>(device.description.shared_bytes)) return std::nullopt;
-  return Form{channels, tile, has_bias, keys <= kMostTilesToStay * tile, static_cast<std::size_t>(bytes)};
+  std::int64_t bytes = kAlignment + (kQueries + 2 * kStages * tile) * channels * 2 + kBarriers * 8;
+  if (has_bias) bytes += 2 * ((keys + tile - 1) / tile) * tile * 4;  // both warpgroups hold a row of it
+  return {channels, tile, has_bias, keys <= kMostTilesToStay * tile, static_cast<std::size_t>(bytes)};
 }
 
 class FlashAttentionKernel : public Kernel {
  public:
-  FlashAttentionKernel(const Node& node, DevicePtr device, const Form& form)
+  FlashAttentionKernel(const Node& node, DevicePtr device, const Tiling& tiling)
       : device_(std::move(device)),
-        form_(form),
+        tiling_(tiling),
         q_(node.types[0].shape),
         keys_(node.inputs[1].dim(1)),
         // Exponentials are powers of two here.
         factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)) {
     for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
-    if (form_.has_bias) {
+    if (tiling_.has_bias) {
       const Shape& bias = node.inputs[3].shape();
       bias_head_ = bias.dim(1) == 1 ? 0 : bias.dim(3);
       bias_batch_ = bias.dim(0) == 1 ? 0 : bias.dim(1) * bias.dim(3);
     }
-    const Device::Program program = form_.program();
+    const Device::Program program = tiling_.program();
     function_ = device_->function(program, "flash_attention");
     again_ = device_->function(program, "flash_attention_again");
-    for (Function* function : {&function_, &again_}) allow_shared_bytes(*device_, *function, form_.shared_bytes);
-    implementation_ = fmt::format("flash attention, wgmma, {} queries and {} keys at a time", kQueries, form_.tile);
+    for (Function* function : {&function_, &again_}) allow_shared_bytes(*device_, *function, tiling_.shared_bytes);
+    implementation_ = fmt::format("flash attention, wgmma, {} queries and {} keys at a time", kQueries, tiling_.tile);
   }
 
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return static_cast<std::size_t>(items() * kWarps); }
 
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const TensorMap q = map(inputs[0], layouts_[0], q_.dim(1), kQueries), k = map(inputs[1], layouts_[1], keys_, form_.tile),
-                    v = map(inputs[2], layouts_[2], keys_, form_.tile);
+    const TensorMap q = map(inputs[0], layouts_[0], q_.dim(1), kQueries), k = map(inputs[1], layouts_[1], keys_, tiling_.tile),
+                    v = map(inputs[2], layouts_[2], keys_, tiling_.tile);
     const auto launch = [&](const Function& function, std::int64_t blocks) {
       Launch call(function, stream);
       call.tensor(q).tensor(k).tensor(v);
-      if (form_.has_bias) call.place(inputs[3]);
+      if (tiling_.has_bias) call.place(inputs[3]);
       else call.nowhere();
       call.place(outputs[0]).place(scratch).integer(q_.dim(1)).integer(keys_).integer(q_.dim(2)).integer(q_.dim(0));
       call.number(factor_).large(bias_batch_).large(bias_head_);
-      call.run({blocks}, {kThreads}, form_.shared_bytes);
+      call.run({blocks}, {kThreads}, tiling_.shared_bytes);
     };
     const std::int64_t at_once = std::min<std::int64_t>(items(), device_->description.multiprocessors);
-    launch(function_, form_.stays ? at_once : items());
+    launch(function_, tiling_.stays ? at_once : items());
     launch(again_, at_once);
   }
 
@@ -112,7 +105,7 @@ class FlashAttentionKernel : public Kernel {
   }
 
   const DevicePtr device_;
-  const Form form_;
+  const Tiling tiling_;
   const Shape q_;  // and of the result
   const std::int64_t keys_;
   HeadsLayout layouts_[3];  // of q, k and v
@@ -132,17 +125,20 @@ std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys
          kFlashAttentionSource;
 }
 
-std::vector<Device::Program> flash_attention_programs(std::span<const Node* const> nodes, const Device& device) {
-  std::vector<Device::Program> programs;
-  for (const Node* node : nodes)
-    if (node->opcode == Opcode::attention)
-      if (const auto form = form_for(*node, device)) programs.push_back(form->program());
-  return programs;
+Device::Program flash_attention_program(const Node& node) { return tiling_for(node).program(); }
+
+Support flash_attention_takes(const Node& node, const Device& device) {
+  const std::int64_t channels = node.inputs[0].dim(3);
+  if (!is_hopper(device)) return Support::no("needs wgmma: compute capability 9.0");
+  if (node.inputs[0].dtype() != DType::bf16) return Support::no("takes bf16");
+  if (channels != 64 && channels != 128) return Support::no("takes heads of 64 or 128 channels: got {}", channels);
+  if (node.as<AttentionAttributes>().has_bias && node.inputs[3].dim(2) != 1) return Support::no("takes one bias for all queries");
+  const std::size_t needed = tiling_for(node).shared_bytes, most = device.description.shared_bytes;
+  return needed <= most ? Support::yes() : Support::no("it needs {} bytes of shared memory, the device has {}", needed, most);
 }
 
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device) {
-  const auto form = form_for(node, *device);
-  return form ? std::make_unique<FlashAttentionKernel>(node, device, *form) : nullptr;
+  return std::make_unique<FlashAttentionKernel>(node, device, tiling_for(node));
 }
 
 }  // namespace zoe::cuda

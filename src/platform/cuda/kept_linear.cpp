@@ -4,7 +4,6 @@
 // forward, 16 ms at the rate of an H200's memory, of some 2,400 for 832x480x81; and any product can come behind it.
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "base/block_text.h"
@@ -13,25 +12,18 @@
 #include "ir/change.h"
 #include "platform/cuda/kernels.h"
 #include "platform/cuda/sources.h"
-#include "platform/kept_weight.h"
+#include "platform/kept_linear.h"
 
 namespace zoe::cuda {
 namespace {
 
-constexpr std::size_t kAlignment = 256;                 // of what libraries are given
-constexpr std::int64_t kThreads = 256, kElements = 16;  // of a block, of a thread
+constexpr std::size_t kAlignment = 256;                            // of what libraries are given
+constexpr std::int64_t kThreads = 256, kElements = kThreads * 32;  // of a block
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-class KeptLinearKernel : public Kernel {
+class KeptLinearKernel : public KeptLinear {
  public:
   KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product)
-      : layout_(node.inputs[1].node()),
-        type_(node.inputs[1].type()),
-        product_(std::move(product)),
-        has_change_(has_change(node)),
-        implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
-        place_(aligned(product_->scratch_bytes())) {
+      : KeptLinear(node, std::move(product), kAlignment, kAlignment) {
     ZOE_INTERNAL_CHECK(product_->packed_bytes(1, type_) == type_.size_bytes() && product_->weight_layout(1).starts_with("dense"));
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
@@ -40,53 +32,31 @@ class KeptLinearKernel : public Kernel {
     }
   }
 
-  std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return place_ + type_.size_bytes() + kAlignment; }
-  bool can_overwrite(int input, int output) const override { return product_->can_overwrite(input, output); }
-  std::string weight_layout(int input) const override { return product_->weight_layout(input); }
-  std::size_t packed_bytes(int input, const Type& type) const override { return product_->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
-    product_->pack_weight(input, type, source, packed);
-  }
-
-  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const Address begin = (address_of(scratch) + place_ + kAlignment - 1) / kAlignment * kAlignment;
-    const Slot weight{scratch.buffer, scratch.offset + static_cast<std::size_t>(begin - address_of(scratch))};
-    const std::size_t element = size_of(type_.dtype);
+ private:
+  void widen(Stream& stream, Slot kept, Slot change, Slot& weight) const override {
+    weight.offset += (kAlignment - address_of(weight) % kAlignment) % kAlignment;
     for (std::size_t i = 0; i < layout_.places.size(); ++i) {
       const KeptPlace& place = layout_.places[i];
       const std::int64_t count = place.part.type.shape.count();
-      const std::size_t at = static_cast<std::size_t>(place.first) * element;
+      const std::size_t at = static_cast<std::size_t>(place.first) * size_of(type_.dtype);
       const Slot to{weight.buffer, weight.offset + at};
       bool is_wide = address_of(to) % 16 == 0;
       Launch launch(widen_[i], stream);
-      launch.place({inputs[1].buffer, inputs[1].offset + place.blocks});
-      if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales});
+      launch.place({kept.buffer, kept.offset + place.blocks});
+      if (place.part.storage.is_scaled) launch.place({kept.buffer, kept.offset + place.scales});
       else launch.nowhere();
       if (has_change_) {
-        const Slot change{inputs.back().buffer, inputs.back().offset + at};
-        is_wide = is_wide && address_of(change) % 16 == 0;
-        launch.place(change);
+        const Slot added{change.buffer, change.offset + at};
+        is_wide = is_wide && address_of(added) % 16 == 0;
+        launch.place(added);
       } else {
         launch.nowhere();
       }
-      launch.place(to).large(count).integer(place.columns()).integer(is_wide ? 1 : 0);
-      const std::int64_t threads = (count + kElements - 1) / kElements;
-      launch.run({(threads + kThreads - 1) / kThreads}, {kThreads});
+      launch.place(to).integer(count).integer(place.columns()).integer(is_wide ? 1 : 0);
+      launch.run({(count + kElements - 1) / kElements}, {kThreads});
     }
-    std::array<Slot, 5> operands;
-    std::copy(inputs.begin(), inputs.end(), operands.begin());
-    operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
   }
 
- private:
-  const KeptLayout layout_;
-  const Type type_;
-  const std::unique_ptr<Kernel> product_;
-  const bool has_change_;
-  const std::string implementation_;
-  const std::size_t place_;      // of the widened weight in the scratch memory
   std::vector<Function> widen_;  // of each part
 };
 
@@ -95,27 +65,23 @@ class KeptLinearKernel : public Kernel {
 std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype) {
   std::string function = fmt::format("zoe_{}", encoding.name);
   std::transform(function.begin(), function.end(), function.begin(), [](unsigned char c) { return std::tolower(c); });
-  std::string text = prelude(kCudaDialect) + fmt::format("#define BF16 {}\n#define SCALED {}\n#define CHANGED {}\n",
-                                                         dtype == DType::bf16 ? 1 : 0, is_scaled ? 1 : 0, is_changed ? 1 : 0);
+  std::string text =
+      prelude(kCudaDialect) + fmt::format("#define BF16 {}\n#define SCALED {}\n#define CHANGED {}\n#define THREADS {}\n",
+                                          dtype == DType::bf16 ? 1 : 0, is_scaled ? 1 : 0, is_changed ? 1 : 0, kThreads);
   if (encoding.block_elements > 1) {
     text += fmt::format("#define RUN {}\n#define ELEMENTS {}\n#define BYTES {}\n", function, encoding.block_elements,
                         encoding.block_bytes);
-    text += "#define ZOE_PAIR(b) (*(const unsigned short*)(b))\n";
-    // Blocks lie one behind the other. A format of whole sixteens has its numbers at sixteens.
-    if (encoding.block_bytes % 16 == 0)
-      text += "#define ZOE_SIXTEEN(q, b) alignas(16) byte q[16]; *(uint4*)q = *(const uint4*)(b)\n";
-    else text += kSixteenSource;
   } else if (encoding.dtype) {
     ZOE_INTERNAL_CHECK(encoding.dtype == dtype && !is_scaled);
   } else {
     text += fmt::format("#define VALUE {}\n", function);
+    if (encoding.name.starts_with("F8_E")) text += fmt::format("#define F8 {}\n", encoding.name[4]);
   }
-  return text + "#define ZOE_BLOCK const byte*\n" + kBlockText + kWidenSource;
+  return text + "#define ZOE_BLOCK const byte*\n" + kSixteenSource + kBlockText + kWidenSource;
 }
 
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
-                                         const std::function<std::unique_ptr<Kernel>(const Node&)>& product) {
-  return std::make_unique<KeptLinearKernel>(node, device, product(behind_widening(node)));
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product) {
+  return std::make_unique<KeptLinearKernel>(node, device, std::move(product));
 }
 
 }  // namespace zoe::cuda

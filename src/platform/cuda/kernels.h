@@ -1,5 +1,5 @@
-// Kernels of the CUDA platform, one factory per family of opcodes: which implementation a node gets is decided here and in
-// platform.cpp, from the device and from which of the vendor's libraries opened.
+// Kernels of the CUDA platform, one factory an implementation, and what each takes. Which a node gets is the table's choice
+// (implementations.cpp).
 #pragma once
 
 #include <array>
@@ -12,7 +12,7 @@
 #include "base/encoding.h"
 #include "ir/value.h"
 #include "platform/cuda/device.h"
-#include "platform/platform.h"
+#include "platform/implementation.h"
 
 namespace zoe::cuda {
 
@@ -26,21 +26,19 @@ std::string tiles_source(DType dtype, bool tensor_cores, Activation activation =
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
 
 class Cublaslt;  // cublaslt.h
+class Cudnn;     // cudnn_plan.h
 
-// linear by cuBLASLt. Nothing where it does not compute the node to one rounding (takes_epilogue says so, too) or has no algorithm.
-bool takes_epilogue(const Node& linear);
+// linear by cuBLASLt; nothing where the library has no algorithm that rounds once.
+Support cublaslt_takes(const Node& linear);
 std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, const std::shared_ptr<Cublaslt>& library);
 
 // linear with a weight that stays as it is stored (kept_weight.h): it is widened into scratch memory in front of every product.
-// `product` makes the kernel of the same node with an ordinary weight, whose layout is dense.
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device,
-                                         const std::function<std::unique_ptr<Kernel>(const Node&)>& product);
+// `product` is the kernel of behind_widening(node).
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product);
 std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype);
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
-// True for convolutions that were measured to be faster by make_product than by cuDNN.
-bool comes_before_cudnn(const Node& conv, const Device& device);
 // conv by wgmma on devices of compute capability 9.0; null where it does not apply.
 std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
 bool halo_conv_wins(const Node& node, const Device& device);  // against all others
@@ -58,28 +56,39 @@ struct HaloTile {
 std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device, const HaloTile& tile);
 std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, const HaloTile& tile, std::int64_t x_stages,
                              std::int64_t w_slots, Activation activation);
+Support takes_attention(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
-// attention by wgmma on devices of compute capability 9.0; null where it does not apply.
+// attention by wgmma on devices of compute capability 9.0.
+Support flash_attention_takes(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_flash_attention(const Node& node, const DevicePtr& device);
-// The programs that it builds for these nodes, so that they can be compiled together beforehand.
-std::vector<Device::Program> flash_attention_programs(std::span<const Node* const> nodes, const Device& device);
+Device::Program flash_attention_program(const Node& node);  // that it loads
 std::string flash_attention_source(std::int64_t channels, std::int64_t tile_keys, bool has_bias, bool stays);
-// attention by wgmma over heads too wide for it; null where it does not apply.
+// attention by wgmma over heads too wide for it.
+Support wide_attention_takes(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_wide_attention(const Node& node, const DevicePtr& device);
-std::vector<Device::Program> wide_attention_programs(std::span<const Node* const> nodes, const Device& device);
+Device::Program wide_attention_program();  // that it loads, whatever the node
 std::string wide_attention_source();
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
 std::vector<std::unique_ptr<Kernel>> make_chains(std::span<const Node* const> nodes, const DevicePtr& device);
 
+// The vendor's libraries, where they open. Null where there is none; `why` then says why, once for people, too.
+struct Libraries {
+  std::function<std::shared_ptr<Cublaslt>(std::string& why)> cublaslt;
+  std::function<std::shared_ptr<Cudnn>(std::string& why)> cudnn;
+};
+// All of these as rows.
+std::vector<Implementation> implementations(const DevicePtr& device, Libraries libraries);
+
 // What cuDNN is asked for: by its version, and for a conv that make_cudnn_conv takes.
 struct CudnnGraph;  // cudnn_plan.h
 CudnnGraph attention_graph(const Node& attention, std::size_t version);
 CudnnGraph conv_graph(const Node& conv);
 
-// By cuDNN. Null if it does not take the node; `why` then says why.
-class Cudnn;
+// By cuDNN. Null if it has no engine for the node; `why` then says why.
+Support cudnn_takes_conv(const Node& conv);
+Support cudnn_takes_attention(const Node& attention);
 std::unique_ptr<Kernel> make_cudnn_conv(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why);
 std::unique_ptr<Kernel> make_cudnn_attention(const Node& node, const std::shared_ptr<Cudnn>& cudnn, std::string& why);
 

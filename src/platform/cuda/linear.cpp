@@ -80,19 +80,20 @@ class LinearKernel : public Kernel {
 
 }  // namespace
 
-bool takes_epilogue(const Node& linear) {
+Support cublaslt_takes(const Node& linear) {
   const auto& attributes = linear.as<ProductAttributes>();
   switch (attributes.activation) {
-    case Activation::none: return true;
-    // The library adds the residual before the activation, and its GELU is too coarse for f32.
-    case Activation::gelu_tanh: return !attributes.has_residual && linear.types[0].dtype == DType::bf16;
-    case Activation::silu: return false;
+    case Activation::none: return Support::yes();
+    case Activation::gelu_tanh:
+      if (attributes.has_residual) return Support::no("the library adds the residual before the activation");
+      if (linear.types[0].dtype != DType::bf16) return Support::no("the library's GELU is too coarse for f32");
+      return Support::yes();
+    case Activation::silu: break;
   }
-  return false;
+  return Support::no("the library has no SiLU");
 }
 
 std::unique_ptr<Kernel> make_linear(const Node& node, const DevicePtr& device, const std::shared_ptr<Cublaslt>& library) {
-  if (!takes_epilogue(node)) return nullptr;
   const LtProblem problem = problem_of(node);
   const std::optional<LtChoice> choice = library->choose(problem);
   if (!choice) return nullptr;

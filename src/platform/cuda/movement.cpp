@@ -30,24 +30,24 @@ class ConcatKernel : public Kernel {
   std::string_view implementation() const override { return "copies"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::size_t element = size_of(dtype_);
-    for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
-      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.parts[i].offset) * element};
+    for (std::size_t i = 0; i < layout_.operands.size(); ++i) {
+      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.operands[i].offset) * element};
       if (address_of(inputs[i]) == address_of(place)) continue;  // it lies there already
       if (layout_.runs == 1) {
         device_->make_current();
         device_->check_status(
             device_->api.copy_async(address_of(place), address_of(inputs[i]),
-                                    static_cast<std::size_t>(layout_.parts[i].length) * element, handle_of(stream)),
+                                    static_cast<std::size_t>(layout_.operands[i].length) * element, handle_of(stream)),
             "a copy", "concat");
         continue;
       }
       Launch(copy_, stream)
           .place(inputs[i])
           .place(place)
-          .large(layout_.parts[i].length)
+          .large(layout_.operands[i].length)
           .large(layout_.step)
           .large(layout_.runs)
-          .run(blocks_for(layout_.parts[i].length * layout_.runs), {kThreads});
+          .run(blocks_for(layout_.operands[i].length * layout_.runs), {kThreads});
     }
   }
 

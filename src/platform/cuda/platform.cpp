@@ -4,12 +4,10 @@
 #include <atomic>
 #include <charconv>
 #include <future>
-#include <iterator>
 #include <mutex>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "codegen/chain.h"
 #include "platform/cuda/cublaslt.h"
 #include "platform/cuda/cudnn_plan.h"
 #include "platform/cuda/kernels.h"
@@ -28,7 +26,9 @@ class CudaPlatform : public Platform {
   CudaPlatform(const Vendor& vendor, int ordinal, const PlatformOptions& options)
       : cublaslt_library_(start_loading(vendor, options)),
         device_(std::make_shared<Device>(vendor, ordinal, options)),
-        stream_(device_) {
+        stream_(device_),
+        table_(cuda::implementations(device_, {.cublaslt = [this](std::string& why) { return cublaslt(why); },
+                                               .cudnn = [this](std::string& why) { return cudnn(why); }})) {
     const DeviceDescription& device = device_->description;
     info_ = {.platform = std::string(vendor.platform),
              .name = device.name,
@@ -104,110 +104,50 @@ class CudaPlatform : public Platform {
     device_->check_status(device_->api.set_bytes_async(address_of(slot), 0, size_bytes, handle_of(stream)), "a fill");
   }
 
-  bool takes_epilogue(const Node& product) const override {
-    return product.opcode != Opcode::linear || !cublaslt() || cuda::takes_epilogue(product);
-  }
+  std::span<const Implementation> implementations() const override { return table_; }
 
-  bool takes_history(const Node& conv) const override { return halo_conv_wins(conv, *device_); }
-
-  Support merges_products(const Node&) const override {
-    return cublaslt() ? Support::yes() : Support::no("products of our own gain nothing by that");
-  }
-
-  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
-
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override {
-    switch (node.opcode) {
-      case Opcode::linear:
-        if (!kept_parts(node.inputs[1].node()).empty())
-          return make_kept_linear(node, device_, [this](const Node& plain) { return make_kernel(plain); });
-        if (const auto& library = cublaslt())
-          if (auto kernel = make_linear(node, device_, library)) return kernel;
-        return make_product(node, device_);
-      case Opcode::conv:
-        if (comes_before_cudnn(node, *device_)) return make_product(node, device_);
-        if (auto kernel = by_cudnn(make_cudnn_conv, node)) return kernel;
-        return make_product(node, device_);
-      case Opcode::attention:
-        if (auto kernel = make_flash_attention(node, device_)) return kernel;
-        if (auto kernel = make_wide_attention(node, device_)) return kernel;
-        if (auto kernel = by_cudnn(make_cudnn_attention, node)) return kernel;
-        return make_attention(node, device_);
-      case Opcode::concat: return make_concat(node, device_);
-      case Opcode::gather: return make_gather(node, device_);
-      default: {
-        const Node* const one = &node;
-        return std::move(make_chains({&one, 1}, device_).front());
-      }
-    }
-  }
-
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    std::vector<const Node*> chains;
-    for (const Node* node : nodes)
-      if (is_chain(node->opcode)) chains.push_back(node);
-    // Chains and kernels of our own are compiled while libraries are asked for their fastest.
-    auto generated = std::async(std::launch::async, [&, target = log_target()] {
-      const LogScope log_scope(target);
-      return make_chains(chains, device_);
-    });
-    auto ours = std::async(std::launch::async, [&, target = log_target()] {
-      const LogScope log_scope(target);
-      std::vector<Device::Program> programs = flash_attention_programs(nodes, *device_);
-      std::ranges::move(wide_attention_programs(nodes, *device_), std::back_inserter(programs));
-      std::ranges::move(halo_conv_programs(nodes, *device_), std::back_inserter(programs));
-      device_->build(programs);
-    });
-    const auto waits = [&](const Node* node) {
-      return is_chain(node->opcode) || node->opcode == Opcode::attention ||
-             (node->opcode == Opcode::conv && comes_before_cudnn(*node, *device_));
-    };
-    std::vector<std::unique_ptr<Kernel>> kernels;
-    for (const Node* node : nodes) kernels.push_back(waits(node) ? nullptr : make_kernel(*node));
-    ours.get();
-    std::vector<std::unique_ptr<Kernel>> made = generated.get();
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < nodes.size(); ++i)
-      if (!kernels[i]) kernels[i] = is_chain(nodes[i]->opcode) ? std::move(made[next++]) : make_kernel(*nodes[i]);
-    return kernels;
+  // Chains and kernels of our own are compiled while libraries are asked for their fastest.
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    return Selection(info_.platform, table_, rules).implement(nodes, true);
   }
 
  private:
-  // Null where there is none.
-  const std::shared_ptr<Cublaslt>& cublaslt() const {
+  std::shared_ptr<Cublaslt> cublaslt(std::string& why) {
     std::call_once(cublaslt_once_, [&] {
       if (!cublaslt_library_.valid()) return;
       const CublasltLibrary& library = cublaslt_library_.get();
+      no_cublaslt_ = library.why;
       if (library.why.empty()) cublaslt_ = std::make_shared<Cublaslt>(device_, library.api);
       else log(LogLevel::notice, fmt::format("products run on kernels of our own, which are slower: {}.", library.why));
     });
+    why = no_cublaslt_;
     return cublaslt_;
   }
 
-  // Null where there is none, or where it does not take the node.
-  std::unique_ptr<Kernel> by_cudnn(decltype(make_cudnn_conv)* make, const Node& node) const {
+  std::shared_ptr<Cudnn> cudnn(std::string& why) {
     std::call_once(cudnn_once_, [&] {
-      if (&device_->vendor != &kCuda) return;
       const CudnnLibrary& library = load_cudnn(device_->options.cuda_path);
-      std::string why = library.why;
-      if (why.empty()) cudnn_ = Cudnn::open(library.api, device_, why);
+      no_cudnn_ = library.why;
+      if (no_cudnn_.empty()) cudnn_ = Cudnn::open(library.api, device_, no_cudnn_);
       if (!cudnn_)
-        log(LogLevel::notice, fmt::format("attention and convolutions run on kernels of our own, which are slower: {}.", why));
+        log(LogLevel::notice,
+            fmt::format("attention and convolutions run on kernels of our own, which are slower: {}.", no_cudnn_));
     });
-    std::string why;
-    return cudnn_ ? make(node, cudnn_, why) : nullptr;
+    why = no_cudnn_;
+    return cudnn_;
   }
 
   // cuBLASLt is large: it is loaded while the driver starts. Only NVIDIA has it. Error if there is no driver.
   const std::shared_future<const CublasltLibrary&> cublaslt_library_;
   const DevicePtr device_;
   DeviceStream stream_;
-  mutable std::once_flag cublaslt_once_;
-  mutable std::shared_ptr<Cublaslt> cublaslt_;
-  mutable std::once_flag cudnn_once_;
-  mutable std::shared_ptr<Cudnn> cudnn_;
+  std::once_flag cublaslt_once_, cudnn_once_;
+  std::string no_cublaslt_ = "a library of NVIDIA's", no_cudnn_;  // why there is none
+  std::shared_ptr<Cublaslt> cublaslt_;
+  std::shared_ptr<Cudnn> cudnn_;
   DeviceInfo info_;
   std::atomic<bool> said_unlocked_ = false;
+  const std::vector<Implementation> table_;
 };
 
 }  // namespace

@@ -182,16 +182,6 @@ class ProductKernel : public Kernel {
 
 bool has_tensor_cores(const Device& device) { return device.vendor.column == kCuda.column && device.description.major >= 8; }
 
-bool comes_before_cudnn(const Node& conv, const Device& device) {
-  if (conv.types[0].dtype != DType::bf16 || device.description.major != 9 || !has_tensor_cores(device)) return false;
-  if (halo_conv_wins(conv, device)) return true;
-  // On an H200, cuDNN 9.14 and 9.19, 3 to 96 channels, 4 frames of 480x832, 3x3x3: 0.77 ms against 1.01 (and 153 MiB of scratch
-  // memory).
-  const auto& attributes = conv.as<ProductAttributes>();
-  const Shape& weight = conv.inputs[1].shape();
-  return attributes.upsample == 1 && attributes.stride == std::array{1, 1, 1} && weight.count(2, 5) >= 9 && weight.dim(1) < 8;
-}
-
 bool takes_wide_epilogue(std::span<const Slot> inputs, const Slot& output, DType dtype, std::int64_t columns) {
   // Two bf16 of bias, residual and result at a time; of f32, four of the result.
   if (dtype != DType::bf16) return columns % 4 == 0 && address_of(output) % 16 == 0;
@@ -219,7 +209,6 @@ void allow_shared_bytes(const Device& device, Function& function, std::size_t by
 }
 
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device) {
-  if (auto kernel = make_halo_conv(node, device)) return kernel;
   return std::make_unique<ProductKernel>(node, device);
 }
 

@@ -12,7 +12,7 @@ extern const char* const kAttentionSource;
 extern const char* const kFlashAttentionSource;
 extern const char* const kWideAttentionSource;
 extern const char* const kConvLayoutSource;
-extern const char* const kSixteenSource;  // in front of the text of base/blocks.inc, where its blocks need it
+extern const char* const kSixteenSource;  // in front of the text of base/blocks.inc
 extern const char* const kWidenSource;    // by itself, behind the prelude and that text
 
 }  // namespace zoe::cuda

@@ -19,17 +19,6 @@ constexpr std::size_t kSharedBytes = 1024 + 4 * (kRows + kColumns) * kDepth * 2 
 
 std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
 
-Device::Program program() { return {wide_attention_source(), "scores_of_keys", "attention"}; }
-
-// Narrower heads are flash attention's or cuDNN's; with fewer keys a product is too small to be worth three launches.
-bool takes(const Node& node, const Device& device) {
-  constexpr std::int64_t kNarrowChannels = 256, kFewKeys = 512;
-  const std::int64_t channels = node.inputs[0].dim(3);
-  return node.inputs[0].dtype() == DType::bf16 && is_hopper(device) && !node.as<AttentionAttributes>().has_bias &&
-         channels > kNarrowChannels && channels % 8 == 0 && node.inputs[1].dim(1) >= kFewKeys &&
-         kSharedBytes <= device.description.shared_bytes;
-}
-
 class WideAttentionKernel : public Kernel {
  public:
   WideAttentionKernel(const Node& node, DevicePtr device)
@@ -42,9 +31,10 @@ class WideAttentionKernel : public Kernel {
         // Exponentials are powers of two here.
         factor_(static_cast<float>(node.as<AttentionAttributes>().scale * 1.4426950408889634)) {
     for (int i = 0; i < 3; ++i) layouts_[i] = heads_layout(node, i);
-    scores_ = device_->function(program(), "scores_of_keys");
-    weights_ = device_->function(program(), "weights_of_scores");
-    values_ = device_->function(program(), "values_by_weights");
+    const Device::Program program = wide_attention_program();
+    scores_ = device_->function(program, "scores_of_keys");
+    weights_ = device_->function(program, "weights_of_scores");
+    values_ = device_->function(program, "values_by_weights");
     for (Function* function : {&scores_, &values_}) allow_shared_bytes(*device_, *function, kSharedBytes);
     implementation_ = fmt::format("two products, wgmma, and a softmax, {} queries at a time", rows_);
   }
@@ -104,14 +94,25 @@ std::string wide_attention_source() {
          wgmma_source("multiply_values", kColumns, Factor::shared, true) + kWideAttentionSource;
 }
 
-std::vector<Device::Program> wide_attention_programs(std::span<const Node* const> nodes, const Device& device) {
-  for (const Node* node : nodes)
-    if (node->opcode == Opcode::attention && takes(*node, device)) return {program()};
-  return {};
+Device::Program wide_attention_program() { return {wide_attention_source(), "scores_of_keys", "attention"}; }
+
+// Narrower heads are flash attention's or cuDNN's; with fewer keys a product is too small to be worth three launches.
+Support wide_attention_takes(const Node& node, const Device& device) {
+  constexpr std::int64_t kNarrowChannels = 256, kFewKeys = 512;
+  const std::int64_t channels = node.inputs[0].dim(3), keys = node.inputs[1].dim(1);
+  if (!is_hopper(device)) return Support::no("needs wgmma: compute capability 9.0");
+  if (node.inputs[0].dtype() != DType::bf16) return Support::no("takes bf16");
+  if (node.as<AttentionAttributes>().has_bias) return Support::no("takes no bias");
+  if (channels <= kNarrowChannels || channels % 8 != 0)
+    return Support::no("takes heads of a multiple of 8 channels above {}: got {}", kNarrowChannels, channels);
+  if (keys < kFewKeys) return Support::no("{} keys: below {} three launches cost more than they save", keys, kFewKeys);
+  const std::size_t most = device.description.shared_bytes;
+  return kSharedBytes <= most ? Support::yes()
+                              : Support::no("it needs {} bytes of shared memory, the device has {}", kSharedBytes, most);
 }
 
 std::unique_ptr<Kernel> make_wide_attention(const Node& node, const DevicePtr& device) {
-  return takes(node, *device) ? std::make_unique<WideAttentionKernel>(node, device) : nullptr;
+  return std::make_unique<WideAttentionKernel>(node, device);
 }
 
 }  // namespace zoe::cuda

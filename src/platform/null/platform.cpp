@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "platform/implementation.h"
 
 namespace zoe::null {
 namespace {
@@ -56,10 +57,12 @@ class NullPlatform : public Platform {
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<NullStream>(); }
   void upload(Stream&, const void*, Slot, std::size_t) override {}
   void download(Stream&, Slot, void* host, std::size_t size_bytes) override { std::memset(host, 0, size_bytes); }
-  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
-  std::unique_ptr<Kernel> make_kernel(const Node&) override { return std::make_unique<NullKernel>(); }
+  std::span<const Implementation> implementations() const override { return table_; }
 
  private:
+  static std::unique_ptr<Kernel> make(const Node&, Making&) { return std::make_unique<NullKernel>(); }
+  const std::vector<Implementation> table_ = {{.name = "null_kept", .of = one_of<Opcode::linear>, .make = make, .takes_kept = true},
+                                              {.name = "null", .of = [](Opcode) { return true; }, .make = make}};
   static constexpr std::uint64_t kAddressSpace = std::uint64_t{1} << 46;
   DeviceInfo info_ = {.platform = "null",
                       .name = "no device",

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/error.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -21,10 +20,6 @@ class AttentionKernel : public Kernel {
         keys_(node.inputs[1].dim(1)),
         scale_(static_cast<float>(node.as<AttentionAttributes>().scale)) {
     const std::int64_t channels = q_.dim(3);
-    check(node.as<AttentionAttributes>().heads == 0, ErrorKind::unsupported, "opencl",
-          "attention over heads that lie among others, expected all heads of q, k and v.");
-    check(channels <= kMostChannels, ErrorKind::unsupported, "opencl", "attention over {} channels a head, expected at most {}.",
-          channels, kMostChannels);
     if (node.as<AttentionAttributes>().has_bias) {
       const Shape& bias = node.inputs[3].shape();
       std::int64_t step = bias.dim(3);
@@ -89,6 +84,13 @@ class AttentionKernel : public Kernel {
 };
 
 }  // namespace
+
+Support takes_attention(const Node& node) {
+  const std::int64_t channels = node.inputs[0].dim(3);
+  if (node.as<AttentionAttributes>().heads != 0) return Support::no("q, k or v are heads that lie among others");
+  return channels <= kMostChannels ? Support::yes()
+                                   : Support::no("{} channels a head, at most {} are taken", channels, kMostChannels);
+}
 
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device) {
   return std::make_unique<AttentionKernel>(node, device);

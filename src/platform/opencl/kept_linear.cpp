@@ -1,14 +1,13 @@
 // linear with a weight that stays as it is stored: kernels/widen.cl in front of an ordinary product.
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <vector>
 
 #include "base/block_text.h"
 #include "base/error.h"
 #include "ir/change.h"
-#include "platform/kept_weight.h"
+#include "platform/kept_linear.h"
 #include "platform/opencl/kernels.h"
 #include "platform/opencl/sources.h"
 
@@ -16,8 +15,6 @@ namespace zoe::opencl {
 namespace {
 
 constexpr std::size_t kAlignment = 256, kElements = 16;  // of what the product is given; of an item
-
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 std::string widen_source(const ProductTile& tile, const Encoding& encoding, bool is_scaled, bool is_changed, DType dtype) {
   std::string function = fmt::format("zoe_{}", encoding.name);
@@ -32,16 +29,10 @@ std::string widen_source(const ProductTile& tile, const Encoding& encoding, bool
   return with_prelude(tile, dtype, std::string(kBlockText) + kWidenSource, "#define SCALAR_MATH\n" + text);
 }
 
-class KeptLinearKernel : public Kernel {
+class KeptLinearKernel : public KeptLinear {
  public:
   KeptLinearKernel(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product)
-      : layout_(node.inputs[1].node()),
-        type_(node.inputs[1].type()),
-        tile_(product_tile(*device, type_.shape.dim(0))),
-        product_(std::move(product)),
-        has_change_(has_change(node)),
-        implementation_(fmt::format("{}, {}", has_change_ ? "widened and changed" : "widened", product_->implementation())),
-        place_(aligned(product_->scratch_bytes())) {
+      : KeptLinear(node, std::move(product), kAlignment), tile_(product_tile(*device, type_.shape.dim(0))) {
     for (const KeptPlace& place : layout_.places) {
       const Storage& storage = place.part.storage;
       widen_.push_back(device->function(widen_source(tile_, *storage.encoding, storage.is_scaled, has_change_, type_.dtype),
@@ -49,53 +40,33 @@ class KeptLinearKernel : public Kernel {
     }
   }
 
-  std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return place_ + product_->packed_bytes(1, type_); }
-  bool can_overwrite(int input, int output) const override { return product_->can_overwrite(input, output); }
-  std::string weight_layout(int input) const override { return product_->weight_layout(input); }
-  std::size_t packed_bytes(int input, const Type& type) const override { return product_->packed_bytes(input, type); }
-  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
-    product_->pack_weight(input, type, source, packed);
-  }
-
-  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    const Slot weight{scratch.buffer, scratch.offset + place_};
+ private:
+  void widen(Stream& stream, Slot kept, Slot change, Slot& weight) const override {
     for (std::size_t i = 0; i < layout_.places.size(); ++i) {
       const KeptPlace& place = layout_.places[i];
       const std::int64_t end = type_.shape.dim(0), panel = tile_.panel;
       const std::int64_t padded = i + 1 < layout_.places.size() ? 0 : (end + panel - 1) / panel * panel - end;
       Launch launch(*widen_[i], stream);
-      launch.place({inputs[1].buffer, inputs[1].offset + place.blocks}, 1);
-      if (place.part.storage.is_scaled) launch.place({inputs[1].buffer, inputs[1].offset + place.scales}, sizeof(float));
+      launch.place({kept.buffer, kept.offset + place.blocks}, 1);
+      if (place.part.storage.is_scaled) launch.place({kept.buffer, kept.offset + place.scales}, sizeof(float));
       else launch.nowhere();
-      if (has_change_) launch.place(inputs.back(), size_of(type_.dtype));
+      if (has_change_) launch.place(change, size_of(type_.dtype));
       else launch.nowhere();
       launch.place(weight, size_of(type_.dtype)).integer(place.first / place.columns()).integer(place.rows()).integer(padded);
       launch.integer(place.columns());
       const auto across = static_cast<std::size_t>(place.rows() + padded), along = static_cast<std::size_t>(place.columns());
       launch.run({across, (along + kElements - 1) / kElements}, {static_cast<std::size_t>(panel), 1});
     }
-    std::array<Slot, 5> operands;
-    std::copy(inputs.begin(), inputs.end(), operands.begin());
-    operands[1] = weight;
-    product_->run(stream, std::span(operands).first(inputs.size() - (has_change_ ? 1 : 0)), outputs, scratch);
   }
 
- private:
-  const KeptLayout layout_;
-  const Type type_;
   const ProductTile tile_;
-  const std::unique_ptr<Kernel> product_;
-  const bool has_change_;
-  const std::string implementation_;
-  const std::size_t place_;                       // of the widened weight in the scratch memory
   std::vector<std::shared_ptr<Function>> widen_;  // of each part
 };
 
 }  // namespace
 
-std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device) {
-  return std::make_unique<KeptLinearKernel>(node, device, make_product(behind_widening(node), device));
+std::unique_ptr<Kernel> make_kept_linear(const Node& node, const DevicePtr& device, std::unique_ptr<Kernel> product) {
+  return std::make_unique<KeptLinearKernel>(node, device, std::move(product));
 }
 
 }  // namespace zoe::opencl

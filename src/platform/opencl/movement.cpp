@@ -26,10 +26,10 @@ class ConcatKernel : public Kernel {
   std::string_view implementation() const override { return "copies"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     const std::size_t element = size_of(dtype_);
-    for (std::size_t i = 0; i < layout_.parts.size(); ++i) {
-      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.parts[i].offset) * element};
+    for (std::size_t i = 0; i < layout_.operands.size(); ++i) {
+      const Slot place{outputs[0].buffer, outputs[0].offset + static_cast<std::size_t>(layout_.operands[i].offset) * element};
       if (inputs[i].buffer == place.buffer && inputs[i].offset == place.offset) continue;  // it lies there already
-      const auto length = static_cast<std::size_t>(layout_.parts[i].length), runs = static_cast<std::size_t>(layout_.runs);
+      const auto length = static_cast<std::size_t>(layout_.operands[i].length), runs = static_cast<std::size_t>(layout_.runs);
       if (runs == 1) {
         const Api& api = device_->api;
         check_cl(api.clEnqueueCopyBuffer(queue_of(stream), memory_of(inputs[i]), memory_of(place), inputs[i].offset, place.offset,
@@ -40,7 +40,7 @@ class ConcatKernel : public Kernel {
       Launch(*copy_, stream)
           .place(inputs[i], element)
           .place(place, element)
-          .large(layout_.parts[i].length)
+          .large(layout_.operands[i].length)
           .large(layout_.step)
           .run({length, runs}, {length < kGroup ? 1 : kGroup, 1});
     }

@@ -7,7 +7,6 @@
 #include <charconv>
 
 #include "base/error.h"
-#include "codegen/chain.h"
 #include "platform/opencl/kernels.h"
 
 namespace zoe::opencl {
@@ -21,7 +20,8 @@ class OpenClPlatform : public Platform {
  public:
   OpenClPlatform(const Api& api, const DeviceDescription& description, const PlatformOptions& options)
       : device_(std::make_shared<Device>(api, description,
-                                         std::make_shared<KernelCache>(KernelCache::Options{.folder = options.cache_dir}))) {
+                                         std::make_shared<KernelCache>(KernelCache::Options{.folder = options.cache_dir}))),
+        table_(opencl::implementations(device_)) {
     device_->local_tiles = options.opencl_local_tiles.value_or(!description.is_cpu());
     info_ = {.platform = "opencl",
              .name = description.name,
@@ -82,38 +82,13 @@ class OpenClPlatform : public Platform {
              "clEnqueueReadBuffer");
   }
 
-  Support keeps_stored(const Encoding&) const override { return Support::yes(); }
-
-  std::unique_ptr<Kernel> make_kernel(const Node& node) override {
-    switch (node.opcode) {
-      case Opcode::linear:
-        if (!kept_parts(node.inputs[1].node()).empty()) return make_kept_linear(node, device_);
-        return make_product(node, device_);
-      case Opcode::conv: return make_product(node, device_);
-      case Opcode::attention: return make_attention(node, device_);
-      case Opcode::concat: return make_concat(node, device_);
-      case Opcode::gather: return make_gather(node, device_);
-      default: {
-        const Node* const one = &node;
-        return std::move(make_chains({&one, 1}, device_).front());
-      }
-    }
-  }
-
-  std::vector<std::unique_ptr<Kernel>> make_kernels(std::span<const Node* const> nodes) override {
-    std::vector<const Node*> chains;
-    for (const Node* node : nodes)
-      if (is_chain(node->opcode)) chains.push_back(node);
-    std::vector<std::unique_ptr<Kernel>> generated = make_chains(chains, device_), kernels;
-    std::size_t next = 0;
-    for (const Node* node : nodes) kernels.push_back(is_chain(node->opcode) ? std::move(generated[next++]) : make_kernel(*node));
-    return kernels;
-  }
+  std::span<const Implementation> implementations() const override { return table_; }
 
  private:
   const std::shared_ptr<Device> device_;
   const std::shared_ptr<std::atomic<std::uint64_t>> allocated_ = std::make_shared<std::atomic<std::uint64_t>>(0);
   DeviceInfo info_;
+  const std::vector<Implementation> table_;
   std::unique_ptr<Stream> stream_;  // of allocations
 };
 

@@ -1,0 +1,111 @@
+// The table of the CPU platform: which implementation a node gets, best first. Choices are by measurement; the figures are where
+// the implementation is, or here.
+
+#include "platform/implementation.h"
+
+#include <algorithm>
+
+#include "ir/change.h"
+#include "platform/cpu/kernels.h"
+#include "platform/cpu/tiles.h"
+
+namespace zoe::cpu {
+
+namespace {
+
+// A kernel of one point is a product of all points' channels, and oneDNN's product is the faster of the two.
+bool is_pointwise(const Node& conv) {
+  const auto& attributes = conv.as<ProductAttributes>();
+  const auto is = [](const std::array<int, 3>& a, int value) {
+    return std::all_of(a.begin(), a.end(), [=](int i) { return i == value; });
+  };
+  return conv.inputs[1].shape().count(2, 5) == 1 && attributes.upsample == 1 && is(attributes.stride, 1) &&
+         is(attributes.pad_begin, 0) && is(attributes.pad_end, 0);
+}
+
+Support is_product(const Node& node) {
+  return node.opcode == Opcode::linear || is_pointwise(node) ? Support::yes()
+                                                             : Support::no("the kernel has several points, or gaps");
+}
+
+Support has_tiles(const DeviceInfo& device) {
+  if (!device.bf16_products) return Support::no("the cores multiply no bf16");
+  return why_no_tiles().empty() ? Support::yes() : Support::no("{}", why_no_tiles());
+}
+
+// Two cores of Granite Rapids, GFLOP/s of oneDNN and of our tiles (bench_products --only linear --dtype bf16):
+//
+//   rows x K -> N            512           2,550          9,000         (2,550 are no multiple of a tile's rows)
+//   1536 -> 1536             951 1,752     189 815        1,990 1,837
+//   1536 -> 8960, gelu       639 1,739     691 1,423      1,693 1,786
+//   8960 -> 1536, residual   805 2,044     246 1,694      1,078 1,989
+//   576 rows                 1024 -> 256: 2,004 1,816
+//
+// Rows play no part, so that plans of different row counts share packed weights: short sums are oneDNN's.
+Support tiles_win(const Node& node, const DeviceInfo& device) {
+  constexpr std::int64_t kLeastDepth = 1024;
+  if (Support product = is_product(node); !product) return product;
+  if (Support tiles = has_tiles(device); !tiles) return tiles;
+  if (!tiles_take(node)) return Support::no("tiles take bf16, and a parameter for the weight");
+  const std::int64_t depth = node.inputs[0].dim(-1);
+  return depth >= kLeastDepth ? Support::yes() : Support::no("sums of {}: below {} oneDNN is faster", depth, kLeastDepth);
+}
+
+}  // namespace
+
+std::vector<Implementation> implementations(const DeviceInfo& device) {
+  const auto made_by = [&device](std::unique_ptr<Kernel> (*make)(const Node&, const DeviceInfo&)) {
+    return [&device, make](const Node& node, Making&) { return make(node, device); };
+  };
+  constexpr auto is_linear_or_conv = one_of<Opcode::linear, Opcode::conv>;
+  return {
+      {.name = "kept",
+       .of = one_of<Opcode::linear>,
+       .make = [](const Node& node, Making& making) { return make_kept_linear(node, making.part(behind_widening(node))); },
+       .takes_kept = true},
+      {.name = "amx_linear",
+       .of = is_linear_or_conv,
+       .supports = [&device](const Node& node) { return tiles_win(node, device); },
+       .make = [&device](const Node& node, Making&) { return make_tile_linear(node, device); }},
+      {.name = "onednn_matmul", .of = is_linear_or_conv, .supports = is_product, .make = made_by(make_onednn_linear)},
+      {.name = "upsampled_conv",
+       .of = one_of<Opcode::conv>,
+       .supports = upsampled_conv_takes,
+       .make = [&device](const Node& node, Making& making) { return make_upsampled_conv(node, device, making); }},
+      {.name = "winograd_conv",
+       .of = one_of<Opcode::conv>,
+       .supports = [&device](const Node& node) { return winograd_wins(node, device); },
+       .make = made_by(make_winograd_conv)},
+      {.name = "onednn_conv",
+       .of = one_of<Opcode::conv>,
+       .supports =
+           [](const Node& node) {
+             return node.as<ProductAttributes>().upsample == 1 ? Support::yes() : Support::no("oneDNN's does not upsample");
+           },
+       .make = made_by(make_direct_conv)},
+      {.name = "amx_attention",
+       .of = one_of<Opcode::attention>,
+       .supports =
+           [&device](const Node& node) {
+             if (Support tiles = has_tiles(device); !tiles) return tiles;
+             return tiles_take_attention(node) ? Support::yes()
+                                               : Support::no("tiles take bf16, and heads of a multiple of 32 channels");
+           },
+       .make = [&device](const Node& node, Making&) { return make_tile_attention(node, device); }},
+      {.name = "vector_attention", .of = one_of<Opcode::attention>, .make = made_by(make_vector_attention)},
+      {.name = "movement",
+       .of = one_of<Opcode::reshape, Opcode::slice, Opcode::concat, Opcode::permute, Opcode::swap_pairs, Opcode::flip,
+                    Opcode::gather>,
+       .make = made_by(make_movement)},
+      {.name = "loop",
+       .of = [](Opcode opcode) { return is_unary(opcode) || is_binary(opcode) || one_of<Opcode::cast, Opcode::sum>(opcode); },
+       .make = made_by(make_elementwise)},
+  };
+}
+
+std::unique_ptr<Kernel> make_kernel(const Node& node, const DeviceInfo& device) {
+  const std::vector<Implementation> table = implementations(device);
+  return Selection(device.platform, table).implement(node).kernel;
+}
+
+}  // namespace zoe::cpu

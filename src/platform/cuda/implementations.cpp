@@ -1,0 +1,137 @@
+// The table of the CUDA platform and its kin: which implementation a node gets, best first. Choices are by measurement; the figures
+// are where the implementation is, or here.
+
+#include "platform/implementation.h"
+
+#include <array>
+
+#include "codegen/chain.h"
+#include "ir/change.h"
+#include "platform/cuda/kernels.h"
+
+namespace zoe::cuda {
+
+namespace {
+
+Support is_nvidia(const Device& device) {
+  return device.vendor.column == kCuda.column ? Support::yes() : Support::no("a library of NVIDIA's");
+}
+
+// Of our own product before cuDNN. On an H200, cuDNN 9.14 and 9.19, 3 to 96 channels, 4 frames of 480x832, 3x3x3: 0.77 ms against
+// 1.01 (and 153 MiB of scratch memory). cuDNN fills channels up to eight; the product takes taps and channels as one row.
+Support few_channels_win(const Node& conv, const Device& device) {
+  constexpr std::int64_t kFewest = 8, kLeastTaps = 9;
+  const auto& attributes = conv.as<ProductAttributes>();
+  const Shape& weight = conv.inputs[1].shape();
+  if (conv.types[0].dtype != DType::bf16 || device.description.major != 9 || !has_tensor_cores(device))
+    return Support::no("measured in bf16 on compute capability 9.0 only");
+  if (weight.dim(1) >= kFewest) return Support::no("{} channels: from {} on cuDNN is faster", weight.dim(1), kFewest);
+  if (attributes.upsample != 1 || attributes.stride != std::array{1, 1, 1} || weight.count(2, 5) < kLeastTaps)
+    return Support::no("measured for kernels of {} points and more, without strides or upsampling", kLeastTaps);
+  return Support::yes();
+}
+
+}  // namespace
+
+std::vector<Implementation> implementations(const DevicePtr& device, Libraries libraries) {
+  const auto made_by = [&device](std::unique_ptr<Kernel> (*make)(const Node&, const DevicePtr&)) {
+    return [device, make](const Node& node, Making&) { return make(node, device); };
+  };
+  const auto made_by_cudnn = [&libraries](decltype(make_cudnn_conv)* make) {
+    return [cudnn = libraries.cudnn, make](const Node& node, Making& making) -> std::unique_ptr<Kernel> {
+      std::string why;
+      const std::shared_ptr<Cudnn> library = cudnn(why);
+      auto kernel = library ? make(node, library, why) : nullptr;
+      return kernel ? std::move(kernel) : making.refuse(why);
+    };
+  };
+  const auto taken_by_cudnn = [&device](Support (*takes)(const Node&)) {
+    return [device, takes](const Node& node) {
+      const Support nvidia = is_nvidia(*device);
+      return nvidia ? takes(node) : nvidia;
+    };
+  };
+  return {
+      {.name = "kept",
+       .of = one_of<Opcode::linear>,
+       .make = [device](const Node& node,
+                        Making& making) { return make_kept_linear(node, device, making.part(behind_widening(node))); },
+       .takes_kept = true},
+      {.name = "cublaslt",
+       .of = one_of<Opcode::linear>,
+       .supports =
+           [cublaslt = libraries.cublaslt](const Node& node) {
+             std::string why;
+             return cublaslt(why) ? cublaslt_takes(node) : Support::no("{}", why);
+           },
+       .make = [device, cublaslt = libraries.cublaslt](const Node& node, Making& making) -> std::unique_ptr<Kernel> {
+         std::string why;
+         auto kernel = make_linear(node, device, cublaslt(why));
+         return kernel ? std::move(kernel) : making.refuse("the library has no algorithm for it that rounds once");
+       },
+       .gains_by_merging = true},
+      {.name = "halo_conv",
+       .of = one_of<Opcode::conv>,
+       .supports =
+           [device](const Node& node) {
+             return halo_conv_wins(node, *device)
+                        ? Support::yes()
+                        : Support::no(
+                              "wins by wgmma (compute capability 9.0) in bf16, up to 3x3x3, stride 1, channels a multiple of "
+                              "32, to a multiple of 96, 128 or 160 or at most 16, with a tile for every multiprocessor");
+           },
+       .make = [device](const Node& node, Making&) { return make_halo_conv(node, device); },
+       .prepare = [device](std::span<const Node* const> nodes) { device->build(halo_conv_programs(nodes, *device)); },
+       .reads_history = true},
+      {.name = "few_channels",
+       .of = one_of<Opcode::conv>,
+       .supports = [device](const Node& node) { return few_channels_win(node, *device); },
+       .make = made_by(make_product)},
+      {.name = "cudnn_conv",
+       .of = one_of<Opcode::conv>,
+       .supports = taken_by_cudnn(cudnn_takes_conv),
+       .make = made_by_cudnn(make_cudnn_conv)},
+      {.name = "halo_conv_of_few_tiles",  // where cuDNN, which is faster then, is not there
+       .of = one_of<Opcode::conv>,
+       .make =
+           [device](const Node& node, Making& making) {
+             auto kernel = make_halo_conv(node, device);
+             return kernel ? std::move(kernel) : making.refuse("as halo_conv, whatever the tiles");
+           }},
+      {.name = "product", .of = one_of<Opcode::linear, Opcode::conv>, .make = made_by(make_product)},
+      {.name = "flash_attention",
+       .of = one_of<Opcode::attention>,
+       .supports = [device](const Node& node) { return flash_attention_takes(node, *device); },
+       .make = made_by(make_flash_attention),
+       .prepare =
+           [device](std::span<const Node* const> nodes) {
+             std::vector<Device::Program> programs;
+             for (const Node* node : nodes) programs.push_back(flash_attention_program(*node));
+             device->build(programs);
+           }},
+      {.name = "wide_attention",
+       .of = one_of<Opcode::attention>,
+       .supports = [device](const Node& node) { return wide_attention_takes(node, *device); },
+       .make = made_by(make_wide_attention),
+       .prepare =
+           [device](std::span<const Node* const>) {
+             const Device::Program program = wide_attention_program();
+             device->build({&program, 1});
+           }},
+      {.name = "cudnn_attention",
+       .of = one_of<Opcode::attention>,
+       .supports = taken_by_cudnn(cudnn_takes_attention),
+       .make = made_by_cudnn(make_cudnn_attention)},
+      {.name = "attention",
+       .of = one_of<Opcode::attention>,
+       .supports = [device](const Node& node) { return takes_attention(node, *device); },
+       .make = made_by(make_attention)},
+      {.name = "concat", .of = one_of<Opcode::concat>, .make = made_by(make_concat)},
+      {.name = "gather", .of = one_of<Opcode::gather>, .make = made_by(make_gather)},
+      {.name = "generated",
+       .of = is_chain,
+       .make_all = [device](std::span<const Node* const> nodes, std::string&) { return make_chains(nodes, device); }},
+  };
+}
+
+}  // namespace zoe::cuda

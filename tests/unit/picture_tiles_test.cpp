@@ -1,0 +1,53 @@
+#include "pipeline/picture_tiles.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "models/wan_vae/model.h"
+
+namespace zoe {
+namespace {
+
+// Each pixel is in one tile, and what a tile's window shows reaches as far around it as the picture goes.
+TEST(PictureTiles, CoverThePictureOnceWithEnoughAround) {
+  for (const auto& [height, width, count, reach] :
+       {std::tuple{90, 160, 2, 7}, {90, 160, 4, 7}, {90, 160, 8, 7}, {60, 104, 16, 7}, {8, 64, 2, 7}, {8, 8, 4, 7}, {33, 97, 6, 3},
+        {5, 7, 64, 0}}) {
+    const PictureTiles tiles = lay_out_tiles(height, width, count, reach);
+    std::vector<int> seen(static_cast<std::size_t>(height * width));
+    for (const PictureTile& tile : tiles.tiles) {
+      EXPECT_EQ(tile.window_top % 4, 0);
+      EXPECT_EQ(tile.window_left % 4, 0);
+      EXPECT_GE(tile.window_top, 0);
+      EXPECT_GE(tile.window_left, 0);
+      EXPECT_LE(tile.window_top + tiles.window_height, height);
+      EXPECT_LE(tile.window_left + tiles.window_width, width);
+      EXPECT_LE(tile.window_top, std::max<std::int64_t>(0, tile.top - reach));
+      EXPECT_LE(tile.window_left, std::max<std::int64_t>(0, tile.left - reach));
+      EXPECT_GE(tile.window_top + tiles.window_height, std::min<std::int64_t>(height, tile.top + tile.height + reach));
+      EXPECT_GE(tile.window_left + tiles.window_width, std::min<std::int64_t>(width, tile.left + tile.width + reach));
+      for (std::int64_t row = tile.top; row < tile.top + tile.height; ++row)
+        for (std::int64_t column = tile.left; column < tile.left + tile.width; ++column)
+          ++seen[static_cast<std::size_t>(row * width + column)];
+    }
+    EXPECT_EQ(std::count(seen.begin(), seen.end(), 1), height * width) << height << "x" << width << " in " << count;
+  }
+}
+
+TEST(PictureTiles, TheSmallestWindowsAreTaken) {
+  const PictureTiles two = lay_out_tiles(90, 160, 2, 7), many = lay_out_tiles(90, 160, 16, 7);
+  EXPECT_EQ(two.window_height, 90);  // the longer side is cut
+  EXPECT_LE(two.window_width, 80 + 14 + 8);
+  EXPECT_LE(many.window_height * many.window_width, 45 * 62);
+}
+
+// Two upsampling levels of seven convolutions, one of seven and the last: 7/2 + 7/4 + 8/8 latent pixels, rounded up.
+TEST(PictureTiles, TheReachIsThatOfTheConvolutions) {
+  const WanVaeConfig wan21 = parse_wan_vae_config(read_json_object(std::string(ZOE_MODELS) + "/toy-wan/vae/config.json", "config"));
+  EXPECT_EQ(trace_wan_vae_decode_image_side(wan21, DType::f32, 1, 32, 32, true).reach, 7);
+  EXPECT_EQ(trace_wan_vae_decode_image_side(wan21, DType::f32, 2, 8, 16, false).reach, 7);
+}
+
+}  // namespace
+}  // namespace zoe
