@@ -1,11 +1,18 @@
-"""Say what structure the model's attention has, per block, head and noise level, beside random queries, keys and values.
+"""Say what structure the model's attention has, per block, head and noise level, beside made-up queries and keys.
 
     python attention_stats.py [--size 256] [--videos 2] [--keep DIR]
+    python attention_stats.py --size 256 --made-up                    of no model: seconds
 
 For each head and level, of the exact softmax over all keys: the entropy as a share of that of uniform attention; how much of
 a row's mass the best 15% of 64-key blocks hold (the keys in raster order, rows averaged over blocks of 64 queries, as
 block-sparse attention chooses); the mass on the first latent frame, which here holds the picture; the mass on the query's
-own frame; and the share of weights above 1/N and below 1/(100 N).
+own frame; the mass on the 32 keys that get most; the share of weights above 1/N and below 1/(100 N); and the largest mean of a
+channel of the keys, in deviations of that channel (what subtracting the keys' mean takes away).
+
+The made-up ones are normal noise, and heads as large video models are described to have them: spatial (a centroid a frame, shared
+with the frames beside it), temporal (a centroid a place, shared by all frames), semantic (one of 16 centroids a cell of 4x8x8
+tokens), each q = k = 0.9 (0.6 noise + centroid) with six biased channels of the keys before the rotary embedding, and a sink: 12
+nats more on the first 32 keys.
 """
 import argparse
 import json
@@ -21,18 +28,46 @@ import train_i2v
 from train_i2v import Parts, conditions, guided, load_model
 
 
-def statistics(q, k, frames, block=64):
-    """q and k [B, heads, L, d] -> per head the figures above."""
+def statistics(q, k, frames, block=64, sink=0.0):
+    """q and k [B, heads, L, d] -> per head the figures above; `sink` is added to the logits of the first 32 keys."""
     length = q.shape[2]
-    p = (q.float() @ k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+    logits = q.float() @ k.float().transpose(-1, -2) / math.sqrt(q.shape[-1])
+    logits[..., :32] += sink
+    p = logits.softmax(-1)
     entropy = -(p * p.clamp_min(1e-20).log()).sum(-1).mean((0, 2)) / math.log(length)
     blocks = p.unflatten(3, (-1, block)).sum(-1).unflatten(2, (-1, block)).mean(3)
     kept = max(1, round(0.15 * blocks.shape[-1]))
     frame = p.unflatten(3, (frames, -1)).sum(-1).unflatten(2, (frames, -1))
     own = torch.diagonal(frame.mean(3), dim1=2, dim2=3).mean(-1).mean(0)
     return {"entropy": entropy, "best 15% of blocks": blocks.topk(kept, -1).values.sum(-1).mean((0, 2)),
-            "first frame": frame[..., 0].mean((0, 2, 3)), "own frame": own,
+            "first frame": frame[..., 0].mean((0, 2, 3)), "own frame": own, "top 32 keys": p.mean(2).topk(32).values.sum(-1).mean(0),
+            "key bias": (k.float().mean(2).abs() / k.float().std(2)).amax(-1).mean(0),
             "above 1/N": (p > 1 / length).float().mean((0, 2, 3)), "below 1/100N": (p < 0.01 / length).float().mean((0, 2, 3))}
+
+
+def made_up(frames, side, dim=128, seed=0):
+    """Name -> (queries, keys, sink) on a grid of frames x side x side tokens, [1, 1, L, dim]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    f, y, x = (v.flatten() for v in torch.meshgrid(*(torch.arange(n) for n in (frames, side, side)), indexing="ij"))
+    length = len(f)
+    alone = normal(frames + 2, dim)
+    band = (alone[:-2] + alone[1:-1] + alone[2:]) / math.sqrt(3)
+    cells = torch.randint(16, (frames // 4 + 1, side // 8 + 1, side // 8 + 1), generator=generator)[f // 4, y // 8, x // 8]
+    centroids = {"spatial": band[f], "temporal": normal(side, side, dim)[y, x], "semantic": normal(16, dim)[cells]}
+    bias = torch.zeros(dim)
+    bias[dim - 6:] = 10 * torch.tensor([1, -1, 1, -1, 1, -1])  # of the slowest pairs, which turn least
+    rope = wan.Wan(**wan.CONFIG | {"num_layers": 0}).rope((frames, side, side), torch.device("cpu"))
+    heads = {"noise": (normal(1, 1, length, dim), normal(1, 1, length, dim), 0.0)}
+    for name, z in centroids.items():
+        z = z * math.sqrt(dim) / z.norm(dim=-1, keepdim=True)
+        q, k = (0.9 * (0.6 * normal(length, dim) + z) for _ in range(2))
+        q, k = (wan.rotate(v.view(1, length, 1, dim), *rope).transpose(1, 2) for v in (q, k + bias))
+        heads[name], heads[f"{name}, sink"] = (q, k, 0.0), (q, k, 12.0)
+    return heads
 
 
 class Watch:
@@ -62,8 +97,17 @@ def main():
     p.add_argument("--keep", default="work/keep")
     p.add_argument("--out", default=str(train_i2v.FOLDER))
     p.add_argument("--eight-bit", action="store_true")
+    p.add_argument("--made-up", action="store_true", help="the made-up queries and keys alone")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = p.parse_args()
+    side, frames = args.size // 16, 9
+    others = {name: {key: round(float(v), 4) for key, v in statistics(q, k, frames, sink=sink).items()}
+              for name, (q, k, sink) in made_up(frames, side).items()}
+    print("made up | " + " | ".join(others["noise"]))
+    for name, figures in others.items():
+        print(f"{name} | " + " | ".join(f"{v:.2f}" for v in figures.values()), flush=True)
+    if args.made_up:
+        return
     parts, model = Parts(args.device), load_model(args)
     drawn, texts = scenes.judged_scenes(args.videos)
     first = scenes.draw(scenes.describe(drawn, 1), args.size, args.size, args.device)
@@ -72,7 +116,7 @@ def main():
     scheduler = parts.scheduler()
     scheduler.set_timesteps(args.steps, device=args.device)
     x = torch.randn(len(drawn), 16, *condition.shape[2:], generator=torch.Generator().manual_seed(0)).to(args.device)
-    frames, rows = condition.shape[2], []
+    rows = []
     asked = [round(i * (args.steps - 1) / 4) for i in range(5)]
     for i, t in enumerate(scheduler.timesteps):
         level = t.expand(len(x)) / 1000
@@ -84,16 +128,13 @@ def main():
                 rows += [{"step": i, "block": block, "head": head} | {key: round(float(v[head]), 4) for key, v in figures.items()}
                          for head in range(q.shape[1])]
         x = scheduler.step(guided(model, x, condition, level, text, empty, 3), t, x, return_dict=False)[0]
-    length = frames * (args.size // 16) ** 2
-    noise = statistics(*(torch.randn(1, 1, length, 128, generator=torch.Generator().manual_seed(s)) for s in (1, 2)), frames)
     Path(args.keep).mkdir(parents=True, exist_ok=True)
-    result = {"size": args.size, "tokens": length, "random": {k: round(float(v), 4) for k, v in noise.items()}, "rows": rows}
+    result = {"size": args.size, "tokens": frames * side**2, "made up": others, "rows": rows}
     Path(f"{args.keep}/attention_{args.size}.json").write_text(json.dumps(result))
-    keys = list(noise)
+    keys = list(others["noise"])
     print("step block head " + " | ".join(keys))
     for row in rows:
         print(f"{row['step']:4} {row['block']:5} {row['head']:4}  " + " | ".join(f"{row[k]:.3f}" for k in keys))
-    print("random q and k:  " + " | ".join(f"{float(noise[k]):.3f}" for k in keys))
 
 
 if __name__ == "__main__":

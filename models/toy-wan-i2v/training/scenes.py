@@ -126,11 +126,11 @@ def draw_scenes(rng: random.Random, count: int, free: float = 2 / 3, paired: int
     return scenes[:count], images[:count]
 
 
-def judged_scenes(count: int, seed: int = 99):
-    """The scenes and captions that models are judged on: free bodies, each image with two motions, so prompts come in pairs."""
+def judged_scenes(count: int, seed: int = 99, motions: int = 2):
+    """The scenes and captions that models are judged on: free bodies, each image with two motions (or more)."""
     rng = random.Random(seed)
     scenes = []
     while len(scenes) < count:
-        scenes += free_scenes(rng, 2)
+        scenes += free_scenes(rng, motions)
     scenes = scenes[:count]
     return scenes, [toyworld.caption(scene, rng) for scene in scenes]

@@ -427,7 +427,8 @@ def measure(job):
     seen = judge.measure(video, TRAVEL)
     return {"seen": seen, "goes on": judge.goes_on(video, image), "first frame": judge.psnr(video[0], kept),
             "first frame, input": judge.psnr(video[0], image), "drawn clip": judge.psnr(video, clips[-1]),
-            "style": judge.towards(video, *clips) if len(clips) == 2 else None} | {k: seen[k] == v for k, v in wanted.items()}
+            "style": judge.towards(*map(judge.track, (video, *clips))) if len(clips) == 2 else None} | {
+                k: seen[k] == v for k, v in wanted.items()}
 
 
 def judge_model(args):
