@@ -216,6 +216,9 @@ class Fuser {
         entered[static_cast<std::size_t>(each)] = true;
         pending.push_back(each);
       };
+      // The last member is the node that is being placed: all chains lie before it, and users come later, so nothing behind it
+      // leads back. Without this the search goes through all that follows, and the whole is quadratic.
+      if (i > *members.rbegin()) return;
       if (other_chain)
         for (const int each : groups_[static_cast<std::size_t>(group)]) mark(each);
       else mark(i);
