@@ -6,8 +6,9 @@
 //                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]
 //                                                      [tile COLUMNS PIECES_H PIECES_W GROUPS_H GROUPS_W]"
 //
-// `tile`: the kernel for capability 9.0 with tiles of that kind (ImplicitGemmTile in platform/cuda/kernels.h) instead of what the platform
-// takes. One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
+// `tile`: the kernel for capability 9.0 with tiles of that kind (ImplicitGemmTile in platform/cuda/kernels.h) instead of what the
+// platform takes. One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the
+// implementation.
 #include <CLI/CLI.hpp>
 
 #include <algorithm>

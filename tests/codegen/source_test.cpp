@@ -146,7 +146,8 @@ TEST(CudaSource, OfImplicitGemmFitsTheRegistersAndItsProductsRunOn) {
                            {{3, 3, 3}, {160, {1, 2}, {1, 2}}, 2, 3, Activation::none},
                            {{3, 3, 3}, {16, {2, 2}, {1, 1}}, 2, 8, Activation::none},
                            {{3, 3, 3}, {8, {2, 2}, {1, 1}}, 2, 8, Activation::none}}) {
-    const std::string said = compile(cuda::implicit_gemm_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
+    const std::string said =
+        compile(cuda::implicit_gemm_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
                 said.find("serialized") == std::string::npos)
         << form.tile.columns << " columns, " << form.w_slots << " slots: " << said;

@@ -39,7 +39,9 @@ struct Case {
   double tolerance;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.runner << " " << c.model << " t" << c.timestep << " " << name(c.precision.stream()); }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.runner << " " << c.model << " t" << c.timestep << " " << name(c.precision.stream());
+}
 
 class WanDit : public ::testing::TestWithParam<Case> {};
 
@@ -125,8 +127,8 @@ TEST_P(WanDit, MatchesDiffusers) {
   EXPECT_GE(compared, 1);
 }
 
-// Products of the second block and all attention in bf16 beside a stream in f32: narrow where it was asked for and nowhere else, and
-// as close to Diffusers as bf16 is.
+// Products of the second block and all attention in bf16 beside a stream in f32: narrow where it was asked for and nowhere else,
+// and as close to Diffusers as bf16 is.
 TEST(WanDitPrecision, IsOfUseAndBlock) {
   const Recorded model("wan_dit_small");
   const Precision all{DType::f32, DType::f32, DType::bf16}, second{DType::f32, DType::bf16, DType::bf16};
@@ -187,17 +189,15 @@ TEST_P(WanDitNag, MatchesAProcessorOfDiffusers) {
 constexpr double kF32 = 1e-5, kBf16 = 2e-2;
 INSTANTIATE_TEST_SUITE_P(
     Models, WanDit,
-    ::testing::Values(Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_vace", "650", DType::f32, kF32},
-                      Case{"interpreter", "wan_dit_vace", "650", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_vace", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_vace", "650", DType::bf16, kBf16},
-                      Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
-                      Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
-                      Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
-                      Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
+    ::testing::Values(
+        Case{"interpreter", "wan_dit_toy", "500", DType::f32, kF32}, Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
+        Case{"interpreter", "wan_dit_plain", "650", DType::f32, kF32}, Case{"interpreter", "wan_dit_vace", "650", DType::f32, kF32},
+        Case{"interpreter", "wan_dit_vace", "650", DType::bf16, kBf16}, Case{"cpu", "wan_dit_vace", "650", DType::f32, kF32},
+        Case{"cpu", "wan_dit_vace", "650", DType::bf16, kBf16}, Case{"interpreter", "wan_dit_small", "650", DType::bf16, kBf16},
+        Case{"cpu", "wan_dit_toy", "500", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "37", DType::f32, kF32},
+        Case{"cpu", "wan_dit_toy", "937.5", DType::f32, kF32}, Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
+        Case{"cpu", "wan_dit_plain", "650", DType::f32, kF32}, Case{"cpu", "wan_dit_toy", "500", DType::bf16, kBf16},
+        Case{"cpu", "wan_dit_small", "650", DType::bf16, kBf16}));
 INSTANTIATE_TEST_SUITE_P(Models, WanDitNag,
                          ::testing::Values(Case{"interpreter", "wan_dit_small", "650", DType::f32, kF32},
                                            Case{"cpu", "wan_dit_small", "650", DType::f32, kF32},
@@ -375,7 +375,8 @@ TEST(WanDitErrors, NameTheValueAndItsKind) {
         {R"({"pos_embed_seq_len":514})", "invalid argument [config.json] bad pos_embed_seq_len"},
         {R"({"qk_norm":"layer_norm"})", "unsupported [config.json] qk_norm"},
         {R"({"_class_name":"WanAnimateTransformer3DModel"})", "unsupported [config.json] _class_name"},
-        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[1,5]})", "invalid argument [config.json] bad vace_layers: got 1, 5"},
+        {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[1,5]})",
+         "invalid argument [config.json] bad vace_layers: got 1, 5"},
         {R"({"_class_name":"WanVACETransformer3DModel","vace_layers":[0,5,5]})", "invalid argument [config.json] bad vace_layers"},
         {R"({"_class_name":"WanVACETransformer3DModel","num_layers":30})", "invalid argument [config.json] bad vace_layers"},
         {R"({"_class_name":"WanVACETransformer3DModel","image_dim":1280,"added_kv_proj_dim":5120})",

@@ -171,7 +171,8 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
     cross_q = repeat(cross_q, texts);
     stream.residual = repeat(stream.residual, texts);
   }
-  Value crossed = block.attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
+  Value crossed =
+      block.attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
   if (conditions.nag) crossed = normalized_guidance(slice(crossed, 0, 0, 1), slice(crossed, 0, 1, 2), conditions.nag);
   if (seen.image_keys) crossed = crossed + block.attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts));
   // The ungated residual rides on the product: one rounding, and no pass of its own.
@@ -184,8 +185,8 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
 
 }  // namespace
 
-Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t text_rows,
-                        std::int64_t batch, std::int64_t image_rows) {
+Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t text_rows, std::int64_t batch,
+                        std::int64_t image_rows) {
   const DType dtype = precision.stream();
   check_texts(batch, text_rows);
   check_images(config, image_rows);

@@ -4,9 +4,9 @@
 // trace_wan_context turns text states into the keys and values of every block's cross-attention, once a request;
 // trace_wan_dit predicts the noise of one latent at one timestep, for each of a batch of B texts: guidance has two.
 //
-// `precision`: of stream, products and attention (precision.h), mostly one dtype. As in Diffusers, the time embedder, the modulation tables and the LayerNorm
-// weights are in f32; every norm and every modulation is computed in f32 (ops/).
-// Segments: 0 the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
+// `precision`: of stream, products and attention (precision.h), mostly one dtype. As in Diffusers, the time embedder, the
+// modulation tables and the LayerNorm weights are in f32; every norm and every modulation is computed in f32 (ops/). Segments: 0
+// the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@
 namespace zoe {
 
 // Inputs:  text f32 [B,R,text_dim]; of a model with an image_dim also image_tokens f32 [1,S,image_dim], S image_rows.
-// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in the blocks' dtype of attention; keys are RMS-normed across heads. Then those of VACE's blocks, vace_k_0,
+// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in the blocks' dtype of attention; keys are RMS-normed across heads. Then those of
+// VACE's blocks, vace_k_0,
 //          vace_v_0, ..., and where there are image tokens, image_k_0, image_v_0, ... [1,S,N,Dh].
 Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t text_rows,
                         std::int64_t batch = 1, std::int64_t image_rows = 0);

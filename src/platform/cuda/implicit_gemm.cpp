@@ -1,4 +1,5 @@
-// conv as an implicit GEMM, by kernels/implicit_gemm.cu: bf16 on devices of compute capability 9.0, kernels of up to 3 x 3 x 3, no strides.
+// conv as an implicit GEMM, by kernels/implicit_gemm.cu: bf16 on devices of compute capability 9.0, kernels of up to 3 x 3 x 3, no
+// strides.
 
 #include <algorithm>
 #include <array>
@@ -214,7 +215,7 @@ class ImplicitGemmKernel : public Kernel {
 }  // namespace
 
 std::string implicit_gemm_source(const std::array<std::int64_t, 3>& kernel, const ImplicitGemmTile& tile, std::int64_t x_stages,
-                             std::int64_t w_slots, Activation activation) {
+                                 std::int64_t w_slots, Activation activation) {
   return tiles_source(DType::bf16, true, activation) + kHopperSource +
          wgmma_source("multiply_pixels", tile.columns, Factor::shared, false) +
          fmt::format(

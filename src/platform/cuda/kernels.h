@@ -56,7 +56,7 @@ struct ImplicitGemmTile {
 // By tiles of this kind; null where they do not fit.
 std::unique_ptr<Kernel> make_implicit_gemm(const Node& node, const DevicePtr& device, const ImplicitGemmTile& tile);
 std::string implicit_gemm_source(const std::array<std::int64_t, 3>& kernel, const ImplicitGemmTile& tile, std::int64_t x_stages,
-                             std::int64_t w_slots, Activation activation);
+                                 std::int64_t w_slots, Activation activation);
 Support takes_attention(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0.
