@@ -6,8 +6,9 @@
 //                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]
 //                                                      [tile COLUMNS PIECES_H PIECES_W GROUPS_H GROUPS_W]"
 //
-// `tile`: the kernel for capability 9.0 with tiles of that kind (HaloTile in platform/cuda/kernels.h) instead of what the platform
-// takes. One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the implementation.
+// `tile`: the kernel for capability 9.0 with tiles of that kind (ImplicitGemmTile in platform/cuda/kernels.h) instead of what the
+// platform takes. One JSON line an answer: milliseconds a run, of many queued one behind the other for S seconds, and the
+// implementation.
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -89,11 +90,11 @@ Value parse(const std::string& line) {
 std::unique_ptr<Kernel> make_kernel(Platform& platform, const std::string& line, const Node& node) {
   const std::size_t at = line.find(" tile ");
   if (at == line.npos) return platform.make_kernel(node);
-  cuda::HaloTile tile;
+  cuda::ImplicitGemmTile tile;
   std::istringstream words(line.substr(at + 6));
   words >> tile.columns >> tile.pieces[0] >> tile.pieces[1] >> tile.groups[0] >> tile.groups[1];
   auto kernel =
-      words ? cuda::make_halo_conv(node, std::make_shared<cuda::Device>(cuda::kCuda, 0, PlatformOptions{}), tile) : nullptr;
+      words ? cuda::make_implicit_gemm(node, std::make_shared<cuda::Device>(cuda::kCuda, 0, PlatformOptions{}), tile) : nullptr;
   check(kernel != nullptr, ErrorKind::invalid_argument, "bench_linear",
         "bad tile: got \"{}\", expected one that this device takes.", line);
   return kernel;

@@ -20,7 +20,7 @@ struct CompileOptions {
   bool compile = true;                         // fuse and generate code; false: every node by itself, nothing is generated
   OverrideRules overrides = {};                // which rows of the platform's table may run
   std::vector<std::string> excluded_ops = {};  // ops of src/ops whose nodes are not fused
-  std::vector<PolicyRow> policy = {};          // behind the project's own
+  std::vector<PolicyRow> policy = {};          // of a file
   bool keep_stored = true;                     // weights in 8 bits and blocks stay so in memory (passes/keep_stored.h)
   bool keep_passes = false;                    // the graph's text after every pass, in Plan::passes
 };

@@ -12,7 +12,7 @@ namespace {
 
 bool matches(std::string_view pattern, std::string_view name) { return pattern == "*" || pattern == name; }
 
-Support asked(std::span<const PolicyRow> rows, const DeviceInfo& device, std::string_view op) {
+Support asked(const std::vector<PolicyRow>& rows, const DeviceInfo& device, std::string_view op) {
   for (const PolicyRow& row : rows)
     if (matches(row.platform, device.platform) && (row.device == "*" || device.name.find(row.device) != std::string::npos) &&
         matches(row.op, op))
@@ -21,8 +21,6 @@ Support asked(std::span<const PolicyRow> rows, const DeviceInfo& device, std::st
 }
 
 }  // namespace
-
-std::span<const PolicyRow> compile_policy_rows() { return {}; }
 
 std::vector<PolicyRow> read_compile_policy(const std::filesystem::path& file) {
   const std::string where = "--compile-policy";
@@ -44,8 +42,7 @@ std::vector<PolicyRow> read_compile_policy(const std::filesystem::path& file) {
 
 Support compile_policy(const CompileOptions& options, const DeviceInfo& device, std::string_view op) {
   if (!options.compile) return Support::no("the engine's switch is off (--compile off)");
-  for (const std::span<const PolicyRow> rows : {compile_policy_rows(), std::span<const PolicyRow>(options.policy)})
-    if (Support row = asked(rows, device, op); !row) return row;
+  if (Support row = asked(options.policy, device, op); !row) return row;
   if (std::find(options.excluded_ops.begin(), options.excluded_ops.end(), op) != options.excluded_ops.end())
     return Support::no("{} is excluded (--compile-exclude)", op);
   return Support::yes();

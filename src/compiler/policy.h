@@ -3,7 +3,6 @@
 #pragma once
 
 #include <filesystem>
-#include <span>
 #include <string_view>
 #include <vector>
 
@@ -12,9 +11,6 @@
 #include "platform/platform.h"
 
 namespace zoe {
-
-// Rows with a measurement of ours.
-std::span<const PolicyRow> compile_policy_rows();
 
 // Rows for devices that we never saw: {"rows": [{"platform": "opencl", "device": "Adreno", "op": "*", "reason": "..."}]}, where an
 // absent key is "*". `invalid_argument` names the row and what is wrong with it.

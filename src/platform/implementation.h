@@ -41,7 +41,7 @@ class Making {
 };
 
 struct Implementation {
-  std::string_view name;      // "halo_conv", its own in the table: in `zoe explain`, and what --override names
+  std::string_view name;      // "implicit_gemm", its own in the table: in `zoe explain`, and what --override names
   bool (*of)(Opcode opcode);  // nodes of other opcodes are not its business
   std::string_view op = {};   // of a row for Opcode::call: the op of src/ops whose native definition it stands for, to the bit
   // Asked often, also about nodes that will never be: from node and device alone, nothing is made. Empty: takes all.

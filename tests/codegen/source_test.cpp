@@ -129,11 +129,11 @@ TEST(CudaSource, OfFlashAttentionFitsTheRegisters) {
 }
 
 // The sums of a warpgroup are; and products that wait for each other are said to be "serialized".
-TEST(CudaSource, OfHaloConvFitsTheRegistersAndItsProductsRunOn) {
+TEST(CudaSource, OfImplicitGemmFitsTheRegistersAndItsProductsRunOn) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
   struct Form {
     std::array<std::int64_t, 3> kernel;
-    cuda::HaloTile tile;
+    cuda::ImplicitGemmTile tile;
     std::int64_t x_stages, w_slots;
     Activation activation;
   };
@@ -146,7 +146,8 @@ TEST(CudaSource, OfHaloConvFitsTheRegistersAndItsProductsRunOn) {
                            {{3, 3, 3}, {160, {1, 2}, {1, 2}}, 2, 3, Activation::none},
                            {{3, 3, 3}, {16, {2, 2}, {1, 1}}, 2, 8, Activation::none},
                            {{3, 3, 3}, {8, {2, 2}, {1, 1}}, 2, 8, Activation::none}}) {
-    const std::string said = compile(cuda::halo_conv_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
+    const std::string said =
+        compile(cuda::implicit_gemm_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
                 said.find("serialized") == std::string::npos)
         << form.tile.columns << " columns, " << form.w_slots << " slots: " << said;

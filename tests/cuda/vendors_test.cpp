@@ -373,7 +373,7 @@ TEST(Vendors, EveryRowThatDoesNotRunSaysWhy) {
       };
       const bool wgmma = hopper && vendor == &cuda::kCuda;
       EXPECT_EQ(made[0].row, "product") << vendor->platform;  // a multiprocessor has no room for more
-      EXPECT_EQ(refused(0), (Rows{"halo_conv", "few_channels", "cudnn_conv", "halo_conv_of_few_tiles"}));
+      EXPECT_EQ(refused(0), (Rows{"implicit_gemm", "few_channels", "cudnn_conv", "implicit_gemm_of_few_tiles"}));
       EXPECT_EQ(made[1].row, "product");
       EXPECT_EQ(refused(1), (Rows{"kept", "cublaslt"}));
       EXPECT_EQ(made[2].row, wgmma ? "flash_attention" : "attention");

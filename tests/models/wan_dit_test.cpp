@@ -38,11 +38,13 @@ WanDitConfig read_config(const std::string& folder) {
 
 struct Case {
   const char *runner, *model, *timestep;
-  DType dtype;
+  ComponentPrecision precision;
   double tolerance;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.runner << " " << c.model << " t" << c.timestep << " " << name(c.dtype); }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.runner << " " << c.model << " t" << c.timestep << " " << name(c.precision.stream());
+}
 
 class WanDit : public ::testing::TestWithParam<Case> {};
 
@@ -90,13 +92,13 @@ struct Recorded {
     std::vector<ReferenceTensor> seen{make_reference({batch, rows, config.text_dim}, states)};
     if (config.image_dim) seen.push_back(read_tensor(recorded, "encoder_hidden_states_image"));
     const std::int64_t image_rows = config.image_dim ? seen[1].shape.dim(1) : 0;
-    const Graph context = trace_wan_context(config, c.dtype, rows, batch, image_rows);
+    const Graph context = trace_wan_context(config, c.precision, rows, batch, image_rows);
     verify(context);
     const auto keys_and_values = run_graph(c.runner, context, seen, &weights);
 
     WanDitSizes sizes{frames, height, width, rows, batch, image_rows};
     sizes.negative_keys = !nag.empty();
-    const Graph graph = trace_wan_dit(config, c.dtype, sizes, true);
+    const Graph graph = trace_wan_dit(config, c.precision, sizes, true);
     verify(graph);
     const RotaryTables rotary = rotary_tables(config, frames, height, width);
     const Shape rotary_shape = graph.inputs[2].shape();
@@ -135,6 +137,40 @@ TEST_P(WanDit, MatchesDiffusers) {
     ++compared;
   }
   EXPECT_GE(compared, 1);
+}
+
+// Products of the second block and all attention in bf16 beside a stream in f32: narrow where it was asked for and nowhere else,
+// and as close to Diffusers as bf16 is.
+TEST(WanDitPrecision, IsOfUseAndBlock) {
+  const Recorded model("wan_dit_small");
+  const Precision all{DType::f32, DType::f32, DType::bf16}, second{DType::f32, DType::bf16, DType::bf16};
+  const ComponentPrecision precision(all, {{1, 2, second}});
+  const Graph graph = trace_wan_dit(model.config, precision, {model.frames, model.height, model.width, model.rows});
+  int narrow = 0, wide = 0, attentions = 0;
+  for (const NodePtr& node : graph.nodes) {
+    if (node->opcode == Opcode::attention) {
+      EXPECT_EQ(node->inputs[0].dtype(), DType::bf16);
+      ++attentions;
+    }
+    if (node->opcode != Opcode::linear) continue;
+    const bool is_second = node->inputs[1].node().segment == 2;
+    EXPECT_EQ(node->inputs[0].dtype(), is_second ? DType::bf16 : DType::f32) << print(graph);
+    ++(is_second ? narrow : wide);
+  }
+  EXPECT_GE(model.config.num_layers, 2);
+  EXPECT_EQ(attentions, 2 * model.config.num_layers);
+  EXPECT_EQ(narrow, 8);
+  EXPECT_GT(wide, 8);
+
+  const ReferenceTensor expected = read_tensor(model.recorded, "t650.output");
+  const auto output = [&](const ComponentPrecision& of) {
+    return model.run({"cpu", "wan_dit_small", "650", of, 0}, {{model.prompt.shape.dim(1)}})[0].values;
+  };
+  constexpr double kOfBf16 = 2e-2, kOfF32 = 1e-5;
+  EXPECT_TRUE(relative_rms_within(output(precision), expected.values, expected.shape, kOfBf16));
+  EXPECT_FALSE(relative_rms_within(output(precision), expected.values, expected.shape, kOfF32));
+  // The same graph for one dtype, however it is said.
+  EXPECT_EQ(output(Precision{DType::f32, DType::f32, DType::f32}), output(DType::f32));
 }
 
 class WanDitNag : public ::testing::TestWithParam<Case> {};

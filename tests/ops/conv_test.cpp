@@ -147,8 +147,8 @@ TEST(ConvOnCuda, ReadsEarlierFramesWhereTheyLie) {
     for (const Value& operand : made.result.node().inputs)
       made.operands.push_back(random_values(operand.type(), seed++,
                                             operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
-    const auto kernel = cuda::make_halo_conv(made.result.node(), device);
-    ASSERT_TRUE(kernel) << signature(made.result.node());
+    ASSERT_TRUE(cuda::implicit_gemm_takes(made.result.node(), *device)) << signature(made.result.node());
+    const auto kernel = cuda::make_implicit_gemm(made.result.node(), device);
     EXPECT_LE(relative_rms(run_kernel(*cuda(true), *kernel, made, 0), run_reference(made)), tolerance(DType::bf16))
         << signature(made.result.node());
     const std::int64_t columns = c.weight.dim(0) % 96 == 0 ? 96 : c.weight.dim(0) % 160 == 0 ? 160 : 128;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "vision_model.";
 
-struct Part {
+struct Weights {
   const ClipVisionConfig& config;
   DType dtype;
   std::string prefix;
@@ -35,7 +35,7 @@ struct Part {
 };
 
 // x [1,L,D] -> [1,L,D]
-Value trace_layer(const Part& layer, const Value& x) {
+Value trace_layer(const Weights& layer, const Value& x) {
   const std::int64_t width = layer.config.hidden_size, heads = layer.config.num_heads;
   const Value n = layer.norm("layer_norm1", x);
   const auto of_heads = [&](std::string_view name) {
@@ -52,7 +52,7 @@ Value trace_layer(const Part& layer, const Value& x) {
 Graph trace_layers(const ClipVisionConfig& config, DType dtype, std::int64_t layers, bool last_norm) {
   const std::int64_t grid = config.image_size / config.patch_size, patch = config.patch_size, width = config.hidden_size;
   const Value pixels = input("pixels", DType::f32, {3, config.image_size, config.image_size});
-  const Part embeddings{config, dtype, fmt::format("{}embeddings.", kPrefix), 0};
+  const Weights embeddings{config, dtype, fmt::format("{}embeddings.", kPrefix), 0};
   // The convolution whose stride is its kernel is a product with the patches as rows.
   const Value by_patch = permute(reshape(cast(pixels, dtype), {3, grid, patch, grid, patch}), {1, 3, 0, 2, 4});
   const Value kernel = embeddings.weight("patch_embedding.weight", dtype, {width, 3 * patch * patch}, {width, 3, patch, patch});
@@ -60,11 +60,11 @@ Graph trace_layers(const ClipVisionConfig& config, DType dtype, std::int64_t lay
   const Value of_class = reshape(embeddings.weight("class_embedding", dtype, {width}), {1, 1, width});
   const Value positions =
       reshape(embeddings.weight("position_embedding.weight", dtype, {config.tokens(), width}), {1, config.tokens(), width});
-  const Part whole{config, dtype, std::string(kPrefix), 0};
+  const Weights whole{config, dtype, std::string(kPrefix), 0};
   Value x = whole.norm("pre_layrnorm", concat({of_class, patches}, 1) + positions);
   for (std::int64_t i = 0; i < layers; ++i)
     x = trace_layer({config, dtype, fmt::format("{}encoder.layers.{}.", kPrefix, i), static_cast<int>(i) + 1}, x);
-  if (last_norm) x = Part{config, dtype, std::string(kPrefix), static_cast<int>(layers) + 1}.norm("post_layernorm", x);
+  if (last_norm) x = Weights{config, dtype, std::string(kPrefix), static_cast<int>(layers) + 1}.norm("post_layernorm", x);
   return make_graph("clip_vision", {pixels}, {cast(x, DType::f32)});
 }
 

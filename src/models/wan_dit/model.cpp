@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "models/gelu_erf.h"
@@ -46,9 +47,9 @@ void check_texts(std::int64_t batch, std::int64_t text_rows) {
 }
 
 // The weights under one prefix of names, and what is made with them.
-struct Part {
+struct Weights {
   const WanDitConfig& config;
-  DType dtype;
+  Precision precision;
   std::string prefix;
   int segment;
 
@@ -56,31 +57,40 @@ struct Part {
     return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment, std::move(stored));
   }
 
-  // x [..,K] -> [..,out], in x's dtype. `stored`: see parameter().
+  // x [..,K] -> [..,out], in x's dtype. Operands are narrower where those of products are than the stream. `stored`: see
+  // parameter().
   Value project(std::string_view name, const Value& x, std::int64_t out, ProductOptions options = {}, Shape stored = {}) const {
-    const Value matrix = weight(fmt::format("{}.weight", name), x.dtype(), {out, x.dim(-1)}, std::move(stored));
-    options.bias = weight(fmt::format("{}.bias", name), x.dtype(), {out});
-    return linear(x, matrix, options);
+    const DType operands = x.dtype() == precision.stream ? precision.product : x.dtype();
+    const Value matrix = weight(fmt::format("{}.weight", name), operands, {out, x.dim(-1)}, std::move(stored));
+    options.bias = weight(fmt::format("{}.bias", name), operands, {out});
+    if (operands == x.dtype()) return linear(x, matrix, options);
+    const Value residual = std::exchange(options.residual, {});  // it stays as wide as the stream
+    const Value y = cast(linear(cast(x, operands), matrix, options), x.dtype());
+    return residual ? y + residual : y;
   }
 
   // [B,L,D] -> [B,L,N,Dh]
   Value split_heads(const Value& x) const { return reshape(x, {x.dim(0), x.dim(1), config.num_heads, config.head_dim}); }
   Value normed(std::string_view name, const Value& x) const {
-    return split_heads(rms_norm(x, weight(fmt::format("{}.weight", name), dtype, {config.dim()}), config.eps));
+    return split_heads(rms_norm(x, weight(fmt::format("{}.weight", name), precision.stream, {config.dim()}), config.eps));
+  }
+  // Keys or values as attention takes them.
+  Value attended(const Value& x) const { return cast(x, precision.attention); }
+
+  Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) const {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
+    const Value y = attention(attended(q), attended(k), attended(v), scale, bias);
+    return cast(reshape(y, {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)}), precision.stream);
   }
 };
 
-Part block_part(const WanDitConfig& config, DType dtype, std::int64_t block) {
-  return {config, dtype, fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
+Weights block_weights(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t block) {
+  return {config, precision.of_block(static_cast<int>(block)), fmt::format("blocks.{}.", block), static_cast<int>(block) + 1};
 }
 // The one whose hint is the i-th: it comes and goes with the block that the hint is added behind.
-Part vace_part(const WanDitConfig& config, DType dtype, std::size_t i) {
-  return {config, dtype, fmt::format("vace_blocks.{}.", i), static_cast<int>(config.vace_layers[i]) + 1};
-}
-
-Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
-  return reshape(attention(q, k, v, scale, bias), {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)});
+Weights vace_weights(const WanDitConfig& config, const ComponentPrecision& precision, std::size_t i) {
+  const auto block = static_cast<int>(config.vace_layers[i]);
+  return {config, precision.of_block(block), fmt::format("vace_blocks.{}.", i), block + 1};
 }
 
 // [1,..] -> [B,..], each the same.
@@ -109,8 +119,9 @@ void check_images(const WanDitConfig& config, std::int64_t rows) {
 }
 
 // image_tokens [1,S,image_dim] -> [1,S,D]: WanImageEmbedding of Diffusers.
-Value embed_images(const WanDitConfig& config, DType dtype, const Value& tokens) {
-  const Part embedder{config, dtype, "condition_embedder.image_embedder.", 0};
+Value embed_images(const WanDitConfig& config, const Precision& precision, const Value& tokens) {
+  const DType dtype = precision.stream;
+  const Weights embedder{config, precision, "condition_embedder.image_embedder.", 0};
   constexpr double kEps = 1e-5;
   const auto norm = [&](const std::string& name, const Value& x) {
     const auto vector = [&](const char* kind) { return embedder.weight(name + kind, DType::f32, {x.dim(2)}); };
@@ -135,7 +146,7 @@ struct Seen {
 };
 
 // x [1|B,L,D] -> [B,L,D]
-Value trace_block(const Part& block, const Value& x, const Conditions& conditions, const Seen& seen) {
+Value trace_block(const Weights& block, const Value& x, const Conditions& conditions, const Seen& seen) {
   const std::int64_t dim = block.config.dim();
   const Value table = block.weight("scale_shift_table", DType::f32, {1, 6, dim}) + conditions.modulation;
   const std::int64_t entering = x.dim(0), texts = conditions.nag ? 1 : seen.text_keys.dim(0);  // texts that have a stream
@@ -149,7 +160,7 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
   };
   const Value q = rotated("attn1.to_q", "attn1.norm_q"), k = rotated("attn1.to_k", "attn1.norm_k");
   const Value v = block.split_heads(block.project("attn1.to_v", n, dim));
-  const Value self = block.project("attn1.to_out.0", attend(q, k, v), dim);
+  const Value self = block.project("attn1.to_out.0", block.attend(q, k, v), dim);
 
   NormedResidual stream;
   if (block.config.cross_attn_norm) {
@@ -166,9 +177,10 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
     cross_q = repeat(cross_q, texts);
     stream.residual = repeat(stream.residual, texts);
   }
-  Value crossed = attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
+  Value crossed =
+      block.attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
   if (conditions.nag) crossed = normalized_guidance(slice(crossed, 0, 0, 1), slice(crossed, 0, 1, 2), conditions.nag);
-  if (seen.image_keys) crossed = crossed + attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts));
+  if (seen.image_keys) crossed = crossed + block.attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts));
   // The ungated residual rides on the product: one rounding, and no pass of its own.
   const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
 
@@ -179,11 +191,12 @@ Value trace_block(const Part& block, const Value& x, const Conditions& condition
 
 }  // namespace
 
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch,
+Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t text_rows, std::int64_t batch,
                         std::int64_t image_rows) {
+  const DType dtype = precision.stream();
   check_texts(batch, text_rows);
   check_images(config, image_rows);
-  const Part embedder{config, dtype, "condition_embedder.text_embedder.", 0};
+  const Weights embedder{config, precision.outside_blocks(), "condition_embedder.text_embedder.", 0};
   const Value text = input("text", DType::f32, {batch, text_rows, config.text_dim});
   const Value hidden = embedder.project("linear_1", cast(text, dtype), config.dim(), {.activation = Activation::gelu_tanh});
   const Value embedded = embedder.project("linear_2", hidden, config.dim());
@@ -191,21 +204,22 @@ Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t te
   Value images;
   if (config.image_dim) {
     inputs.push_back(input("image_tokens", DType::f32, {1, image_rows, config.image_dim}));
-    images = embed_images(config, dtype, inputs.back());
+    images = embed_images(config, precision.outside_blocks(), inputs.back());
   }
-  const auto add_keys = [&](const Part& block, std::vector<Value>& to) {
-    to.push_back(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim())));
-    to.push_back(block.split_heads(block.project("attn2.to_v", embedded, config.dim())));
+  const auto add_keys = [&](const Weights& block, std::vector<Value>& to) {
+    to.push_back(block.attended(block.normed("attn2.norm_k", block.project("attn2.to_k", embedded, config.dim()))));
+    to.push_back(block.attended(block.split_heads(block.project("attn2.to_v", embedded, config.dim()))));
   };
   // Block by block, though the results lie otherwise: weights of a block that are read behind those of a later one come with that.
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const Part block = block_part(config, dtype, i);
+    const Weights block = block_weights(config, precision, i);
     add_keys(block, outputs);
     for (std::size_t hint = 0; hint < config.vace_layers.size(); ++hint)
-      if (config.vace_layers[hint] == i) add_keys(vace_part(config, dtype, hint), of_vace);
+      if (config.vace_layers[hint] == i) add_keys(vace_weights(config, precision, hint), of_vace);
     if (!config.image_dim) continue;
-    of_images.push_back(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim())));
-    of_images.push_back(block.split_heads(block.project("attn2.add_v_proj", images, config.dim())));
+    of_images.push_back(
+        block.attended(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim()))));
+    of_images.push_back(block.attended(block.split_heads(block.project("attn2.add_v_proj", images, config.dim()))));
   }
   for (const auto& more : {of_vace, of_images}) outputs.insert(outputs.end(), more.begin(), more.end());
   return make_graph("wan_context", std::move(inputs), std::move(outputs));
@@ -223,7 +237,8 @@ std::vector<std::string> wan_context_outputs(const WanDitConfig& config) {
   return names;
 }
 
-Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs) {
+Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precision, const WanDitSizes& sizes, bool block_outputs) {
+  const DType dtype = precision.stream();
   const auto [f, h, w] = token_grid(config, sizes.frames, sizes.height, sizes.width);
   check_texts(sizes.batch, sizes.text_rows);
   check_images(config, sizes.image_rows);
@@ -238,9 +253,11 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   std::vector<Value> inputs{latent, timestep, cos_full, sin_signed, text_bias};
   std::map<std::string, Value, std::less<>> keys;  // and values
   for (const std::string& name : wan_context_outputs(config)) {
-    const bool of_images = name.starts_with("image_");
+    const bool of_images = name.starts_with("image_"), of_vace = name.starts_with("vace_");
+    const int number = std::stoi(name.substr(name.rfind('_') + 1));
+    const int block = of_vace ? static_cast<int>(config.vace_layers[static_cast<std::size_t>(number)]) : number;
     inputs.push_back(
-        input(name, dtype,
+        input(name, precision.of_block(block).attention,
               {of_images ? 1 : sizes.batch, of_images ? sizes.image_rows : sizes.text_rows, config.num_heads, config.head_dim}));
     keys[name] = inputs.back();
   }
@@ -269,7 +286,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   const std::int64_t distinct = of_frame ? sizes.frames : 1;
 
   // The convolution whose stride is its kernel is a product with the patches as rows.
-  const Part embeddings{config, dtype, "", 0};
+  const Weights embeddings{config, precision.outside_blocks(), "", 0};
   const auto embed_patches = [&, f = f, h = h, w = w, pt = pt, ph = ph, pw = pw](std::string_view name, const Value& pictures) {
     const std::int64_t channels = pictures.dim(0);
     const Value by_patch = permute(reshape(pictures, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
@@ -277,7 +294,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
   };
   Value x = embed_patches("patch_embedding", seen);
 
-  const Part embedder{config, dtype, "condition_embedder.", 0};
+  const Weights embedder{config, {dtype, dtype, dtype}, "condition_embedder.", 0};  // what it makes of time reaches every block
   const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
   const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [T,D]
   const Value modulation = by_frame(cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32));
@@ -293,14 +310,14 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     inputs.push_back(input("control_scale", DType::f32, {hints}));
     control_scale = inputs.back();
     const Value embedded = embed_patches("vace_patch_embedding", cast(inputs[inputs.size() - 2], dtype));
-    control = vace_part(config, dtype, 0).project("proj_in", embedded, dim, {.residual = x});
+    control = vace_weights(config, precision, 0).project("proj_in", embedded, dim, {.residual = x});
   }
   std::size_t next_hint = 0;
   const auto trace_hint = [&] {
-    const Part part = vace_part(config, dtype, next_hint);
-    control = trace_block(part, in_segment(control, part.segment), conditions,
+    const Weights weights = vace_weights(config, precision, next_hint);
+    control = trace_block(weights, in_segment(control, weights.segment), conditions,
                           {keys.at(fmt::format("vace_k_{}", next_hint)), keys.at(fmt::format("vace_v_{}", next_hint)), {}, {}});
-    return part.project("proj_out", control, dim);
+    return weights.project("proj_out", control, dim);
   };
 
   std::vector<Value> blocks;
@@ -308,7 +325,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     Seen by_block{keys.at(fmt::format("k_{}", i)), keys.at(fmt::format("v_{}", i)), {}, {}};
     if (config.image_dim)
       by_block.image_keys = keys.at(fmt::format("image_k_{}", i)), by_block.image_values = keys.at(fmt::format("image_v_{}", i));
-    x = trace_block(block_part(config, dtype, i), x, conditions, by_block);
+    x = trace_block(block_weights(config, precision, i), x, conditions, by_block);
     blocks.push_back(x);
     if (next_hint == config.vace_layers.size() || config.vace_layers[next_hint] != i) continue;
     const auto place = static_cast<std::int64_t>(next_hint);
@@ -317,7 +334,7 @@ Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& 
     ++next_hint;
   }
 
-  const Part head{config, dtype, "", static_cast<int>(config.num_layers) + 1};
+  const Weights head{config, precision.outside_blocks(), "", static_cast<int>(config.num_layers) + 1};
   const Value table =
       head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1, x.dim(0)), row(table, 0, x.dim(0)), {.eps = config.eps});

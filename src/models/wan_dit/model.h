@@ -4,24 +4,26 @@
 // trace_wan_context turns text states into the keys and values of every block's cross-attention, once a request;
 // trace_wan_dit predicts the noise of one latent at one timestep, for each of a batch of B texts: guidance has two.
 //
-// `dtype` is that of products, stream and attention. As in Diffusers, the time embedder, the modulation tables and the LayerNorm
-// weights are in f32; every norm and every modulation is computed in f32 (ops/).
-// Segments: 0 the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
+// `precision`: of stream, products and attention (precision.h), mostly one dtype. As in Diffusers, the time embedder, the
+// modulation tables and the LayerNorm weights are in f32; every norm and every modulation is computed in f32 (ops/). Segments: 0
+// the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "ir/graph.h"
+#include "models/precision.h"
 #include "models/wan_dit/config.h"
 
 namespace zoe {
 
 // Inputs:  text f32 [B,R,text_dim]; of a model with an image_dim also image_tokens f32 [1,S,image_dim], S image_rows.
-// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in `dtype`; keys are RMS-normed across heads. Then those of VACE's blocks, vace_k_0,
+// Outputs: k_0, v_0, k_1, v_1, ... [B,R,N,Dh] in the blocks' dtype of attention; keys are RMS-normed across heads. Then those of
+// VACE's blocks, vace_k_0,
 //          vace_v_0, ..., and where there are image tokens, image_k_0, image_v_0, ... [1,S,N,Dh].
-Graph trace_wan_context(const WanDitConfig& config, DType dtype, std::int64_t text_rows, std::int64_t batch = 1,
-                        std::int64_t image_rows = 0);
+Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t text_rows,
+                        std::int64_t batch = 1, std::int64_t image_rows = 0);
 // What the first outputs are called: k_0, v_0, ...
 std::vector<std::string> wan_context_outputs(const WanDitConfig& config);
 
@@ -44,14 +46,15 @@ struct WanDitSizes {
 //          With negative_keys, of B = 2, the last is nag f32 [3] (normalized_guidance.h): the stream is one, that of the first
 //          text.
 // Outputs: of each text its noise f32 [out_channels,F,H,W]; with block_outputs, then the stream behind each block, [B,L,D] in
-//          `dtype`.
+//          the stream's dtype.
 // L = F/pt * H/ph * W/pw tokens. All texts have one latent and one timestep, so that what comes before the first cross-attention
 // is computed once. Images are seen by an attention of their own, with the texts' queries, whose result is added. text_bias is
 // added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of padding are all the same, so
 // that they are one row with a count; -inf leaves a row out.
 //
 // Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
-Graph trace_wan_dit(const WanDitConfig& config, DType dtype, const WanDitSizes& sizes, bool block_outputs = false);
+Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precision, const WanDitSizes& sizes,
+                    bool block_outputs = false);
 
 // [cos(t w_i)..., sin(t w_i)...] with w_i = 10000^(-i / (freq_dim/2)). Frequencies and angles are rounded to f32 as the reference
 // does, their functions are the exact ones rounded once.

@@ -37,6 +37,13 @@ std::vector<Implementation> implementations(const DevicePtr& device, Libraries l
   const auto made_by = [&device](std::unique_ptr<Kernel> (*make)(const Node&, const DevicePtr&)) {
     return [device, make](const Node& node, Making&) { return make(node, device); };
   };
+  const auto built_of = [&device](auto program) {
+    return [device, program](std::span<const Node* const> nodes) {
+      std::vector<Device::Program> programs;
+      for (const Node* node : nodes) programs.push_back(program(*node));
+      device->build(programs);
+    };
+  };
   const auto made_by_cudnn = [&libraries](decltype(make_cudnn_conv)* make) {
     return [cudnn = libraries.cudnn, make](const Node& node, Making& making) -> std::unique_ptr<Kernel> {
       std::string why;
@@ -70,18 +77,11 @@ std::vector<Implementation> implementations(const DevicePtr& device, Libraries l
          return kernel ? std::move(kernel) : making.refuse("the library has no algorithm for it that rounds once");
        },
        .gains_by_merging = true},
-      {.name = "halo_conv",
+      {.name = "implicit_gemm",
        .of = one_of<Opcode::conv>,
-       .supports =
-           [device](const Node& node) {
-             return halo_conv_wins(node, *device)
-                        ? Support::yes()
-                        : Support::no(
-                              "wins by wgmma (compute capability 9.0) in bf16, up to 3x3x3, stride 1, channels a multiple of "
-                              "32, to a multiple of 96, 128 or 160 or at most 16, with a tile for every multiprocessor");
-           },
-       .make = [device](const Node& node, Making&) { return make_halo_conv(node, device); },
-       .prepare = [device](std::span<const Node* const> nodes) { device->build(halo_conv_programs(nodes, *device)); },
+       .supports = [device](const Node& node) { return implicit_gemm_wins(node, *device); },
+       .make = made_by(make_implicit_gemm),
+       .prepare = built_of([device](const Node& node) { return implicit_gemm_program(node, *device); }),
        .reads_history = true},
       {.name = "few_channels",
        .of = one_of<Opcode::conv>,
@@ -91,33 +91,21 @@ std::vector<Implementation> implementations(const DevicePtr& device, Libraries l
        .of = one_of<Opcode::conv>,
        .supports = taken_by_cudnn(cudnn_takes_conv),
        .make = made_by_cudnn(make_cudnn_conv)},
-      {.name = "halo_conv_of_few_tiles",  // where cuDNN, which is faster then, is not there
+      {.name = "implicit_gemm_of_few_tiles",  // where cuDNN, which is faster then, is not there
        .of = one_of<Opcode::conv>,
-       .make =
-           [device](const Node& node, Making& making) {
-             auto kernel = make_halo_conv(node, device);
-             return kernel ? std::move(kernel) : making.refuse("as halo_conv, whatever the tiles");
-           }},
+       .supports = [device](const Node& node) { return implicit_gemm_takes(node, *device); },
+       .make = made_by(make_implicit_gemm)},
       {.name = "product", .of = one_of<Opcode::linear, Opcode::conv>, .make = made_by(make_product)},
       {.name = "flash_attention",
        .of = one_of<Opcode::attention>,
        .supports = [device](const Node& node) { return flash_attention_takes(node, *device); },
        .make = made_by(make_flash_attention),
-       .prepare =
-           [device](std::span<const Node* const> nodes) {
-             std::vector<Device::Program> programs;
-             for (const Node* node : nodes) programs.push_back(flash_attention_program(*node));
-             device->build(programs);
-           }},
+       .prepare = built_of(flash_attention_program)},
       {.name = "wide_attention",
        .of = one_of<Opcode::attention>,
        .supports = [device](const Node& node) { return wide_attention_takes(node, *device); },
        .make = made_by(make_wide_attention),
-       .prepare =
-           [device](std::span<const Node* const>) {
-             const Device::Program program = wide_attention_program();
-             device->build({&program, 1});
-           }},
+       .prepare = built_of([](const Node&) { return wide_attention_program(); })},
       {.name = "cudnn_attention",
        .of = one_of<Opcode::attention>,
        .supports = taken_by_cudnn(cudnn_takes_attention),

@@ -39,13 +39,13 @@ std::string widen_source(const Encoding& encoding, bool is_scaled, bool is_chang
 
 // Our own kernels (kernels/*.cu), which need nothing but the driver and the run-time compiler.
 std::unique_ptr<Kernel> make_product(const Node& node, const DevicePtr& device);  // linear, conv
-// conv by wgmma on devices of compute capability 9.0; null where it does not apply.
-std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device);
-bool halo_conv_wins(const Node& node, const Device& device);  // against all others
-// The programs that it builds for those of these nodes where it wins, so that they can be compiled together beforehand.
-std::vector<Device::Program> halo_conv_programs(std::span<const Node* const> nodes, const Device& device);
+// conv as an implicit GEMM, by wgmma on devices of compute capability 9.0.
+Support implicit_gemm_takes(const Node& node, const Device& device);
+Support implicit_gemm_wins(const Node& node, const Device& device);  // against all others
+std::unique_ptr<Kernel> make_implicit_gemm(const Node& node, const DevicePtr& device);
+Device::Program implicit_gemm_program(const Node& node, const Device& device);  // that it loads
 // What a block of it makes at a time: pixels of a frame by columns.
-struct HaloTile {
+struct ImplicitGemmTile {
   std::int64_t columns = 0;
   std::array<std::int64_t, 2> pieces = {};  // of 8 x 8 pixels, down and across, of a warpgroup
   std::array<std::int64_t, 2> groups = {};  // of warpgroups, down and across: one that takes turns with another, or two
@@ -53,9 +53,10 @@ struct HaloTile {
   constexpr std::int64_t height() const { return 8 * pieces[0] * groups[0]; }
   constexpr std::int64_t width() const { return 8 * pieces[1] * groups[1]; }
 };
-std::unique_ptr<Kernel> make_halo_conv(const Node& node, const DevicePtr& device, const HaloTile& tile);
-std::string halo_conv_source(const std::array<std::int64_t, 3>& kernel, const HaloTile& tile, std::int64_t x_stages,
-                             std::int64_t w_slots, Activation activation);
+// By tiles of this kind; null where they do not fit.
+std::unique_ptr<Kernel> make_implicit_gemm(const Node& node, const DevicePtr& device, const ImplicitGemmTile& tile);
+std::string implicit_gemm_source(const std::array<std::int64_t, 3>& kernel, const ImplicitGemmTile& tile, std::int64_t x_stages,
+                                 std::int64_t w_slots, Activation activation);
 Support takes_attention(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_attention(const Node& node, const DevicePtr& device);
 // attention by wgmma on devices of compute capability 9.0.

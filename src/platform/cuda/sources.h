@@ -7,7 +7,7 @@ extern const char* const kMovementSource;
 extern const char* const kTilesSource;  // in front of those that follow
 extern const char* const kProductSource;
 extern const char* const kHopperSource;  // behind them, in front of the next, of flash attention and of that over wide heads
-extern const char* const kHaloConvSource;
+extern const char* const kImplicitGemmSource;
 extern const char* const kAttentionSource;
 extern const char* const kFlashAttentionSource;
 extern const char* const kWideAttentionSource;

@@ -1,4 +1,4 @@
-// What halo_conv.cu and flash_attention.cu are written in, on devices of compute capability 9.0: barriers in shared memory, and
+// What implicit_gemm.cu and flash_attention.cu are written in, on devices of compute capability 9.0: barriers in shared memory, and
 // products of a warpgroup (128 threads) whose second factor lies there. It goes behind tiles.cu; functions that start products of
 // given sizes come behind it (wgmma_source).
 

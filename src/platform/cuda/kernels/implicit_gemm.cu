@@ -89,7 +89,7 @@ ZOE_FN void finish_pixel(const float (&sums)[COLUMNS / 2], int k, bool there, co
 #endif
 
 // `earlier` frames of `history` come before x.
-extern "C" __global__ __launch_bounds__(384, 1) void halo_conv(const __grid_constant__ TensorMap x,
+extern "C" __global__ __launch_bounds__(384, 1) void implicit_gemm(const __grid_constant__ TensorMap x,
                                                                const __grid_constant__ TensorMap history, const T* weight,
                                                                const T* bias, const T* residual, T* result, int earlier,
                                                                int channels, int columns, int out_t, int out_h, int out_w,
