@@ -20,6 +20,8 @@
 
 namespace zoe::server {
 
+struct Submission;
+
 struct Site {
   const Models& models;
   const Folders& folders;
