@@ -51,7 +51,7 @@ bool is_id(std::string_view text) {
 }
 
 [[noreturn]] void not_found(std::string_view id) {
-  throw Refusal(404, "not_found", fmt::format("[video] there is no video {}. GET /v1/videos lists them.", in_quotes(id)));
+  throw Refusal(404, "not_found", fmt::format("[id] there is no video {}. GET /v1/videos lists them.", in_quotes(id)));
 }
 
 // What OpenAI's servers have and this one has not, by the begin of the path.
@@ -340,7 +340,7 @@ void Routes::create_sync(const Call& call) {
   const Accepted accepted = accept(call, read_submission(call.http, site_.models, site_.folders), {});
   const std::string id = accepted.job.record.id;
   site_.jobs.when_done(id, call.is_gone, [this, id, answer = call.answer](const std::optional<JobView>& job) {
-    if (!job) return answer(error_response(409, "cancelled", "[video] it was removed before it was done."));
+    if (!job) return answer(error_response(409, "cancelled", "[id] it was removed before it was done."));
     const JobRecord& record = job->record;
     if (record.status != JobStatus::completed)
       return answer(error_response(status_of(record.error_code), record.error_code, record.error_message));
@@ -430,8 +430,8 @@ HttpResponse Routes::content(const Call& call) {
   if (job.record.status != JobStatus::completed)
     throw Refusal(409, "not_ready",
                   job.record.status == JobStatus::failed
-                      ? fmt::format("[video] {} has no content, it failed: {}", id, job.record.error_message)
-                      : fmt::format("[video] {} is {}: it has its content when it is completed.", id, name(job.record.status)));
+                      ? fmt::format("[id] {} has no content, it failed: {}", id, job.record.error_message)
+                      : fmt::format("[id] {} is {}: it has its content when it is completed.", id, name(job.record.status)));
   if (variant == "thumbnail") return file_response(call.http, site_.folders.thumbnail(id), "image/png", id + ".png");
   if (variant == "spritesheet") return file_response(call.http, site_.folders.sheet(id), "image/png", id + "-sheet.png");
   return file_response(call.http, site_.folders.video(id), "video/mp4", id + ".mp4");

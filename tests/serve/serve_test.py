@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from client import COMMAND, MODELS, TINY, Server, is_whole_mp4  # noqa: E402
 
 PICTURE = pathlib.Path(MODELS, "toy-wan-i2v", "circle.png").read_bytes()
-SLOW = {"num_inference_steps": 300, "size": "128x128", "num_frames": 33}  # minutes, if nobody stops it
+SLOW = {"num_inference_steps": 1000, "size": "64x64", "num_frames": 9}  # long, if nobody stops it
 
 
 class Routes(unittest.TestCase):
