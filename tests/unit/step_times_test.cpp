@@ -65,8 +65,8 @@ TEST(StepTimes, AnotherSizeGivesTheRate) {
   EXPECT_EQ(seconds(small, {})->from, StepSeconds::From::measured);
   EXPECT_EQ(seconds(large, {})->from, StepSeconds::From::model);
   EXPECT_NEAR(seconds(large, {})->seconds, 0.5 * of_large.operations / of_small.operations, 1e-9);
-  EXPECT_NEAR(seconds(large, {.operations = 1e9})->seconds, of_large.operations / 1e9, 1e-9);
-  EXPECT_EQ(seconds(small, {.operations = 1e9})->seconds, 0.5);
+  EXPECT_NEAR(seconds(large, {.operations = 1e9, .bus_bytes = 0})->seconds, of_large.operations / 1e9, 1e-9);
+  EXPECT_EQ(seconds(small, {.operations = 1e9, .bus_bytes = 0})->seconds, 0.5);
 }
 
 }  // namespace
