@@ -15,7 +15,7 @@ struct Axis {
 
   Axis(std::int64_t all, std::int64_t count, std::int64_t reach) : extent(all), tile((all + count - 1) / count) {
     window = tile + 2 * reach + kAligned;
-    window += (kAligned - (extent - window) % kAligned) % kAligned;  // so that the last one begins at a multiple, too
+    window += (extent - window) % kAligned;  // so that the last one begins at a multiple, too
     if (count == 1 || window > extent) window = extent;
   }
   std::int64_t begin(std::int64_t of_tile, std::int64_t reach) const {
