@@ -52,6 +52,7 @@ struct Link {
   std::atomic<Clock::time_point> since{Clock::now()};  // of the phase
   std::atomic<std::uint64_t> received{0};              // bytes of the body
   std::atomic<bool> gone{false};                       // its client has left
+  bool was_half_open = false;                          // when it was last looked at: nothing more can come
 
   void enter(Phase next) {
     received = 0;
@@ -411,19 +412,21 @@ void HttpServer::State::watch_links() {
       const std::lock_guard lock(links_mutex);
       for (const std::shared_ptr<Link>& link : links) {
         const double seconds = std::chrono::duration<double>(now - link->since.load()).count();
+        pollfd socket{link->socket, POLLRDHUP, 0};
+        const bool is_half_open = ::poll(&socket, 1, 0) > 0 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR));
+        const bool stays_half_open = std::exchange(link->was_half_open, is_half_open) && is_half_open;
         switch (link->phase.load()) {
           case Link::Phase::head:
             waiting.push_back(link);
-            if (seconds > options.header_seconds) ::shutdown(link->socket, SHUT_RDWR);
+            if (seconds > options.header_seconds || (stays_half_open && seconds > 1)) ::shutdown(link->socket, SHUT_RDWR);
             break;
           case Link::Phase::body:
-            if (seconds > options.body_seconds + static_cast<double>(link->received.load()) / kBodyBytesPerSecond)
+            if ((stays_half_open && seconds > 1) ||
+                seconds > options.body_seconds + static_cast<double>(link->received.load()) / kBodyBytesPerSecond)
               ::shutdown(link->socket, SHUT_RDWR);
             break;
-          case Link::Phase::busy: {
-            pollfd socket{link->socket, POLLRDHUP, 0};
-            if (::poll(&socket, 1, 0) > 0 && (socket.revents & (POLLRDHUP | POLLHUP | POLLERR))) link->gone = true;
-          }
+          case Link::Phase::busy:
+            if (is_half_open) link->gone = true;
         }
       }
       // Where there is room for few more, those that have waited longest with nothing to say make it.
