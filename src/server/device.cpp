@@ -157,7 +157,7 @@ void Device::run(const std::shared_ptr<RunningJob>& job) {
   const auto failed = [&](std::string_view code, std::string message) {
     record.status = JobStatus::failed;
     record.error_code = code;
-    record.error_message = std::move(message);
+    record.error_message = shared_.folders.without_root(std::move(message));
   };
   try {
     check(record.starts <= kMostStarts, ErrorKind::internal, "serve",

@@ -268,7 +268,8 @@ void Routes::answer(const std::shared_ptr<HttpRequest>& request, const Answer& a
     if (refusal.status() == 409) response.headers.emplace_back("x-should-retry", "false");
     counted(std::move(response));
   } catch (const Error& error) {
-    counted(error_response(error));
+    const std::string_view code = code_of(error.kind());
+    counted(error_response(status_of(code), code, site_.folders.without_root(error.what())));
   } catch (const std::bad_alloc&) {
     counted(error_response(503, "busy", "[memory] there is no memory for this now. Send it again later."));
   } catch (const std::exception& error) {
