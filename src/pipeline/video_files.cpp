@@ -104,6 +104,10 @@ std::vector<std::pair<std::string, std::string>> VideoFiles::metadata(const Job&
   Request one = decided(job, video);
   for (std::vector<LoraChoice>* loras : {&one.loras, &one.loras_high, &one.loras_low})
     for (LoraChoice& each : *loras) each.path = std::filesystem::path(each.path).filename().string();
+  if (!state_->options.tells_folders) {
+    for (std::filesystem::path* path : {&one.image, &one.last_image, &one.video, &one.mask}) *path = path->filename();
+    for (std::filesystem::path& path : one.reference_images) path = path.filename();
+  }
   const Session& session = state_->session;
   std::vector<std::pair<std::string, std::string>> all;
   for (const RequestField& field : request_fields())

@@ -19,6 +19,7 @@ namespace zoe {
 struct FileOptions {
   // Of each video; its suffix says the format (media/video_writer.h).
   std::function<std::filesystem::path(std::size_t video)> path;
+  bool tells_folders = true;  // of the files that were read, in metadata; else their names alone
 };
 
 class VideoFiles {

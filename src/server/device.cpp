@@ -157,7 +157,7 @@ void Device::run(const std::shared_ptr<RunningJob>& job) {
   const auto failed = [&](std::string_view code, std::string message) {
     record.status = JobStatus::failed;
     record.error_code = code;
-    record.error_message = std::move(message);
+    record.error_message = shared_.folders.without_root(std::move(message));
   };
   try {
     check(record.starts <= kMostStarts, ErrorKind::internal, "serve",
@@ -226,7 +226,7 @@ void Device::make(RunningJob& job, Session& session) {
   }
 
   const Session::Counts before = session.counts();
-  VideoFiles files(session, request, {.path = [&](std::size_t) { return folders.video(id); }});
+  VideoFiles files(session, request, {.path = [&](std::size_t) { return folders.video(id); }, .tells_folders = false});
   Job prepared = files.prepare();
   const Settled& settled = prepared.settled();
   free_bytes_ = prepared.memory().free;
@@ -379,7 +379,7 @@ Device::Plan Device::plan(const ServedModel& model, const Request& request) {
     planners_.push_front({&model, std::make_unique<Session>(model.config, setup_.platform, options)});
     found = planners_.begin();
   }
-  VideoFiles files(*found->session, request, {.path = [&](std::size_t) { return shared_.folders.video("plan"); }});
+  VideoFiles files(*found->session, request, {.path = [&](std::size_t) { return shared_.folders.video("plan"); }, .tells_folders = false});
   const Job job = files.plan();
   Plan plan{job.settled(), job.memory(), job.refusal()};
   // What sessions of this device hold they can let go.

@@ -20,6 +20,12 @@ struct Folders {
   std::filesystem::path thumbnail(const std::string& id) const { return videos() / (id + ".png"); }
   std::filesystem::path sheet(const std::string& id) const { return videos() / (id + "-sheet.png"); }
 
+  // A message for clients, who need not know where the folder is.
+  std::string without_root(std::string text) const {
+    const std::string begin = root.string() + "/";
+    for (std::size_t at = text.find(begin); at != text.npos; at = text.find(begin, at)) text.erase(at, begin.size());
+    return text;
+  }
   // All that a job has on the disk.
   void remove_all(const std::string& id) const {
     std::error_code status;

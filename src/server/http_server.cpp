@@ -95,6 +95,7 @@ struct Exchange : std::enable_shared_from_this<Exchange> {
   std::uint64_t received = 0, counted = 0;  // of the body; of waiting_bytes
   std::optional<HttpResponse> refusal;      // found while the body came
   int upload = -1;                          // the file of the last part
+  std::uint64_t part_bytes = 0;             // of it so far
 
   std::mutex mutex;  // of what follows
   bool is_handed_over = false, is_suspended = false, is_over = false;
@@ -344,7 +345,10 @@ void Exchange::take(const char* data, std::size_t size) {
 void Exchange::take_part(const char* name, const char* file_name, const char* data, std::uint64_t offset, std::size_t size) {
   if (refusal) return;
   std::vector<FormPart>& parts = request->parts;
-  if (offset == 0) {
+  // Where a part's head came without its text the library begins it twice, the first time with nothing.
+  const bool is_begun = !parts.empty() && part_bytes == 0 && parts.back().name == name && !file_name == !parts.back().file;
+  part_bytes = offset + size;
+  if (offset == 0 && !is_begun) {
     close_upload();
     if (parts.size() == kMostParts)
       return refuse(400, "invalid_argument", fmt::format("[request] got more than {} parts of a form. Send fewer.", kMostParts));

@@ -54,6 +54,7 @@ bool is_id(std::string_view text) {
   throw Refusal(404, "not_found", fmt::format("[id] there is no video {}. GET /v1/videos lists them.", in_quotes(id)));
 }
 
+constexpr std::string_view kElsewhere = "docs/serve.md lists the routes";
 // What OpenAI's servers have and this one has not, by the begin of the path.
 std::string reason_of(std::string_view path) {
   constexpr std::pair<std::string_view, std::string_view> kReasons[] = {
@@ -72,7 +73,7 @@ std::string reason_of(std::string_view path) {
       {"/v1/batches", "requests wait in the queue; send them one by one"}};
   for (const auto& [begin, reason] : kReasons)
     if (path.starts_with(begin)) return std::string(reason);
-  return path == "/" ? "this program was built without its page" : "docs/serve.md lists the routes";
+  return std::string(path == "/" ? "this program was built without its page" : kElsewhere);
 }
 
 std::int64_t integer_argument(const HttpRequest& http, std::string_view name, std::int64_t min, std::int64_t max,
@@ -179,6 +180,8 @@ Routes::Found Routes::find(std::string_view method, std::string_view path) {
       consider(route, {});
       is_whole = true;
     }
+  // What looks like an id may be a part of OpenAI's that is not here.
+  if (!is_whole && path.starts_with("/v1/") && reason_of(path) != kElsewhere) return {};
   if (!is_whole)
     for (const Route& route : routes()) {
       const std::size_t at = route.path.find("{id}");
@@ -188,10 +191,6 @@ Routes::Found Routes::find(std::string_view method, std::string_view path) {
       const std::string_view id = path.substr(before.size(), path.size() - before.size() - after.size());
       if (id.find('/') == id.npos) consider(route, std::string(id));
     }
-  // A part of OpenAI's that looks like an id is none.
-  if (found.route && path.starts_with("/v1/videos/") && !found.id.empty() && !is_id(found.id) &&
-      reason_of(path) != "docs/serve.md lists the routes")
-    return {};
   if (found.allowed.empty())
     for (const PageFile& file : page_files())
       if (file.path == path) consider(page, {});
@@ -269,7 +268,8 @@ void Routes::answer(const std::shared_ptr<HttpRequest>& request, const Answer& a
     if (refusal.status() == 409) response.headers.emplace_back("x-should-retry", "false");
     counted(std::move(response));
   } catch (const Error& error) {
-    counted(error_response(error));
+    const std::string_view code = code_of(error.kind());
+    counted(error_response(status_of(code), code, site_.folders.without_root(error.what())));
   } catch (const std::bad_alloc&) {
     counted(error_response(503, "busy", "[memory] there is no memory for this now. Send it again later."));
   } catch (const std::exception& error) {
