@@ -214,7 +214,7 @@ std::vector<Case> argument_cases() {
       {"UnknownCommand",
        {"generat"},
        {"[arguments]", "unknown command", "got \"generat\"",
-        "expected generate, plan, resume, convert, info, platforms, bench, explain, verify, completion, man.",
+        "expected generate, plan, resume, serve, convert, info, platforms, bench, explain, verify, completion, man.",
         "Did you mean generate?", "zoe --help"}},
       {"UnknownCommandOfManyBytes",
        {std::string(100'000, 'x')},

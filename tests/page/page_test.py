@@ -39,8 +39,8 @@ class Page(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
-        cls.server = subprocess.Popen([arguments.zoe, "serve", "--port", "0", "--data-dir", cls.folder.name], stdout=subprocess.PIPE, text=True)
-        cls.address = re.search(r"http://\S+", cls.server.stdout.readline()).group()
+        cls.server = subprocess.Popen([arguments.zoe, "serve", "--port", "0", "--data-dir", cls.folder.name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        cls.address = next(found.group() for line in cls.server.stdout if (found := re.search(r"http://\S+", line)))
         options = Options()
         for each in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,1000"):
             options.add_argument(each)

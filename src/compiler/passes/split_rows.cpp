@@ -328,15 +328,16 @@ class Splitter : public Parts {
     if (is_whole(keys) || is_whole(values) || step_ == split_.rows) return {part(keys, batch), part(values, batch)};
     const Key of_keys{&keys.node(), keys.output(), batch}, of_values{&values.node(), values.output(), batch};
     if (!kept_.contains(of_keys) || !kept_.contains(of_values)) {
+      // One behind the other, the norm in front of both made twice: else its pieces would wait beside all others.
       auto outside = std::exchange(local_, {});
-      std::vector<Value> key_pieces, value_pieces;
-      for (const Range& rows : pieces()) {
-        key_pieces.push_back(part(keys, with(batch, rows)));
-        value_pieces.push_back(part(values, with(batch, rows)));
-        local_.clear();
+      for (const auto& [value, to] : {std::pair(&keys, &of_keys), {&values, &of_values}}) {
+        std::vector<Value> rows_of_all;
+        for (const Range& rows : pieces()) {
+          rows_of_all.push_back(part(*value, with(batch, rows)));
+          local_.clear();
+        }
+        kept_[*to] = concat(std::move(rows_of_all), 1);
       }
-      kept_[of_keys] = concat(std::move(key_pieces), 1);
-      kept_[of_values] = concat(std::move(value_pieces), 1);
       local_ = std::move(outside);
     }
     return {kept_.at(of_keys), kept_.at(of_values)};
