@@ -107,7 +107,11 @@ class RequestFields(TypedDict, total=False):
     nag_alpha: float | None
     "How much of nag_scale's result is taken, the rest being the prompt's alone (0 to 1; default: 0.25)."
     guidance_batch: Literal["auto", "on", "off"] | None
-    "Prompt and negative prompt in one forward (on: faster, more memory) or in two (off); auto: on where that fits (auto, on or off; default: auto)."
+    "Prompt and negative prompt as a batch (on: faster, more memory) or one behind the other (off); auto: on where that fits (auto, on or off; default: auto)."
+    token_pieces: int | None
+    "In how many pieces the transformer takes a video's tokens: more take less memory and a little more time (1 to 64; default: as few as fit)."
+    vae_tiles: int | None
+    "In how many tiles the VAE takes a picture: the same frames, in less memory and more time (1 to 64; default: as few as fit)."
     scheduler: Literal["unipc", "euler", "lcm", "dpm++", "rcm"] | None
     "UniPC, Euler along the flow, LCM or rCM (fresh noise at every step, for models distilled so) or DPM-Solver++ 2M (unipc, euler, lcm, dpm++ or rcm; default: the model's)."
     sampler: Literal["unipc", "euler", "lcm", "dpm++", "rcm"] | None

@@ -25,9 +25,6 @@ namespace zoe {
 
 namespace {
 
-// Pieces of fewer tokens do not fill a device.
-constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 16;
-
 // A run of steps that one transformer takes.
 struct Expert {
   std::string component, stage;
@@ -230,10 +227,7 @@ std::string VideoWork::need_less(const MemoryStatement& memory) {
     settled_.batch = 1;
     return "prompt and negative prompt go through each block one behind the other";
   }
-  const std::int64_t more = 2 * settled_.token_pieces;
-  if (asked_pieces_ || more > kMostTokenPieces || tokens() < more * kFewestTokens) return {};
-  settled_.token_pieces = more;
-  return fmt::format("the transformer takes tokens in {} pieces", more);
+  return {};  // token_pieces only when asked for: it saves little (docs/memory.md) and costs time
 }
 
 std::int64_t VideoWork::tokens() const {
@@ -250,9 +244,7 @@ RowSplit VideoWork::row_split() const {
 
 std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-                     settled_.batch == 2                                 ? ", or try --guidance-batch off"
-                     : asked_pieces_ && *asked_pieces_ < kMostTokenPieces ? ", or leave out --token-pieces"
-                                                                          : "");
+                     settled_.batch == 2 ? ", or try --guidance-batch off" : "");
 }
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {

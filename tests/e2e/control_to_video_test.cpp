@@ -258,7 +258,7 @@ TEST(VideoToVideoModel, StrengthSaysHowMuchIsKept) {
     // Of one step of 40 the rest is the video, as the VAE gives it back; a seed is hardly seen.
     request.seeds = {77};
     EXPECT_GT(testing::psnr({near(0.03)}, {least}), testing::psnr({near(1.0)}, {most}) + 6) << folder;
-    EXPECT_NE(most, of_text);
+    EXPECT_NE(near(0.9), of_text);
   }
 }
 
