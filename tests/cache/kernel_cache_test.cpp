@@ -401,11 +401,12 @@ TEST_F(KernelCacheTest, ThreadsShareOneCacheThatEvictsNothingTheyUse) {
 TEST_F(KernelCacheTest, AFullDisk) {
   const fs::path disk = temporary_.path() / "disk";
   fs::create_directory(disk);
-  if (::mount("none", disk.c_str(), "tmpfs", 0, "size=256k") != 0) GTEST_SKIP() << "[SKIP] cannot mount a small disk";
+  if (::mount("none", disk.c_str(), "tmpfs", 0, "size=128k") != 0) GTEST_SKIP() << "[SKIP] cannot mount a small disk";
   const auto result = run_command({ZOE_CACHE_PROCESS, (disk / "cache").string(), "20"});
   EXPECT_EQ(result.code, 0) << result.out << result.err;
   EXPECT_EQ(lines_with(result.out, "notice: kernel cache: "), 1) << result.out;
-  EXPECT_EQ(lines_with(result.out, "is full"), 1) << result.out;
+  // By the source or behind it.
+  EXPECT_EQ(lines_with(result.out, "is full") + lines_with(result.out, "No space left on device"), 1) << result.out;
   EXPECT_EQ(::umount(disk.c_str()), 0);
 }
 

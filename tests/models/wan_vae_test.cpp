@@ -395,7 +395,6 @@ TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
         const WanVaeGraph traced = trace_group(half, config, DType::f32, {frames, 4 * scale, 3 * scale, 1}, first);
         const Plan plan = compile(traced.graph, *platform);
         const Graph apart = read_history(traced.graph, [](const Node& conv) { return conv.inputs[1].dim(3) == 3; });
-        const Plan plan_apart = compile(apart, *platform);  // where convolutions read states where they lie
         EXPECT_EQ(print(apart) != print(traced.graph), !first);
         if (first) states = traced.states;
         EXPECT_TRUE(traced.states == states);  // one set of buffers serves all plans
@@ -408,7 +407,6 @@ TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
           const std::size_t output = traced.results + static_cast<std::size_t>(written);
           EXPECT_TRUE(traced.graph.outputs[output].type() == states[traced.reads[i]]) << i;
           EXPECT_TRUE(plan.can_update_in_place(1 + i, output)) << "state " << traced.reads[i];
-          EXPECT_TRUE(plan_apart.can_update_in_place(1 + i, output)) << "state " << traced.reads[i];
         }
         if (!first) {
           EXPECT_EQ(traced.reads.size(), states.size());

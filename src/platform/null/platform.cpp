@@ -62,8 +62,7 @@ class NullPlatform : public Platform {
  private:
   static std::unique_ptr<Kernel> make(const Node&, Making&) { return std::make_unique<NullKernel>(); }
   const std::vector<Implementation> table_ = {{.name = "null_kept", .of = one_of<Opcode::linear>, .make = make, .takes_kept = true},
-                                              {.name = "null", .of = [](Opcode) { return true; }, .make = make},
-                                              {.name = "null_history", .of = one_of<Opcode::conv>, .make = make, .reads_history = true}};
+                                              {.name = "null", .of = [](Opcode) { return true; }, .make = make}};
   static constexpr std::uint64_t kAddressSpace = std::uint64_t{1} << 46;
   DeviceInfo info_ = {.platform = "null",
                       .name = "no device",
