@@ -97,7 +97,7 @@ class Server:
         assert status == 200, video
         return video
 
-    def wait(self, video_id, until=("completed", "failed"), seconds=60):
+    def wait(self, video_id, until=("completed", "failed"), seconds=200):
         end = time.monotonic() + seconds
         while True:
             video = self.get(video_id)
