@@ -120,16 +120,20 @@ std::optional<JobView> Jobs::find(std::string_view id) const {
   return found;
 }
 
+bool Jobs::leave_queue_locked(const JobRecord& record) {
+  if (queue_.erase(record.sequence) == 0) return false;
+  --open_;
+  if (--owned_[record.owner] == 0) owned_.erase(record.owner);
+  tell_queue_locked();
+  return true;
+}
+
 bool Jobs::cancel(const std::string& id) {
   std::optional<JobRecord> record = store_.find(id);
   if (!record || is_done(*record)) return false;
   {
     const std::lock_guard lock(mutex_);
-    if (queue_.erase(record->sequence) > 0) {
-      --open_;
-      if (--owned_[record->owner] == 0) owned_.erase(record->owner);
-      tell_queue_locked();
-    } else if (const auto running = running_.find(id); running != running_.end()) {
+    if (const auto running = running_.find(id); !leave_queue_locked(*record) && running != running_.end()) {
       RunningJob& job = *running->second;
       auto none = RunningJob::Stop::none;
       job.stop.compare_exchange_strong(none, RunningJob::Stop::cancelled);
@@ -161,11 +165,7 @@ bool Jobs::remove(const std::string& id) {
   bool runs = false;
   {
     const std::lock_guard lock(mutex_);
-    if (queue_.erase(record->sequence) > 0) {
-      --open_;
-      if (--owned_[record->owner] == 0) owned_.erase(record->owner);
-      tell_queue_locked();
-    } else if (const auto running = running_.find(id); running != running_.end()) {
+    if (const auto running = running_.find(id); !leave_queue_locked(*record) && running != running_.end()) {
       running->second->stop = RunningJob::Stop::removed;
       running->second->cancel = true;
       runs = true;

@@ -112,6 +112,7 @@ class Jobs {
   std::int64_t position_locked(std::int64_t sequence) const;
   void tell(const std::string& id, std::string_view event, std::string_view data);
   void tell_queue_locked();
+  bool leave_queue_locked(const JobRecord& record);  // false: it did not wait there
   // With `then`s taken out, to be called without the lock.
   std::vector<Waiter> done_locked(const std::string& id, const std::optional<JobView>& view);
   void keep();
