@@ -22,15 +22,15 @@ struct Dialect {
   std::string_view more;     // behind that text: what needs its functions
   bool threads;              // the shape of kernel
   // Of kernels made of threads:
-  std::string_view kernel;      // before the name of the function
-  std::string_view global;      // before the pointer to an operand
-  std::string_view local_sums;  // a declaration for row sums, or ""
-  std::string_view row, lane;   // number of the row, and of the thread in its group
-  std::string_view element;     // number of the element of a flat chain
-  bool offsets = false;         // operands come as a buffer and an offset in elements
-  bool warps = false;           // warps of several rows with wide accesses where the chain allows it, see wide_printer.h
-  bool bf16_functions = false;  // has zoe_silu_bf16 and zoe_gelu_tanh_bf16: of bf16 and rounded to it
-  bool whole_rows = false;      // one thread a row, which goes through all its columns: for threads that have vectors
+  std::string_view kernel;          // before the name of the function
+  std::string_view global;          // before the pointer to an operand
+  std::string_view local_partials;  // a declaration for reductions, or ""
+  std::string_view row, lane;       // number of the row, and of the thread in its group
+  std::string_view element;         // number of the element of a flat chain
+  bool offsets = false;             // operands come as a buffer and an offset in elements
+  bool warps = false;               // warps of several rows with wide accesses where the chain allows it, see wide_printer.h
+  bool bf16_functions = false;      // has zoe_silu_bf16 and zoe_gelu_tanh_bf16: of bf16 and rounded to it
+  bool whole_rows = false;          // one thread a row, which goes through all its columns: for threads that have vectors
 };
 
 extern const Dialect kCppDialect, kOpenclDialect, kOpenclRowsDialect, kCudaDialect;

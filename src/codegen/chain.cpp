@@ -31,7 +31,7 @@ std::vector<int> Chain::evaluated(int pass) const {
   for (const Store& store : stores)
     if (instructions[static_cast<std::size_t>(store.instruction)].pass == pass) need(store.instruction);
   for (const Instruction& sum : instructions)
-    if (sum.opcode == Opcode::sum && sum.pass == pass + 1) need(sum.arguments[0]);
+    if (is_reduction(sum.opcode) && sum.pass == pass + 1) need(sum.arguments[0]);
   for (std::size_t i = 0; i < instructions.size(); ++i)
     if (instructions[i].kept && instructions[i].pass == pass) need(static_cast<int>(i));
   std::vector<int> order;

@@ -166,11 +166,11 @@ class Lowering {
     using Place = Instruction::Place;
     for (const int argument : instruction.arguments) {
       const Instruction& a = chain_.instructions[static_cast<std::size_t>(argument)];
-      if (instruction.opcode == Opcode::sum) continue;
+      if (is_reduction(instruction.opcode)) continue;
       instruction.place = std::max(instruction.place, a.place);
       instruction.pass = std::max(instruction.pass, a.pass);
     }
-    if (instruction.opcode == Opcode::sum) {
+    if (is_reduction(instruction.opcode)) {
       instruction.place = Place::row;
       instruction.pass = chain_.instructions[static_cast<std::size_t>(instruction.arguments[0])].pass + 1;
     }
@@ -228,7 +228,7 @@ class Lowering {
     if (const auto found = made_.find(key); found != made_.end()) return found->second;
     const int made = make(wanted, position, view);
     made_[key] = made;
-    const bool is_work = node.opcode == Opcode::sum || is_unary(node.opcode) || is_binary(node.opcode);
+    const bool is_work = is_reduction(node.opcode) || is_unary(node.opcode) || is_binary(node.opcode);
     // Without sums every value that varies is one an element.
     const Instruction::Place place = chain_.instructions[static_cast<std::size_t>(made)].place;
     const bool is_an_element = columns_ == 0 ? place != Instruction::Place::chain : place == Instruction::Place::column;
@@ -256,8 +256,8 @@ class Lowering {
         instruction.arguments.push_back(value(operand, narrowed(position, wanted.shape(), operand.shape())));
       return add(std::move(instruction));
     }
-    if (node.opcode != Opcode::sum) refuse("{} is not part of chains", name(node.opcode));
-    // A row sum: the operand's last dimension runs over all columns in order, whatever its other dimensions do with rows.
+    if (!is_reduction(node.opcode)) refuse("{} is not part of chains", name(node.opcode));
+    // A reduction: the operand's last dimension runs over all columns in order, whatever its other dimensions do with rows.
     const Shape& shape = node.inputs[0].shape();
     if (columns_ == 0 || shape.dim(-1) != columns_) refuse("sums run over {} and {} columns", shape.dim(-1), columns_);
     Position row = position;
@@ -275,11 +275,12 @@ class Lowering {
     int argument = value(node.inputs[0], row);
     if (chain_.instructions[static_cast<std::size_t>(argument)].place != Instruction::Place::column) {
       if (columns_ > 1) refuse("a sum of a value that does not vary along the columns");
-      // One column: the sum is +0 plus the value.
-      Instruction zero{.opcode = Opcode::constant};
-      instruction.opcode = Opcode::add;
-      const int nought = add(std::move(zero));
-      instruction.arguments = {nought, argument};
+      // One column: its value and the identity.
+      const Reduction reduction = reduction_of(node.opcode);
+      Instruction identity{.opcode = Opcode::constant};
+      identity.value = static_cast<double>(reduction.identity);
+      instruction.opcode = reduction.combine;
+      instruction.arguments = {argument, add(std::move(identity))};
       return add(std::move(instruction));
     }
     instruction.arguments = {argument};
@@ -429,7 +430,7 @@ void choose_kept(Chain& chain) {
     if (at(store.instruction).place == Instruction::Place::column)
       chain.passes = std::max(chain.passes, at(store.instruction).pass + 1);
   for (const Instruction& instruction : chain.instructions)
-    if (instruction.opcode == Opcode::sum) chain.passes = std::max(chain.passes, instruction.pass);
+    if (is_reduction(instruction.opcode)) chain.passes = std::max(chain.passes, instruction.pass);
   // What no pass wants yet waits for the first one that does.
   std::vector<int> first(chain.instructions.size(), -1);
   for (int pass = 0; pass < chain.passes; ++pass)
@@ -450,7 +451,7 @@ void choose_kept(Chain& chain) {
         meets = meets || (at(user).pass == pass && std::find(arguments.begin(), arguments.end(), i) != arguments.end());
       }
       for (const Instruction& sum : chain.instructions)
-        meets = meets || (sum.opcode == Opcode::sum && sum.pass == pass + 1 && sum.arguments[0] == i);
+        meets = meets || (is_reduction(sum.opcode) && sum.pass == pass + 1 && sum.arguments[0] == i);
       if (!meets) continue;
       int work = 0, loads = 0;
       std::vector<int> pending{i};
@@ -482,7 +483,7 @@ Lowered lower(const Graph& body) {
     if (!space || shape.count() > space->count()) space = &shape;
   };
   for (const NodePtr& node : body.nodes) {
-    if (node->opcode != Opcode::sum) continue;
+    if (!is_reduction(node->opcode)) continue;
     const std::int64_t summed = node->inputs[0].dim(-1);
     if (columns != 0 && columns != summed) return {{}, fmt::format("sums run over {} and {} columns", columns, summed), 0};
     columns = summed;

@@ -144,7 +144,7 @@ std::string Printer::expression(const Instruction& instruction, bool rounded) co
 // A value of the chain or of a row.
 void Printer::declare(int i) {
   const Instruction& instruction = at(i);
-  if (instruction.opcode == Opcode::sum) return;  // comes out of its pass
+  if (is_reduction(instruction.opcode)) return;  // comes out of its pass
   std::string text;
   if (instruction.opcode == Opcode::constant) {
     text = literal(instruction.value, instruction.dtype);
@@ -174,8 +174,7 @@ void Printer::row_store(std::size_t s) {
 std::vector<int> Printer::sums_after(int pass) const {
   std::vector<int> sums;
   for (std::size_t i = 0; i < chain_.instructions.size(); ++i)
-    if (chain_.instructions[i].opcode == Opcode::sum && chain_.instructions[i].pass == pass + 1)
-      sums.push_back(static_cast<int>(i));
+    if (is_reduction(chain_.instructions[i].opcode) && chain_.instructions[i].pass == pass + 1) sums.push_back(static_cast<int>(i));
   return sums;
 }
 
@@ -210,10 +209,18 @@ std::string Printer::offset(const View& view, const std::string& c) const {
   return text.empty() ? "0" : text;
 }
 
+std::string combined(Opcode reduction, const std::string& element, const std::string& total) {
+  return spell(reduction_of(reduction).combine, {element, total});
+}
+std::string identity(Opcode reduction) { return literal(static_cast<double>(reduction_of(reduction).identity), DType::f32); }
+
 std::string prelude(const Dialect& dialect) {
   std::string text = fmt::format("{}\n{}\n{}\n", dialect.prelude, kMathText, dialect.more);
   constexpr std::string_view kAgain = "#include \"ir/math.inc\"\n";
   if (const std::size_t at = text.find(kAgain); at != std::string::npos) text.replace(at, kAgain.size(), kMathText);
+  for (int i = 0; i <= static_cast<int>(Opcode::fused); ++i)
+    if (const auto opcode = static_cast<Opcode>(i); is_reduction(opcode))
+      text += fmt::format("ZOE_REDUCTION({}, {}, {})\n", name(opcode), identity(opcode), combined(opcode, "a", "b"));
   return text;
 }
 

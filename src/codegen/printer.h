@@ -13,6 +13,10 @@
 
 namespace zoe {
 
+// A reduction's text for one more element, and what its total begins as.
+std::string combined(Opcode reduction, const std::string& element, const std::string& total);
+std::string identity(Opcode reduction);
+
 class Printer {
  public:
   Printer(const Chain& chain, const Dialect& dialect, const PrintOptions& options)

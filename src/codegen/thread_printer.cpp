@@ -33,8 +33,8 @@ class ThreadPrinter : public Printer {
     line("{} {}({}) {{", dialect_.kernel, options_.name, arguments);
     ++indent_;
     const bool sums = std::any_of(chain_.instructions.begin(), chain_.instructions.end(),
-                                  [](const Instruction& i) { return i.opcode == Opcode::sum; });
-    if (sums && !dialect_.local_sums.empty()) line("{}", dialect_.local_sums);
+                                  [](const Instruction& i) { return is_reduction(i.opcode); });
+    if (sums && !dialect_.local_partials.empty()) line("{}", dialect_.local_partials);
   }
 
   std::string memory(std::size_t operand, DType, bool) const override {
@@ -125,7 +125,15 @@ class ThreadPrinter : public Printer {
   void columns(int pass) override {
     const std::vector<int> sums = sums_after(pass);
     const bool whole = dialect_.whole_rows;
-    for (const int sum : sums) line(fmt::runtime(whole ? "float s{}[32] = {{0.0f}};" : "float s{} = 0.0f;"), sum);
+    for (const int sum : sums) {
+      const std::string first = identity(at(sum).opcode);
+      if (whole) {
+        line("float s{}[32];", sum);
+        line("for (int lane = 0; lane < 32; ++lane) s{}[lane] = {};", sum, first);
+      } else {
+        line("float s{} = {};", sum, first);
+      }
+    }
     open_columns(!sums.empty());
     for (const int i : chain_.evaluated(pass)) {
       const Instruction& instruction = at(i);
@@ -143,14 +151,18 @@ class ThreadPrinter : public Printer {
       line("const float v{} = {};{}", i, text, comment(instruction));
       if (instruction.kept && instruction.pass == pass) line(fmt::runtime(whole ? "k{0}[c] = v{0};" : "k{0}[t] = v{0};"), i);
     }
-    for (const int sum : sums) line(fmt::runtime(whole ? "s{}[lane] += {};" : "s{} += {};"), sum, read(at(sum).arguments[0]));
+    for (const int sum : sums) {
+      const std::string total = fmt::format(fmt::runtime(whole ? "s{}[lane]" : "s{}"), sum);
+      line("{} = {};", total, combined(at(sum).opcode, read(at(sum).arguments[0]), total));
+    }
     for (std::size_t s = 0; s < chain_.stores.size(); ++s) {
       const Instruction& stored = at(chain_.stores[s].instruction);
       if (stored.place == Place::column && stored.pass == pass) put(s);
     }
     close_columns(!sums.empty());
     for (const int sum : sums)
-      line(fmt::runtime(whole ? "const float v{0} = row_sum_of(s{0});" : "const float v{0} = ROW_SUM(s{0});"), sum);
+      line(fmt::runtime(whole ? "const float v{0} = total_{1}_of(s{0});" : "const float v{0} = ROW_TOTAL({1}, s{0});"), sum,
+           name(at(sum).opcode));
   }
 };
 

@@ -224,7 +224,7 @@ class VectorPrinter : public Printer {
     for (const Store& store : chain_.stores)
       if (at(store.instruction).pass == pass) needed[static_cast<std::size_t>(store.instruction)] = true;
     for (const Instruction& sum : chain_.instructions)
-      if (sum.opcode == Opcode::sum && sum.pass == pass + 1) needed[static_cast<std::size_t>(sum.arguments[0])] = true;
+      if (is_reduction(sum.opcode) && sum.pass == pass + 1) needed[static_cast<std::size_t>(sum.arguments[0])] = true;
     std::vector<int> left;
     for (std::size_t n = order.size(); n-- > 0;) {
       const int i = order[n];
@@ -379,7 +379,7 @@ class VectorPrinter : public Printer {
   void columns(int pass) override {
     const std::vector<int> sums = sums_after(pass);
     long_ = is_long(pass);
-    for (const int sum : sums) line("Sum s{};", sum);
+    for (const int sum : sums) line("Partials<reduce_{}> s{};", name(at(sum).opcode), sum);
     open_columns(!sums.empty());
     for (const int i : evaluated(pass)) {
       if (is_read_back(i, pass)) {

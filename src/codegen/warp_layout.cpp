@@ -160,7 +160,7 @@ void WarpPrinter::choose_sizes() {
     while (lanes_ > fewest && ((vectors + lanes_ - 1) / lanes_ * lanes_ - vectors) * 8 > vectors) lanes_ /= 2;
   };
   const bool sums = std::any_of(chain_.instructions.begin(), chain_.instructions.end(),
-                                [](const Instruction& instruction) { return instruction.opcode == Opcode::sum; });
+                                [](const Instruction& instruction) { return is_reduction(instruction.opcode); });
   const auto most_bytes = static_cast<std::int64_t>(kMostSharedBytes);
   if (!sums && staged_.empty()) {
     choose_lanes(4);

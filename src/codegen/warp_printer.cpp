@@ -315,8 +315,8 @@ void WarpPrinter::copies(const std::vector<int>& order) {
   if (turns_ * lanes_ * vector_ != chain_.columns()) line("if (c >= {}) break;", chain_.columns());
   open_loop("i", shares());
   for (const int i : loads)
-    line("copy<{0}>(s{1} + {2} * {3} + c, p{1}{4} + {5});", vector_, i, row_of_share(), staged_.at(i).pitch, is_same(i) ? "" : "[i]",
-         offset_of(at(i).view));
+    line("copy<{0}>(s{1} + {2} * {3} + c, p{1}{4} + {5});", vector_, i, row_of_share(), staged_.at(i).pitch,
+         is_same(i) ? "" : "[i]", offset_of(at(i).view));
   close_loop();
   close_loop();
   line("copies_done();");
@@ -332,7 +332,10 @@ void WarpPrinter::sums(int pass) {
   const std::vector<int> order = needed_for(targets, ready);
   for (const int i : order)
     if (ready(i)) waiting.insert(place_of(i));
-  for (const int sum : sums) line("float s{}[{}] = {{}};", sum, rows_);
+  for (const int sum : sums) {
+    line("float s{}[{}];", sum, rows_);
+    line("fill(s{}, {});", sum, identity(at(sum).opcode));
+  }
   const std::int64_t steps = (chain_.columns() + kPartialSums - 1) / kPartialSums, summing = unit_rows_ * sum_lanes_;
   if (summing < unit_threads()) {
     line("if (threadIdx.x < {}) {{", summing);
@@ -352,11 +355,14 @@ void WarpPrinter::sums(int pass) {
     if (ready(i)) line("const float v{} = x{}[{}];", i, place_of(i), element(i));
     else value(i);
   }
-  for (const int sum : sums) line("s{}[e] += v{};", sum, at(sum).arguments[0]);
+  for (const int sum : sums) {
+    const std::string total = fmt::format("s{}[e]", sum);
+    line("{} = {};", total, combined(at(sum).opcode, fmt::format("v{}", at(sum).arguments[0]), total));
+  }
   close_loop();
   close_loop();
   if (summing < unit_threads()) close_loop();
-  for (const int sum : sums) line("const float v{0} = row_sum(s{0});", sum);
+  for (const int sum : sums) line("const float v{0} = row_total<reduce_{1}>(s{0});", sum, name(at(sum).opcode));
 }
 
 std::optional<GeneratedSource> print_rows(const Chain& chain, const Dialect& dialect, const PrintOptions& options,

@@ -40,9 +40,10 @@ WorkKind kind_of_work(const Node& node) {
     case Opcode::attention: return WorkKind::attention;
     case Opcode::fused: return WorkKind::fused;
     case Opcode::call: return WorkKind::override;
-    case Opcode::cast:
-    case Opcode::sum: return WorkKind::elementwise;
-    default: return is_unary(node.opcode) || is_binary(node.opcode) ? WorkKind::elementwise : WorkKind::movement;
+    case Opcode::cast: return WorkKind::elementwise;
+    default:
+      return is_unary(node.opcode) || is_binary(node.opcode) || is_reduction(node.opcode) ? WorkKind::elementwise
+                                                                                          : WorkKind::movement;
   }
 }
 
@@ -76,7 +77,7 @@ double operations(const Node& node) {
     return total;
   }
   if (is_unary(node.opcode) || is_binary(node.opcode)) return count(node.types[0].shape);
-  if (node.opcode == Opcode::sum) return count(node.inputs[0].shape());
+  if (is_reduction(node.opcode)) return count(node.inputs[0].shape());
   return product_operations(node);
 }
 

@@ -22,6 +22,18 @@ double round_to(double value, DType dtype) {
   return static_cast<double>(back);
 }
 
+double combined(Opcode binary, double a, double b) {
+  switch (binary) {
+// clang-format off
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling) \
+  case Opcode::name: return static_cast<double>(value);
+#include "ir/opcodes.def"
+    // clang-format on
+    default: fail(ErrorKind::internal, "interpret", "got {}, expected a binary opcode", name(binary));
+  }
+}
+
 // The flat index into an operand of shape `from` that broadcasts to index `flat` of `to`.
 std::int64_t broadcast_index(std::int64_t flat, const Shape& from, const Shape& to) {
   std::int64_t index = 0, stride = 1;
@@ -88,6 +100,15 @@ class Interpreter {
     return values;
   }
 
+  static Values reduced(Opcode opcode, const ReferenceTensor& x, std::int64_t rows) {
+    const Reduction reduction = reduction_of(opcode);
+    Values totals(static_cast<std::size_t>(rows), static_cast<double>(reduction.identity));
+    const auto width = static_cast<std::size_t>(x.shape.dim(-1));
+    for (std::size_t row = 0; row < totals.size(); ++row)
+      for (std::size_t c = 0; c < width; ++c) totals[row] = combined(reduction.combine, x.values[row * width + c], totals[row]);
+    return totals;
+  }
+
   Values compute(const Node& node, const std::vector<const ReferenceTensor*>& in) {
     const Shape& shape = node.types[0].shape;
     const std::int64_t count = shape.count();
@@ -112,18 +133,13 @@ class Interpreter {
     const double a = wide(0, i), b = wide(1, i); \
     return static_cast<double>(value);           \
   });
+#define ZOE_REDUCTION(name, combine, identity) \
+  case Opcode::name:
 #include "ir/opcodes.def"
-        // clang-format on
+      // clang-format on
+      return reduced(node.opcode, *in[0], count);
       case Opcode::constant: return each([&](std::int64_t) { return node.as<ConstantAttributes>().value; });
       case Opcode::cast: return each([&](std::int64_t i) { return round_to(at(0, i), node.types[0].dtype); });
-      case Opcode::sum: {
-        const std::int64_t width = in[0]->shape.dim(-1);
-        return each([&](std::int64_t i) {
-          double total = 0;
-          for (std::int64_t c = 0; c < width; ++c) total += at(0, i * width + c);
-          return total;
-        });
-      }
       case Opcode::reshape: return in[0]->values;
       case Opcode::slice: {
         const auto& axis = node.as<AxisAttributes>();

@@ -75,6 +75,14 @@ ProductAttributes add_epilogue(std::string_view where, std::vector<Value>& input
   return attributes;
 }
 
+Value reduction(Opcode opcode, const Value& x) {
+  require(x.dtype() == DType::f32 && x.shape().rank() > 0, name(opcode), "bad operand: got {}, expected f32 of rank 1 or more.",
+          x.type().str());
+  Shape shape = x.shape();
+  shape.dim(-1) = 1;
+  return make_node(opcode, {x}, {}, {Type{DType::f32, std::move(shape)}});
+}
+
 }  // namespace
 
 Value input(std::string input_name, DType dtype, Shape shape) {
@@ -136,6 +144,8 @@ Value constant(double value, DType dtype) {
   Value name(const Value& x) { return unary(Opcode::name, x); }
 #define ZOE_BINARY(name, value, spelling) \
   Value name(const Value& a, const Value& b) { return binary(Opcode::name, a, b); }
+#define ZOE_REDUCTION(name, combine, identity) \
+  Value name(const Value& x) { return reduction(Opcode::name, x); }
 #include "ir/opcodes.def"
 
 Value cast(const Value& x, DType dtype) {
@@ -149,14 +159,7 @@ Value cast(const Value& x, DType dtype) {
   return make_node(Opcode::cast, {x}, {}, {Type{dtype, x.shape()}});
 }
 
-Value sum(const Value& x) {
-  require(x.dtype() == DType::f32 && x.shape().rank() > 0, "sum", "bad operand: got {}, expected f32 of rank 1 or more.",
-          x.type().str());
-  Shape shape = x.shape();
-  shape.dim(-1) = 1;
-  return make_node(Opcode::sum, {x}, {}, {Type{DType::f32, std::move(shape)}});
-}
-
+Value row_abs_max(const Value& x) { return row_max(abs(x)); }
 Value mean(const Value& x) { return sum(x) / static_cast<double>(x.dim(-1)); }
 
 Value reshape(const Value& x, Shape shape) {

@@ -1,8 +1,8 @@
 // How graphs are written: each function checks its operands, works out the result's type and makes one node.
 //
 // Shapes: [..] any leading axes. Operands of element-wise functions broadcast as in NumPy and must have the same dtype
-// (cast first: precision is written on nodes). u8 is moved and cast, nothing else. Every mistake is an invalid_argument error that
-// names function, got and expected.
+// (cast first: precision is written on nodes). u8 and i8 are moved and cast, nothing else. Every mistake is an invalid_argument
+// error that names function, got and expected.
 #pragma once
 
 #include <array>
@@ -26,6 +26,7 @@ Value constant(double value, DType dtype = DType::f32);  // rank 0
 
 #define ZOE_UNARY(name, value, spelling) Value name(const Value& x);
 #define ZOE_BINARY(name, value, spelling) Value name(const Value& a, const Value& b);
+#define ZOE_REDUCTION(name, combine, identity) Value name(const Value& x);  // f32 [..,C] -> [..,1]
 #include "ir/opcodes.def"
 
 inline Value operator-(const Value& x) { return neg(x); }
@@ -40,9 +41,9 @@ inline Value operator/(const Value& a, double b) { return div(a, constant(b, a.d
 inline Value operator+(double a, const Value& b) { return add(constant(a, b.dtype()), b); }
 inline Value operator*(double a, const Value& b) { return mul(constant(a, b.dtype()), b); }
 
-Value cast(const Value& x, DType dtype);  // between f32 and bf16, f32 and u8; x itself if it already has that dtype
-Value sum(const Value& x);                // f32 [..,C] -> [..,1]
+Value cast(const Value& x, DType dtype);  // between f32 and bf16, f32 and 8 bits; x itself if it already has that dtype
 Value mean(const Value& x);               // sum(x) / C
+Value row_abs_max(const Value& x);        // row_max(abs(x))
 
 Value reshape(const Value& x, Shape shape);
 Value slice(const Value& x, int axis, std::int64_t begin, std::int64_t end);

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "base/error.h"
 
 namespace zoe {
@@ -13,13 +15,14 @@ std::string_view name(Opcode opcode) {
   case Opcode::name: return #name;
 #define ZOE_BINARY(name, value, spelling) \
   case Opcode::name: return #name;
+#define ZOE_REDUCTION(name, combine, identity) \
+  case Opcode::name: return #name;
 #include "ir/opcodes.def"
       // clang-format on
     case Opcode::input: return "input";
     case Opcode::parameter: return "parameter";
     case Opcode::constant: return "constant";
     case Opcode::cast: return "cast";
-    case Opcode::sum: return "sum";
     case Opcode::reshape: return "reshape";
     case Opcode::slice: return "slice";
     case Opcode::concat: return "concat";
@@ -58,6 +61,34 @@ bool is_binary(Opcode opcode) {
     return true;
     default: return false;
   }
+}
+
+namespace {
+
+const Reduction* find_reduction(Opcode opcode) {
+  switch (opcode) {
+// clang-format off
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling)
+#define ZOE_REDUCTION(name, combine, identity)                    \
+  case Opcode::name: {                                            \
+    static constexpr Reduction kRow{Opcode::combine, (identity)}; \
+    return &kRow;                                                 \
+  }
+#include "ir/opcodes.def"
+    // clang-format on
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+
+bool is_reduction(Opcode opcode) { return find_reduction(opcode) != nullptr; }
+
+Reduction reduction_of(Opcode opcode) {
+  const Reduction* const row = find_reduction(opcode);
+  check(row != nullptr, ErrorKind::internal, "reduction_of", "got {}, expected a reduction.", name(opcode));
+  return *row;
 }
 
 std::string_view c_spelling(Opcode opcode) {

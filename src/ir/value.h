@@ -26,9 +26,10 @@ enum class Opcode : std::uint8_t {
 // Element-wise, operands broadcast, result in the operands' dtype (rounded once).
 #define ZOE_UNARY(name, value, spelling) name,
 #define ZOE_BINARY(name, value, spelling) name,
+// Over the last axis, which stays with extent 1; f32 only.
+#define ZOE_REDUCTION(name, combine, identity) name,
 #include "ir/opcodes.def"
-  cast,  // to another float dtype, round to nearest even; between f32 and u8, see f32_to_u8
-  sum,   // over the last axis, which stays with extent 1; f32 only
+  cast,  // to another float dtype, round to nearest even; between f32 and 8 bits, see f32_to_u8
   // Movement: no arithmetic.
   reshape,     // same elements, same order
   slice,       // [begin, end) of one axis
@@ -50,6 +51,13 @@ enum class Opcode : std::uint8_t {
 std::string_view name(Opcode opcode);
 bool is_unary(Opcode opcode);   // element-wise with one operand, cast excluded
 bool is_binary(Opcode opcode);  // element-wise with two operands
+bool is_reduction(Opcode opcode);
+// What a reduction is made of.
+struct Reduction {
+  Opcode combine;  // of an element and the total so far
+  float identity;
+};
+Reduction reduction_of(Opcode opcode);
 // How C spells a unary opcode of x or a binary one of a and b, with the functions of ir/math.inc: "zoe_silu(x)", "a + b".
 std::string_view c_spelling(Opcode opcode);
 

@@ -59,10 +59,11 @@ std::vector<Type> result_types(const Node& node) {
   case Opcode::name: return {name(in.at(0)).type()};
 #define ZOE_BINARY(name, value, spelling) \
   case Opcode::name: return {name(in.at(0), in.at(1)).type()};
+#define ZOE_REDUCTION(name, combine, identity) \
+  case Opcode::name: return {name(in.at(0)).type()};
 #include "ir/opcodes.def"
       // clang-format on
     case Opcode::cast: return {cast(in.at(0), node.types.at(0).dtype).type()};
-    case Opcode::sum: return {sum(in.at(0)).type()};
     case Opcode::reshape: return {reshape(in.at(0), node.types.at(0).shape).type()};
     case Opcode::slice: {
       const auto& axis = node.as<AxisAttributes>();

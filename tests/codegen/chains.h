@@ -90,6 +90,10 @@ inline std::vector<NamedChain> op_chains(std::int64_t rows = 6) {
     chains.push_back(
         fuse_whole("norm_of_u8" + suffix, {bytes, scale, shift}, {cast(norm_scale_shift(opened, scale, shift), dtype)}));
   }
+  // Codes and their scale, of each row's largest.
+  const Value wide = input("x", DType::bf16, {1, rows, 1536}), of_row = cast(wide, DType::f32);
+  const Value scale = row_abs_max(of_row) * (1.0 / 127);
+  chains.push_back(fuse_whole("codes_i8", {wide}, {cast(of_row / scale, DType::i8), scale}));
   const Value planes = input("planes", DType::u8, {3, 8, 32}), picture = input("picture", DType::u8, {3, rows, 96});
   chains.push_back(fuse_whole("u8_planes", {planes}, {permute(flip(planes, 1), {1, 2, 0})}));
   chains.push_back(fuse_whole("u8_flipped_part", {picture}, {flip(slice(picture, 2, 16, 80), 1)}));

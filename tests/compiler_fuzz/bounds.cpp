@@ -72,6 +72,15 @@ class Bounds {
           return size < kLargest ? carried + (static_cast<double>(width) / 32 + 6) * kF32 * size : kInfinity;
         });
       }
+      case Opcode::row_max: {
+        const auto width = static_cast<std::size_t>(node.inputs[0].dim(-1));
+        return finish([&](std::size_t row) {
+          double most = 0;
+          for (std::size_t c = row * width; c < (row + 1) * width; ++c)
+            most = std::isfinite(x[c]) && std::isfinite(e[c]) ? std::max(most, e[c]) : kInfinity;
+          return most;
+        });
+      }
       case Opcode::linear: {
         const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)),
                    width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
@@ -130,7 +139,8 @@ class Bounds {
     const double v = std::abs(result);
     if (!std::isfinite(e)) return kInfinity;
     switch (opcode) {
-      case Opcode::neg: return e;
+      case Opcode::neg:
+      case Opcode::abs: return e;
       case Opcode::square: return (2 * std::abs(x) + e) * e + kF32 * (std::abs(x) + e) * (std::abs(x) + e);
       case Opcode::sqrt: {
         if (!(x - e > 0)) return x == 0 && e <= rounding_.tiny ? std::sqrt(e) : kInfinity;

@@ -2,6 +2,7 @@
 // every instruction set and number of threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <functional>
@@ -12,6 +13,7 @@
 #include "ops/instruction_sets.h"
 #include "ops/platforms.h"
 #include "ops/run_node.h"
+#include "testing/graphs.h"
 
 namespace zoe {
 namespace {
@@ -50,6 +52,7 @@ struct UnaryCase {
 #include "ir/opcodes.def"
 const UnaryCase kUnary[] = {
     {"neg", neg, 0, 0, reference_neg},
+    {"abs", zoe::abs, 0, 0, reference_abs},
     {"square", square, 0, 0, reference_square},
     {"sqrt", zoe::sqrt, 0, 0, reference_sqrt},
     {"rsqrt", rsqrt, 1.5, 0, reference_rsqrt},  // two roundings
@@ -197,15 +200,69 @@ TEST(Elementwise, CastRoundsToNearestEven) {
 }
 
 // The order in words: partial j of 32 adds elements j, j + 32, ...; then halves are added five times.
-float sum_by_definition(const double* values, std::int64_t count) {
-  float partials[32] = {};
-  for (std::int64_t i = 0; i < count; ++i) partials[i % 32] += static_cast<float>(values[i]);
+struct ReductionCase {
+  const char* name;
+  Value (*make)(const Value&);
+  float identity;
+  float (*combine)(float element, float total);
+};
+const ReductionCase kReductions[] = {
+    {"sum", sum, 0, [](float element, float total) { return element + total; }},
+    {"row_max", row_max, -INFINITY, [](float element, float total) { return total < element ? element : total; }}};
+
+double reduced_by_definition(const ReductionCase& reduction, const double* values, std::int64_t count) {
+  float partials[32];
+  std::fill_n(partials, 32, reduction.identity);
+  for (std::int64_t i = 0; i < count; ++i) partials[i % 32] = reduction.combine(static_cast<float>(values[i]), partials[i % 32]);
   for (int width = 16; width > 0; width /= 2)
-    for (int j = 0; j < width; ++j) partials[j] += partials[j + width];
-  return partials[0];
+    for (int j = 0; j < width; ++j) partials[j] = reduction.combine(partials[j + width], partials[j]);
+  return static_cast<double>(partials[0]);
 }
 
-TEST(Elementwise, SumKeepsItsOrder) {
+bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
+}
+
+// A sum's numbers are sums' numbers; of a largest one also what orders may tell apart: zeros of both signs, infinities, NaN.
+ReferenceTensor rows_for(const ReductionCase& reduction, std::int64_t rows, std::int64_t length) {
+  auto x = random_tensor(DType::f32, {rows, length}, static_cast<std::uint32_t>(length));
+  if (reduction.make == sum) return x;
+  for (std::size_t i = 0; i < x.values.size(); ++i) {
+    if (i % 7 == 1) x.values[i] = std::numeric_limits<double>::quiet_NaN();
+    const auto row = static_cast<std::int64_t>(i) / length;
+    if (row % 4 == 1 && std::isfinite(x.values[i])) x.values[i] = i % 3 == 0 ? 0.0 : -0.0;
+    if (row % 4 == 2) x.values[i] = -std::abs(x.values[i]);
+    if (row % 4 == 3 && i % 5 == 0) x.values[i] = i % 2 ? kInfinity : -kInfinity;
+  }
+  return x;
+}
+
+TEST(Elementwise, ReductionsKeepTheirOrder) {
+  for (const ReductionCase& reduction : kReductions)
+    for (const std::int64_t length : {1, 3, 16, 17, 31, 32, 33, 64, 96, 1536, 5000}) {
+      const auto x = rows_for(reduction, 37, length);
+      std::vector<double> expected;
+      for (std::int64_t row = 0; row < 37; ++row)
+        expected.push_back(reduced_by_definition(reduction, x.values.data() + row * length, length));
+      const Value operand = input("x", DType::f32, {37, length}), node = reduction.make(operand);
+      EXPECT_TRUE(same_bits(run_node(node, {x}, cpu()).values, expected)) << reduction.name << " of " << length;
+      // In chains, behind what changes no bit.
+      const Graph chain = make_graph("chain", {operand}, {reduction.make(max(operand, operand)), operand * 0.5});
+      for (const char* runner : {"cpu", "cpu_uncompiled"})
+        EXPECT_TRUE(same_bits(testing::run_graph(runner, chain, {x})[0].values, expected))
+            << reduction.name << " of " << length << " in a chain, " << runner;
+    }
+}
+
+TEST(Elementwise, ARowsLargestAbsoluteValueIsWhatItSays) {
+  const Value x = input("x", DType::f32, {2, 3}), node = row_abs_max(x);
+  const Graph graph = make_graph("scale", {x}, {node});
+  const std::vector<ReferenceTensor> values{{{2, 3}, {-3, 2, 1, 0.5, -0.25, 0}}};
+  for (const char* runner : {"cpu", "cpu_uncompiled", "interpreter"})
+    EXPECT_EQ(testing::run_graph(runner, graph, values)[0].values, (std::vector<double>{3, 0.5})) << runner;
+}
+
+TEST(Elementwise, SumsAreCloseToExactOnes) {
   for (const std::int64_t length : {1, 3, 16, 17, 31, 32, 33, 64, 96, 1536, 5000, 100003}) {
     const std::int64_t rows = length > 5000 ? 2 : 37;
     const auto x = random_tensor(DType::f32, {rows, length}, static_cast<std::uint32_t>(length));
@@ -216,15 +273,10 @@ TEST(Elementwise, SumKeepsItsOrder) {
       const double* values = x.values.data() + row * length;
       double magnitude = 0;
       for (std::int64_t k = 0; k < length; ++k) magnitude += std::abs(values[k]);
-      ASSERT_EQ(got[i], static_cast<double>(sum_by_definition(values, length))) << length << " row " << row;
       ASSERT_LE(std::abs(got[i] - exact[i]), magnitude * static_cast<double>(length / 32 + 6) * 0x1p-24)
           << length << " row " << row;
     }
   }
-}
-
-bool same_bits(const std::vector<double>& a, const std::vector<double>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0;
 }
 
 // Polynomials have one set of bits with fused multiply-adds, which on x86 came with AVX2, and one without.
@@ -236,7 +288,7 @@ struct BitRun {
   std::vector<ReferenceTensor> inputs;
 };
 
-// Every element-wise opcode, and a sum.
+// Every element-wise opcode, and the reductions.
 std::vector<BitRun> bit_runs() {
   std::vector<BitRun> runs;
   const Shape shape{33, 1537};
@@ -255,7 +307,9 @@ std::vector<BitRun> bit_runs() {
           {binary.name, binary.make(input("a", dtype, shape), input("b", dtype, {33, 1})), {x, random_tensor(dtype, {33, 1}, 5)}});
     runs.push_back({"cast", cast(input("x", dtype, shape), dtype == DType::f32 ? DType::bf16 : DType::f32), {x}});
   }
-  runs.push_back({"sum", sum(input("x", DType::f32, shape)), {random_tensor(DType::f32, shape, 6)}});
+  for (const ReductionCase& reduction : kReductions)
+    runs.push_back(
+        {reduction.name, reduction.make(input("x", DType::f32, shape)), {rows_for(reduction, shape.dim(0), shape.dim(1))}});
   return runs;
 }
 
@@ -356,26 +410,28 @@ TEST(ElementwiseOnOpencl, AgreesWithTheInterpreter) {
   }
 }
 
-// The same 32 partial sums and the same tree as on the CPU: only additions, so the same bits.
-TEST(ElementwiseOnOpencl, SumKeepsItsOrder) {
+// The same 32 partial totals and the same tree as on the CPU: only additions and comparisons, so the same bits.
+TEST(ElementwiseOnOpencl, ReductionsKeepTheirOrder) {
   ZOE_SKIP_WITHOUT_OPENCL();
-  std::vector<Value> sums;
+  std::vector<std::pair<const ReductionCase*, Value>> reductions;
   std::vector<const Node*> nodes;
-  for (const std::int64_t length : {1, 3, 31, 32, 33, 96, 1536, 5000}) {
-    sums.push_back(sum(input("x", DType::f32, {37, length})));
-    nodes.push_back(&sums.back().node());
-  }
+  for (const ReductionCase& reduction : kReductions)
+    for (const std::int64_t length : {1, 3, 31, 32, 33, 96, 1536, 5000}) {
+      reductions.emplace_back(&reduction, reduction.make(input("x", DType::f32, {37, length})));
+      nodes.push_back(&reductions.back().second.node());
+    }
   for (const bool as_gpus : {false, true}) {  // a group of 32 work-items a row, or one work-item
     Platform& platform = *testing::opencl(as_gpus);
     const auto kernels = platform.make_kernels(nodes);
-    for (std::size_t s = 0; s < sums.size(); ++s) {
-      const Shape& shape = sums[s].node().inputs[0].shape();
-      const auto x = random_tensor(DType::f32, shape, 5);
-      const auto got = run_node(*kernels[s], sums[s], {x}, platform).values;
+    for (std::size_t s = 0; s < reductions.size(); ++s) {
+      const auto& [reduction, value] = reductions[s];
+      const Shape& shape = value.node().inputs[0].shape();
+      const auto x = rows_for(*reduction, 37, shape.dim(1));
+      const auto got = run_node(*kernels[s], value, {x}, platform).values;
       for (std::int64_t row = 0; row < 37; ++row)
         ASSERT_EQ(got[static_cast<std::size_t>(row)],
-                  static_cast<double>(sum_by_definition(x.values.data() + row * shape.dim(1), shape.dim(1))))
-            << shape.str() << " row " << row << (as_gpus ? ", kernels of GPUs" : "");
+                  reduced_by_definition(*reduction, x.values.data() + row * shape.dim(1), shape.dim(1)))
+            << reduction->name << shape.str() << " row " << row << (as_gpus ? ", kernels of GPUs" : "");
     }
   }
 }

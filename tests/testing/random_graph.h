@@ -74,7 +74,7 @@ class RandomGraph {
     graph_ = make_graph("random", inputs_, std::move(outputs));
   }
 
-  // Of these graphs u8 is a part.
+  // Of these graphs bytes are a part.
   bool has_bytes() const { return seed_ % 4 == 3; }
 
   int below(int count) { return static_cast<int>(random_() % static_cast<std::uint64_t>(count)); }
@@ -130,7 +130,9 @@ class RandomGraph {
       case 5:
         if (f32) return keep(cast(x, DType::bf16), true, entry.is_number);
         return entry.is_rounded ? keep(cast(x, DType::f32), true, entry.is_number) : void();
-      case 6: return f32 && rank && !entry.is_number ? keep(sum(x), false) : void();
+      case 6:
+        if (!f32 || !rank || entry.is_number) return;
+        return below(3) ? keep(sum(x), false) : keep(below(2) ? row_max(x) : row_abs_max(x), entry.is_rounded);
       case 7: return keep(reshape(x, reshaped(x.shape())), entry.is_rounded, entry.is_number);
       case 8:
         if (rank && x.dim(axis) > 1) {
@@ -441,12 +443,13 @@ class RandomGraph {
     }
   }
 
-  // u8 made or given, moved, and cast back.
+  // Bytes made or given, moved, and cast back.
   void add_wide_bytes(const Entry& given) {
     if (bytes_.empty() || below(2)) {
       const Value x = cast(given.value, DType::f32);
-      const Value made = cast(below(3) ? x * (100 / given.most) + 120.0 : x, DType::u8);
-      bytes_.push_back(below(4) ? made : wide_leaf(DType::u8, x.shape(), true));
+      const DType byte = below(3) ? DType::u8 : DType::i8;
+      const Value made = cast(below(3) ? x * (100 / given.most) + (byte == DType::u8 ? 120.0 : -5.0) : x, byte);
+      bytes_.push_back(below(4) ? made : wide_leaf(byte, x.shape(), true));
     }
     Value bytes = bytes_[static_cast<std::size_t>(below(static_cast<int>(bytes_.size())))];
     if (const int rank = bytes.shape().rank(); rank > 0) {
@@ -482,8 +485,14 @@ class RandomGraph {
       if (below(2)) put(cast(y, given.value.dtype()), most);
       if (below(5) == 0) put(reshape(y, given.value.shape().count() == y.shape().count() ? given.value.shape() : y.shape()), most);
     };
-    switch (below(7)) {
+    switch (below(8)) {
       case 0: return put(sum(x), 1000 * width);
+      case 7: {  // codes and their scale
+        const Value scale = row_abs_max(x) * (1.0 / 127) + 1e-6;
+        const Value codes = cast(x / scale, DType::i8);
+        put(row_max(x), 1000);
+        return finish(cast(codes, DType::f32) * scale, 1001);
+      }
       case 1: return finish(x - mean(x), 2000);
       case 2: return finish(x * rsqrt(mean(square(x)) + 1e-6), std::sqrt(width));
       case 3: {
@@ -636,7 +645,7 @@ inline std::vector<std::byte> RandomGraph::wide_values(const std::string& graph,
     float value = static_cast<float>(static_cast<double>(bits >> 11) * 0x1p-51 - 2);  // [-2, 2)
     if (bits % 64 == 0) value = kCalm[(bits >> 6) % 8];
     if (is_wild && bits % 64 == 1) value = kWild[(bits >> 6) % 8];
-    if (type.dtype == DType::u8) value = static_cast<float>((bits >> 11) % 256);
+    if (is_byte(type.dtype)) value = static_cast<float>((bits >> 11) % 256) - (type.dtype == DType::i8 ? 128.0f : 0.0f);
     convert(&value, DType::f32, bytes.data() + i, type.dtype, 1);
   }
   return bytes;

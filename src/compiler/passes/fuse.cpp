@@ -23,7 +23,7 @@ bool is_movement(Opcode opcode) {
 }
 
 bool is_arithmetic(Opcode opcode) {
-  return is_unary(opcode) || is_binary(opcode) || opcode == Opcode::cast || opcode == Opcode::sum;
+  return is_unary(opcode) || is_binary(opcode) || opcode == Opcode::cast || is_reduction(opcode);
 }
 
 bool is_widening(const Node& node) { return node.opcode == Opcode::cast && node.types[0].dtype == DType::f32; }

@@ -164,7 +164,7 @@ class Merger {
              if (by->opcode == Opcode::attention)
                return operand < 3 && node.opcode == Opcode::reshape && node.inputs[0].shape() == product &&
                       splits_heads(product, node.types[0].shape);
-             return is_unary(by->opcode) || is_binary(by->opcode) || by->opcode == Opcode::cast || by->opcode == Opcode::sum ||
+             return is_unary(by->opcode) || is_binary(by->opcode) || by->opcode == Opcode::cast || is_reduction(by->opcode) ||
                     by->opcode == Opcode::permute || by->opcode == Opcode::swap_pairs || by->opcode == Opcode::flip;
            });
   }

@@ -247,28 +247,29 @@ void store_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vector
   go_on(op, column, count, x...);
 }
 
-// Partial j has the elements of columns j, j + 32, ..., added in that order.
-template <class... Vectors>
-HWY_INLINE void add_to_partials(const BlockOp* op, std::int64_t column, Vectors... x) {
+// Partial j has the elements of columns j, j + 32, ..., taken in that order.
+template <Opcode kReduction, class... Vectors>
+HWY_INLINE void take_into_partials(const BlockOp* op, std::int64_t column, Vectors... x) {
   constexpr std::int64_t kGroup = kPartials / kLanes, kCount = sizeof...(Vectors);
   const D d;
   const V vectors[] = {x...};
   auto* partials = reinterpret_cast<float*>(op->at) + (column & (kPartials - 1));
   for (std::int64_t v = 0; v < std::min(kGroup, kCount); ++v) {
     V partial = hn::LoadU(d, partials + v * kLanes);
-    for (std::int64_t w = v; w < kCount; w += kGroup) partial = hn::Add(partial, vectors[w]);
+    for (std::int64_t w = v; w < kCount; w += kGroup) partial = Formula<kReduction, D>::combined(vectors[w], partial);
     hn::StoreU(partial, d, partials + v * kLanes);
   }
 }
 
-// No partial is ever -0, so that zeros in place of missing elements change nothing.
-template <std::size_t... v, class... Vectors>
-HWY_INLINE void add_some_to_partials(std::index_sequence<v...>, const BlockOp* op, std::int64_t column, std::int64_t count,
-                                     Vectors... x) {
+// With identities in place of missing elements.
+template <Opcode kReduction, std::size_t... v, class... Vectors>
+HWY_INLINE void take_some_into_partials(std::index_sequence<v...>, const BlockOp* op, std::int64_t column, std::int64_t count,
+                                        Vectors... x) {
   const auto mask = [&](std::int64_t vector) HWY_ATTR {
     return hn::FirstN(D(), static_cast<std::size_t>(std::clamp<std::int64_t>(count - vector * kLanes, 0, kLanes)));
   };
-  add_to_partials(op, column, hn::IfThenElseZero(mask(v), x)...);
+  const V identity = hn::Set(D(), Formula<kReduction, D>::kIdentity);
+  take_into_partials<kReduction>(op, column, hn::IfThenElse(mask(v), x, identity)...);
 }
 
 template <bool kSquares>
@@ -276,16 +277,16 @@ HWY_INLINE V term(V x) {
   return kSquares ? hn::Mul(x, x) : x;
 }
 
-template <bool kSquares, class... Vectors>
-HWY_NOINLINE void sum_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  add_some_to_partials(std::index_sequence_for<Vectors...>(), op, column, count, term<kSquares>(x)...);
+template <Opcode kReduction, bool kSquares, class... Vectors>
+HWY_NOINLINE void reduce_part(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  take_some_into_partials<kReduction>(std::index_sequence_for<Vectors...>(), op, column, count, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
-template <bool kSquares, class... Vectors>
-void sum_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
-  if (!is_whole<Vectors...>(count)) return sum_part<kSquares>(op, column, count, x...);
-  add_to_partials(op, column, term<kSquares>(x)...);
+template <Opcode kReduction, bool kSquares, class... Vectors>
+void reduce_op(const BlockOp* op, std::int64_t column, std::int64_t count, Vectors... x) {
+  if (!is_whole<Vectors...>(count)) return reduce_part<kReduction, kSquares>(op, column, count, x...);
+  take_into_partials<kReduction>(op, column, term<kSquares>(x)...);
   go_on(op, column, count, x...);
 }
 
@@ -324,12 +325,13 @@ void run(BlockOp* program, std::span<const BlockMove> moves, std::int64_t rows, 
   }
 }
 
-void totals(const float* partials, float* sums, std::int64_t rows) {
+template <Opcode kReduction>
+void totals(const float* partials, float* reduced, std::int64_t rows) {
   const D d;
   for (std::int64_t row = 0; row < rows; ++row, partials += kPartials) {
     V vectors[kPartials / kLanes];
     for (std::int64_t v = 0; v < kPartials / kLanes; ++v) vectors[v] = hn::LoadU(d, partials + v * kLanes);
-    sums[row] = sum_of_partials(d, vectors);
+    reduced[row] = reduce_partials<kReduction>(d, vectors);
   }
 }
 
@@ -424,12 +426,27 @@ BlockFunctions select_store(DType dtype, Access access, bool rounds, bool stream
 BlockFunctions select_round(DType dtype) {
   return is_byte(dtype) ? by_byte(dtype, []<class Byte>() { return of_map<RoundToBytes<Byte>>(); }) : of_map<Round>();
 }
-template <bool kSquares>
-BlockFunctions of_sum() {
-  return all(sum_op<kSquares, V, V, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V, V, V>, sum_op<kSquares, V, V, V, V>,
-             sum_op<kSquares, V>);
+template <Opcode kReduction, bool kSquares>
+BlockFunctions of_reduction() {
+  return all(reduce_op<kReduction, kSquares, V, V, V, V, V, V, V, V>, reduce_op<kReduction, kSquares, V, V, V, V, V, V>,
+             reduce_op<kReduction, kSquares, V, V, V, V>, reduce_op<kReduction, kSquares, V>);
 }
-BlockFunctions select_sum(bool squares) { return squares ? of_sum<true>() : of_sum<false>(); }
+// make<opcode>() for a reduction.
+template <class Make>
+auto by_reduction(Opcode opcode, const Make& make) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling)
+#define ZOE_REDUCTION(name, combine, identity)                        \
+  case Opcode::name: return make.template operator()<Opcode::name>(); \
+      #include "ir/opcodes.def"
+    default: return decltype(make.template operator()<Opcode::sum>()){};
+  }
+}
+BlockFunctions select_reduction(Opcode opcode, bool squares) {
+  return by_reduction(
+      opcode, [&]<Opcode kReduction>() { return squares ? of_reduction<kReduction, true>() : of_reduction<kReduction, false>(); });
+}
 template <class T, Access kAccess>
 BlockFunctions of_prefetch() {
   return all(prefetch_op<T, kAccess, V, V, V, V, V, V, V, V>, prefetch_op<T, kAccess, V, V, V, V, V, V>,
@@ -443,7 +460,9 @@ BlockFunctions select_prefetch(DType dtype, Access access) {
 }
 BlockFunctions select_end() { return all(end_op<V, V, V, V, V, V, V, V>, end_op<V, V, V, V, V, V>, end_op<V, V, V, V>, end_op<V>); }
 BlockRun select_run() { return run; }
-BlockTotals select_totals() { return totals; }
+BlockTotals select_totals(Opcode opcode) {
+  return by_reduction(opcode, []<Opcode kReduction>() -> BlockTotals { return totals<kReduction>; });
+}
 std::int64_t vector_size() { return kLanes; }
 
 }  // namespace
@@ -459,7 +478,7 @@ HWY_EXPORT(select_unary);
 HWY_EXPORT(select_binary);
 HWY_EXPORT(select_store);
 HWY_EXPORT(select_round);
-HWY_EXPORT(select_sum);
+HWY_EXPORT(select_reduction);
 HWY_EXPORT(select_prefetch);
 HWY_EXPORT(select_end);
 HWY_EXPORT(select_run);
@@ -483,12 +502,12 @@ BlockFunctions block_store(DType dtype, Access access, bool rounds) {
 BlockFunctions block_stream(DType dtype, Access access, bool rounds) {
   return HWY_DYNAMIC_DISPATCH(select_store)(dtype, access, rounds, true);
 }
-BlockFunctions block_sum(bool squares) { return HWY_DYNAMIC_DISPATCH(select_sum)(squares); }
+BlockFunctions block_reduction(Opcode opcode, bool squares) { return HWY_DYNAMIC_DISPATCH(select_reduction)(opcode, squares); }
 BlockFunctions block_prefetch(DType dtype, Access access) { return HWY_DYNAMIC_DISPATCH(select_prefetch)(dtype, access); }
 BlockFunctions block_end() { return HWY_DYNAMIC_DISPATCH(select_end)(); }
 BlockRun block_run() { return HWY_DYNAMIC_DISPATCH(select_run)(); }
 void flush_streams() { hwy::FlushStream(); }
-BlockTotals block_totals() { return HWY_DYNAMIC_DISPATCH(select_totals)(); }
+BlockTotals block_totals(Opcode opcode) { return HWY_DYNAMIC_DISPATCH(select_totals)(opcode); }
 std::int64_t block_elements(int vectors) { return HWY_DYNAMIC_DISPATCH(vector_size)() * vectors; }
 
 }  // namespace zoe::cpu

@@ -2,7 +2,7 @@
 // stay in registers: each operation works on them, with an operand from memory if it takes one, and calls the next one with what
 // it made. So a program of them costs one load an operand and one store a result, as compiled code does.
 //
-// The arithmetic is that of single nodes (elementwise.cpp): the same formulas, each rounded by itself, and the same row sums.
+// The arithmetic is that of single nodes (elementwise.cpp): the same formulas, each rounded by itself, and the same reductions.
 #pragma once
 
 #include <cstddef>
@@ -42,7 +42,8 @@ BlockFunctions block_round(DType dtype);                                        
 // To dense rows, to runs or to a block. bf16: of a rounded block, or the store rounds what it stores. Bytes: of a rounded block.
 BlockFunctions block_store(DType dtype, Access access, bool rounds);
 BlockFunctions block_stream(DType dtype, Access access, bool rounds);  // past the caches
-BlockFunctions block_sum(bool squares);                     // adds them, or their squares, to the row's kPartials partial sums
+// Takes them, or their squares, into the row's kPartials partial totals.
+BlockFunctions block_reduction(Opcode opcode, bool squares);
 BlockFunctions block_prefetch(DType dtype, Access access);  // asks for a block of a row
 BlockFunctions block_end();
 
@@ -62,9 +63,9 @@ std::int64_t block_elements(int vectors);
 
 void flush_streams();  // ends a run of streams in the thread that made them
 
-// Each row's sum from its partial sums.
+// Each row's total from its partial ones.
 constexpr std::int64_t kPartials = 32;
 using BlockTotals = void (*)(const float* partials, float* totals, std::int64_t rows);
-BlockTotals block_totals();
+BlockTotals block_totals(Opcode reduction);
 
 }  // namespace zoe::cpu

@@ -25,11 +25,11 @@ std::vector<PlacedOp> ProgramBuilder::build(const std::vector<Target>& targets, 
         make(target.value);
         finish_use(target.value);
         break;
-      case Target::Use::sum: {
+      case Target::Use::reduction: {
         const bool squares = is_square_for_itself(target.value);
         const int term = squares ? argument(target.value, 0) : target.value;
         make(term);
-        append(block_sum(squares), target.home);
+        append(block_reduction(target.reduction, squares), target.home);
         finish_use(target.value);
         if (squares) finish_use(term);
         break;

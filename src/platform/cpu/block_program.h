@@ -28,10 +28,11 @@ struct PlacedOp {
 
 // The value of an instruction that is wanted, and why.
 struct Target {
-  enum class Use : std::uint8_t { keep, sum, result } use;
+  enum class Use : std::uint8_t { keep, reduction, result } use;
   int value;
-  Home home;  // where it goes; of a sum, the partial sums
+  Home home;  // where it goes; of a reduction, the partial totals
   bool streams = false;
+  Opcode reduction = Opcode::sum;
 };
 
 // Values are numbers of instructions; casts that change no bits must be the values that they cast.

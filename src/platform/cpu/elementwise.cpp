@@ -74,31 +74,34 @@ void binary_loop(RowOperand a, RowOperand b, std::byte* dst_bytes, std::int64_t 
         [&](auto d, auto value, std::int64_t i) HWY_ATTR { store(d, value, dst + i); });
 }
 
-// Partial j of 32 starts at 0 and adds elements j, j + 32, ... in order; then the upper half of the partials is added to the
-// lower half, five times.
-void sum_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t rows, std::int64_t length) {
+// Partial j of 32 starts at the identity and takes elements j, j + 32, ... in order; then the upper half of the partials is
+// combined with the lower half, five times.
+template <Opcode kOpcode>
+void reduction_loop(const std::byte* src_bytes, std::byte* dst_bytes, std::int64_t rows, std::int64_t length) {
   constexpr std::int64_t kPartials = 32;
   const hn::CappedTag<float, kMaxLanes> d;
   constexpr std::size_t kLanes = hn::MaxLanes(d), kVectors = kPartials / kLanes;
+  using Reduction = Formula<kOpcode, std::remove_const_t<decltype(d)>>;
   const auto* src = reinterpret_cast<const float*>(src_bytes);
   auto* dst = reinterpret_cast<float*>(dst_bytes);
   for (std::int64_t row = 0; row < rows; ++row, src += length) {
     hn::Vec<decltype(d)> partials[kVectors];
-    for (auto& partial : partials) partial = hn::Zero(d);
+    for (auto& partial : partials) partial = hn::Set(d, Reduction::kIdentity);
     std::int64_t i = 0;
     for (; i + kPartials <= length; i += kPartials)
-      for (std::size_t v = 0; v < kVectors; ++v) partials[v] = hn::Add(partials[v], hn::LoadU(d, src + i + v * kLanes));
-    // The rest. No partial is ever -0, so adding zeros for the missing elements changes nothing.
+      for (std::size_t v = 0; v < kVectors; ++v) partials[v] = Reduction::combined(hn::LoadU(d, src + i + v * kLanes), partials[v]);
+    // The rest, with identities for the missing elements.
     for (std::size_t v = 0; v < kVectors; ++v, i += kLanes) {
       if (i + static_cast<std::int64_t>(kLanes) <= length) {
-        partials[v] = hn::Add(partials[v], hn::LoadU(d, src + i));
+        partials[v] = Reduction::combined(hn::LoadU(d, src + i), partials[v]);
       } else if (i < length) {
-        float rest[kLanes] = {};
+        float rest[kLanes];
+        std::fill_n(rest, kLanes, Reduction::kIdentity);
         std::copy(src + i, src + length, rest);
-        partials[v] = hn::Add(partials[v], hn::LoadU(d, rest));
+        partials[v] = Reduction::combined(hn::LoadU(d, rest), partials[v]);
       }
     }
-    dst[row] = sum_of_partials(d, partials);
+    dst[row] = reduce_partials<kOpcode>(d, partials);
   }
 }
 
@@ -158,7 +161,16 @@ void swap_loop(const std::byte* src, std::byte* dst, std::int64_t count) {
   }
 }
 
-SumLoop select_sum() { return sum_loop; }
+ReductionLoop select_reduction(Opcode opcode) {
+  switch (opcode) {
+#define ZOE_UNARY(name, value, spelling)
+#define ZOE_BINARY(name, value, spelling)
+#define ZOE_REDUCTION(name, combine, identity)            \
+  case Opcode::name: return reduction_loop<Opcode::name>; \
+      #include "ir/opcodes.def"
+    default: return nullptr;
+  }
+}
 UnaryLoop select_swap(DType dtype) { return size_of(dtype) == 4 ? swap_loop<std::uint64_t> : swap_loop<std::uint32_t>; }
 
 std::string_view target_name() { return hwy::TargetName(HWY_TARGET); }
@@ -173,7 +185,7 @@ namespace {
 
 HWY_EXPORT(select_unary);
 HWY_EXPORT(select_binary);
-HWY_EXPORT(select_sum);
+HWY_EXPORT(select_reduction);
 HWY_EXPORT(select_swap);
 HWY_EXPORT(target_name);
 
@@ -183,7 +195,7 @@ UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst) { return HWY_DYNAMI
 BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b) {
   return HWY_DYNAMIC_DISPATCH(select_binary)(opcode, dtype, stride_a, stride_b);
 }
-SumLoop sum_loop_of_rows() { return HWY_DYNAMIC_DISPATCH(select_sum)(); }
+ReductionLoop reduction_loop_of(Opcode opcode) { return HWY_DYNAMIC_DISPATCH(select_reduction)(opcode); }
 UnaryLoop swap_loop_of(DType dtype) { return HWY_DYNAMIC_DISPATCH(select_swap)(dtype); }
 
 std::string instruction_set() {
@@ -238,10 +250,10 @@ class UnaryKernel : public LoopKernel {
   const UnaryLoop loop_;
 };
 
-class SumKernel : public LoopKernel {
+class ReductionKernel : public LoopKernel {
  public:
-  SumKernel(const Node& node, const DeviceInfo& device)
-      : LoopKernel(node, device), length_(node.inputs[0].dim(-1)), loop_(sum_loop_of_rows()) {}
+  ReductionKernel(const Node& node, const DeviceInfo& device)
+      : LoopKernel(node, device), length_(node.inputs[0].dim(-1)), loop_(reduction_loop_of(node.opcode)) {}
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     constexpr std::int64_t kSize = sizeof(float);
@@ -254,7 +266,7 @@ class SumKernel : public LoopKernel {
 
  private:
   const std::int64_t length_;
-  const SumLoop loop_;
+  const ReductionLoop loop_;
 };
 
 // Two broadcast operands. Axes along which both advance alike are merged; the last that remains is the row, where each
@@ -337,7 +349,7 @@ std::unique_ptr<Kernel> make_elementwise(const Node& node, const DeviceInfo& dev
           "{} cannot compute in {}: expected f32 or bf16. Cast the operand first.", name(node.opcode), name(operand.dtype()));
   check(takes(node.types[0].dtype), ErrorKind::unsupported, "cpu", "{} cannot make {}: expected f32 or bf16.", name(node.opcode),
         name(node.types[0].dtype));
-  if (node.opcode == Opcode::sum) return std::make_unique<SumKernel>(node, device);
+  if (is_reduction(node.opcode)) return std::make_unique<ReductionKernel>(node, device);
   if (is_binary(node.opcode)) return std::make_unique<BinaryKernel>(node, device);
   ZOE_INTERNAL_CHECK(is_unary(node.opcode) || node.opcode == Opcode::cast);
   return std::make_unique<UnaryKernel>(node, device);

@@ -98,7 +98,7 @@ std::vector<Implementation> implementations(const DeviceInfo& device) {
                     Opcode::gather>,
        .make = made_by(make_movement)},
       {.name = "loop",
-       .of = [](Opcode opcode) { return is_unary(opcode) || is_binary(opcode) || one_of<Opcode::cast, Opcode::sum>(opcode); },
+       .of = [](Opcode opcode) { return is_unary(opcode) || is_binary(opcode) || is_reduction(opcode) || opcode == Opcode::cast; },
        .make = made_by(make_elementwise)},
   };
 }

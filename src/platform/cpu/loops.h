@@ -1,4 +1,5 @@
-// The prebuilt loops of the element-wise opcodes, cast and sum, for the instruction set of this machine: kernels of single nodes.
+// The prebuilt loops of the element-wise opcodes, cast and reductions, for the instruction set of this machine: kernels of single
+// nodes.
 #pragma once
 
 #include <cstddef>
@@ -21,14 +22,14 @@ struct RowOperand {
 // `dst` is dense, and may be an operand that has its extents.
 using BinaryLoop = void (*)(RowOperand a, RowOperand b, std::byte* dst, std::int64_t rows, std::int64_t length);
 
-// Sums dense rows of `length` floats to one float each.
-using SumLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t rows, std::int64_t length);
+// Reduces dense rows of `length` floats to one float each.
+using ReductionLoop = void (*)(const std::byte* src, std::byte* dst, std::int64_t rows, std::int64_t length);
 
-// Operands and results are f32 or bf16; but for cast, a loop's are all of one dtype, and a cast is also between f32 and u8. One of
-// a binary loop's strides is 1.
+// Operands and results are f32 or bf16; but for cast, a loop's are all of one dtype, and a cast is also between f32 and 8 bits. One
+// of a binary loop's strides is 1.
 UnaryLoop unary_loop_of(Opcode opcode, DType src, DType dst);
 BinaryLoop binary_loop_of(Opcode opcode, DType dtype, int stride_a, int stride_b);
-SumLoop sum_loop_of_rows();
+ReductionLoop reduction_loop_of(Opcode opcode);
 // Swaps the elements of each pair; `count` is even, and `dst` apart from `src`.
 UnaryLoop swap_loop_of(DType dtype);
 

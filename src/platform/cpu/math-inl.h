@@ -1,7 +1,8 @@
-// Vector arithmetic the CPU kernels share: the functions of ir/math.inc and the opcodes made of them, row sums, and loads and
+// Vector arithmetic the CPU kernels share: the functions of ir/math.inc, the opcodes and reductions made of them, and loads and
 // stores that widen and round bf16, u8 and i8.
 //
 // Included once per instruction set by files that use Highway's foreach_target.h.
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -71,26 +72,6 @@ HWY_INLINE void store(D d, hn::Vec<D> v, std::uint16_t* dst) {
   const hn::Rebind<std::uint16_t, D> d16;
   const hn::Rebind<std::int32_t, D> di32;
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(round_in_upper_halves(d, v)))), d16, dst);
-}
-
-// Adds the upper half of the lanes to the lower until one is left.
-template <class D>
-HWY_INLINE float sum_halves(D, hn::Vec<D> v) {
-#if HWY_TARGET != HWY_SCALAR  // which has one lane, and no halves
-  if constexpr (hn::MaxLanes(D()) > 1) {
-    const hn::Half<D> half;
-    return sum_halves(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  }
-#endif
-  return hn::GetLane(v);
-}
-
-// A row's sum: the upper half of its partial sums is added to the lower, until one is left.
-template <class D, std::size_t kVectors>
-HWY_INLINE float sum_of_partials(D d, hn::Vec<D> (&partials)[kVectors]) {
-  for (std::size_t width = kVectors / 2; width > 0; width /= 2)
-    for (std::size_t v = 0; v < width; ++v) partials[v] = hn::Add(partials[v], partials[v + width]);
-  return sum_halves(d, partials[0]);
 }
 
 // A vector of f32 and one of i32 with the operators that ir/math.inc and the table of opcodes are written in.
@@ -172,7 +153,36 @@ struct Formula {
   struct Formula<Opcode::name, D> {                                               \
     static HWY_INLINE Floats<D> of(Floats<D> a, Floats<D> b) { return spelling; } \
   };
+#define ZOE_REDUCTION(name, binary, first)                                        \
+  template <class D>                                                              \
+  struct Formula<Opcode::name, D> {                                               \
+    static constexpr float kIdentity = first;                                     \
+    static HWY_INLINE hn::Vec<D> combined(hn::Vec<D> element, hn::Vec<D> total) { \
+      return Formula<Opcode::binary, D>::of(element, total).v;                    \
+    }                                                                             \
+  };
 #include "ir/opcodes.def"
+
+// Combines the upper half of the lanes with the lower until one is left.
+template <Opcode kReduction, class D>
+HWY_INLINE float reduce_halves(D, hn::Vec<D> v) {
+#if HWY_TARGET != HWY_SCALAR  // which has one lane, and no halves
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    const hn::Half<D> half;
+    return reduce_halves<kReduction>(half,
+                                     Formula<kReduction, hn::Half<D>>::combined(hn::UpperHalf(half, v), hn::LowerHalf(half, v)));
+  }
+#endif
+  return hn::GetLane(v);
+}
+
+// A row's total: the upper half of its partial ones is combined with the lower, until one is left.
+template <Opcode kReduction, class D, std::size_t kVectors>
+HWY_INLINE float reduce_partials(D d, hn::Vec<D> (&partials)[kVectors]) {
+  for (std::size_t width = kVectors / 2; width > 0; width /= 2)
+    for (std::size_t v = 0; v < width; ++v) partials[v] = Formula<kReduction, D>::combined(partials[v + width], partials[v]);
+  return reduce_halves<kReduction>(d, partials[0]);
+}
 
 }  // namespace zoe::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -71,15 +71,17 @@ struct Program {
   bool by_eight = true;
 };
 
-struct Sum {
+struct Reduced {
   int partials, totals;  // memories
+  float identity;
+  BlockTotals total;
   bool rounds;
 };
 
-// Values of rows, then columns and their sums.
+// Values of rows, then columns and their reductions.
 struct Pass {
   Program numbers, columns;
-  std::vector<Sum> sums;
+  std::vector<Reduced> reductions;
 };
 
 // What is done once a segment, or once a tile.
@@ -145,7 +147,7 @@ class RowBlocks : public Kernel {
     };
     const auto allows = [&](const Instruction& i) {
       if (i.opcode == Opcode::input) return in_runs(i.view);
-      return i.opcode != Opcode::sum && (i.place != Instruction::Place::row || i.opcode == Opcode::cast);
+      return !is_reduction(i.opcode) && (i.place != Instruction::Place::row || i.opcode == Opcode::cast);
     };
     while (chain_.row_axes > 1 && chain_.columns() < kFewColumns &&
            chain_.columns() * chain_.axes[static_cast<std::size_t>(chain_.row_axes) - 1] <= kManyColumns &&
@@ -205,7 +207,7 @@ class RowBlocks : public Kernel {
   int value_count() const { return static_cast<int>(values_.size()); }
   bool is_computed(int i) const {
     const Opcode opcode = instruction(i).opcode;
-    return opcode != Opcode::input && opcode != Opcode::constant && opcode != Opcode::sum;
+    return opcode != Opcode::input && opcode != Opcode::constant && !is_reduction(opcode);
   }
   int stored(const Store& store) const { return value(store.instruction).same; }
   bool is_of_columns(const Store& store) const { return instruction(store.instruction).place == Instruction::Place::column; }
@@ -345,8 +347,8 @@ class RowBlocks : public Kernel {
       for (int i = 0; i < value_count(); ++i) {
         const InstructionValue& v = value(i);
         if (!v.needed || v.by_row != by_row) continue;
-        if (instruction(i).opcode == Opcode::sum && instruction(i).pass == pass + 1)
-          targets.push_back(add_sum(made.passes.back(), i));
+        if (is_reduction(instruction(i).opcode) && instruction(i).pass == pass + 1)
+          targets.push_back(add_reduction(made.passes.back(), i));
         else if (v.kept_in == pass) targets.push_back({Target::Use::keep, i, v.home});
       }
       for (const Store& store : chain_.stores)
@@ -361,11 +363,15 @@ class RowBlocks : public Kernel {
       }
   }
 
-  Target add_sum(Pass& pass, int i) {
+  Target add_reduction(Pass& pass, int i) {
     const std::int64_t row_bytes = kPartials * static_cast<std::int64_t>(sizeof(float));
     const int partials = add_scratch(row_bytes * (value(i).by_row ? tile_rows_ : 1));
-    pass.sums.push_back({partials, value(i).memory, instruction(i).dtype == DType::bf16});
-    return {Target::Use::sum, instruction(i).arguments[0], {partials, DType::f32, Access::dense, row_bytes}};
+    const Opcode opcode = instruction(i).opcode;
+    pass.reductions.push_back(
+        {partials, value(i).memory, reduction_of(opcode).identity, block_totals(opcode), instruction(i).dtype == DType::bf16});
+    Target target{Target::Use::reduction, instruction(i).arguments[0], {partials, DType::f32, Access::dense, row_bytes}};
+    target.reduction = opcode;
+    return target;
   }
 
   Target result_of(const Store& store) {
@@ -543,12 +549,13 @@ class RowBlocks : public Kernel {
       // Whole vectors: what is behind the rows' values is room of the scratch.
       if (pass.numbers.first >= 0) run_(ops_of(share) + pass.numbers.first, {}, 1, 0, (n + vector_ - 1) / vector_ * vector_, true);
       if (pass.columns.first < 0) continue;
-      for (const Sum& sum : pass.sums) std::fill_n(scratch_of<float>(share, sum.partials), n * kPartials, 0.0f);
+      for (const Reduced& each : pass.reductions)
+        std::fill_n(scratch_of<float>(share, each.partials), n * kPartials, each.identity);
       run_columns(share, pass.columns, n);
-      for (const Sum& sum : pass.sums) {
-        auto* totals = scratch_of<float>(share, sum.totals);
-        totals_(scratch_of<float>(share, sum.partials), totals, n);
-        if (sum.rounds)
+      for (const Reduced& each : pass.reductions) {
+        auto* totals = scratch_of<float>(share, each.totals);
+        each.total(scratch_of<float>(share, each.partials), totals, n);
+        if (each.rounds)
           for (std::int64_t r = 0; r < n; ++r) totals[r] = bf16_to_f32(f32_to_bf16(totals[r]));
       }
     }
@@ -597,7 +604,6 @@ class RowBlocks : public Kernel {
   const std::string implementation_;
   const std::int64_t vector_ = block_elements(1);
   const BlockRun run_ = block_run();
-  const BlockTotals totals_ = block_totals();
   Chain chain_;                               // its arguments without casts that change nothing
   std::vector<std::string> layouts_;          // of the operands
   bool is_flat_ = false;                      // a single row, which threads share
