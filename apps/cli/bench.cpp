@@ -35,7 +35,8 @@ struct BenchOptions {
   CompileOptions compile;
   std::string part, size = "1.3b", profile, model, folder = "/tmp";
   std::vector<const Encoding*> stored;
-  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1, group_frames = 0, steps = 4;
+  std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1,
+               group_frames = 0, steps = 4;
   int repeat = 3;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
@@ -48,9 +49,9 @@ double mib(std::size_t bytes) { return static_cast<double>(bytes) / 1048576.0; }
 
 // On the device's clock, until all that `queue` puts on the stream is done.
 double seconds_on(Stream& stream, const std::function<void()>& queue) {
-  const auto begin = stream.mark();
+  const auto begin = stream.record_event();
   queue();
-  const auto end = stream.mark();
+  const auto end = stream.record_event();
   end->wait();
   return end->seconds_since(*begin);
 }
@@ -288,15 +289,15 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
   else store.load(*plans[1]);
   const Tensor workspace = make_workspace(platform, plans);
   const Arguments prompt(forward, platform, stream), negative(forward, platform, stream), both(pair, platform, stream);
-  Recordings recordings;
+  CapturedGraphs captured_graphs;
   const auto seconds_of = [&](const Plan& plan, std::initializer_list<const Arguments*> each) {
     return seconds_on(stream, [&] {
       for (const Arguments* arguments : each)
         run(plan, stream, store, arguments->inputs[0], arguments->outputs[0], workspace,
-            {.recordings = &recordings, .wait = false});
+            {.captured_graphs = &captured_graphs, .wait = false});
     });
   };
-  const int warm_ups = stream.can_record() ? 2 : 1;  // as in bench(): of all three arguments
+  const int warm_ups = stream.can_capture() ? 2 : 1;  // as in bench(): of all three arguments
   std::vector<double> apart, together;
   for (int number = 0; number < warm_ups + options.repeat; ++number) {
     const double two = seconds_of(*plans[0], {&prompt, &negative}), one = seconds_of(*plans[1], {&both});
@@ -336,7 +337,7 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
     Case measured;
     WeightStore store;
     Arguments arguments;
-    Recordings recordings = {};
+    CapturedGraphs captured_graphs = {};
     std::vector<double> seconds = {}, processor_seconds = {};
   };
   std::vector<std::unique_ptr<Side>> sides;
@@ -349,7 +350,7 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
   for (const auto& side : sides)
     for (const Plan& plan : side->measured.plans) plans.push_back(&plan);
   const Tensor workspace = make_workspace(platform, plans);
-  const int warm_ups = stream.can_record() ? 2 : 1;
+  const int warm_ups = stream.can_capture() ? 2 : 1;
   for (int number = 0; number < warm_ups + options.repeat; ++number)
     for (const auto& side : sides) {
       const std::clock_t before = std::clock();
@@ -357,7 +358,7 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
         for (std::size_t p = 0; p < side->measured.plans.size(); ++p)
           for (int time = 0; time < side->measured.graphs[p].times; ++time)
             run(side->measured.plans[p], stream, side->store, side->arguments.inputs[p], side->arguments.outputs[p], workspace,
-                {.recordings = &side->recordings, .wait = false});
+                {.captured_graphs = &side->captured_graphs, .wait = false});
       });
       if (number < warm_ups) continue;
       side->seconds.push_back(seconds);
@@ -395,7 +396,7 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
   for (const Plan& plan : measured.plans) plans.push_back(&plan);
   struct Side {
     WeightStore store;
-    Recordings recordings = {};
+    CapturedGraphs captured_graphs = {};
     std::vector<double> seconds = {};
   };
   const WeightSource weights = random_weights(measured, stored);
@@ -404,14 +405,14 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
   streamed.store.stream(plans, {.host_bytes = plans[0]->weight_bytes() * 2});
   const Arguments arguments(measured, platform, stream);
   const Tensor workspace = make_workspace(platform, plans);
-  const int warm_ups = stream.can_record() ? 2 : 1;
+  const int warm_ups = stream.can_capture() ? 2 : 1;
   for (int number = 0; number < warm_ups + options.repeat; ++number)
     for (Side* side : {&resident, &streamed}) {
       const double seconds = seconds_on(stream, [&] {
         for (std::size_t p = 0; p < plans.size(); ++p)
           for (int time = 0; time < measured.graphs[p].times; ++time)
             run(*plans[p], stream, side->store, arguments.inputs[p], arguments.outputs[p], workspace,
-                {.recordings = &side->recordings, .wait = false});
+                {.captured_graphs = &side->captured_graphs, .wait = false});
       });
       if (number >= warm_ups) side->seconds.push_back(seconds);
     }
@@ -433,7 +434,7 @@ void print_streamed(const BenchOptions& options, Platform& platform, DType dtype
                                        {"workspace_mib", mib(workspace.size_bytes())},
                                        {"token_pieces", options.token_pieces},
                                        {"host_mib", mib(streamed.store.host_bytes())},
-                                       {"recorded_segments", streamed.recordings.recorded()}};
+                                       {"captured_blocks", streamed.captured_graphs.captured()}};
   fmt::print("{}\n", line.dump());
 }
 
@@ -516,17 +517,17 @@ int bench(const BenchOptions& options) {
   const Tensor workspace = make_workspace(*platform, plans);
   const Arguments arguments(measured, *platform, *stream);
 
-  Recordings recordings;
+  CapturedGraphs captured_graphs;
   const auto run_all = [&](const RunOptions& run_options) {
     for (std::size_t p = 0; p < plans.size(); ++p)
       for (int time = 0; time < measured.graphs[p].times; ++time)
         zoe::run(*plans[p], *stream, store, arguments.inputs[p], arguments.outputs[p], workspace, run_options);
   };
-  // The first run sets up libraries, the second is recorded where a stream can; the others count.
-  const int warm_ups = stream->can_record() ? 2 : 1;
+  // The first run sets up libraries, the second is captured where a stream can; the others count.
+  const int warm_ups = stream->can_capture() ? 2 : 1;
   double first_seconds = 0, second_seconds = 0;
   std::vector<double> seconds, seconds_beside;  // of runs whose steps are not timed, beside those whose steps are
-  const auto time_run = [&] { return seconds_on(*stream, [&] { run_all({.recordings = &recordings, .wait = false}); }); };
+  const auto time_run = [&] { return seconds_on(*stream, [&] { run_all({.captured_graphs = &captured_graphs, .wait = false}); }); };
   for (int number = 0; number < warm_ups + options.repeat; ++number) {
     const auto host_begin = StepClock::now();
     const double run_seconds = time_run();
@@ -575,7 +576,7 @@ int bench(const BenchOptions& options) {
       {"second_s", second_seconds},
       // What the first call costs beyond a steady one, as a user meets it: tracing and compiling are part of it.
       {"first_less_steady_s", prepare_seconds + first_seconds - middle},
-      {"recorded_segments", recordings.recorded()},
+      {"captured_blocks", captured_graphs.captured()},
       {"gflop", operations / 1e9},
       {"gflop_per_s", operations / middle / 1e9},
       {"weights_mib", mib(store.size_bytes())},
@@ -634,7 +635,7 @@ Command add_bench(CLI::App& app) {
   app.add_option_function<std::string>(
          "--repeat",
          [o = options.get()](const std::string& text) { o->repeat = static_cast<int>(parse_integer("--repeat", text, 1, 1000)); },
-         "Counted runs after the first, and after the second where it is recorded (default 3)")
+         "Counted runs after the first, and after the second where it is captured (default 3)")
       ->type_name("N");
   app.add_option_function<std::vector<std::string>>(
          "--stored",

@@ -63,7 +63,7 @@ Totals totals_of(const Plan& plan, const std::optional<std::int64_t>& block) {
   Totals totals;
   for (const Step& step : plan.steps) {
     const Node& node = *step.node;
-    if (block && *block != node.segment) continue;
+    if (block && *block != node.block) continue;
     const double bytes = bytes_read(node) + bytes_written(node);
     ++totals.steps;
     totals.kernels.insert(step.kernel.get());
@@ -91,7 +91,7 @@ std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& 
     std::map<std::string, std::set<std::string>> ops;  // by reason
     const std::set<std::string> own = ops_of(node);
     for (const Decision& decision : plan.decisions)  // a chain may begin in the block before
-      if (own.count(decision.op) && decision.segment <= node.segment && decision.segment >= node.segment - 1)
+      if (own.count(decision.op) && decision.block <= node.block && decision.block >= node.block - 1)
         ops[decision.reason].insert(decision.op);
     std::string text;
     for (const auto& [reason, of] : ops) text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", fmt::join(of, ", "), reason);
@@ -123,10 +123,10 @@ std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& 
 double mib(double bytes) { return bytes / 1048576.0; }
 
 // A block's steps without its number, to see which blocks are the same.
-std::string fingerprint(const Plan& plan, int segment) {
+std::string fingerprint(const Plan& plan, int block) {
   std::string text;
   for (const Step& step : plan.steps)
-    if (step.node->segment == segment) text += fmt::format("{} {}\n", step.kernel->implementation(), signature(*step.node));
+    if (step.node->block == block) text += fmt::format("{} {}\n", step.kernel->implementation(), signature(*step.node));
   return text;
 }
 
@@ -139,12 +139,12 @@ void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceIn
     if (first_repeat >= 0) fmt::print("     blocks {} to {} are as block {}\n", first_repeat, last_repeat, like);
     first_repeat = -1;
   };
-  for (int segment = 0; segment < plan.segment_count; ++segment) {
-    if (options.block && *options.block != segment) continue;
-    const auto [same, is_new] = seen.try_emplace(fingerprint(plan, segment), segment);
-    if (!is_new && segment > 0) {
-      if (first_repeat < 0) first_repeat = segment;
-      last_repeat = segment;
+  for (int block = 0; block < plan.block_count; ++block) {
+    if (options.block && *options.block != block) continue;
+    const auto [same, is_new] = seen.try_emplace(fingerprint(plan, block), block);
+    if (!is_new && block > 0) {
+      if (first_repeat < 0) first_repeat = block;
+      last_repeat = block;
       like = same->second;
       continue;
     }
@@ -152,10 +152,10 @@ void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceIn
     for (std::size_t i = 0; i < plan.steps.size(); ++i) {
       const Step& step = plan.steps[i];
       const Node& node = *step.node;
-      if (node.segment != segment) continue;
+      if (node.block != block) continue;
       const std::string apart = node.opcode == Opcode::fused ? fmt::format("{:9.2f}", mib(bytes_one_by_one(node))) : "        -";
       const std::string reason = reason_of(step, plan, options.compile, device);
-      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}, {}{}{}\n", i, segment, name(kind_of_work(node)),
+      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}, {}{}{}\n", i, block, name(kind_of_work(node)),
                  operations(node) / 1e6, mib(bytes_read(node)), mib(bytes_written(node)), apart,
                  node.name.empty() ? "" : node.name + " | ", headline(node), step.implemented->row, step.kernel->implementation(),
                  reason.empty() ? "" : "; ", reason);
@@ -171,7 +171,7 @@ void for_each_source(const Plan& plan, const ExplainOptions& options,
   std::map<const Kernel*, int> runs;
   for (const Step& step : plan.steps) ++runs[step.kernel.get()];
   for (const Step& step : plan.steps) {
-    if (step.node->opcode != Opcode::fused || (options.block && *options.block != step.node->segment)) continue;
+    if (step.node->opcode != Opcode::fused || (options.block && *options.block != step.node->block)) continue;
     const auto count = runs.extract(step.kernel.get());
     if (count.empty()) continue;  // printed
     std::string text(step.kernel->source());
@@ -195,8 +195,8 @@ Json to_json(const Totals& totals, const Plan& plan) {
   Json kinds = Json::object();
   for (const auto& [kind, sum] : totals.kinds) kinds[std::string(kind)] = {{"steps", sum.first}, {"bytes", sum.second}};
   return {{"steps", totals.steps},           {"kernels", totals.kernels.size()},        {"bytes_moved", totals.bytes},
-          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes},
-          {"alive_bytes", plan.alive_bytes}, {"kinds", std::move(kinds)}};
+          {"operations", totals.operations}, {"workspace_bytes", plan.workspace_bytes}, {"alive_bytes", plan.alive_bytes},
+          {"kinds", std::move(kinds)}};
 }
 
 Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const ExplainOptions& options, const DeviceInfo& device) {
@@ -204,11 +204,11 @@ Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const E
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     const Step& step = plan.steps[i];
     const Node& node = *step.node;
-    if (options.block && *options.block != node.segment) continue;
+    if (options.block && *options.block != node.block) continue;
     Json refused = Json::array();
     for (const Refusal& refusal : step.implemented->refused) refused.push_back({{"row", refusal.row}, {"reason", refusal.reason}});
     Json one{{"step", i},
-             {"block", node.segment},
+             {"block", node.block},
              {"kind", name(kind_of_work(node))},
              {"name", node.name},
              {"what", headline(node)},
@@ -224,7 +224,7 @@ Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const E
   }
   Json json{{"plan", plan.graph.name},
             {"runs", part.times},
-            {"blocks", plan.segment_count},
+            {"blocks", plan.block_count},
             {"steps", std::move(steps)},
             {"totals", to_json(totals_of(plan, options.block), plan)},
             {"uncompiled", to_json(totals_of(apart, options.block), apart)},
@@ -247,8 +247,8 @@ void print_totals(const char* label, const Plan& plan, const Totals& totals) {
   std::string kinds;
   for (const auto& [kind, sum] : totals.kinds)
     kinds += fmt::format("{}{} {} ({:.1f} MiB)", kinds.empty() ? "" : ", ", sum.first, kind, mib(sum.second));
-  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace, {:.1f} alive at once: {}\n", label, totals.steps,
-             totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)),
+  fmt::print("{:<10} {:5} steps {:4} kernels {:10.1f} MiB moved {:8.1f} MiB workspace, {:.1f} alive at once: {}\n", label,
+             totals.steps, totals.kernels.size(), mib(totals.bytes), mib(static_cast<double>(plan.workspace_bytes)),
              mib(static_cast<double>(plan.alive_bytes)), kinds);
 }
 
@@ -257,8 +257,12 @@ int explain(const ExplainOptions& options) {
   const auto platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
   const DeviceInfo& device = platform->info();
-  const PartSize size{options.height.value_or(model.defaults.height), options.width.value_or(model.defaults.width),
-                      options.num_frames.value_or(model.defaults.num_frames), options.text_tokens, options.batch, 1,
+  const PartSize size{options.height.value_or(model.defaults.height),
+                      options.width.value_or(model.defaults.width),
+                      options.num_frames.value_or(model.defaults.num_frames),
+                      options.text_tokens,
+                      options.batch,
+                      1,
                       options.token_pieces};
   CompileOptions off = options.compile;
   off.compile = false;
@@ -270,10 +274,10 @@ int explain(const ExplainOptions& options) {
   as_asked.keep_passes = options.passes;
   for (const PartGraph& part : trace_part(model, options.part, dtype, size)) {
     const Plan plan = compile(part.graph, *platform, as_asked), apart = compile(part.graph, *platform, off);
-    check(!options.block || *options.block < plan.segment_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
+    check(!options.block || *options.block < plan.block_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
           options.block.value_or(0),
-          plan.segment_count == 1 ? fmt::format("0: {} has no blocks of layers", options.part)
-                                  : fmt::format("0 (what is outside blocks) to {}", plan.segment_count - 1));
+          plan.block_count == 1 ? fmt::format("0: {} has no blocks of layers", options.part)
+                                : fmt::format("0 (what is outside blocks) to {}", plan.block_count - 1));
     if (options.json) {
       plans.push_back(to_json(plan, apart, part, options, device));
       continue;

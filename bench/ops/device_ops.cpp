@@ -164,9 +164,9 @@ bool has_the_bits_of_the_cpu(const Case& c, Platform& platform) {
 
 // Seconds of one of several runs that are queued together.
 double seconds(Stream& stream, int runs, const std::function<void(int)>& run) {
-  const auto begin = stream.mark();
+  const auto begin = stream.record_event();
   for (int i = 0; i < runs; ++i) run(i);
-  const auto end = stream.mark();
+  const auto end = stream.record_event();
   end->wait();
   return end->seconds_since(*begin) / runs;
 }

@@ -13,29 +13,29 @@
 
 namespace zoe {
 
-// Weights of one segment side by side: packed in one go, copied as one.
-struct SegmentLayout {
+// Weights of one block side by side: packed in one go, copied as one.
+struct BlockLayout {
   std::vector<std::size_t> weights;  // their numbers in the plan
-  std::vector<std::size_t> offsets;  // of each, in the segment
+  std::vector<std::size_t> offsets;  // of each, in the block
   std::size_t size_bytes = 0;
 };
-std::vector<SegmentLayout> lay_out_segments(const Plan& plan);
+std::vector<BlockLayout> lay_out_blocks(const Plan& plan);
 
-struct BlockLayout {
+struct PlanLayout {
   static constexpr int kStays = -1;
-  std::vector<SegmentLayout> segments;
-  std::vector<std::size_t> offsets;  // of each segment, in the arena
-  std::vector<int> slots;            // of each segment: which of the places it takes, or kStays
-  std::vector<int> coming;           // the segments that come and go, in their order
+  std::vector<BlockLayout> blocks;
+  std::vector<std::size_t> offsets;  // of each block, in the arena
+  std::vector<int> slots;            // of each block: which of the places it takes, or kStays
+  std::vector<int> coming;           // the blocks that come and go, in their order
 };
 
 struct ArenaLayout {
-  std::vector<BlockLayout> plans;  // in the order of the plans
+  std::vector<PlanLayout> plans;  // in the order of the plans
   std::size_t slot_bytes = 0, slots = 0;
   std::size_t size_bytes = 0;
 };
 
-// Segment 0 stays, and small ones (heads and tails). Of the others as many stay as `most_bytes` holds beside `slots` places for the
+// Block 0 stays, and small ones (heads and tails). Of the others as many stay as `most_bytes` holds beside `slots` places for the
 // largest of the rest, spread evenly among those that come and go; with 0 none does. At least what the plans take is taken.
 ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots, std::size_t most_bytes = 0);
 

@@ -10,33 +10,33 @@ namespace zoe {
 
 namespace {
 
-std::string key_of(const Plan& plan, const SegmentLayout& segment) {
+std::string key_of(const Plan& plan, const BlockLayout& block) {
   std::string key;
-  for (const std::size_t weight : segment.weights) key += plan.weights[weight].name + '\t' + plan.weights[weight].layout + '\n';
+  for (const std::size_t weight : block.weights) key += plan.weights[weight].name + '\t' + plan.weights[weight].layout + '\n';
   return key;
 }
 
 }  // namespace
 
-std::shared_ptr<HostBuffer> HostSegments::find(const Plan& plan, const SegmentLayout& segment) const {
-  const auto found = kept_.find(key_of(plan, segment));
+std::shared_ptr<HostBuffer> HostBlocks::find(const Plan& plan, const BlockLayout& block) const {
+  const auto found = kept_.find(key_of(plan, block));
   return found == kept_.end() ? nullptr : found->second.buffer;
 }
 
-void HostSegments::keep(const Plan& plan, const SegmentLayout& segment, std::shared_ptr<HostBuffer> buffer) {
+void HostBlocks::keep(const Plan& plan, const BlockLayout& block, std::shared_ptr<HostBuffer> buffer) {
   size_bytes_ += buffer->size_bytes;
   Kept kept{std::move(buffer), {}};
-  for (const std::size_t weight : segment.weights)
+  for (const std::size_t weight : block.weights)
     for (const PlanWeight::Part& part : plan.weights[weight].parts) kept.tensors.push_back(part.name);
-  kept_.emplace(key_of(plan, segment), std::move(kept));
+  kept_.emplace(key_of(plan, block), std::move(kept));
 }
 
-bool HostSegments::make_room(std::size_t bytes, std::size_t limit, std::span<const Plan* const> plans) {
+bool HostBlocks::make_room(std::size_t bytes, std::size_t limit, std::span<const Plan* const> plans) {
   if (bytes > limit) return false;
   if (size_bytes_ + bytes <= limit) return true;
   std::set<std::string> wanted;
   for (const Plan* const plan : plans)
-    for (const SegmentLayout& segment : lay_out_segments(*plan)) wanted.insert(key_of(*plan, segment));
+    for (const BlockLayout& block : lay_out_blocks(*plan)) wanted.insert(key_of(*plan, block));
   for (auto each = kept_.begin(); each != kept_.end() && size_bytes_ + bytes > limit;) {
     if (wanted.contains(each->first)) {
       ++each;
@@ -48,7 +48,7 @@ bool HostSegments::make_room(std::size_t bytes, std::size_t limit, std::span<con
   return size_bytes_ + bytes <= limit;
 }
 
-BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostSegments& host, std::vector<const Plan*> plans,
+BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host, std::vector<const Plan*> plans,
                          Streaming how)
     : platform_(platform),
       pack_(std::move(pack)),
@@ -81,12 +81,12 @@ void BlockStream::forget() {
   drain();
   plan_ = nullptr;
   has_stayed_.assign(plans_.size(), false);
-  for (Place& place : places_) place.segment = -1;
+  for (Place& place : places_) place.block = -1;
 }
 
-std::vector<const PlanWeight*> BlockStream::weights_of(const SegmentLayout& segment) const {
+std::vector<const PlanWeight*> BlockStream::weights_of(const BlockLayout& block) const {
   std::vector<const PlanWeight*> weights;
-  for (const std::size_t weight : segment.weights) weights.push_back(&plan_->weights[weight]);
+  for (const std::size_t weight : block.weights) weights.push_back(&plan_->weights[weight]);
   return weights;
 }
 
@@ -94,21 +94,21 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
   const auto number = static_cast<std::size_t>(std::find(plans_.begin(), plans_.end(), &plan) - plans_.begin());
   ZOE_INTERNAL_CHECK(number < plans_.size());
   if (plan_ != &plan)
-    for (Place& place : places_) place.segment = -1;
+    for (Place& place : places_) place.block = -1;
   plan_ = &plan;
   of_plan_ = &layout_.plans[number];
   if (has_stayed_[number]) return;
   std::vector<const PlanWeight*> stay;
   bool is_copied = false;
-  for (std::size_t s = 0; s < of_plan_->segments.size(); ++s) {
-    const SegmentLayout& segment = of_plan_->segments[s];
-    if (of_plan_->slots[s] != BlockLayout::kStays || segment.weights.empty()) continue;
-    if (const auto prepared = platform_.host_addressable() ? nullptr : host_.find(plan, segment)) {
-      platform_.upload_later(*copies_, *prepared, 0, {arena_.get(), of_plan_->offsets[s]}, segment.size_bytes);
+  for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s) {
+    const BlockLayout& block = of_plan_->blocks[s];
+    if (of_plan_->slots[s] != PlanLayout::kStays || block.weights.empty()) continue;
+    if (const auto prepared = platform_.host_addressable() ? nullptr : host_.find(plan, block)) {
+      platform_.upload_later(*copies_, *prepared, 0, {arena_.get(), of_plan_->offsets[s]}, block.size_bytes);
       is_copied = true;
       continue;
     }
-    for (const PlanWeight* weight : weights_of(segment)) stay.push_back(weight);
+    for (const PlanWeight* weight : weights_of(block)) stay.push_back(weight);
   }
   pack_(
       stay,
@@ -123,68 +123,68 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
 
 Slot BlockStream::at(const PlanWeight& weight) const {
   const auto number = static_cast<std::size_t>(&weight - plan_->weights.data());
-  const auto s = static_cast<std::size_t>(weight.segment);
-  const SegmentLayout& segment = of_plan_->segments[s];
-  const auto found = std::lower_bound(segment.weights.begin(), segment.weights.end(), number);
-  return {arena_.get(), of_plan_->offsets[s] + segment.offsets[static_cast<std::size_t>(found - segment.weights.begin())]};
+  const auto s = static_cast<std::size_t>(weight.block);
+  const BlockLayout& block = of_plan_->blocks[s];
+  const auto found = std::lower_bound(block.weights.begin(), block.weights.end(), number);
+  return {arena_.get(), of_plan_->offsets[s] + block.offsets[static_cast<std::size_t>(found - block.weights.begin())]};
 }
 
-std::optional<int> BlockStream::next_of(int segment) const {
+std::optional<int> BlockStream::next_of(int block) const {
   const std::vector<int>& coming = of_plan_->coming;
-  const auto next = std::upper_bound(coming.begin(), coming.end(), segment);
+  const auto next = std::upper_bound(coming.begin(), coming.end(), block);
   if (next != coming.end()) return *next;
   if (coming.empty() || !how_.goes_round) return {};
   return coming.front();
 }
 
-void BlockStream::need(int segment, Stream& compute, const LoadOptions& options) {
-  const int slot = of_plan_->slots[static_cast<std::size_t>(segment)];
-  if (slot == BlockLayout::kStays) return;
+void BlockStream::need(int block, Stream& compute, const LoadOptions& options) {
+  const int slot = of_plan_->slots[static_cast<std::size_t>(block)];
+  if (slot == PlanLayout::kStays) return;
   Place& place = places_[static_cast<std::size_t>(slot)];
-  if (place.segment != segment) fetch(segment, options);
+  if (place.block != block) fetch(block, options);
   if (place.copied && !std::exchange(place.is_waited_for, true)) compute.wait_for(*place.copied);
-  if (const auto next = next_of(segment); next && places_.size() == 1) {
-    const SegmentLayout& layout = of_plan_->segments[static_cast<std::size_t>(*next)];
+  if (const auto next = next_of(block); next && places_.size() == 1) {
+    const BlockLayout& layout = of_plan_->blocks[static_cast<std::size_t>(*next)];
     if (host_.find(*plan_, layout)) return;
     for (const PlanWeight* weight : weights_of(layout)) read_ahead_(*weight);
   }
 }
 
-void BlockStream::done(int segment, Stream& compute, const LoadOptions& options) {
-  const int slot = of_plan_->slots[static_cast<std::size_t>(segment)];
-  if (slot != BlockLayout::kStays) places_[static_cast<std::size_t>(slot)].used = compute.mark();
-  const auto next = next_of(segment);
+void BlockStream::done(int block, Stream& compute, const LoadOptions& options) {
+  const int slot = of_plan_->slots[static_cast<std::size_t>(block)];
+  if (slot != PlanLayout::kStays) places_[static_cast<std::size_t>(slot)].used = compute.record_event();
+  const auto next = next_of(block);
   if (!next || places_.size() == 1) return;
   const int next_slot = of_plan_->slots[static_cast<std::size_t>(*next)];
-  if (places_[static_cast<std::size_t>(next_slot)].segment != *next) fetch(*next, options);
+  if (places_[static_cast<std::size_t>(next_slot)].block != *next) fetch(*next, options);
 }
 
-void BlockStream::fetch(int segment, const LoadOptions& options) {
-  const auto s = static_cast<std::size_t>(segment);
+void BlockStream::fetch(int block, const LoadOptions& options) {
+  const auto s = static_cast<std::size_t>(block);
   Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
-  place.segment = -1;
+  place.block = -1;
   const Slot to{arena_.get(), of_plan_->offsets[s]};
   if (platform_.host_addressable()) {
     if (place.used) place.used->wait();
     pack_(
-        weights_of(of_plan_->segments[s]),
+        weights_of(of_plan_->blocks[s]),
         [&](const PlanWeight& weight) {
           return Target{at(weight).data(), at(weight)};
         },
         options);
   } else {
-    const std::shared_ptr<HostBuffer> from = packed(segment, options);
+    const std::shared_ptr<HostBuffer> from = packed(block, options);
     if (place.used) copies_->wait_for(*place.used);
-    platform_.upload_later(*copies_, *from, 0, to, of_plan_->segments[s].size_bytes);
-    place.copied = copies_->mark();
+    platform_.upload_later(*copies_, *from, 0, to, of_plan_->blocks[s].size_bytes);
+    place.copied = copies_->record_event();
     place.is_waited_for = false;
   }
-  place.segment = segment;
+  place.block = block;
 }
 
-std::shared_ptr<HostBuffer> BlockStream::packed(int segment, const LoadOptions& options) {
-  const auto s = static_cast<std::size_t>(segment);
-  const SegmentLayout& layout = of_plan_->segments[s];
+std::shared_ptr<HostBuffer> BlockStream::packed(int block, const LoadOptions& options) {
+  const auto s = static_cast<std::size_t>(block);
+  const BlockLayout& layout = of_plan_->blocks[s];
   if (auto kept = host_.find(*plan_, layout)) return kept;
   const auto pack_to = [&](HostBuffer& buffer) {
     pack_(

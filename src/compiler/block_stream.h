@@ -33,12 +33,12 @@ struct Streaming {
   friend bool operator==(const Streaming&, const Streaming&) = default;
 };
 
-// Packed segments in memory of this process, by what is in them.
-class HostSegments {
+// Packed blocks in memory of this process, by what is in them.
+class HostBlocks {
  public:
-  std::shared_ptr<HostBuffer> find(const Plan& plan, const SegmentLayout& segment) const;
-  void keep(const Plan& plan, const SegmentLayout& segment, std::shared_ptr<HostBuffer> buffer);
-  // Whether so many bytes more fit the limit, once segments that none of the plans has are gone as far as needed. Nothing copies
+  std::shared_ptr<HostBuffer> find(const Plan& plan, const BlockLayout& block) const;
+  void keep(const Plan& plan, const BlockLayout& block, std::shared_ptr<HostBuffer> buffer);
+  // Whether so many bytes more fit the limit, once blocks that none of the plans has are gone as far as needed. Nothing copies
   // from these any more.
   bool make_room(std::size_t bytes, std::size_t limit, std::span<const Plan* const> plans);
   template <class Predicate>
@@ -73,8 +73,7 @@ class BlockStream {
                                   const LoadOptions&)>;
   using ReadAhead = std::function<void(const PlanWeight&)>;
 
-  BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostSegments& host, std::vector<const Plan*> plans,
-              Streaming how);
+  BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host, std::vector<const Plan*> plans, Streaming how);
   ~BlockStream();
   BlockStream(const BlockStream&) = delete;
   BlockStream& operator=(const BlockStream&) = delete;
@@ -86,24 +85,24 @@ class BlockStream {
 
   // Before a run of one of the plans: what stays is there.
   void begin(const Plan& plan, const LoadOptions& options);
-  // What `compute` is given from here on finds the segment's weights.
-  void need(int segment, Stream& compute, const LoadOptions& options);
+  // What `compute` is given from here on finds the block's weights.
+  void need(int block, Stream& compute, const LoadOptions& options);
   // It has been given all that reads them: the block after the next may come.
-  void done(int segment, Stream& compute, const LoadOptions& options);
+  void done(int block, Stream& compute, const LoadOptions& options);
   Slot at(const PlanWeight& weight) const;
   void drain() noexcept;  // no copy is under way
   void forget();          // weights have changed: all are packed again
 
  private:
-  void fetch(int segment, const LoadOptions& options);
-  std::shared_ptr<HostBuffer> packed(int segment, const LoadOptions& options);
-  std::optional<int> next_of(int segment) const;  // nothing: the run ends, and no other follows
-  std::vector<const PlanWeight*> weights_of(const SegmentLayout& segment) const;
+  void fetch(int block, const LoadOptions& options);
+  std::shared_ptr<HostBuffer> packed(int block, const LoadOptions& options);
+  std::optional<int> next_of(int block) const;  // nothing: the run ends, and no other follows
+  std::vector<const PlanWeight*> weights_of(const BlockLayout& block) const;
 
   Platform& platform_;
   const Pack pack_;
   const ReadAhead read_ahead_;
-  HostSegments& host_;
+  HostBlocks& host_;
   const std::vector<const Plan*> plans_;
   const Streaming how_;
   const ArenaLayout layout_;
@@ -111,12 +110,12 @@ class BlockStream {
   std::unique_ptr<Stream> copies_;
   std::vector<bool> has_stayed_;  // by plan: what stays of it is there
   const Plan* plan_ = nullptr;    // the one that runs
-  const BlockLayout* of_plan_ = nullptr;
+  const PlanLayout* of_plan_ = nullptr;
 
   struct Place {
-    int segment = -1;                     // that is there, or on its way
+    int block = -1;                       // that is there, or on its way
     bool is_waited_for = false;           // by the stream of kernels
-    std::unique_ptr<Mark> copied, used;   // the end of its copy; that of the kernels that read it
+    std::unique_ptr<Event> copied, used;  // the end of its copy; that of the kernels that read it
     std::shared_ptr<HostBuffer> staging;  // of what is not kept packed
   };
   std::vector<Place> places_;

@@ -44,7 +44,7 @@ bool stays_whole(const Node& call, const Selection& selection, const CompileOpti
                  std::vector<Decision>& decisions) {
   const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
   const Selection::Choice choice = selection.whole_op(call);
-  Decision decision{called.op, call.segment, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
+  Decision decision{called.op, call.block, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
   if (choice.row) decision.implementation = choice.row->name, decision.reason = "the override takes it";
   else if (options.overrides.ops == OverrideRules::Ops::native) decision.reason = "overrides are off (--override native)";
   else if (choice.refused.empty()) decision.reason = fmt::format("{} has no override of it", platform);
@@ -118,13 +118,13 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
     pass("fuse", std::move(fused.graph));
   }
   for (const NodePtr& node : plan_steps(plan.graph)) {
-    const int segment = plan.steps.empty() ? node->segment : std::max(node->segment, plan.steps.back().segment);
-    plan.steps.push_back({node, segment, {}, {}, {}, {}, {}, {}});
+    const int block = plan.steps.empty() ? node->block : std::max(node->block, plan.steps.back().block);
+    plan.steps.push_back({node, block, {}, {}, {}, {}, {}, {}});
     for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
       const auto origin = origins.find({node.get(), o});
       plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
     }
-    plan.segment_count = std::max(plan.segment_count, node->segment + 1);
+    plan.block_count = std::max(plan.block_count, node->block + 1);
   }
   return plan;
 }
@@ -163,11 +163,11 @@ void place(Plan& plan, Platform& platform) {
             parts.push_back({part.node().name, part.type()});
           const std::size_t bytes = kept ? kept->size_bytes : step.kernel->packed_bytes(input, source.types[0]);
           plan.weights.push_back(
-              {source.name, std::move(parts), layout, source.types[0], bytes, step.kernel, input, step.segment, std::move(kept)});
+              {source.name, std::move(parts), layout, source.types[0], bytes, step.kernel, input, step.block, std::move(kept)});
         }
-        // Segment 0 stays while the others come and go: it has the weights that several of them read.
-        int& segment = plan.weights[static_cast<std::size_t>(found->second)].segment;
-        if (segment != step.segment) segment = 0;
+        // Block 0 stays while the others come and go: it has the weights that several of them read.
+        int& block = plan.weights[static_cast<std::size_t>(found->second)].block;
+        if (block != step.block) block = 0;
         step.inputs.push_back({Place::Kind::weight, found->second, 0});
       } else {
         step.inputs.push_back(memory.place(step.node->inputs[operand]));
@@ -213,16 +213,17 @@ bool Plan::can_update_in_place(std::size_t input, std::size_t output) const {
 }
 
 std::string summarize(const Plan& plan) {
-  return fmt::format("plan {}: {} steps, {} kernels, {} weights in {} segments, workspace {:.1f} MiB ({:.1f} alive at once), weights {:.1f} MiB",
-                     plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.segment_count,
-                     static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.alive_bytes) / 1048576.0,
-                     static_cast<double>(plan.weight_bytes()) / 1048576.0);
+  return fmt::format(
+      "plan {}: {} steps, {} kernels, {} weights in {} blocks, workspace {:.1f} MiB ({:.1f} alive at once), weights {:.1f} MiB",
+      plan.graph.name, plan.steps.size(), plan.kernel_count, plan.weights.size(), plan.block_count,
+      static_cast<double>(plan.workspace_bytes) / 1048576.0, static_cast<double>(plan.alive_bytes) / 1048576.0,
+      static_cast<double>(plan.weight_bytes()) / 1048576.0);
 }
 
 std::string describe(const Plan& plan) {
   std::string text = summarize(plan) + "\n";
   for (const Step& step : plan.steps)
-    text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->segment, step.node->name.empty() ? "-" : step.node->name,
+    text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->block, step.node->name.empty() ? "-" : step.node->name,
                         step.kernel->implementation(), headline(*step.node));
   std::map<std::tuple<std::string_view, std::string_view, std::string_view>, int> calls;
   for (const Decision& decision : plan.decisions) ++calls[{decision.op, decision.implementation, decision.reason}];

@@ -28,13 +28,13 @@ struct PlanWeight {
   std::size_t size_bytes;
   std::shared_ptr<const Kernel> kernel;  // packs it, as operand `input`, if it is not kept
   int input;
-  int segment;                          // that the steps which read it run with; 0 if they run with several
+  int block;                            // that the steps which read it run with; 0 if they run with several
   std::optional<KeptLayout> kept = {};  // it stays as it is stored
 };
 
 struct Step {
   NodePtr node;
-  int segment;  // it runs with: of its node, or a later one that a step before it is of
+  int block;  // it runs with: of its node, or a later one that a step before it is of
   std::shared_ptr<const Kernel> kernel;
   std::shared_ptr<const Implemented> implemented;  // whose kernel that is: by which row, and why not by those before it
   std::vector<Place> inputs, outputs;
@@ -47,7 +47,7 @@ struct Step {
 // What runs for one call of an op, and why.
 struct Decision {
   std::string op;
-  int segment;
+  int block;
   std::size_t nodes;           // of the op's native definition
   std::string implementation;  // "native", or the row's name
   std::string reason;
@@ -62,7 +62,7 @@ struct Plan {
   std::size_t workspace_bytes = 0;
   std::size_t alive_bytes = 0;   // see MemoryPlan
   std::size_t kernel_count = 0;  // distinct ones
-  int segment_count = 0;
+  int block_count = 0;
 
   std::size_t weight_bytes() const;
   // True if every read of input `input` comes before output `output` is written: the caller may pass one tensor for both.

@@ -44,7 +44,7 @@ StepInfo info_of(const Step& step) {
   for (const Value& operand : node.inputs) operands.push_back(operand.type().str());
   for (const Type& type : node.types) results.push_back(type.str());
   info.arguments = {{"implementation", step.kernel->implementation()},
-                    {"segment", node.segment},
+                    {"block", node.block},
                     {"operands", std::move(operands)},
                     {"results", std::move(results)},
                     {"bytes_read", read},

@@ -10,8 +10,8 @@ namespace zoe {
 
 namespace {
 
-constexpr int kEmptyMarks = 8;
-constexpr std::size_t kSegmentsAhead = 2;  // of the one at work: the device does not wait for the host, and stops soon
+constexpr int kEmptyEvents = 8;
+constexpr std::size_t kBlocksAhead = 2;  // of the one at work: the device does not wait for the host, and stops soon
 
 void check_types(const Plan& plan, std::string_view what, std::span<const Tensor> given, const std::vector<Value>& wanted) {
   check(given.size() == wanted.size(), ErrorKind::invalid_argument, plan.graph.name, "got {} {}s, expected {}.", given.size(), what,
@@ -21,11 +21,11 @@ void check_types(const Plan& plan, std::string_view what, std::span<const Tensor
           given[i].type.str(), wanted[i].type().str());
 }
 
-// Where the steps of each segment begin, and their end.
-std::vector<std::size_t> segment_bounds(const Plan& plan) {
+// Where the steps of each block begin, and their end.
+std::vector<std::size_t> block_bounds(const Plan& plan) {
   std::vector<std::size_t> bounds;
   for (std::size_t i = 0; i < plan.steps.size(); ++i)
-    if (i == 0 || plan.steps[i].segment > plan.steps[i - 1].segment) bounds.push_back(i);
+    if (i == 0 || plan.steps[i].block > plan.steps[i - 1].block) bounds.push_back(i);
   bounds.push_back(plan.steps.size());
   return bounds;
 }
@@ -46,31 +46,31 @@ class PlanRun {
 
   void go() {
     weights_.begin_run(plan_, {.cancel = options_.cancel});
-    const std::vector<std::size_t> bounds = segment_bounds(plan_);
-    std::vector<Recordings::Segment>* const recorded = recorded_segments(bounds.size() - 1);
+    const std::vector<std::size_t> bounds = block_bounds(plan_);
+    std::vector<CapturedGraphs::Block>* const captured = captured_blocks(bounds.size() - 1);
     if (options_.time) {
       stream_.synchronize();
-      for (int i = 0; i < kEmptyMarks; ++i) empty_.push_back(stream_.mark());
-      marks_.push_back(stream_.mark());
+      for (int i = 0; i < kEmptyEvents; ++i) empty_.push_back(stream_.record_event());
+      events_.push_back(stream_.record_event());
       start_ = StepClock::now();
     }
     const LoadOptions load{.cancel = options_.cancel};
-    std::deque<std::unique_ptr<Mark>> ahead;
+    std::deque<std::unique_ptr<Event>> ahead;
     for (std::size_t s = 0; s + 1 < bounds.size(); ++s) {
       check_cancelled(bounds[s]);  // before weights are loaded for it
-      const int segment = plan_.steps.empty() ? 0 : plan_.steps[bounds[s]].segment;
-      weights_.begin_segment(segment, stream_, load);
-      if (recorded) replay(s, bounds[s], bounds[s + 1], (*recorded)[s]);
+      const int block = plan_.steps.empty() ? 0 : plan_.steps[bounds[s]].block;
+      weights_.begin_block(block, stream_, load);
+      if (captured) launch(s, bounds[s], bounds[s + 1], (*captured)[s]);
       else queue(bounds[s], bounds[s + 1]);
-      weights_.end_segment(segment, stream_, load);
+      weights_.end_block(block, stream_, load);
       if (!options_.cancel || s + 2 == bounds.size()) continue;
-      ahead.push_back(stream_.mark());
-      if (ahead.size() <= kSegmentsAhead) continue;
+      ahead.push_back(stream_.record_event());
+      if (ahead.size() <= kBlocksAhead) continue;
       ahead.front()->wait();
       ahead.pop_front();
     }
     if (options_.wait || options_.time) stream_.synchronize();
-    if (options_.recordings) options_.recordings->ran_.insert(&plan_);
+    if (options_.captured_graphs) options_.captured_graphs->ran_.insert(&plan_);
     if (options_.time) tell_times();
   }
 
@@ -106,72 +106,72 @@ class PlanRun {
 
   void queue(std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; ++i) {
-      if (!recording_) check_cancelled(i);
+      if (!capturing_) check_cancelled(i);
       const Step& step = plan_.steps[i];
       operands_.clear();
       for (const Place& place : step.inputs) operands_.push_back(slot(place));
       results_.clear();
       for (const Place& place : step.outputs) results_.push_back(slot(place));
       step.kernel->run(stream_, operands_, results_, slot(step.scratch));
-      if (options_.time) marks_.push_back(stream_.mark());
+      if (options_.time) events_.push_back(stream_.record_event());
       if (!options_.observe) continue;
       stream_.synchronize();
       (*options_.observe)({plan_, i, results_});
     }
   }
 
-  // Null: this run is not to be recorded.
-  std::vector<Recordings::Segment>* recorded_segments(std::size_t count) const {
-    Recordings* const recordings = options_.recordings;
-    if (!recordings || !stream_.can_record() || options_.observe || options_.time) return nullptr;
-    if (!recordings->ran_.contains(&plan_)) return nullptr;
-    Recordings::Key key{&plan_, &weights_, weights_.generation(), {workspace_.slot().data()}};
+  // Null: this run is not to be captured.
+  std::vector<CapturedGraphs::Block>* captured_blocks(std::size_t count) const {
+    CapturedGraphs* const captured_graphs = options_.captured_graphs;
+    if (!captured_graphs || !stream_.can_capture() || options_.observe || options_.time) return nullptr;
+    if (!captured_graphs->ran_.contains(&plan_)) return nullptr;
+    CapturedGraphs::Key key{&plan_, &weights_, weights_.generation(), {workspace_.slot().data()}};
     for (const std::span<const Tensor> tensors : {inputs_, outputs_})
       for (const Tensor& tensor : tensors) key.arguments.push_back(tensor.slot().data());
-    std::vector<Recordings::Segment>& segments = recordings->segments_[std::move(key)];
-    segments.resize(count);
-    return &segments;
+    std::vector<CapturedGraphs::Block>& blocks = captured_graphs->blocks_[std::move(key)];
+    blocks.resize(count);
+    return &blocks;
   }
 
-  void replay(std::size_t number, std::size_t begin, std::size_t end, Recordings::Segment& segment) {
-    if (!segment.recording && !segment.refused) {
+  void launch(std::size_t number, std::size_t begin, std::size_t end, CapturedGraphs::Block& block) {
+    if (!block.graph && !block.refused) {
       std::string why;
-      segment.recording = record(begin, end, &why);
-      segment.refused = !segment.recording;
-      if (segment.recording) ++options_.recordings->recorded_;
-      else if (options_.recordings->refusal_.empty()) options_.recordings->refusal_ = why;
-      if (segment.refused)
-        log(LogLevel::notice, fmt::format("segment {} of plan {} cannot be recorded, its kernels are queued one by one: {}", number,
+      block.graph = capture(begin, end, &why);
+      block.refused = !block.graph;
+      if (block.graph) ++options_.captured_graphs->captured_;
+      else if (options_.captured_graphs->refusal_.empty()) options_.captured_graphs->refusal_ = why;
+      if (block.refused)
+        log(LogLevel::notice, fmt::format("block {} of plan {} cannot be captured, its kernels are queued one by one: {}", number,
                                           plan_.graph.name, why));
     }
-    if (segment.refused) return queue(begin, end);
-    stream_.replay(*segment.recording);
-    ++options_.recordings->replayed_;
+    if (block.refused) return queue(begin, end);
+    stream_.launch(*block.graph);
+    ++options_.captured_graphs->launched_;
   }
 
-  // What a kernel may do at any other time, its library may refuse to have recorded: that is no error of the run.
-  std::unique_ptr<Recording> record(std::size_t begin, std::size_t end, std::string* why) {
-    stream_.record_begin();
-    recording_ = true;
+  // What a kernel may do at any other time, its library may refuse to have captured: that is no error of the run.
+  std::unique_ptr<CapturedGraph> capture(std::size_t begin, std::size_t end, std::string* why) {
+    stream_.capture_begin();
+    capturing_ = true;
     std::string failure;
     try {
       queue(begin, end);
     } catch (const Error& error) {
       failure = error.what();
     } catch (...) {
-      recording_ = false;
-      stream_.record_end(why);
+      capturing_ = false;
+      stream_.capture_end(why);
       throw;
     }
-    recording_ = false;
-    std::unique_ptr<Recording> recording = stream_.record_end(why);
-    if (failure.empty()) return recording;
+    capturing_ = false;
+    std::unique_ptr<CapturedGraph> graph = stream_.capture_end(why);
+    if (failure.empty()) return graph;
     *why = failure;
     return nullptr;
   }
 
   void tell_times() {
-    // The device spends time on a mark itself: the least of several with nothing between them is no part of a step.
+    // The device spends time on an event itself: the least of several with nothing between them is no part of a step.
     double own = empty_[1]->seconds_since(*empty_[0]);
     for (std::size_t i = 2; i < empty_.size(); ++i) own = std::min(own, empty_[i]->seconds_since(*empty_[i - 1]));
     const auto after_start = [&](double seconds) {
@@ -179,7 +179,7 @@ class PlanRun {
     };
     double begin = 0;
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      const double end = marks_[i + 1]->seconds_since(*marks_[0]);
+      const double end = events_[i + 1]->seconds_since(*events_[0]);
       (*options_.time)({plan_, i, after_start(std::min(begin + own, end)), after_start(end)});
       begin = end;
     }
@@ -191,11 +191,11 @@ class PlanRun {
   const std::span<const Tensor> inputs_, outputs_;
   const Tensor& workspace_;
   const RunOptions& options_;
-  bool recording_ = false;
-  std::vector<Slot> operands_, results_;      // of the step at hand
-  std::vector<std::unique_ptr<Mark>> empty_;  // with nothing between them
-  std::vector<std::unique_ptr<Mark>> marks_;  // before the first step, and behind each
-  StepClock::time_point start_;               // when the first was reached
+  bool capturing_ = false;
+  std::vector<Slot> operands_, results_;        // of the step at hand
+  std::vector<std::unique_ptr<Event>> empty_;   // with nothing between them
+  std::vector<std::unique_ptr<Event>> events_;  // before the first step, and behind each
+  StepClock::time_point start_;                 // when the first was reached
 };
 
 void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,

@@ -26,7 +26,7 @@ struct StepRun {
 using StepObserver = std::function<void(const StepRun&)>;
 
 // Is told of every step once the run is over: for measuring. Nothing waits between steps; times are those at which the device
-// passed marks in the queue.
+// passed events in the queue.
 struct StepTime {
   const Plan& plan;
   std::size_t step;
@@ -34,19 +34,19 @@ struct StepTime {
 };
 using StepTimer = std::function<void(const StepTime&)>;
 
-// Recordings of plans' segments, for streams that can record. The first run of a plan is queued kernel by kernel (libraries set
-// themselves up then; one that fails does not count), the next one with the same arguments is recorded, later ones are replayed.
+// CapturedGraphs of plans' blocks, for streams that can capture. The first run of a plan is queued kernel by kernel (libraries set
+// themselves up then; one that fails does not count), the next one with the same arguments is captured, later ones are launched.
 // Belongs to who runs the plans; plans, weights and tensors must outlive its use. One stream at a time.
-class Recordings {
+class CapturedGraphs {
  public:
-  std::size_t recorded() const { return recorded_; }  // segments
-  std::size_t replayed() const { return replayed_; }
-  // Why some segment is queued kernel by kernel; empty: none is.
+  std::size_t captured() const { return captured_; }  // blocks
+  std::size_t launched() const { return launched_; }
+  // Why some block is queued kernel by kernel; empty: none is.
   const std::string& refusal() const { return refusal_; }
 
  private:
   friend class PlanRun;
-  // All that the addresses in a recording follow from: the plan, its arguments, its workspace and its weights.
+  // All that the addresses in a graph follow from: the plan, its arguments, its workspace and its weights.
   struct Key {
     const Plan* plan;
     const WeightStore* weights;
@@ -54,24 +54,24 @@ class Recordings {
     std::vector<const std::byte*> arguments;
     friend auto operator<=>(const Key&, const Key&) = default;
   };
-  struct Segment {
-    std::unique_ptr<Recording> recording;
+  struct Block {
+    std::unique_ptr<CapturedGraph> graph;
     bool refused = false;
   };
   std::set<const Plan*> ran_;
-  std::map<Key, std::vector<Segment>> segments_;
-  std::size_t recorded_ = 0, replayed_ = 0;
+  std::map<Key, std::vector<Block>> blocks_;
+  std::size_t captured_ = 0, launched_ = 0;
   std::string refusal_;
 };
 
 struct RunOptions {
-  // Looked at before every step, or every segment that is replayed; true ends the run with an Error of kind cancelled. So that the
-  // device is never far behind, at most two segments are queued ahead of the one at work.
+  // Looked at before every step, or every block that is launched; true ends the run with an Error of kind cancelled. So that the
+  // device is never far behind, at most two blocks are queued ahead of the one at work.
   const std::atomic<bool>* cancel = nullptr;
   const StepObserver* observe = nullptr;
   const StepTimer* time = nullptr;
-  // If set, and if the stream can record, segments are recorded and replayed. Not with the two above.
-  Recordings* recordings = nullptr;
+  // If set, and if the stream can capture, blocks are captured and launched. Not with the two above.
+  CapturedGraphs* captured_graphs = nullptr;
   // False: return when all is queued, without waiting for it. What the run reads and writes must live until the stream is drained.
   bool wait = true;
 };

@@ -133,8 +133,8 @@ class WeightStore::Loading {
   }
 
  private:
-  // What a kernel packs from, which may do so for a long time, on threads of its own that nothing may be thrown on: once the flag is
-  // set there are zeros to read, and packing is soon over.
+  // What a kernel packs from, which may do so for a long time, on threads of its own that nothing may be thrown on: once the flag
+  // is set there are zeros to read, and packing is soon over.
   class Cancellable : public WeightReader {
    public:
     Cancellable(const WeightReader& source, const std::atomic<bool>& cancel) : source_(source), cancel_(cancel) {}
@@ -356,13 +356,13 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
   std::vector<const PlanWeight*> wanted;
   std::unique_ptr<Stream> copies;
   std::set<std::pair<std::string_view, std::string_view>> seen;
-  const std::vector<SegmentLayout> segments = lay_out_segments(plan);
+  const std::vector<BlockLayout> blocks = lay_out_blocks(plan);
   try {
-    for (std::size_t s = 0; s < segments.size(); ++s) {
+    for (std::size_t s = 0; s < blocks.size(); ++s) {
       if (only && *only != static_cast<int>(s)) continue;
-      const std::shared_ptr<HostBuffer> prepared = host_.find(plan, segments[s]);
-      for (std::size_t i = 0; i < segments[s].weights.size(); ++i) {
-        const PlanWeight& weight = plan.weights[segments[s].weights[i]];
+      const std::shared_ptr<HostBuffer> prepared = host_.find(plan, blocks[s]);
+      for (std::size_t i = 0; i < blocks[s].weights.size(); ++i) {
+        const PlanWeight& weight = plan.weights[blocks[s].weights[i]];
         if (find(weight) || !seen.insert({weight.name, weight.layout}).second) continue;
         const auto& buffer = buffers[&weight] = platform_.allocate_unset(weight.size_bytes, weight.name);
         if (!prepared) {
@@ -370,7 +370,7 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
           continue;
         }
         if (!copies) copies = platform_.make_stream();
-        platform_.upload_later(*copies, *prepared, segments[s].offsets[i], {buffer.get(), 0}, weight.size_bytes);
+        platform_.upload_later(*copies, *prepared, blocks[s].offsets[i], {buffer.get(), 0}, weight.size_bytes);
       }
     }
     if (buffers.empty()) return;
@@ -429,7 +429,7 @@ void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& mis
 }
 
 void WeightStore::load(const Plan& plan, const LoadOptions& options) { load(plan, std::nullopt, options); }
-void WeightStore::load(const Plan& plan, int segment, const LoadOptions& options) { load(plan, std::optional(segment), options); }
+void WeightStore::load(const Plan& plan, int block, const LoadOptions& options) { load(plan, std::optional(block), options); }
 
 void WeightStore::stream(std::vector<const Plan*> plans, const Streaming& how) {
   if (blocks_ && blocks_->plans() == plans && blocks_->how() == how) return;
@@ -455,22 +455,22 @@ void WeightStore::add(const Plan& plan) {
 
 void WeightStore::prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
   for (const Plan* const plan : plans)
-    for (const SegmentLayout& segment : lay_out_segments(*plan)) {
-      if (segment.weights.empty() || host_.find(*plan, segment) || !host_.make_room(segment.size_bytes, host_bytes, plans)) continue;
+    for (const BlockLayout& block : lay_out_blocks(*plan)) {
+      if (block.weights.empty() || host_.find(*plan, block) || !host_.make_room(block.size_bytes, host_bytes, plans)) continue;
       std::vector<const PlanWeight*> weights;
       std::map<const PlanWeight*, std::size_t> offsets;
-      for (std::size_t i = 0; i < segment.weights.size(); ++i) {
-        weights.push_back(&plan->weights[segment.weights[i]]);
-        offsets[weights.back()] = segment.offsets[i];
+      for (std::size_t i = 0; i < block.weights.size(); ++i) {
+        weights.push_back(&plan->weights[block.weights[i]]);
+        offsets[weights.back()] = block.offsets[i];
       }
-      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(segment.size_bytes, "weights of later steps");
+      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(block.size_bytes, "weights of later steps");
       pack(
           weights,
           [&](const PlanWeight& weight) {
             return Target{buffer->data + offsets.at(&weight), {}};
           },
           options);
-      host_.keep(*plan, segment, std::move(buffer));
+      host_.keep(*plan, block, std::move(buffer));
     }
 }
 
@@ -523,12 +523,12 @@ void WeightStore::begin_run(const Plan& plan, const LoadOptions& options) {
   if (blocks_) blocks_->begin(plan, options);
 }
 
-void WeightStore::begin_segment(int segment, Stream& compute, const LoadOptions& options) {
-  if (blocks_) blocks_->need(segment, compute, options);
+void WeightStore::begin_block(int block, Stream& compute, const LoadOptions& options) {
+  if (blocks_) blocks_->need(block, compute, options);
 }
 
-void WeightStore::end_segment(int segment, Stream& compute, const LoadOptions& options) {
-  if (blocks_) blocks_->done(segment, compute, options);
+void WeightStore::end_block(int block, Stream& compute, const LoadOptions& options) {
+  if (blocks_) blocks_->done(block, compute, options);
 }
 
 void WeightStore::drain() noexcept {

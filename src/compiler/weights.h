@@ -47,12 +47,12 @@ class WeightStore {
  public:
   WeightStore(Platform& platform, WeightSource source) : platform_(platform), source_(std::move(source)) {}
 
-  // Packs what a plan (or one segment of it) needs and is not here yet, in the order in which it lies in its files. Where buffers
+  // Packs what a plan (or one block of it) needs and is not here yet, in the order in which it lies in its files. Where buffers
   // are not this process's memory, several threads read, pack and upload side by side. After an error the store is as it was.
   // A reader is let go as soon as it is packed: one that holds something may be made for each asking.
   // Takes what prepare() has packed.
   void load(const Plan& plan, const LoadOptions& options = {});
-  void load(const Plan& plan, int segment, const LoadOptions& options = {});
+  void load(const Plan& plan, int block, const LoadOptions& options = {});
   // From now on blocks of these plans come and go while they run, and these alone can be run: in fixed places of one buffer, in the
   // place of what was loaded. The plans outlive that, or forget() is told. Nothing is read yet.
   void stream(std::vector<const Plan*> plans, const Streaming& how);
@@ -75,10 +75,10 @@ class WeightStore {
   // Changes whenever some weight may have got another address.
   std::uint64_t generation() const { return generation_; }
 
-  // For who runs a plan: before it, and around what is queued of each segment. Without a stream of blocks they do nothing.
+  // For who runs a plan: before it, and around what is queued of each block. Without a stream of blocks they do nothing.
   void begin_run(const Plan& plan, const LoadOptions& options);
-  void begin_segment(int segment, Stream& compute, const LoadOptions& options);
-  void end_segment(int segment, Stream& compute, const LoadOptions& options);
+  void begin_block(int block, Stream& compute, const LoadOptions& options);
+  void end_block(int block, Stream& compute, const LoadOptions& options);
   void drain() noexcept;  // after an error: no copy is under way
 
  private:
@@ -109,7 +109,7 @@ class WeightStore {
     std::vector<std::string> tensors;  // that it was made from
   };
   std::map<std::pair<std::string, std::string>, Packed> packed_;  // by name and layout
-  HostSegments host_;
+  HostBlocks host_;
   std::unique_ptr<BlockStream> blocks_;
   std::size_t size_bytes_ = 0;
   std::uint64_t generation_ = 0;

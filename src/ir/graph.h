@@ -67,11 +67,11 @@ std::string headline(const Node& node);
 // Everything there is to a graph; `parse` (ir/parse.h) reads it. The inputs, then one line per node, then the results:
 //   graph norm
 //   %0 = input : f32[1,576,256]  # x
-//   %1 = parameter segment=3 : f32[256]  # blocks.2.weight
+//   %1 = parameter block=3 : f32[256]  # blocks.2.weight
 //   %2 = mul %0 %1 : f32[1,576,256]  # rms_norm
 //   return %2
 // Behind the # stand the names of inputs and weights, and the op a node comes from. A node with several results is referred to as
-// %7.0, %7.1. The segment is written where it is not the largest of the operands'. The native graph of a call or fused node
+// %7.0, %7.1. The block is written where it is not the largest of the operands'. The native graph of a call or fused node
 // follows its line, indented.
 std::string print(const Graph& graph);
 

@@ -291,7 +291,7 @@ class Parser {
     if (word.empty()) here.refuse("the line ends early: expected a colon and the result's type.");
     for (word = words.next(); !word.empty() && word != "#"; word = words.next()) node.types.push_back(parse_type(here, word));
     node.name = words.rest();
-    if (const auto segment = attributes.take("segment=")) node.segment = parse_number<int>(here, *segment);
+    if (const auto block = attributes.take("block=")) node.block = parse_number<int>(here, *block);
     if (node.opcode == Opcode::call || node.opcode == Opcode::fused) {
       std::string op(without_quotes(here, attributes.require(node.opcode, "op=")));
       node.attributes = std::make_shared<const CallAttributes>(CallAttributes{std::move(op), parse_graph(indent + 2)});
@@ -341,7 +341,7 @@ class Parser {
         line.refuse("got {} parts named '{}', expected their names with plus signs between.", rows.size(), node.name);
       Type type = node.types[0];
       type.shape.dim(0) = count;
-      Value part = parameter(std::string(names.substr(0, end)), type.dtype, type.shape, node.segment);
+      Value part = parameter(std::string(names.substr(0, end)), type.dtype, type.shape, node.block);
       if (kept) {
         const std::size_t comma = kept->find(',');
         if ((comma == std::string_view::npos) != (packed.parts.size() + 1 == rows.size()))

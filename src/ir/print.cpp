@@ -71,15 +71,15 @@ std::string print_nodes(const Graph& graph, bool with_names, const std::string& 
   const auto print_node = [&](const Node& node) {
     const std::size_t number = numbers.size();
     text += fmt::format("{}%{} = {}", indent, number, name(node.opcode));
-    int segment = 0;
+    int block = 0;
     for (const Value& operand : node.inputs) {
       text += " " + reference(operand);
-      segment = std::max(segment, operand.node().segment);
+      block = std::max(block, operand.node().block);
     }
     text += attributes(node);
     const CallAttributes* const called = called_by(node);
     if (called && (with_names || node.opcode == Opcode::call)) text += fmt::format(" op=\"{}\"", called->op);
-    if (with_names && node.segment != segment) text += fmt::format(" segment={}", node.segment);
+    if (with_names && node.block != block) text += fmt::format(" block={}", node.block);
     text += " :";
     for (const Type& type : node.types) text += " " + type.str();
     if (with_names && !node.name.empty()) text += "  # " + node.name;

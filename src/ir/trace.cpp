@@ -19,14 +19,14 @@ void require(bool ok, std::string_view where, fmt::format_string<Args...> format
 }
 
 Value make_node(Opcode opcode, std::vector<Value> inputs, Attributes attributes, std::vector<Type> types,
-                std::string node_name = {}, int segment = 0) {
+                std::string node_name = {}, int block = 0) {
   static std::atomic<std::uint64_t> serial{0};
   auto node = std::make_shared<Node>();
   node->opcode = opcode;
-  node->segment = segment;
+  node->block = block;
   for (const Value& operand : inputs) {
     require(static_cast<bool>(operand), name(opcode), "an operand is absent.");
-    node->segment = std::max(node->segment, operand.node().segment);
+    node->block = std::max(node->block, operand.node().block);
   }
   node->inputs = std::move(inputs);
   node->attributes = std::move(attributes);
@@ -89,7 +89,7 @@ Value input(std::string input_name, DType dtype, Shape shape) {
   return make_node(Opcode::input, {}, {}, {Type{dtype, std::move(shape)}}, std::move(input_name));
 }
 
-Value parameter(std::string parameter_name, DType dtype, Shape shape, int segment, Shape stored) {
+Value parameter(std::string parameter_name, DType dtype, Shape shape, int block, Shape stored) {
   require(!is_byte(dtype), "parameter", "bad dtype of {}: got {}, expected f32 or bf16. Make it an input.", parameter_name,
           name(dtype));
   Attributes attributes;
@@ -98,8 +98,7 @@ Value parameter(std::string parameter_name, DType dtype, Shape shape, int segmen
             parameter_name, stored.str(), shape.str());
     attributes = StoredAttributes{std::move(stored)};
   }
-  return make_node(Opcode::parameter, {}, std::move(attributes), {Type{dtype, std::move(shape)}}, std::move(parameter_name),
-                   segment);
+  return make_node(Opcode::parameter, {}, std::move(attributes), {Type{dtype, std::move(shape)}}, std::move(parameter_name), block);
 }
 
 Value kept_parameter(const Node& of, Storage storage) {
@@ -110,13 +109,13 @@ Value kept_parameter(const Node& of, Storage storage) {
               shape.dim(1) % storage.encoding->block_elements == 0,
           "kept_parameter", "bad storage of {}: got {} in {}, expected rows of whole blocks of an encoding of weights.", of.name,
           shape.str(), storage.encoding ? storage.encoding->name : "none");
-  return make_node(Opcode::parameter, {}, StoredAttributes{stored_shape(of), storage}, of.types, of.name, of.segment);
+  return make_node(Opcode::parameter, {}, StoredAttributes{stored_shape(of), storage}, of.types, of.name, of.block);
 }
 
 Value packed_parameter(std::vector<Value> parts) {
   require(parts.size() > 1, "packed_parameter", "got {} parts, expected two or more.", parts.size());
   Type type = parts.front().type();
-  const int segment = parts.front().node().segment;
+  const int block = parts.front().node().block;
   require(type.shape.rank() > 0, "packed_parameter", "got {}, expected rank 1 or more.", type.str());
   std::int64_t rows = 0;
   std::string names;
@@ -124,15 +123,15 @@ Value packed_parameter(std::vector<Value> parts) {
     const Node& node = part.node();
     require(node.opcode == Opcode::parameter && !std::holds_alternative<PackedAttributes>(node.attributes), "packed_parameter",
             "got a part that is {}, expected a parameter of one tensor.", name(node.opcode));
-    require(part.dtype() == type.dtype && part.shape().rank() == type.shape.rank() && node.segment == segment &&
+    require(part.dtype() == type.dtype && part.shape().rank() == type.shape.rank() && node.block == block &&
                 part.shape().count(1, type.shape.rank()) == type.shape.count(1, type.shape.rank()),
-            "packed_parameter", "parts do not fit together: got {} of segment {}, expected one like {} of segment {}.",
-            part.type().str(), node.segment, type.str(), segment);
+            "packed_parameter", "parts do not fit together: got {} of block {}, expected one like {} of block {}.",
+            part.type().str(), node.block, type.str(), block);
     rows += part.dim(0);
     names += (names.empty() ? "" : " + ") + node.name;
   }
   type.shape.dim(0) = rows;
-  return make_node(Opcode::parameter, {}, PackedAttributes{std::move(parts)}, {std::move(type)}, std::move(names), segment);
+  return make_node(Opcode::parameter, {}, PackedAttributes{std::move(parts)}, {std::move(type)}, std::move(names), block);
 }
 
 Value constant(double value, DType dtype) {
@@ -333,7 +332,7 @@ std::vector<Value> make_fused(std::string op, const std::vector<Value>& argument
 }
 
 Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origin) {
-  return make_node(node.opcode, std::move(inputs), node.attributes, node.types, std::move(origin), node.segment);
+  return make_node(node.opcode, std::move(inputs), node.attributes, node.types, std::move(origin), node.block);
 }
 
 }  // namespace zoe

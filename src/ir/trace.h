@@ -15,12 +15,12 @@
 namespace zoe {
 
 Value input(std::string name, DType dtype, Shape shape);
-// A weight, in the dtype it is computed with; the checkpoint may store another. `segment`: see Node::segment. `stored`: the shape
+// A weight, in the dtype it is computed with; the checkpoint may store another. `block`: see Node::block. `stored`: the shape
 // in files where it is another (a convolution that runs as a product); of as many elements, rank 0 for the same.
-Value parameter(std::string name, DType dtype, Shape shape, int segment = 0, Shape stored = {});
+Value parameter(std::string name, DType dtype, Shape shape, int block = 0, Shape stored = {});
 // For passes: a parameter of one tensor that stays as it is stored, and is widened where it is used.
 Value kept_parameter(const Node& parameter, Storage storage);
-// For passes: parameters of one dtype and segment, which become one, rows [..] of the first before those of the next.
+// For passes: parameters of one dtype and block, which become one, rows [..] of the first before those of the next.
 Value packed_parameter(std::vector<Value> parts);
 Value constant(double value, DType dtype = DType::f32);  // rank 0
 

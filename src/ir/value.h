@@ -137,8 +137,8 @@ struct Node {
   Attributes attributes;
   std::vector<Type> types;  // of the results: one, but for a call and a fused node
   std::string name;         // of an input or a parameter; else the op whose native graph this node comes from, may be empty
-  // Segments are the units in which weights come and go (one a transformer block): the largest segment of the inputs.
-  int segment = 0;
+  // Blocks are the units in which weights come and go (one a transformer block): the largest block of the inputs.
+  int block = 0;
   std::uint64_t serial = 0;  // grows in the order nodes are made: the order a plan runs them in
 
   template <class T>

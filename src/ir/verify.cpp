@@ -115,7 +115,7 @@ void verify(const Graph& graph) {
       check(seen.count(&operand.node()) > 0, ErrorKind::internal, where, "an operand comes after its use.");
       check(operand.output() >= 0 && operand.output() < static_cast<int>(operand.node().types.size()), ErrorKind::internal, where,
             "an operand names result {} of {}.", operand.output(), operand.node().types.size());
-      check(operand.node().segment <= node->segment, ErrorKind::internal, where, "an operand belongs to a later segment.");
+      check(operand.node().block <= node->block, ErrorKind::internal, where, "an operand belongs to a later block.");
     }
     check(result_types(*node) == node->types, ErrorKind::internal, where,
           "result type contradicts the operands: got {}, expected {}.", node->types.at(0).str(), result_types(*node).at(0).str());

@@ -36,12 +36,12 @@ std::uint64_t Resources::weight_bytes_loaded() const {
 }
 
 void Resources::forget(const Plan& plan) {
-  recordings = {};
+  captured_graphs = {};
   for (const auto& [name, component] : components) component->weights().forget(plan);
 }
 
 void Resources::clear(bool host) {
-  recordings = {};
+  captured_graphs = {};
   tensors.clear();
   workspace = {};
   for (const auto& [name, component] : components) {
@@ -111,7 +111,7 @@ void Execution::begin() {
     return found != wanted.end() && found->second.type == entry.second.type;
   });
   if (stays && all_fit) return;
-  r.recordings = {};
+  r.captured_graphs = {};
   if (!stays) return r.clear(!placement_.keeps_host);
   std::erase_if(r.tensors, [&](const auto& entry) {
     const auto found = wanted.find(entry.first);
@@ -139,7 +139,7 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   for (const auto& [name, component] : resources_.components) run.weights_[name] = &component->weights();
   run.no_weights_ = no_weights_.get();
   run.workspace_ = &resources_.workspace;
-  run.recordings_ = &resources_.recordings;
+  run.captured_graphs_ = &resources_.captured_graphs;
   run.timer_ = timer_ ? &timer_ : nullptr;
   run.runner_ = &runner_;
   run.stored_ = &stored_;
@@ -225,7 +225,7 @@ void Execution::make_tensors(std::size_t stage) {
     if (stays || other == stage)
       for (const BoundProgram::Use& use : program_.uses(other)) workspace = std::max(workspace, use.plan->plan.workspace_bytes);
   if (!r.workspace.buffer || r.workspace.size_bytes() < workspace) {
-    r.recordings = {};
+    r.captured_graphs = {};
     r.workspace = {};
     r.workspace = make_tensor(r.platform, {DType::f32, {static_cast<std::int64_t>((workspace + 3) / 4)}}, "workspace");
   }
@@ -247,7 +247,7 @@ void Execution::free_tensors(std::size_t stage, std::size_t video) {
     if (tensor.last == stage && (!of_every_video || is_last(video))) resources_.tensors.erase(name);
   }
   resources_.workspace = {};
-  resources_.recordings = {};
+  resources_.captured_graphs = {};
 }
 
 }  // namespace zoe

@@ -35,7 +35,7 @@ struct Resources {
   std::map<std::string, Tensor> tensors;  // by name; between requests: those of the last one that let them stay
   std::map<std::string, Filled> filled;   // of those that hold tables, by name
   Tensor workspace;
-  Recordings recordings;  // captured graphs, of these tensors and weights
+  CapturedGraphs captured_graphs;  // captured graphs, of these tensors and weights
   std::size_t tensors_made = 0;
 
   std::size_t held_bytes() const;       // weights, tensors and workspace

@@ -150,13 +150,13 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
       memory.weights = arena.size_bytes;
       std::size_t coming_bytes = 0, most = 0;
       for (std::size_t p = 0; p < plans.size(); ++p) {
-        const BlockLayout& layout = arena.plans[p];
-        for (const int s : layout.coming) coming_bytes += layout.segments[static_cast<std::size_t>(s)].size_bytes;
+        const PlanLayout& layout = arena.plans[p];
+        for (const int s : layout.coming) coming_bytes += layout.blocks[static_cast<std::size_t>(s)].size_bytes;
         if (plans[p]->weight_bytes() <= std::exchange(most, std::max(most, plans[p]->weight_bytes()))) continue;
-        memory.blocks = layout.segments.size() - 1;
+        memory.blocks = layout.blocks.size() - 1;
         memory.coming_blocks = layout.coming.size();
         memory.coming_bytes = 0;
-        for (const int s : layout.coming) memory.coming_bytes += layout.segments[static_cast<std::size_t>(s)].size_bytes;
+        for (const int s : layout.coming) memory.coming_bytes += layout.blocks[static_cast<std::size_t>(s)].size_bytes;
       }
       // Packed blocks are kept as far as the limit goes; of the rest some are on their way.
       if (slots > 1)

@@ -44,7 +44,7 @@ void StageRun::read_stored(std::string_view component, std::string_view tensor, 
 
 void StageRun::run(const BoundPlan& plan, bool capture) const {
   const RunOptions options{
-      .cancel = callbacks_.cancel, .time = timer_, .recordings = capture ? recordings_ : nullptr, .wait = false};
+      .cancel = callbacks_.cancel, .time = timer_, .captured_graphs = capture ? captured_graphs_ : nullptr, .wait = false};
   (*runner_)(*plan.use->plan, stream_, *plan.weights, plan.inputs, plan.outputs, *workspace_, options);
 }
 

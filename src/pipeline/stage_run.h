@@ -53,7 +53,7 @@ class StageRun {
   BoundPlan bind(std::string_view use) const;
   void read_stored(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out) const;
 
-  // Queues a plan and does not wait. With `capture`, its segments become graphs of the device, launched as one from the third run
+  // Queues a plan and does not wait. With `capture`, its blocks become graphs of the device, launched as one from the third run
   // on the same arguments on.
   void run(const BoundPlan& plan, bool capture = true) const;
   void upload(const Tensor& tensor, std::span<const float> values) const;
@@ -83,7 +83,7 @@ class StageRun {
   std::map<std::string, WeightStore*> weights_;      // by component
   WeightStore* no_weights_ = nullptr;
   const Tensor* workspace_ = nullptr;
-  Recordings* recordings_ = nullptr;
+  CapturedGraphs* captured_graphs_ = nullptr;
   const StepTimer* timer_ = nullptr;
   const PlanRunner* runner_ = nullptr;
   const StoredReader* stored_ = nullptr;

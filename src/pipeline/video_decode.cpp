@@ -63,7 +63,8 @@ void VideoDecode::set_tiles(std::int64_t count) {
   if (count == 1) return;
   const WanVaeGraph latents =
       trace_wan_vae_decode_latent_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
-  const WanVaeGraph image = trace_wan_vae_decode_image_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
+  const WanVaeGraph image =
+      trace_wan_vae_decode_image_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
   features_.clear();
   for (std::size_t i = 0; i < latents.results; ++i) features_.push_back(latents.graph.outputs[i].type());
   scale_ = settled_.made_height / settled_.latent_height;
@@ -74,7 +75,8 @@ void VideoDecode::set_tiles(std::int64_t count) {
 std::int64_t VideoDecode::more_tiles() const {
   constexpr std::int64_t kMostTiles = 64;
   const std::int64_t now = std::max<std::int64_t>(1, settled_.vae_tiles);
-  const std::int64_t window = is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
+  const std::int64_t window =
+      is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
   for (std::int64_t more = 2 * now; more <= kMostTiles; more *= 2) {
     VideoDecode other = *this;
     other.set_tiles(more);
@@ -100,7 +102,8 @@ NamedGraph VideoDecode::trace(std::int64_t latent_frames, bool first) const {
 NamedGraph VideoDecode::trace_latent_side(std::int64_t latent_frames, bool first) const {
   const WanVaeGraph traced =
       trace_wan_vae_decode_latent_side(model_.vae, dtype_, latent_frames, settled_.latent_height, settled_.latent_width, first);
-  std::vector<Value> results(traced.graph.outputs.begin(), traced.graph.outputs.begin() + static_cast<std::ptrdiff_t>(traced.results));
+  std::vector<Value> results(traced.graph.outputs.begin(),
+                             traced.graph.outputs.begin() + static_cast<std::ptrdiff_t>(traced.results));
   std::vector<std::string> names;
   for (std::size_t i = 0; i < traced.results; ++i) names.push_back(fmt::format("features_{}", i));
   return with_states(traced, std::move(results), std::move(names));
@@ -124,8 +127,8 @@ NamedGraph VideoDecode::trace_tile(std::int64_t latent_frames, bool first) const
     inputs.push_back(traced.graph.inputs[i]);
     arguments.push_back(traced.graph.inputs[i]);
   }
-  traced.graph.outputs =
-      rebuild(traced.graph, arguments, [](const Node& node, std::vector<Value> operands) { return keep(node, std::move(operands)); });
+  traced.graph.outputs = rebuild(traced.graph, arguments,
+                                 [](const Node& node, std::vector<Value> operands) { return keep(node, std::move(operands)); });
   traced.graph.inputs = std::move(inputs);
   const Value frames = traced.graph.outputs[0], pixels = traced.graph.outputs[traced.results - 1];
   return with_states(traced, {to_rgb8(frames), finite_flag(pixels)}, {"frames", "finite"});
@@ -137,13 +140,20 @@ void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"decode_latents_" + name, fmt::format("decode_latents_{} {} {}", name, size, frames),
                              [this, frames, first] { return trace_latent_side(frames, first); }});
-    stage.uses.push_back({"latents " + name, "decode_latents_" + name, "vae",
+    stage.uses.push_back({"latents " + name,
+                          "decode_latents_" + name,
+                          "vae",
                           {{"latent", name + ".latent"}, {"features_*", name + ".features_*"}, {"state_*", "decoder.state_*"}}});
     program.plans.push_back({"decode_tile_" + name, fmt::format("decode_tile_{} {} {}", name, window, frames),
                              [this, frames, first] { return trace_tile(frames, first); }});
-    stage.uses.push_back({name, "decode_tile_" + name, "vae",
-                          {{"features_*", name + ".features_*"}, {"window", name + ".window"}, {"frames", name + ".frames"},
-                           {"finite", name + ".finite"}, {"state_*", "decoder.tile.state_*"}}});
+    stage.uses.push_back({name,
+                          "decode_tile_" + name,
+                          "vae",
+                          {{"features_*", name + ".features_*"},
+                           {"window", name + ".window"},
+                           {"frames", name + ".frames"},
+                           {"finite", name + ".finite"},
+                           {"state_*", "decoder.tile.state_*"}}});
   };
   add("first", 1, true);
   if (group_frames_) {
@@ -168,8 +178,12 @@ void VideoDecode::add_to(Program& program, std::size_t caller_bytes) const {
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"decode_" + name, fmt::format("decode_{} {} {}", name, size, frames),
                              [this, frames, first] { return trace(frames, first); }});
-    stage.uses.push_back({name, "decode_" + name, "vae",
-                          {{"latent", name + ".latent"}, {"frames", name + ".frames"}, {"finite", name + ".finite"},
+    stage.uses.push_back({name,
+                          "decode_" + name,
+                          "vae",
+                          {{"latent", name + ".latent"},
+                           {"frames", name + ".frames"},
+                           {"finite", name + ".finite"},
                            {"state_*", "decoder.state_*"}}});
   };
   if (is_tiled()) add_tiles_to(program, stage);
@@ -247,7 +261,7 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
 
   struct Decoded {  // a group of frames that the device has or will have made
     Tensor frames;
-    std::unique_ptr<Mark> mark;
+    std::unique_ptr<Event> event;
     std::size_t latent_frames;
     const PictureTile* tile;  // that these are of; null: all of the picture
     std::int64_t first_frame;
@@ -278,13 +292,14 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
       const std::span<const std::uint8_t> frame{rgb.data() + static_cast<std::size_t>(i) * size, size};
       const std::int64_t number = decoded.first_frame + i;
       if (!decoded.tile) emit(number, frame);
-      else paste(frame, shape.dim(2), *decoded.tile, scale_, whole.data() + static_cast<std::size_t>(number) * frame_size,
-                 settled_.made_width);
+      else
+        paste(frame, shape.dim(2), *decoded.tile, scale_, whole.data() + static_cast<std::size_t>(number) * frame_size,
+              settled_.made_width);
     }
   };
   const auto take_done = [&](std::size_t most_ahead) {
-    for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().mark->reached()); ahead.pop_front()) {
-      run.downloads().wait_for(*ahead.front().mark);
+    for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().event->reached()); ahead.pop_front()) {
+      run.downloads().wait_for(*ahead.front().event);
       take(ahead.front());
       done += ahead.front().latent_frames;
       run.progress(done, total);
@@ -309,7 +324,7 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
       run.run(plan);
       run.copy(plan.outputs[1], row_of(flags, number, plan.outputs[1].type));
       const std::size_t count = begin == 0 ? 1 : static_cast<std::size_t>(group_frames_);
-      ahead.push_back({plan.outputs[0], run.stream().mark(), count, tile, frame});
+      ahead.push_back({plan.outputs[0], run.stream().record_event(), count, tile, frame});
       begin += count;
       frame += plan.outputs[0].type.shape.dim(0);
       run.phase(fmt::format("decode {}", begin), group_start);
@@ -325,10 +340,11 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
   take_done(0);
   const std::vector<float> finite = run.download(flags);
   for (std::int64_t i = 0; i < number; ++i)
-    check(std::isfinite(finite[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, "vae",
-          "not a number: frames of group {} of {} are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
-          "try --dtype f32.",
-          i % static_cast<std::int64_t>(groups()) + 1, groups(), name(dtype_));
+    check(
+        std::isfinite(finite[static_cast<std::size_t>(i * kFiniteRow)]), ErrorKind::invalid_argument, "vae",
+        "not a number: frames of group {} of {} are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
+        "try --dtype f32.",
+        i % static_cast<std::int64_t>(groups()) + 1, groups(), name(dtype_));
   for (std::int64_t i = 0; is_tiled() && i < settled_.num_frames; ++i)
     emit(i, {whole.data() + static_cast<std::size_t>(i) * frame_size, frame_size});
 }

@@ -97,7 +97,7 @@ class VideoWork : public Work {
   }
   WanDitSizes sizes(std::int64_t text_rows) const {
     return {step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
-            texts(),                model_.image_rows(),    first_frame(),         has_nag()};
+            texts(),       model_.image_rows(),    first_frame(),         has_nag()};
   }
   bool has_nag() const { return !nag_.empty(); }
   // The transformer sees the texts of all predictions in one forward. With normalized attention guidance one has two texts.
@@ -238,8 +238,7 @@ std::int64_t VideoWork::tokens() const {
 RowSplit VideoWork::row_split() const {
   // Whole tiles of a product's rows; whole frames where these are modulated apart.
   constexpr std::int64_t kMultiple = 64;
-  return {tokens(), settled_.token_pieces, guided() && settled_.batch == 1,
-          first_frame() ? tokens() / step_frames() : kMultiple};
+  return {tokens(), settled_.token_pieces, guided() && settled_.batch == 1, first_frame() ? tokens() / step_frames() : kMultiple};
 }
 
 std::string VideoWork::advice() const {
@@ -257,8 +256,8 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
           fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {}", first_frame() ? " first" : "",
-                      has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
-                      texts(), settled_.batch, settled_.token_pieces),
+                      has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows, texts(),
+                      settled_.batch, settled_.token_pieces),
           [this, text_rows] {
             NamedGraph named{split_rows(trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), row_split()), {"prediction"}};
             if (guided()) named.outputs.emplace_back("unconditional");
@@ -447,7 +446,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
 
   // The host queues a step while the device is at the one before, and reports what the device has passed.
   constexpr std::size_t kStepsAhead = 1;
-  std::deque<std::unique_ptr<Mark>> ahead;
+  std::deque<std::unique_ptr<Event>> ahead;
   const auto total = static_cast<std::size_t>(scheduler.steps());
   auto done = static_cast<std::size_t>(begin);
   const auto report_done = [&](std::size_t most_ahead) {
@@ -473,7 +472,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     for (std::size_t r = 0; r < reads.size(); ++r) update.set_input(fmt::format("kept_{}", r), kept(reads[r]));
     for (std::size_t w = 0; w < writes.size(); ++w) update.set_output(fmt::format("written_{}", w), kept(writes[w]));
     run.run(update, false);  // its arguments change from step to step, and it is one or two kernels
-    ahead.push_back(run.stream().mark());
+    ahead.push_back(run.stream().record_event());
     report_done(kStepsAhead);
     if (callbacks.step) {
       report_done(0);

@@ -13,13 +13,13 @@
 namespace zoe {
 namespace {
 
-// Of a queue that was drained when the mark was made.
-class DrainedMark : public Mark {
+// Of a queue that was drained when the event was made.
+class DrainedEvent : public Event {
  public:
   bool reached() override { return true; }
   void wait() override {}
-  double seconds_since(Mark& earlier) override {
-    return std::chrono::duration<double>(made_ - static_cast<DrainedMark&>(earlier).made_).count();
+  double seconds_since(Event& earlier) override {
+    return std::chrono::duration<double>(made_ - static_cast<DrainedEvent&>(earlier).made_).count();
   }
 
  private:
@@ -44,18 +44,18 @@ std::shared_ptr<HostBuffer> Platform::allocate_host(std::size_t size_bytes, std:
   return std::make_shared<OrdinaryMemory>(size_bytes, what);
 }
 
-std::unique_ptr<Mark> Stream::mark() {
+std::unique_ptr<Event> Stream::record_event() {
   synchronize();
-  return std::make_unique<DrainedMark>();
+  return std::make_unique<DrainedEvent>();
 }
 
-// Streams whose can_record() is true have their own.
-void Stream::record_begin() { ZOE_INTERNAL_CHECK(can_record()); }
-std::unique_ptr<Recording> Stream::record_end(std::string* why) {
-  *why = "this kind of stream records nothing";
+// Streams whose can_capture() is true have their own.
+void Stream::capture_begin() { ZOE_INTERNAL_CHECK(can_capture()); }
+std::unique_ptr<CapturedGraph> Stream::capture_end(std::string* why) {
+  *why = "this kind of stream captures nothing";
   return nullptr;
 }
-void Stream::replay(const Recording&) { ZOE_INTERNAL_CHECK(can_record()); }
+void Stream::launch(const CapturedGraph&) { ZOE_INTERNAL_CHECK(can_capture()); }
 
 Support Platform::keeps_stored(const Encoding&) const {
   for (const Implementation& row : implementations())

@@ -70,18 +70,18 @@ struct Slot {
 };
 
 // A place in a stream's queue, reached when all that was queued before it is done.
-class Mark {
+class Event {
  public:
-  virtual ~Mark() = default;
+  virtual ~Event() = default;
   virtual bool reached() = 0;
   virtual void wait() = 0;
-  virtual double seconds_since(Mark& earlier) = 0;  // of the same kind of stream; both reached
+  virtual double seconds_since(Event& earlier) = 0;  // of the same kind of stream; both reached
 };
 
 // Work that a stream was given, kept to be queued again in one go: the same kernels on the same addresses.
-class Recording {
+class CapturedGraph {
  public:
-  virtual ~Recording() = default;
+  virtual ~CapturedGraph() = default;
 };
 
 // An ordered queue of work. Passed explicitly; there is no default one.
@@ -89,16 +89,16 @@ class Stream {
  public:
   virtual ~Stream() = default;
   virtual void synchronize() = 0;
-  // By default a mark waits for the queue, which is right everywhere and costs nothing where work runs as it is given.
-  virtual std::unique_ptr<Mark> mark();
-  // What is queued from here on waits for a mark of another stream.
-  virtual void wait_for(Mark& mark) { mark.wait(); }
-  // Between record_begin and record_end kernels that are run are recorded, not queued. Only where can_record() says so. No
-  // recording (null) if some kernel did what cannot be recorded; `why` then says what.
-  virtual bool can_record() const { return false; }
-  virtual void record_begin();
-  virtual std::unique_ptr<Recording> record_end(std::string* why);
-  virtual void replay(const Recording& recording);
+  // By default an event waits for the queue, which is right everywhere and costs nothing where work runs as it is given.
+  virtual std::unique_ptr<Event> record_event();
+  // What is queued from here on waits for an event of another stream.
+  virtual void wait_for(Event& event) { event.wait(); }
+  // Between capture_begin and capture_end kernels that are run are captured, not queued. Only where can_capture() says so. No
+  // graph (null) if some kernel did what cannot be captured; `why` then says what.
+  virtual bool can_capture() const { return false; }
+  virtual void capture_begin();
+  virtual std::unique_ptr<CapturedGraph> capture_end(std::string* why);
+  virtual void launch(const CapturedGraph& graph);
 };
 
 // One loaded function with its launch geometry. Immutable, and usable from any thread.

@@ -26,7 +26,7 @@ struct Runner {
   double division_ulps = 0.5;  // see Rounding
   double tiny = 0x1p-149;
   std::vector<std::string> excluded_ops = {};   // see CompileOptions
-  bool streams_weights = false;                 // segment by segment; every graph is a plan of its own
+  bool streams_weights = false;                 // block by block; every graph is a plan of its own
   bool updates_in_place = false;                // results take the place of inputs where the plan allows it
   std::function<void(Plan&)> change_plan = {};  // for planted bugs
 };
@@ -35,7 +35,7 @@ Runner uncompiled_cpu();
 Runner row_blocks();
 // Few operands to a kernel, few values kept, the nodes of one op in no chain, results in the place of inputs.
 Runner narrow_row_blocks();
-Runner streamed_row_blocks();  // weights come and go with their segments
+Runner streamed_row_blocks();  // weights come and go with their blocks
 // `arguments`: of the compiler, behind the platform's own; `edit`: of sed, on the generated text.
 Runner generated_code(const std::string& arguments = "", const std::string& edit = "");
 // The uncompiled cpu run, then cpu with row blocks in three ways, cpu with code generated for this processor and for lesser ones,

@@ -82,17 +82,17 @@ return %3 %1
 %3 = min %2 %1 : f32[2]
 return %3
 )",
-      // A weight that an op hands on to a later segment, read in both.
+      // A weight that an op hands on to a later block, read in both.
       R"(graph fuzz_1
 %0 = input : f32[2,32]  # x0
-%1 = parameter segment=1 : f32[2,32]  # s1.w0
+%1 = parameter block=1 : f32[2,32]  # s1.w0
 %2 = call %0 %1 op="op0" : f32[2,32] f32[2,32]  # op0
   graph op0
   %0 = input : f32[2,32]  # a0
   %1 = input : f32[2,32]  # a1
   %2 = mul %0 %1 : f32[2,32]
   return %2 %1
-%3 = parameter segment=2 : f32[32,32]  # s1.w1
+%3 = parameter block=2 : f32[32,32]  # s1.w1
 %4 = linear %2.0 %3 : f32[2,32]
 %5 = add %4 %2.1 : f32[2,32]
 return %5

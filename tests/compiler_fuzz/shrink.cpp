@@ -33,7 +33,7 @@ Graph remade(const Graph& graph, const Make& make) {
       operands.push_back(made.at(&operand.node()).at(static_cast<std::size_t>(operand.output())));
     Value value = make(*node, operands);
     if (!value) {
-      Node like{node->opcode, operands, node->attributes, node->types, node->name, node->segment};
+      Node like{node->opcode, operands, node->attributes, node->types, node->name, node->block};
       like.types = result_types(like);
       value = with_inputs(like, std::move(operands), node->name);
     }
@@ -68,7 +68,7 @@ Graph resized(const Graph& graph, std::int64_t from, std::int64_t to) {
   return remade(graph, [&](const Node& node, const std::vector<Value>& inputs) -> Value {
     switch (node.opcode) {
       case Opcode::input: return input(node.name, node.types[0].dtype, replace(node.types[0].shape));
-      case Opcode::parameter: return parameter(node.name, node.types[0].dtype, replace(node.types[0].shape), node.segment);
+      case Opcode::parameter: return parameter(node.name, node.types[0].dtype, replace(node.types[0].shape), node.block);
       case Opcode::reshape: {
         Shape shape = replace(node.types[0].shape);
         const std::int64_t count = inputs[0].shape().count();

@@ -82,21 +82,21 @@ void use(const FakeVendor& fake, const fs::path& cache, const std::vector<DType>
         if (weight.name == wanted) return dense_weight(weight.type.dtype, weight.type.shape, zeros.data());
       throw std::runtime_error("no weight " + wanted);
     });
-    for (int segment = 0; segment < plan.segment_count; ++segment) weights.load(plan, segment);  // one each: no second thread
+    for (int block = 0; block < plan.block_count; ++block) weights.load(plan, block);  // one each: no second thread
     std::vector<Tensor> inputs, outputs;
     for (const Value& value : graph.inputs) inputs.push_back(make_tensor(*platform, value.type(), "input"));
     for (const Value& value : graph.outputs) outputs.push_back(make_tensor(*platform, value.type(), "output"));
     const Plan* const plans[] = {&plan};
     const Tensor workspace = make_workspace(*platform, plans);
-    Recordings recordings;
-    for (int i = 0; i < 4; ++i)  // queued, recorded and replayed, replayed
-      run(plan, *stream, weights, inputs, outputs, workspace, {.recordings = &recordings});
+    CapturedGraphs captured_graphs;
+    for (int i = 0; i < 4; ++i)  // queued, captured and launched, launched
+      run(plan, *stream, weights, inputs, outputs, workspace, {.captured_graphs = &captured_graphs});
     stream->synchronize();
   }
 }
 
 // The driver's own names of graphs, events and several streams, which a plan does not use on its own.
-void record_and_replay(const cuda::DriverApi& api) {
+void capture_and_launch(const cuda::DriverApi& api) {
   cuda::ContextHandle context = nullptr;
   EXPECT_EQ(api.init(0), cuda::kSuccess);
   EXPECT_EQ(api.context_retain(&context, 0), cuda::kSuccess);
@@ -157,7 +157,7 @@ TEST(Vendors, TheSameCallsUnderEveryVendorsNames) {
     EXPECT_EQ(error_of(fake,
                        [&] {
                          use(fake, cache.path());
-                         record_and_replay(cuda::load_driver(*vendor, fake.folder));
+                         capture_and_launch(cuda::load_driver(*vendor, fake.folder));
                        }),
               "");
     std::vector<std::string> calls = lines_of(fake.log());

@@ -138,7 +138,7 @@ TEST(Umt5Graph, FullSizeTracesAndMatchesTheKeyListOfTheCheckpoint) {
   verify(graph);
   EXPECT_EQ(graph.outputs[0].type().str(), "f32[1,512,4096]");
   EXPECT_EQ(graph.parameters().size() + 1, umt5_tensors(config).size());  // the embedding is in no graph
-  EXPECT_EQ(graph.parameters().back()->segment, 25);
+  EXPECT_EQ(graph.parameters().back()->block, 25);
 }
 
 std::string config_with(const std::string& change) {

@@ -153,7 +153,7 @@ TEST(WanDitPrecision, IsOfUseAndBlock) {
       ++attentions;
     }
     if (node->opcode != Opcode::linear) continue;
-    const bool is_second = node->inputs[1].node().segment == 2;
+    const bool is_second = node->inputs[1].node().block == 2;
     EXPECT_EQ(node->inputs[0].dtype(), is_second ? DType::bf16 : DType::f32) << print(graph);
     ++(is_second ? narrow : wide);
   }
@@ -320,15 +320,15 @@ TEST(WanDitGraph, FullSizesTraceAndMatchTheKeyListsOfTheCheckpoints) {
     verify(graph);
     EXPECT_EQ(graph.inputs[2].type().str(), "f32[32760,1,128]");
     EXPECT_EQ(graph.outputs[0].type().str(), "f32[16,21,60,104]");
-    EXPECT_EQ(graph.parameters().back()->segment, config.num_layers + 1);
+    EXPECT_EQ(graph.parameters().back()->block, config.num_layers + 1);
     const auto platform = open_platform("null");
     const Plan plan = compile(graph, *platform);
-    EXPECT_EQ(plan.segment_count, config.num_layers + 2);
+    EXPECT_EQ(plan.block_count, config.num_layers + 2);
     EXPECT_GT(plan.workspace_bytes, static_cast<std::size_t>(32760 * config.ffn_dim * 2));  // the widest value at least
-    // A batch of two has the same segments and weights, and room for twice the widest value.
+    // A batch of two has the same blocks and weights, and room for twice the widest value.
     const Plan pair = compile(trace_wan_dit(config, DType::bf16, {21, 60, 104, 64, 2}), *platform);
     EXPECT_EQ(pair.graph.outputs.size(), 2U);
-    EXPECT_EQ(pair.segment_count, plan.segment_count);
+    EXPECT_EQ(pair.block_count, plan.block_count);
     EXPECT_EQ(pair.weight_bytes(), plan.weight_bytes());
     EXPECT_GT(pair.workspace_bytes, static_cast<std::size_t>(2 * 32760 * config.ffn_dim * 2));
     // Every tensor is in one of the two graphs, once.
@@ -336,7 +336,7 @@ TEST(WanDitGraph, FullSizesTraceAndMatchTheKeyListsOfTheCheckpoints) {
   }
 }
 
-// Those of 14B: a hint behind every fifth block, made in that block's segment, so that both can come and go.
+// Those of 14B: a hint behind every fifth block, made in that block's block, so that both can come and go.
 TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
   const WanDitConfig config =
       parse_wan_dit_config(parse_json_object(R"({"_class_name":"WanVACETransformer3DModel"})", "config.json"));
@@ -348,10 +348,10 @@ TEST(WanDitGraph, HintsBelongToTheBlocksTheyAreAddedBehind) {
   EXPECT_EQ(graph.inputs.back().type().str(), "f32[8]");
   for (const NodePtr& weight : graph.parameters())
     if (weight->name.starts_with("vace_blocks.3.")) {
-      EXPECT_EQ(weight->segment, 16) << weight->name;
+      EXPECT_EQ(weight->block, 16) << weight->name;
     }
   const Plan plan = compile(graph, *open_platform("null"));
-  EXPECT_EQ(plan.segment_count, config.num_layers + 2);
+  EXPECT_EQ(plan.block_count, config.num_layers + 2);
   // One hint at a time, not eight: between two of them the stream of VACE's blocks waits (1 [B,L,D] in bf16), and nothing that is
   // made of it ahead; beside a hint's block the residual and the product that become x (2).
   WanDitConfig plain = config;

@@ -49,7 +49,7 @@ return %2 %3 %4 %5 %6 %7 %8 %9 %10 %11 %12 %13
   expect_pass(common_subexpressions, text, text);
 }
 
-TEST(CommonSubexpressions, NumbersByBitsAndDtypeWeightsByNameTypeAndSegment) {
+TEST(CommonSubexpressions, NumbersByBitsAndDtypeWeightsByNameTypeAndBlock) {
   expect_pass(common_subexpressions, R"(graph g
 %x = input : f32[2]
 %h = input : bf16[2]
@@ -59,7 +59,7 @@ TEST(CommonSubexpressions, NumbersByBitsAndDtypeWeightsByNameTypeAndSegment) {
 %d = constant 0 : bf16[]
 %w = parameter : f32[2]  # w
 %v = parameter : f32[2]  # w
-%u = parameter segment=1 : f32[2]  # w
+%u = parameter block=1 : f32[2]  # w
 %t = parameter : f32[2]  # t
 %xa = div %x %a : f32[2]
 %xb = div %xa %b : f32[2]
@@ -78,7 +78,7 @@ return %xu %hd
 %3 = constant -0 : f32[]
 %4 = constant 0 : bf16[]
 %5 = parameter : f32[2]  # w
-%6 = parameter segment=1 : f32[2]  # w
+%6 = parameter block=1 : f32[2]  # w
 %7 = parameter : f32[2]  # t
 %8 = div %0 %2 : f32[2]
 %9 = div %8 %2 : f32[2]
@@ -121,12 +121,12 @@ return %8
 )");
 }
 
-TEST(CommonSubexpressions, AValueOfALaterSegmentStandsForNoEarlierOne) {
+TEST(CommonSubexpressions, AValueOfALaterBlockStandsForNoEarlierOne) {
   expect_pass(common_subexpressions, R"(graph g
 %x = input : f32[2]
-%late = exp %x segment=2 : f32[2]
-%early = exp %x segment=1 : f32[2]
-%again = exp %x segment=2 : f32[2]
+%late = exp %x block=2 : f32[2]
+%early = exp %x block=1 : f32[2]
+%again = exp %x block=2 : f32[2]
 %a = neg %early : f32[2]
 %b = add %late %again : f32[2]
 %c = add %a %b : f32[2]
@@ -134,8 +134,8 @@ return %c
 )",
               R"(graph g
 %0 = input : f32[2]
-%1 = exp %0 segment=2 : f32[2]
-%2 = exp %0 segment=1 : f32[2]
+%1 = exp %0 block=2 : f32[2]
+%2 = exp %0 block=1 : f32[2]
 %3 = neg %2 : f32[2]
 %4 = add %1 %2 : f32[2]
 %5 = add %3 %4 : f32[2]

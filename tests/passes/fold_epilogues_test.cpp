@@ -13,8 +13,8 @@ TEST(FoldEpilogues, BiasActivationAndResidualJoinOneByOne) {
   testing::expect_pass(fold_all, R"(graph g
 %x = input : f32[5,8]
 %r = input : f32[5,4]
-%w = parameter segment=1 : f32[4,8]  # w
-%b = parameter segment=1 : f32[4]  # b
+%w = parameter block=1 : f32[4,8]  # w
+%b = parameter block=1 : f32[4]  # b
 %p = linear %x %w : f32[5,4]
 %q = add %b %p : f32[5,4]
 %s = silu %q : f32[5,4]  # gate
@@ -24,8 +24,8 @@ return %t
                        R"(graph g
 %0 = input : f32[5,8]
 %1 = input : f32[5,4]
-%2 = parameter segment=1 : f32[4,8]  # w
-%3 = parameter segment=1 : f32[4]  # b
+%2 = parameter block=1 : f32[4,8]  # w
+%3 = parameter block=1 : f32[4]  # b
 %4 = linear %0 %2 %3 %1 +bias +silu +residual : f32[5,4]
 return %4
 )");
@@ -98,8 +98,8 @@ const char* const kKept[] = {
     "%4 = add %3 %1 : f32[5,4]\nreturn %4\n",
     "%0 = input : f32[1,8]\n%1 = input : f32[5,4]\n%2 = parameter : f32[4,8]\n%3 = linear %0 %2 : f32[1,4]\n"
     "%4 = add %3 %1 : f32[5,4]\nreturn %4\n",
-    // a weight would be read in a later segment than its own
-    "%0 = input : f32[5,8]\n%1 = parameter segment=1 : f32[4,8]\n%2 = parameter segment=2 : f32[4]\n"
+    // a weight would be read in a later block than its own
+    "%0 = input : f32[5,8]\n%1 = parameter block=1 : f32[4,8]\n%2 = parameter block=2 : f32[4]\n"
     "%3 = linear %0 %1 : f32[5,4]\n%4 = add %3 %2 : f32[5,4]\nreturn %4\n",
 };
 
@@ -139,16 +139,16 @@ TEST(FoldEpilogues, AnActivationThatThePlatformDoesNotTakeIsSplitOff) {
   };
   testing::expect_pass(no_silu, R"(graph g
 %x = input : f32[5,8]
-%w = parameter segment=1 : f32[4,8]  # w
-%b = parameter segment=1 : f32[4]  # b
+%w = parameter block=1 : f32[4,8]  # w
+%b = parameter block=1 : f32[4]  # b
 %p = linear %x %w %b +bias +silu : f32[5,4]
 %q = linear %x %w %b +bias +gelu_tanh : f32[5,4]
 return %p %q
 )",
                        R"(graph g
 %0 = input : f32[5,8]
-%1 = parameter segment=1 : f32[4,8]  # w
-%2 = parameter segment=1 : f32[4]  # b
+%1 = parameter block=1 : f32[4,8]  # w
+%2 = parameter block=1 : f32[4]  # b
 %3 = linear %0 %1 %2 +bias : f32[5,4]
 %4 = silu %3 : f32[5,4]
 %5 = linear %0 %1 %2 +bias +gelu_tanh : f32[5,4]

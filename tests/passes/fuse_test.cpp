@@ -165,12 +165,12 @@ TEST(Fuse, PolicyKeepsNodesOut) {
 }
 
 // Steps of one block by opcode; the chains by the ops they hold.
-std::map<std::string, int> block_steps(const Graph& model, int segment) {
+std::map<std::string, int> block_steps(const Graph& model, int block) {
   const auto platform = open_platform("null");
   const Plan plan = compile(model, *platform);
   std::map<std::string, int> counts;
   for (const Step& step : plan.steps) {
-    if (step.node->segment != segment) continue;
+    if (step.node->block != block) continue;
     ++counts[step.node->opcode == Opcode::fused ? step.node->name : std::string(name(step.node->opcode))];
   }
   return counts;

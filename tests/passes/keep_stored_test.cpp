@@ -23,7 +23,7 @@ Graph keep_all(const Graph& graph) {
 TEST(KeepStored, MatricesOfLinearsStayAsTheyAreStored) {
   testing::expect_pass(keep_all, R"(graph g
 %0 = input : bf16[3,256]
-%1 = parameter segment=2 : bf16[32,256]  # a.Q4_K
+%1 = parameter block=2 : bf16[32,256]  # a.Q4_K
 %2 = linear %0 %1 : bf16[3,32]
 %3 = parameter stored=32,8,2,2 : bf16[32,32]  # b.F8_E5M2
 %4 = linear %2 %3 : bf16[3,32]
@@ -33,7 +33,7 @@ return %6
 )",
                        R"(graph g
 %0 = input : bf16[3,256]
-%1 = parameter kept=Q4_K segment=2 : bf16[32,256]  # a.Q4_K
+%1 = parameter kept=Q4_K block=2 : bf16[32,256]  # a.Q4_K
 %2 = linear %0 %1 : bf16[3,32]
 %3 = parameter stored=32,8,2,2 kept=F8_E5M2 : bf16[32,32]  # b.F8_E5M2
 %4 = linear %2 %3 : bf16[3,32]
@@ -125,34 +125,34 @@ TEST(KeepStored, ChangesBesideAreAddedWhereMatricesAreUsed) {
   };
   const std::string text = R"(graph g
 %0 = input : bf16[3,256]
-%1 = parameter segment=2 : bf16[32,256]  # a.Q4_K
+%1 = parameter block=2 : bf16[32,256]  # a.Q4_K
 %2 = linear %0 %1 : bf16[3,32]
-%3 = parameter segment=2 : bf16[32,256]  # b.Q8_0
+%3 = parameter block=2 : bf16[32,256]  # b.Q8_0
 %4 = linear %0 %3 : bf16[3,32]
-%5 = parameter segment=2 : bf16[16,256]  # c.Q8_0
+%5 = parameter block=2 : bf16[16,256]  # c.Q8_0
 %6 = linear %0 %5 : bf16[3,16]
-%7 = parameter segment=2 : bf16[8,32]  # d.BF16
+%7 = parameter block=2 : bf16[8,32]  # d.BF16
 %8 = linear %2 %7 : bf16[3,8]
 %9 = exp %4 : bf16[3,32]
 return %6 %8 %9
 )";
   testing::expect_pass(pass, text, R"(graph g
 %0 = input : bf16[3,256]
-%1 = parameter kept=Q4_K segment=2 : bf16[32,256]  # a.Q4_K
-%2 = parameter segment=2 : bf16[32,32]  # a.Q4_K, up of rank 32
-%3 = parameter segment=2 : bf16[256,32]  # a.Q4_K, down of rank 32
+%1 = parameter kept=Q4_K block=2 : bf16[32,256]  # a.Q4_K
+%2 = parameter block=2 : bf16[32,32]  # a.Q4_K, up of rank 32
+%3 = parameter block=2 : bf16[256,32]  # a.Q4_K, down of rank 32
 %4 = linear %2 %3 : bf16[32,256]  # lora
 %5 = linear %0 %1 %4 +change : bf16[3,32]
-%6 = parameter kept=Q8_0 segment=2 : bf16[32,256]  # b.Q8_0
-%7 = parameter segment=2 : bf16[32,16]  # b.Q8_0, up of rank 16
-%8 = parameter segment=2 : bf16[256,16]  # b.Q8_0, down of rank 16
+%6 = parameter kept=Q8_0 block=2 : bf16[32,256]  # b.Q8_0
+%7 = parameter block=2 : bf16[32,16]  # b.Q8_0, up of rank 16
+%8 = parameter block=2 : bf16[256,16]  # b.Q8_0, down of rank 16
 %9 = linear %7 %8 : bf16[32,256]  # lora
 %10 = linear %0 %6 %9 +change : bf16[3,32]
-%11 = parameter kept=Q8_0 segment=2 : bf16[16,256]  # c.Q8_0
+%11 = parameter kept=Q8_0 block=2 : bf16[16,256]  # c.Q8_0
 %12 = linear %0 %11 : bf16[3,16]
-%13 = parameter kept=BF16 segment=2 : bf16[8,32]  # d.BF16
-%14 = parameter segment=2 : bf16[8,16]  # d.BF16, up of rank 16
-%15 = parameter segment=2 : bf16[32,16]  # d.BF16, down of rank 16
+%13 = parameter kept=BF16 block=2 : bf16[8,32]  # d.BF16
+%14 = parameter block=2 : bf16[8,16]  # d.BF16, up of rank 16
+%15 = parameter block=2 : bf16[32,16]  # d.BF16, down of rank 16
 %16 = linear %14 %15 : bf16[8,32]  # lora
 %17 = linear %5 %13 %16 +change : bf16[3,8]
 %18 = exp %10 : bf16[3,32]

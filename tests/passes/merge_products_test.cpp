@@ -18,18 +18,18 @@ Graph merge_all(const Graph& graph) {
 // A block's q and k, which chains read, and v, which attention does: two heads of four.
 const char* const kBlock = R"(graph g
 %x = input : f32[1,5,8]
-%wq = parameter segment=1 : f32[8,8]  # q.weight
-%bq = parameter segment=1 : f32[8]  # q.bias
+%wq = parameter block=1 : f32[8,8]  # q.weight
+%bq = parameter block=1 : f32[8]  # q.bias
 %q = linear %x %wq %bq +bias : f32[1,5,8]
 %q2 = mul %q %q : f32[1,5,8]  # norm
 %qh = reshape %q2 : f32[1,5,2,4]
-%wk = parameter segment=1 : f32[8,8]  # k.weight
-%bk = parameter segment=1 : f32[8]  # k.bias
+%wk = parameter block=1 : f32[8,8]  # k.weight
+%bk = parameter block=1 : f32[8]  # k.bias
 %k = linear %x %wk %bk +bias : f32[1,5,8]
 %kh = reshape %k : f32[1,5,2,4]
 %k2 = swap_pairs %kh : f32[1,5,2,4]
-%wv = parameter segment=1 : f32[8,8]  # v.weight
-%bv = parameter segment=1 : f32[8]  # v.bias
+%wv = parameter block=1 : f32[8,8]  # v.weight
+%bv = parameter block=1 : f32[8]  # v.bias
 %v = linear %x %wv %bv +bias : f32[1,5,8]
 %vh = reshape %v : f32[1,5,2,4]
 %a = attention %qh %k2 %vh scale=0.5 : f32[1,5,2,4]
@@ -39,8 +39,8 @@ return %a
 TEST(MergeProducts, ABlocksQueriesKeysAndValuesAreOneProduct) {
   testing::expect_pass(merge_all, kBlock, R"(graph g
 %0 = input : f32[1,5,8]
-%1 = parameter parts=8,8,8 segment=1 : f32[24,8]  # q.weight + k.weight + v.weight
-%2 = parameter parts=8,8,8 segment=1 : f32[24]  # q.bias + k.bias + v.bias
+%1 = parameter parts=8,8,8 block=1 : f32[24,8]  # q.weight + k.weight + v.weight
+%2 = parameter parts=8,8,8 block=1 : f32[24]  # q.bias + k.bias + v.bias
 %3 = linear %0 %1 %2 +bias : f32[1,5,24]
 %4 = slice %3 axis=2 [0,8) : f32[1,5,8]
 %5 = mul %4 %4 : f32[1,5,8]  # norm
@@ -113,9 +113,9 @@ const char* const kApart[] = {
     // another operand
     "%0 = input : f32[5,8]\n%1 = input : f32[5,8]\n%2 = parameter : f32[4,8]  # w\n%3 = linear %0 %2 : f32[5,4]\n"
     "%4 = exp %3 : f32[5,4]\n%5 = parameter : f32[4,8]  # v\n%6 = linear %1 %5 : f32[5,4]\n%7 = exp %6 : f32[5,4]\nreturn %4 %7\n",
-    // weights of two segments: those of a streamed model come and go at other times
-    "%0 = input : f32[5,8]\n%1 = parameter segment=1 : f32[4,8]  # w\n%2 = linear %0 %1 : f32[5,4]\n%3 = exp %2 : f32[5,4]\n"
-    "%4 = parameter segment=2 : f32[4,8]  # v\n%5 = linear %0 %4 : f32[5,4]\n%6 = exp %5 : f32[5,4]\nreturn %3 %6\n",
+    // weights of two blocks: those of a streamed model come and go at other times
+    "%0 = input : f32[5,8]\n%1 = parameter block=1 : f32[4,8]  # w\n%2 = linear %0 %1 : f32[5,4]\n%3 = exp %2 : f32[5,4]\n"
+    "%4 = parameter block=2 : f32[4,8]  # v\n%5 = linear %0 %4 : f32[5,4]\n%6 = exp %5 : f32[5,4]\nreturn %3 %6\n",
     // a weight that something else reads, and one that is computed
     "%0 = input : f32[5,8]\n%1 = parameter : f32[4,8]  # w\n%2 = linear %0 %1 : f32[5,4]\n%3 = exp %2 : f32[5,4]\n"
     "%4 = parameter : f32[4,8]  # v\n%5 = linear %0 %4 : f32[5,4]\n%6 = exp %5 : f32[5,4]\n%7 = exp %4 : f32[4,8]\n"
@@ -151,11 +151,11 @@ Graph random_graph(unsigned seed) {
   std::vector<Value> read, heads, results;
   for (int i = 0; i < 6; ++i) {
     const std::int64_t width = below(3) ? 8 : 4;
-    const int segment = below(6) ? 1 : 2;
+    const int block = below(6) ? 1 : 2;
     ProductOptions options;
-    if (below(3)) options.bias = parameter("b" + std::to_string(i), DType::f32, {width}, segment);
+    if (below(3)) options.bias = parameter("b" + std::to_string(i), DType::f32, {width}, block);
     if (!below(5)) options.activation = Activation::silu;
-    const Value y = linear(xs[below(8) == 0], parameter("w" + std::to_string(i), DType::f32, {width, 8}, segment), options);
+    const Value y = linear(xs[below(8) == 0], parameter("w" + std::to_string(i), DType::f32, {width, 8}, block), options);
     const int reader = below(8);
     if (reader == 0) results.push_back(y);
     if (reader == 1) read.push_back(slice(neg(y), 2, 0, 3));

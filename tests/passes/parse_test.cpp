@@ -54,7 +54,7 @@ TEST(Text, HoldsEverything) {
 %0 = input : f32[1,4,6,2]  # picture
 %1 = input : f32[9]  # read by nothing
 %2 = input : bf16[2,3]  # h
-%3 = parameter segment=3 : f32[3,2,1,2,3]  # blocks.2.conv.weight
+%3 = parameter block=3 : f32[3,2,1,2,3]  # blocks.2.conv.weight
 %4 = parameter : f32[3]  # a name of several words # and a mark
 %5 = constant 0.1 : f32[]
 %6 = constant -0 : f32[]
@@ -62,7 +62,7 @@ TEST(Text, HoldsEverything) {
 %8 = constant inf : bf16[]
 %9 = conv %0 %3 %4 +bias +silu upsample=2 stride=1,2,1 pad=0,1,0/0,0,1 : f32[1,4,11,3]
 %10 = mul %9 %5 : f32[1,4,11,3]  # op
-%11 = add %10 %6 segment=4 : f32[1,4,11,3]
+%11 = add %10 %6 block=4 : f32[1,4,11,3]
 %12 = sub %11 %7 : f32[1,4,11,3]
 %13 = attention %0 %0 %0 scale=0.35355339059327373 : f32[1,4,6,2]
 %14 = call %2 %8 op="two words" : bf16[2,3] bf16[3,2]
@@ -87,17 +87,17 @@ return %12 %14.0 %13 %15 %2 %17 %18 %14.0
   verify(graph);
   EXPECT_EQ(print(graph), text);
   EXPECT_EQ(graph.inputs.size(), 3u);
-  EXPECT_EQ(graph.outputs[0].node().segment, 4);
+  EXPECT_EQ(graph.outputs[0].node().block, 4);
   EXPECT_EQ(graph.outputs.back().node().as<std::shared_ptr<const CallAttributes>>()->op, "two words");
 }
 
 TEST(Text, OfASignatureNamesNothingOfAFusedNode) {
-  const auto fused = [](const std::string& who, int segment) {
-    const Value x = input(who + ".x", DType::f32, {4}), w = parameter(who + ".w", DType::f32, {4}, segment);
+  const auto fused = [](const std::string& who, int block) {
+    const Value x = input(who + ".x", DType::f32, {4}), w = parameter(who + ".w", DType::f32, {4}, block);
     const Value a = input(who + ".a", DType::f32, {4}), b = input(who + ".b", DType::f32, {4});
     const Value product = with_inputs((a * b).node(), {a, b}, who);
     Node later = product.node();
-    later.segment = segment;
+    later.block = block;
     const Value body = with_inputs(later, {a, b}, who);
     return make_fused(who, {x, w}, make_graph(who, {a, b}, {body}))[0];
   };

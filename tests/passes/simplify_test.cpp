@@ -458,11 +458,11 @@ return %b %c %a
 %3 = reshape %1 : f32[2]
 return %2 %3 %1
 )"},
-    {"SegmentsAndOpsStay", R"(
+    {"BlocksAndOpsStay", R"(
 %x = input : f32[2,4]
-%w = parameter segment=2 : f32[4,4]  # blocks.1.weight
+%w = parameter block=2 : f32[4,4]  # blocks.1.weight
 %a = linear %x %w : f32[2,4]
-%b = permute %x axes=1,0 segment=2 : f32[4,2]  # turn
+%b = permute %x axes=1,0 block=2 : f32[4,2]  # turn
 %c = permute %b axes=0,1 : f32[4,2]  # turn
 %d = reshape %c : f32[2,4]  # turn
 %y = add %a %d : f32[2,4]
@@ -470,9 +470,9 @@ return %y
 )",
      R"(
 %0 = input : f32[2,4]
-%1 = parameter segment=2 : f32[4,4]  # blocks.1.weight
+%1 = parameter block=2 : f32[4,4]  # blocks.1.weight
 %2 = linear %0 %1 : f32[2,4]
-%3 = permute %0 axes=1,0 segment=2 : f32[4,2]  # turn
+%3 = permute %0 axes=1,0 block=2 : f32[4,2]  # turn
 %4 = reshape %3 : f32[2,4]  # turn
 %5 = add %2 %4 : f32[2,4]
 return %5

@@ -278,14 +278,14 @@ class RandomGraph {
     const bool is_long = below(16) == 0;  // enough elements for several threads
     most_elements_ = is_long ? 40000 : 6000;
     const Shape space = wide_shape(is_long);
-    segments_ = below(3) ? 1 : 3;
+    blocks_ = below(3) ? 1 : 3;
     for (int i = 1 + below(3); i > 0; --i) {
       const Value made = wide_leaf(below(2) ? DType::f32 : DType::bf16, space, true);
       pool_.push_back({made, false});
     }
     const int parts = 3 + below(14);
     for (int i = 0; i < parts; ++i) {
-      segment_ = segments_ * i / parts;
+      block_ = blocks_ * i / parts;
       add_part();
       if (has_bytes() && below(2)) add_wide_bytes(late());
     }
@@ -338,7 +338,7 @@ class RandomGraph {
   Value wide_leaf(DType dtype, Shape dims, bool is_input) {
     if (is_inside_call_) return constant(0.7, dtype);
     const std::string label = (is_input ? "x" : prefix_ + "w") + std::to_string(leaves_++);
-    if (!is_input) return parameter(label, dtype, std::move(dims), segment_);
+    if (!is_input) return parameter(label, dtype, std::move(dims), block_);
     inputs_.push_back(input(label, dtype, std::move(dims)));
     return inputs_.back();
   }
@@ -624,7 +624,7 @@ class RandomGraph {
   const std::uint64_t seed_;
   std::string prefix_;  // of weights: no two graphs share any
   std::int64_t most_elements_ = 0;
-  int leaves_ = 0, segment_ = 0, segments_ = 1;
+  int leaves_ = 0, block_ = 0, blocks_ = 1;
   bool is_inside_call_ = false;
 };
 

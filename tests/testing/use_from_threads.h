@@ -53,8 +53,8 @@ inline std::vector<std::byte> use_once(Platform& platform, std::int64_t width, b
   platform.upload(*stream, indices.data(), inputs[1].slot(), inputs[1].size_bytes());
   const Plan* const plans[] = {&plan};
   const Tensor workspace = make_workspace(platform, plans);
-  Recordings recordings;
-  for (int i = 0; i < 3; ++i) run(plan, *stream, weights, inputs, outputs, workspace, {.recordings = &recordings});
+  CapturedGraphs captured_graphs;
+  for (int i = 0; i < 3; ++i) run(plan, *stream, weights, inputs, outputs, workspace, {.captured_graphs = &captured_graphs});
   std::vector<std::byte> bytes(outputs[0].size_bytes());
   platform.download(*stream, outputs[0].slot(), bytes.data(), bytes.size());
   return bytes;

@@ -16,13 +16,13 @@ namespace zoe {
 namespace {
 
 // All that a device would do, in the order in which it is given, and which of it may run before which: streams run side by side but
-// where they wait for marks. An access of memory that another one could meet is a race.
+// where they wait for events. An access of memory that another one could meet is a race.
 class Device {
  public:
   int make_stream() { return streams_++; }
-  std::map<int, int> mark(int stream) { return clocks_[stream]; }
-  void wait(int stream, const std::map<int, int>& mark) { join(clocks_[stream], mark); }
-  void host_waits(const std::map<int, int>& mark) { join(host_, mark); }
+  std::map<int, int> event(int stream) { return clocks_[stream]; }
+  void wait(int stream, const std::map<int, int>& event) { join(clocks_[stream], event); }
+  void host_waits(const std::map<int, int>& event) { join(host_, event); }
   void access(int stream, const std::byte* begin, std::size_t size, bool writes) {
     join(clocks_[stream], host_);  // what the host has seen the end of was before
     const int position = ++clocks_[stream][stream];
@@ -58,37 +58,37 @@ struct Bytes : Buffer {
   std::vector<std::byte> storage;
 };
 
-struct ClockMark : Mark {
-  ClockMark(Device& on, int stream) : device(on), clock(on.mark(stream)) {}
+struct ClockEvent : Event {
+  ClockEvent(Device& on, int stream) : device(on), clock(on.event(stream)) {}
   bool reached() override { return true; }
   void wait() override { device.host_waits(clock); }
-  double seconds_since(Mark&) override { return 0; }
+  double seconds_since(Event&) override { return 0; }
   Device& device;
   const std::map<int, int> clock;
 };
 
-struct Kernels : Recording {
+struct Kernels : CapturedGraph {
   std::vector<std::function<void()>> all;
 };
 
 struct DeviceStream : Stream {
   explicit DeviceStream(Device& on) : device(on), number(on.make_stream()) {}
-  void synchronize() override { device.host_waits(device.mark(number)); }
-  std::unique_ptr<Mark> mark() override { return std::make_unique<ClockMark>(device, number); }
-  void wait_for(Mark& mark) override { device.wait(number, static_cast<ClockMark&>(mark).clock); }
-  bool can_record() const override { return true; }
-  void record_begin() override { recording = std::make_unique<Kernels>(); }
-  std::unique_ptr<Recording> record_end(std::string*) override { return std::move(recording); }
-  void replay(const Recording& kept) override {
+  void synchronize() override { device.host_waits(device.event(number)); }
+  std::unique_ptr<Event> record_event() override { return std::make_unique<ClockEvent>(device, number); }
+  void wait_for(Event& event) override { device.wait(number, static_cast<ClockEvent&>(event).clock); }
+  bool can_capture() const override { return true; }
+  void capture_begin() override { capturing = std::make_unique<Kernels>(); }
+  std::unique_ptr<CapturedGraph> capture_end(std::string*) override { return std::move(capturing); }
+  void launch(const CapturedGraph& kept) override {
     for (const auto& kernel : static_cast<const Kernels&>(kept).all) kernel();
   }
   void give(std::function<void()> kernel) {
-    if (recording) recording->all.push_back(std::move(kernel));
+    if (capturing) capturing->all.push_back(std::move(kernel));
     else kernel();
   }
   Device& device;
   const int number;
-  std::unique_ptr<Kernels> recording;
+  std::unique_ptr<Kernels> graph;
 };
 
 // Reads its weights, and keeps the first number of each.
@@ -165,7 +165,7 @@ class BlockStreams : public ::testing::TestWithParam<int> {
   // The addresses and numbers that the kernels found.
   std::vector<std::pair<const void*, float>> run_once() {
     platform.read.clear();
-    run(plan, *stream, store, inputs, outputs, workspace, {.recordings = &recordings, .wait = false});
+    run(plan, *stream, store, inputs, outputs, workspace, {.captured_graphs = &captured_graphs, .wait = false});
     return platform.read;
   }
   // Runs do not wait, and what they read must live until they have.
@@ -187,7 +187,7 @@ class BlockStreams : public ::testing::TestWithParam<int> {
   Plan plan;
   Tensor workspace;
   std::vector<Tensor> inputs, outputs;
-  Recordings recordings;
+  CapturedGraphs captured_graphs;
 };
 
 INSTANTIATE_TEST_SUITE_P(Counts, BlockStreams, ::testing::Values(3, 4, 5, 12));
@@ -200,12 +200,12 @@ TEST_P(BlockStreams, KernelsFindTheirWeightsAtTheSamePlacesAndNothingRaces) {
   for (std::size_t i = 0; i < first.size(); ++i) EXPECT_EQ(first[i].second, static_cast<float>(i));
   std::set<const void*> places;
   for (const auto& [place, number] : first) places.insert(place);
-  EXPECT_EQ(places.size(), 3u);  // of segment 0, and two that blocks take in turns
+  EXPECT_EQ(places.size(), 3u);  // of block 0, and two that blocks take in turns
   for (int time = 0; time < 3; ++time) EXPECT_EQ(run_once(), first);
   EXPECT_EQ(platform.device.races, 0);
-  // Recorded once, in the second run: what was recorded stays good.
-  EXPECT_EQ(recordings.recorded(), plan.steps.size());
-  EXPECT_EQ(recordings.replayed(), 3 * plan.steps.size());
+  // Captured once, in the second run: what was captured stays good.
+  EXPECT_EQ(captured_graphs.captured(), plan.steps.size());
+  EXPECT_EQ(captured_graphs.launched(), 3 * plan.steps.size());
   EXPECT_EQ(store.size_bytes(), 3u * 256);
 }
 
@@ -335,19 +335,19 @@ TEST(BlockLayouts, AsManyBlocksStayAsThereIsRoomFor) {
   for (const std::size_t slots : {1, 2})
     for (std::size_t room = 0; room <= 12; ++room) {
       const ArenaLayout arena = lay_out_arena({&only, 1}, slots, kTail + room * kBlock);
-      const BlockLayout& layout = arena.plans[0];
+      const PlanLayout& layout = arena.plans[0];
       EXPECT_LE(arena.size_bytes, kTail + std::max(room, slots + 1) * kBlock);
       EXPECT_LE(layout.coming.size(), room > slots + 3 && room < 10 ? 9u : 10u) << room;
       EXPECT_EQ(layout.coming.size() % slots, 0u);
-      EXPECT_EQ(layout.slots[0], BlockLayout::kStays);
-      EXPECT_EQ(layout.slots[11], BlockLayout::kStays) << "a small segment stays";
+      EXPECT_EQ(layout.slots[0], PlanLayout::kStays);
+      EXPECT_EQ(layout.slots[11], PlanLayout::kStays) << "a small block stays";
       // No two weights that are there at a time lie in one place.
       std::map<std::size_t, std::size_t> taken;
-      for (std::size_t s = 0; s < layout.segments.size(); ++s)
-        if (layout.slots[s] == BlockLayout::kStays) taken[layout.offsets[s]] = layout.segments[s].size_bytes;
+      for (std::size_t s = 0; s < layout.blocks.size(); ++s)
+        if (layout.slots[s] == PlanLayout::kStays) taken[layout.offsets[s]] = layout.blocks[s].size_bytes;
       for (const int s : layout.coming) {
-        const auto segment = static_cast<std::size_t>(s);
-        taken[layout.offsets[segment]] = layout.segments[segment].size_bytes;
+        const auto block = static_cast<std::size_t>(s);
+        taken[layout.offsets[block]] = layout.blocks[block].size_bytes;
       }
       std::size_t end = 0;
       for (const auto& [offset, size] : taken) {

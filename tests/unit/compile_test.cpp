@@ -143,10 +143,10 @@ TEST(Compile, EqualNodesShareAKernel) {
   EXPECT_EQ(plan.steps.size(), 40u);
   EXPECT_EQ(plan.kernel_count, 1u);
   EXPECT_EQ(plan.weights.size(), 40u);
-  EXPECT_EQ(plan.segment_count, 40);
+  EXPECT_EQ(plan.block_count, 40);
   EXPECT_EQ(plan.weight_bytes(), 40u * 32 * 32 * 4);
   const Plan* const only = &plan;
-  EXPECT_EQ(lay_out_arena({&only, 1}, 1).size_bytes, 2u * 32 * 32 * 4);  // segment 0 and a place for the others
+  EXPECT_EQ(lay_out_arena({&only, 1}, 1).size_bytes, 2u * 32 * 32 * 4);  // block 0 and a place for the others
   EXPECT_EQ(lay_out_arena({&only, 1}, 2).size_bytes, 3u * 32 * 32 * 4);
   EXPECT_NE(describe(plan).find("40 steps, 1 kernels"), std::string::npos);
 }
@@ -221,7 +221,7 @@ TEST(Run, StreamedWeightsGiveTheSameInLessMemory) {
   fixture.store.stream({&plan}, {});
   for (int time = 0; time < 2; ++time) EXPECT_EQ(resident, fixture.run_plan(plan, {}));
   EXPECT_NE(resident[0], resident[8]);
-  // Segment 0, and a place that the other three take in turns. How a platform packs them is its own affair: all are of one size.
+  // Block 0, and a place that the other three take in turns. How a platform packs them is its own affair: all are of one size.
   EXPECT_EQ(fixture.store.size_bytes(), plan.weight_bytes() / 4 * 2);
   fixture.store.load(plan);
   EXPECT_EQ(resident, fixture.run_plan(plan, {}));
@@ -229,17 +229,17 @@ TEST(Run, StreamedWeightsGiveTheSameInLessMemory) {
   EXPECT_EQ(fixture.store.size_bytes(), 0u);
 }
 
-TEST(Run, AWeightThatSeveralSegmentsReadStaysWhileTheyComeAndGo) {
+TEST(Run, AWeightThatSeveralBlocksReadStaysWhileTheyComeAndGo) {
   Fixture fixture;
-  const auto weight = [](const char* name, int segment) { return parameter(name, DType::f32, {8, 8}, segment); };
-  // One of segment 0, where nothing reads it, and one of segment 1.
+  const auto weight = [](const char* name, int block) { return parameter(name, DType::f32, {8, 8}, block); };
+  // One of block 0, where nothing reads it, and one of block 1.
   const Value x = input("x", DType::f32, {8, 8}), shared = weight("w8", 0), first = weight("w9", 1);
   const Value y = linear(x * first, shared) * weight("w1", 1);
   const Value z = linear(y * weight("w2", 2), shared) * first;
   for (const bool compiled : {true, false}) {
     const Plan plan = compile(make_graph("shared", {x}, {z}), *fixture.platform, {.compile = compiled});
     for (const PlanWeight& each : plan.weights)
-      EXPECT_EQ(each.segment, each.name == "w1" ? 1 : each.name == "w2" ? 2 : 0) << each.name;
+      EXPECT_EQ(each.block, each.name == "w1" ? 1 : each.name == "w2" ? 2 : 0) << each.name;
     fixture.store.stream({&plan}, {});
     const std::vector<float> streamed = fixture.run_plan(plan, {});
     EXPECT_EQ(fixture.store.size_bytes(), plan.weight_bytes() - 256);

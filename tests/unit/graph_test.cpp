@@ -53,13 +53,13 @@ TEST(Graph, AnUndeclaredInputIsRefused) {
   EXPECT_NE(message_of([&] { make_graph("g", {}, {exp(x)}); }).find("input x is used"), std::string::npos);
 }
 
-TEST(Graph, SegmentsFollowTheWeights) {
+TEST(Graph, BlocksFollowTheWeights) {
   const Value x = input("x", DType::f32, {1, 4});
   const Value first = linear(x, parameter("a", DType::f32, {4, 4}, 1));
   const Value second = linear(first, parameter("b", DType::f32, {4, 4}, 2));
-  EXPECT_EQ(first.node().segment, 1);
-  EXPECT_EQ((second + first).node().segment, 2);
-  EXPECT_EQ(exp(x).node().segment, 0);
+  EXPECT_EQ(first.node().block, 1);
+  EXPECT_EQ((second + first).node().block, 2);
+  EXPECT_EQ(exp(x).node().block, 0);
 }
 
 TEST(Trace, ShapesThatDoNotFitAreNamed) {

@@ -1,4 +1,4 @@
-// How plans are queued: recordings, marks and cancelling, on a platform that writes down what its streams are given.
+// How plans are queued: captured_graphs, events and cancelling, on a platform that writes down what its streams are given.
 #include "compiler/run.h"
 #include "platform/implementation.h"
 
@@ -20,55 +20,55 @@ namespace {
 
 using Lines = std::vector<std::string>;
 
-struct LogRecording : Recording {
+struct LogGraph : CapturedGraph {
   Lines kernels;
 };
 
 struct LogStream : Stream {
-  Lines queued;  // kernels, whether queued one by one or replayed
+  Lines queued;  // kernels, whether queued one by one or launched
   Lines calls;   // what the stream was asked for
-  bool recording = false;
-  bool records = true;  // whether it can
-  std::string refuse;   // if not empty, record_end gives this reason
-  std::size_t marks = 0, waits = 0;
+  bool capturing = false;
+  bool captures = true;  // whether it can
+  std::string refuse;    // if not empty, capture_end gives this reason
+  std::size_t events = 0, waits = 0;
   int good_kernels = 1 << 30;  // the next one fails
   bool out_of_memory = false;  // for want of memory of the host
-  std::function<void()> on_replay = [] {};
-  std::unique_ptr<LogRecording> current;
+  std::function<void()> on_launch = [] {};
+  std::unique_ptr<LogGraph> current;
 
   void kernel(std::string line) {
-    if (recording) current->kernels.push_back(std::move(line));
+    if (capturing) current->kernels.push_back(std::move(line));
     else queued.push_back(std::move(line));
   }
   void synchronize() override { calls.push_back("synchronize"); }
-  bool can_record() const override { return records; }
-  void record_begin() override {
-    calls.push_back("record");
-    current = std::make_unique<LogRecording>();
-    recording = true;
+  bool can_capture() const override { return captures; }
+  void capture_begin() override {
+    calls.push_back("capture");
+    current = std::make_unique<LogGraph>();
+    capturing = true;
   }
-  std::unique_ptr<Recording> record_end(std::string* why) override {
-    recording = false;
+  std::unique_ptr<CapturedGraph> capture_end(std::string* why) override {
+    capturing = false;
     *why = refuse;
     if (!refuse.empty()) return nullptr;
     return std::move(current);
   }
-  void replay(const Recording& given) override {
-    calls.push_back("replay");
-    const auto& log = static_cast<const LogRecording&>(given);
+  void launch(const CapturedGraph& given) override {
+    calls.push_back("launch");
+    const auto& log = static_cast<const LogGraph&>(given);
     queued.insert(queued.end(), log.kernels.begin(), log.kernels.end());
-    on_replay();
+    on_launch();
   }
-  struct LogMark : Mark {
-    explicit LogMark(LogStream& stream) : stream_(stream), time_(static_cast<double>(++stream.marks + stream.queued.size())) {}
+  struct LogEvent : Event {
+    explicit LogEvent(LogStream& stream) : stream_(stream), time_(static_cast<double>(++stream.events + stream.queued.size())) {}
     bool reached() override { return true; }
     void wait() override { ++stream_.waits; }
-    // A mark takes a second and so does a kernel.
-    double seconds_since(Mark& earlier) override { return time_ - static_cast<LogMark&>(earlier).time_; }
+    // An event takes a second and so does a kernel.
+    double seconds_since(Event& earlier) override { return time_ - static_cast<LogEvent&>(earlier).time_; }
     LogStream& stream_;
     double time_;
   };
-  std::unique_ptr<Mark> mark() override { return std::make_unique<LogMark>(*this); }
+  std::unique_ptr<Event> record_event() override { return std::make_unique<LogEvent>(*this); }
 };
 
 struct LogBuffer : Buffer {
@@ -82,7 +82,7 @@ struct LogKernel : Kernel {
   std::string_view implementation() const override { return "log"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     auto& log = static_cast<LogStream&>(stream);
-    check(!(fails && log.recording), ErrorKind::device, "log", "not while recording.");
+    check(!(fails && log.capturing), ErrorKind::device, "log", "not while capturing.");
     if (log.out_of_memory) throw std::bad_alloc();
     check(log.good_kernels-- > 0, ErrorKind::device, "log", "a kernel is refused.");
     std::string line;
@@ -122,7 +122,7 @@ struct LogPlatform : Platform {
                                         }}};
 };
 
-// A plan of `blocks` segments with two steps each.
+// A plan of `blocks` blocks with two steps each.
 class Runs : public ::testing::Test {
  protected:
   static constexpr std::size_t kBlocks = 12;
@@ -145,7 +145,7 @@ class Runs : public ::testing::Test {
   Lines queue(const std::vector<Tensor>& given, RunOptions options = {}) {
     stream.queued.clear();
     stream.calls.clear();
-    options.recordings = options.recordings ? options.recordings : &recordings;
+    options.captured_graphs = options.captured_graphs ? options.captured_graphs : &captured_graphs;
     run(plan, stream, store, given, outputs, workspace, options);
     return stream.queued;
   }
@@ -162,38 +162,38 @@ class Runs : public ::testing::Test {
   Plan plan;
   Tensor workspace;
   std::vector<Tensor> inputs, other_inputs, outputs;
-  Recordings recordings;
+  CapturedGraphs captured_graphs;
 };
 
-TEST_F(Runs, TheFirstIsQueuedTheSecondRecordedLaterOnesReplayed) {
+TEST_F(Runs, TheFirstIsQueuedTheSecondCapturedLaterOnesLaunched) {
   const Lines first = queue(inputs);
   EXPECT_EQ(first.size(), 2 * kBlocks);
-  EXPECT_EQ(calls("record") + calls("replay"), 0u);
+  EXPECT_EQ(calls("capture") + calls("launch"), 0u);
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record"), kBlocks);
-  EXPECT_EQ(calls("replay"), kBlocks);
+  EXPECT_EQ(calls("capture"), kBlocks);
+  EXPECT_EQ(calls("launch"), kBlocks);
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record"), 0u);
-  EXPECT_EQ(calls("replay"), kBlocks);
-  EXPECT_EQ(recordings.recorded(), kBlocks);
-  EXPECT_EQ(recordings.replayed(), 2 * kBlocks);
+  EXPECT_EQ(calls("capture"), 0u);
+  EXPECT_EQ(calls("launch"), kBlocks);
+  EXPECT_EQ(captured_graphs.captured(), kBlocks);
+  EXPECT_EQ(captured_graphs.launched(), 2 * kBlocks);
 }
 
-TEST_F(Runs, OtherArgumentsAreRecordedForThemselves) {
+TEST_F(Runs, OtherArgumentsAreCapturedForThemselves) {
   const Lines first = queue(inputs), other = queue(other_inputs);
   EXPECT_NE(first, other);
-  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(calls("capture"), kBlocks);
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(calls("capture"), kBlocks);
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(queue(other_inputs), other);
     EXPECT_EQ(queue(inputs), first);
-    EXPECT_EQ(calls("record"), 0u);
+    EXPECT_EQ(calls("capture"), 0u);
   }
-  EXPECT_EQ(recordings.recorded(), 2 * kBlocks);
+  EXPECT_EQ(captured_graphs.captured(), 2 * kBlocks);
 }
 
-TEST_F(Runs, WeightsThatMovedAreRecordedAgain) {
+TEST_F(Runs, WeightsThatMovedAreCapturedAgain) {
   queue(inputs);
   queue(inputs);
   std::vector<std::shared_ptr<Buffer>> in_the_way;  // so that the weight comes back elsewhere
@@ -201,36 +201,36 @@ TEST_F(Runs, WeightsThatMovedAreRecordedAgain) {
   for (int i = 0; i < 64; ++i) in_the_way.push_back(platform.allocate(256, "other"));
   store.load(plan);
   const Lines again = queue(inputs);
-  EXPECT_EQ(calls("record"), kBlocks);
-  Recordings none;
-  EXPECT_EQ(queue(inputs, {.recordings = &none}), again);
+  EXPECT_EQ(calls("capture"), kBlocks);
+  CapturedGraphs none;
+  EXPECT_EQ(queue(inputs, {.captured_graphs = &none}), again);
 }
 
-TEST_F(Runs, WhatCannotBeRecordedIsQueued) {
+TEST_F(Runs, WhatCannotBeCapturedIsQueued) {
   const Lines first = queue(inputs);
   stream.refuse = "some kernel waited";
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record"), kBlocks);
-  EXPECT_EQ(recordings.refusal(), "some kernel waited");
+  EXPECT_EQ(calls("capture"), kBlocks);
+  EXPECT_EQ(captured_graphs.refusal(), "some kernel waited");
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record") + calls("replay"), 0u);  // not tried again
+  EXPECT_EQ(calls("capture") + calls("launch"), 0u);  // not tried again
 }
 
-TEST_F(Runs, AKernelThatFailsWhileRecordingIsQueued) {
+TEST_F(Runs, AKernelThatFailsWhileCapturingIsQueued) {
   const Lines first = queue(inputs);
   platform.kernels_fail = true;
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_FALSE(stream.recording);
-  EXPECT_NE(recordings.refusal().find("not while recording"), std::string::npos);
+  EXPECT_FALSE(stream.capturing);
+  EXPECT_NE(captured_graphs.refusal().find("not while capturing"), std::string::npos);
 }
 
-TEST_F(Runs, AStreamThatRecordsNothingIsNotAsked) {
-  stream.records = false;
+TEST_F(Runs, AStreamThatCapturesNothingIsNotAsked) {
+  stream.captures = false;
   for (int i = 0; i < 3; ++i) EXPECT_EQ(queue(inputs).size(), 2 * kBlocks);
-  EXPECT_EQ(calls("record") + calls("replay"), 0u);
+  EXPECT_EQ(calls("capture") + calls("launch"), 0u);
 }
 
-TEST_F(Runs, ObservedAndTimedRunsAreNotRecorded) {
+TEST_F(Runs, ObservedAndTimedRunsAreNotCaptured) {
   queue(inputs);
   std::vector<std::size_t> observed, timed;
   std::vector<double> seconds;
@@ -240,14 +240,14 @@ TEST_F(Runs, ObservedAndTimedRunsAreNotRecorded) {
     seconds.push_back(std::chrono::duration<double>(time.end - time.begin).count());
   };
   queue(inputs, {.observe = &observer});
-  EXPECT_EQ(calls("record"), 0u);
+  EXPECT_EQ(calls("capture"), 0u);
   EXPECT_EQ(calls("synchronize"), 2 * kBlocks + 1);
   queue(inputs, {.time = &timer});
-  EXPECT_EQ(calls("record"), 0u);
-  EXPECT_EQ(calls("synchronize"), 2u);  // before the first mark and at the end: none between steps
+  EXPECT_EQ(calls("capture"), 0u);
+  EXPECT_EQ(calls("synchronize"), 2u);  // before the first event and at the end: none between steps
   EXPECT_EQ(observed.size(), 2 * kBlocks);
   EXPECT_EQ(timed, observed);
-  for (const double step : seconds) EXPECT_NEAR(step, 1, 1e-6);  // without the second of the mark
+  for (const double step : seconds) EXPECT_NEAR(step, 1, 1e-6);  // without the second of the event
 }
 
 TEST_F(Runs, NothingIsWaitedForIfNotAsked) {
@@ -259,11 +259,11 @@ TEST_F(Runs, NothingIsWaitedForIfNotAsked) {
   EXPECT_EQ(calls("synchronize"), 1u);
 }
 
-TEST_F(Runs, CancelEndsAReplayBetweenSegments) {
+TEST_F(Runs, CancelEndsALaunchBetweenBlocks) {
   std::atomic<bool> cancel{false};
   for (int i = 0; i < 2; ++i) queue(inputs, {.cancel = &cancel});
-  std::size_t replays = 0;
-  stream.on_replay = [&] { cancel = ++replays == 3; };
+  std::size_t launches = 0;
+  stream.on_launch = [&] { cancel = ++launches == 3; };
   try {
     queue(inputs, {.cancel = &cancel});
     FAIL() << "not cancelled";
@@ -274,7 +274,7 @@ TEST_F(Runs, CancelEndsAReplayBetweenSegments) {
   EXPECT_EQ(stream.queued.size(), 6u);
   EXPECT_EQ(calls("synchronize"), 1u);  // what was queued is over when the error is seen
   cancel = false;
-  stream.on_replay = [] {};
+  stream.on_launch = [] {};
   EXPECT_EQ(queue(inputs, {.cancel = &cancel}).size(), 2 * kBlocks);
 }
 
@@ -289,7 +289,7 @@ TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
       EXPECT_NE(std::string(error.what()).find(what), std::string::npos) << error.what();
     }
     EXPECT_FALSE(stream.queued.empty());
-    EXPECT_FALSE(stream.recording);
+    EXPECT_FALSE(stream.capturing);
     ASSERT_FALSE(stream.calls.empty());
     EXPECT_EQ(stream.calls.back(), "synchronize");
   };
@@ -298,14 +298,14 @@ TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
   stream.good_kernels = 1 << 30;
   const Lines first = queue(inputs);
   EXPECT_EQ(first.size(), 2 * kBlocks);
-  EXPECT_EQ(calls("record"), 0u);  // this was the first that ran
+  EXPECT_EQ(calls("capture"), 0u);  // this was the first that ran
   EXPECT_EQ(queue(inputs), first);
-  EXPECT_EQ(calls("record"), kBlocks);
+  EXPECT_EQ(calls("capture"), kBlocks);
 
-  int replays = 0;
-  stream.on_replay = [&] { check(++replays < 4, ErrorKind::device, "log", "a replay is refused."); };
-  fails("a replay is refused", {});
-  stream.on_replay = [] {};
+  int launches = 0;
+  stream.on_launch = [&] { check(++launches < 4, ErrorKind::device, "log", "a launch is refused."); };
+  fails("a launch is refused", {});
+  stream.on_launch = [] {};
   EXPECT_EQ(queue(inputs), first);
 
   const StepObserver observer = [](const StepRun& ran) { check(ran.step < 3, ErrorKind::internal, "log", "the observer fails."); };
@@ -323,37 +323,35 @@ TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
   EXPECT_EQ(queue(inputs, {}).size(), 2 * kBlocks);
 }
 
-// An exception that is none of the library's ends a recording, too.
-TEST_F(Runs, NoRecordingIsLeftOpen) {
+// An exception that is none of the library's ends a capture, too.
+TEST_F(Runs, NoCaptureIsLeftOpen) {
   queue(inputs);
   stream.out_of_memory = true;
   EXPECT_THROW(queue(inputs), std::bad_alloc);
-  EXPECT_FALSE(stream.recording);
+  EXPECT_FALSE(stream.capturing);
   stream.out_of_memory = false;
   EXPECT_EQ(queue(inputs).size(), 2 * kBlocks);
 }
 
-TEST_F(Runs, FewSegmentsAreQueuedAheadWhereCancelIsLookedAt) {
+TEST_F(Runs, FewBlocksAreQueuedAheadWhereCancelIsLookedAt) {
   queue(inputs);
-  EXPECT_EQ(stream.marks, 0u);
+  EXPECT_EQ(stream.events, 0u);
   const std::atomic<bool> cancel{false};
   queue(inputs, {.cancel = &cancel});
-  EXPECT_EQ(stream.marks, kBlocks - 1);
+  EXPECT_EQ(stream.events, kBlocks - 1);
   EXPECT_EQ(stream.waits, kBlocks - 1 - 2);
 }
 
-// The third is queued with segment 2, and so its weight comes with that.
-TEST_F(Runs, AWeightComesWithTheSegmentThatItsStepsRunWith) {
+// The third is queued with block 2, and so its weight comes with that.
+TEST_F(Runs, AWeightComesWithTheBlockThatItsStepsRunWith) {
   const Value x = input("x", DType::f32, {8, 8});
-  const auto of_weight = [&](const char* name, int segment) {
-    return exp(linear(x, parameter(name, DType::f32, {8, 8}, segment)));
-  };
+  const auto of_weight = [&](const char* name, int block) { return exp(linear(x, parameter(name, DType::f32, {8, 8}, block))); };
   plan = compile(make_graph("mixed", {x}, {of_weight("first", 1), of_weight("second", 2), of_weight("third", 1)}), platform);
-  std::vector<int> segments, run_with;
-  for (const Step& step : plan.steps) segments.push_back(step.node->segment), run_with.push_back(step.segment);
-  ASSERT_EQ(segments, (std::vector<int>{1, 1, 2, 2, 1, 1}));
+  std::vector<int> blocks, run_with;
+  for (const Step& step : plan.steps) blocks.push_back(step.node->block), run_with.push_back(step.block);
+  ASSERT_EQ(blocks, (std::vector<int>{1, 1, 2, 2, 1, 1}));
   EXPECT_EQ(run_with, (std::vector<int>{1, 1, 2, 2, 2, 2}));
-  EXPECT_EQ(plan.weights[2].segment, 2);
+  EXPECT_EQ(plan.weights[2].block, 2);
   outputs.clear();
   for (const Value& result : plan.graph.outputs) outputs.push_back(make_tensor(platform, result.type(), "result"));
   const Plan* const only = &plan;
@@ -546,9 +544,7 @@ struct LongWeight : DenseWeight {
 TEST(Load, IsCancelledWhileAKernelPacksOneTensor) {
   constexpr int kThreads = 2;
   const auto cpu = open_platform("cpu", {.threads = kThreads});
-  const auto window = [](int upsample) {
-    return ConvWindow{.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = upsample};
-  };
+  const auto window = [](int upsample) { return ConvWindow{.pad_begin = {0, 1, 1}, .pad_end = {0, 1, 1}, .upsample = upsample}; };
   const Value rows = input("x", DType::f32, {64, 512}), narrow = input("x", DType::bf16, {64, 512});
   const Value table = input("x", DType::f32, {2048, 512});
   const Value picture = input("x", DType::f32, {1, 16, 16, 64});

@@ -25,7 +25,7 @@ std::string key_of(const Node& node, const std::vector<Value>& inputs, const Sam
   std::string key = fmt::format("{}{}", name(node.opcode), attributes_text(node));
   for (const std::string& operand : operands) key += operand;
   for (const Type& type : node.types) key += " " + type.str();
-  if (node.opcode == Opcode::parameter) key += fmt::format(" {} {}", node.segment, node.name);
+  if (node.opcode == Opcode::parameter) key += fmt::format(" {} {}", node.block, node.name);
   return key;
 }
 
@@ -38,8 +38,8 @@ Graph common_subexpressions(const Graph& graph) {
     const std::string key = key_of(node, inputs, same);
     const auto first = found.find(key);
     const bool is_known = first != found.end(), stays = node.opcode == Opcode::cast && node.types[0].dtype == DType::f32;
-    // A value of a later segment cannot stand for one of an earlier: what reads that would have to be later, too.
-    if (is_known && !stays && first->second[0].node().segment <= node.segment) return first->second;
+    // A value of a later block cannot stand for one of an earlier: what reads that would have to be later, too.
+    if (is_known && !stays && first->second[0].node().block <= node.block) return first->second;
     const std::vector<Value> kept = keep(node, std::move(inputs));
     if (is_known && stays) same[&kept[0].node()] = &first->second[0].node();
     else found[key] = kept;

@@ -1,5 +1,5 @@
 // Of several nodes that compute the same, one stays: the first, where it was. Equal are opcode, attributes, types and operands (in
-// either order for add and mul); numbers by value and dtype, weights by name, type and segment.
+// either order for add and mul); numbers by value and dtype, weights by name, type and block.
 //
 // Each bf16 -> f32 cast stays: reading the narrow value again costs half of what reading the wide one would, and the wide one
 // would take twice the memory until then. What is computed from equal casts is still recognised.

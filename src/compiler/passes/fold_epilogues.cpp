@@ -27,8 +27,8 @@ class EpilogueFolder {
     if (takes_(with_inputs(node, inputs, node.name).node())) return {};
     const Opcode opcode = attributes.activation == Activation::silu ? Opcode::silu : Opcode::gelu_tanh;
     attributes.activation = Activation::none;
-    const Node product{node.opcode, {}, attributes, node.types, {}, node.segment};
-    const Node activation{opcode, {}, {}, node.types, {}, node.segment};
+    const Node product{node.opcode, {}, attributes, node.types, {}, node.block};
+    const Node activation{opcode, {}, {}, node.types, {}, node.block};
     return with_inputs(activation, {with_inputs(product, inputs, node.name)}, node.name);
   }
 
@@ -50,7 +50,7 @@ class EpilogueFolder {
     const Node& product = inputs[operand].node();
     const Value& before = node.inputs[operand];
     return (product.opcode == Opcode::linear || product.opcode == Opcode::conv) && product.types[0] == node.types[0] &&
-           product.segment == node.segment && readers_.at({&before.node(), before.output()}) == 1;
+           product.block == node.block && readers_.at({&before.node(), before.output()}) == 1;
   }
 
   Value with_activation(const Node& node, const std::vector<Value>& inputs, Activation activation) const {
@@ -78,7 +78,7 @@ class EpilogueFolder {
   }
 
   Value offered(const Node& product, const ProductAttributes& attributes, std::vector<Value> operands) const {
-    const Node like{product.opcode, {}, attributes, product.types, {}, product.segment};
+    const Node like{product.opcode, {}, attributes, product.types, {}, product.block};
     const Value value = with_inputs(like, std::move(operands), product.name);
     return takes_(value.node()) ? value : Value{};
   }

@@ -144,16 +144,16 @@ class Fuser {
   }
 
   bool is_legal(const Members& members, std::string* reason) {
-    int segment = 0;
-    for (const int member : members) segment = std::max(segment, node(member).segment);
-    if (read_before(members, segment)) {
-      *reason = "a value of it is read by an earlier segment";
+    int block = 0;
+    for (const int member : members) block = std::max(block, node(member).block);
+    if (read_before(members, block)) {
+      *reason = "a value of it is read by an earlier block";
       return false;
     }
     const Body body = make_body(members);
     for (const Value& operand : body.arguments)
-      if (operand.node().opcode == Opcode::parameter && operand.node().segment != 0 && operand.node().segment != segment) {
-        *reason = "it reads weights of two segments";
+      if (operand.node().opcode == Opcode::parameter && operand.node().block != 0 && operand.node().block != block) {
+        *reason = "it reads weights of two blocks";
         return false;
       }
     if (body.arguments.size() + body.results.size() > device_.max_kernel_operands) {
@@ -255,9 +255,9 @@ class Fuser {
     return false;
   }
 
-  bool read_before(const Members& members, int segment) const {
+  bool read_before(const Members& members, int block) const {
     return std::any_of(members.begin(), members.end(), [&](int member) {
-      return any_reader(member, members, [&](int reader) { return node(reader).segment < segment; });
+      return any_reader(member, members, [&](int reader) { return node(reader).block < block; });
     });
   }
 

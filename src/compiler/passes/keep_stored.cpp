@@ -30,7 +30,7 @@ std::set<const Node*> read_otherwise(const Graph& graph) {
 using Operand = std::tuple<const Node*, int, std::vector<std::int64_t>, int, int>;
 Operand operand_of(const Node& linear) {
   const Value &x = linear.inputs[0], &weight = linear.inputs[1];
-  return {&x.node(), x.output(), weight.shape().dims(), weight.node().segment, linear.segment};
+  return {&x.node(), x.output(), weight.shape().dims(), weight.node().block, linear.block};
 }
 
 constexpr std::string_view kUp = ", up of rank ", kDown = ", down of rank ";
@@ -98,7 +98,7 @@ Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::fu
     const std::int64_t rank = ranks.at(&weight);
     const auto factor = [&](bool is_up) {
       return parameter(factor_name({weight.name, is_up, rank}), weight.types[0].dtype,
-                       {weight.types[0].shape.dim(is_up ? 0 : 1), rank}, weight.segment);
+                       {weight.types[0].shape.dim(is_up ? 0 : 1), rank}, weight.block);
     };
     const Value up = factor(true), down = factor(false);
     const Value product = linear(up, down);

@@ -26,7 +26,7 @@ constexpr std::int64_t kRankStep = 16;
 //
 // A matrix with a change beside it stays whatever it is stored as (dense, if that is no narrower), and is weight + up @ down where
 // it is used: the product of two parameters, named by factor_name(), is the change operand of its linears. Where other linears of
-// the same operand and segment have one, those of equal shape get one of rank kRankStep, so that products which are one without
+// the same operand and block have one, those of equal shape get one of rank kRankStep, so that products which are one without
 // changes are one with them.
 Graph keep_stored(const Graph& graph, const StorageOf& storage_of, const std::function<Support(const Encoding&)>& takes,
                   const RankOf& rank_of = {});

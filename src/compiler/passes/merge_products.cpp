@@ -25,7 +25,7 @@ bool splits_heads(const Shape& from, const Shape& to) {
 // The product of two parameters that is added to a weight, made again.
 Value change_of(const Node& linear) {
   const Node& product = linear.inputs.back().node();
-  const Node like{Opcode::linear, {}, product.attributes, product.types, {}, product.segment};
+  const Node like{Opcode::linear, {}, product.attributes, product.types, {}, product.block};
   return with_inputs(like, product.inputs, product.name);
 }
 
@@ -42,7 +42,7 @@ Value merged(const std::vector<const Node*>& group, const Value& x) {
   ProductOptions options{.activation = group.front()->as<ProductAttributes>().activation};
   if (!biases.empty()) options.bias = packed_parameter(std::move(biases));
   const Value made = linear(x, weight, options);
-  const Node like{Opcode::linear, {}, made.node().attributes, made.node().types, {}, group.front()->segment};
+  const Node like{Opcode::linear, {}, made.node().attributes, made.node().types, {}, group.front()->block};
   const Value value = with_inputs(like, made.node().inputs, group.front()->name);
   return changes.empty() ? value : with_change(value.node(), concat(std::move(changes), 0));
 }
@@ -72,8 +72,8 @@ class Merger {
             const auto found = member_of.find(reader);
             if (operand != i || found == member_of.end() || found->second->size() != group.size()) return false;
             for (std::size_t other = 0; other < group.size(); ++other)
-              if (!std::equal(group[other]->inputs.begin() + 1, group[other]->inputs.end(), (*found->second)[other]->inputs.begin() + 1,
-                              (*found->second)[other]->inputs.end()))
+              if (!std::equal(group[other]->inputs.begin() + 1, group[other]->inputs.end(),
+                              (*found->second)[other]->inputs.begin() + 1, (*found->second)[other]->inputs.end()))
                 return false;
           }
       return true;
@@ -122,7 +122,7 @@ class Merger {
     }
     if (!found) return {};
     attributes.heads = node.types[0].shape.dim(2);
-    const Node like{Opcode::attention, {}, attributes, node.types, {}, node.segment};
+    const Node like{Opcode::attention, {}, attributes, node.types, {}, node.block};
     return with_inputs(like, std::move(inputs), node.name);
   }
 
@@ -133,7 +133,7 @@ class Merger {
     const auto& attributes = linear.as<ProductAttributes>();
     const Value &x = linear.inputs[0], &weight = linear.inputs[1];
     return {&x.node(),          x.output(),    attributes.activation, attributes.has_bias,
-            has_change(linear), weight.dim(0), weight.node().segment, linear.segment};
+            has_change(linear), weight.dim(0), weight.node().block,   linear.block};
   }
 
   bool may_merge(const Node& node) const {
@@ -143,7 +143,7 @@ class Merger {
     for (std::size_t i = 1; i < node.inputs.size() - (is_changed ? 1 : 0); ++i) {
       const Node& weight = node.inputs[i].node();
       if (weight.opcode != Opcode::parameter || std::holds_alternative<PackedAttributes>(weight.attributes) ||
-          outputs_.count(&weight) || weight.segment != node.inputs[1].node().segment)
+          outputs_.count(&weight) || weight.block != node.inputs[1].node().block)
         return false;
     }
     return is_read_in_place(node, node.types[0].shape);

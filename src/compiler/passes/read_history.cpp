@@ -25,7 +25,7 @@ Value with_history(const Node& conv, const std::vector<Value>& inputs) {
   std::vector<Value> operands = inputs;
   operands[0] = inputs[0].node().inputs[1];
   operands.push_back(inputs[0].node().inputs[0]);
-  const Node like{conv.opcode, {}, attributes, conv.types, {}, conv.segment};
+  const Node like{conv.opcode, {}, attributes, conv.types, {}, conv.block};
   return with_inputs(like, std::move(operands), conv.name);
 }
 

@@ -21,7 +21,7 @@ bool is_copy(const Node& node) { return node.opcode == Opcode::reshape && node.i
 
 Value copy(Value value, const Node& place) {
   while (is_copy(value.node())) value = value.node().inputs[0];
-  const Node node{Opcode::reshape, {}, {}, {value.type()}, {}, place.segment};
+  const Node node{Opcode::reshape, {}, {}, {value.type()}, {}, place.block};
   return with_inputs(node, {value}, is_leaf(place) ? "" : place.name);
 }
 

@@ -39,14 +39,14 @@ std::optional<float> evaluate(Opcode opcode, float a, float b) {
   }
 }
 
-// Simplifies the nodes that stand for one node of the graph: they take its name and segment.
+// Simplifies the nodes that stand for one node of the graph: they take its name and block.
 class Simplifier {
  public:
   explicit Simplifier(const Node& origin) : origin_(origin) {}
 
   // A node of operands that are simplified already, or the value it comes to.
   Value make(Opcode opcode, Attributes attributes, Type type, std::vector<Value> inputs) const {
-    const Node like{opcode, {}, std::move(attributes), {std::move(type)}, {}, origin_.segment};
+    const Node like{opcode, {}, std::move(attributes), {std::move(type)}, {}, origin_.block};
     const Value made = with_inputs(like, std::move(inputs), origin_.name);
     const Value better = simpler(made.node());
     return better ? better : made;
@@ -129,7 +129,7 @@ class Simplifier {
 
   Value simpler_reshape(const Node& node) const {
     const Value& x = node.inputs[0];
-    if (node.segment > x.node().segment) return {};  // it says to which segment belongs what is made of it
+    if (node.block > x.node().block) return {};  // it says to which block belongs what is made of it
     if (x.shape() == node.types[0].shape) return x;
     return x.node().opcode == Opcode::reshape ? reshaped(x.node().inputs[0], node.types[0].shape) : Value{};
   }

@@ -93,7 +93,7 @@ class Parts {
 };
 
 Value like(const Node& node, Attributes attributes, Type type, std::vector<Value> inputs) {
-  const Node part{node.opcode, {}, std::move(attributes), {std::move(type)}, {}, node.segment};
+  const Node part{node.opcode, {}, std::move(attributes), {std::move(type)}, {}, node.block};
   return with_inputs(part, std::move(inputs), node.name);
 }
 
@@ -109,8 +109,7 @@ std::vector<Value> part_of(const Node& node, const Box& box, Parts& from) {
   if (is_unary(node.opcode) || node.opcode == Opcode::cast) return made({from.part(node.inputs[0], box)});
   if (is_binary(node.opcode)) {
     std::vector<Value> inputs;
-    for (const Value& operand : node.inputs)
-      inputs.push_back(from.part(operand, broadcast_box(box, whole.shape, operand.shape())));
+    for (const Value& operand : node.inputs) inputs.push_back(from.part(operand, broadcast_box(box, whole.shape, operand.shape())));
     return made(std::move(inputs));
   }
   switch (node.opcode) {
@@ -203,7 +202,8 @@ class CalledParts : public Parts {
     if (value.node().opcode == Opcode::input) made = placeholder(value, box);
     else if (value.node().opcode == Opcode::constant) made = value;
     else if (box.empty()) made = kept(value);
-    else if (const auto parts = part_of(value.node(), box, *this); !parts.empty()) made = parts[static_cast<std::size_t>(value.output())];
+    else if (const auto parts = part_of(value.node(), box, *this); !parts.empty())
+      made = parts[static_cast<std::size_t>(value.output())];
     else made = sliced(whole(value), box);
     return made_[key] = made;
   }
@@ -240,8 +240,8 @@ std::vector<Value> part_of_call(const Node& node, const Box& box, Parts& outer) 
   for (const Value& output : called.native.outputs) results.push_back(parts.part(output, box));
   const std::vector<Value> made =
       make_call(called.op, parts.arguments(), make_graph(called.native.name, parts.placeholders(), std::move(results)));
-  std::vector<Value> named;  // in the segment that the node was in
-  const Value first = with_inputs(Node{Opcode::call, {}, made[0].node().attributes, made[0].node().types, {}, node.segment},
+  std::vector<Value> named;  // in the block that the node was in
+  const Value first = with_inputs(Node{Opcode::call, {}, made[0].node().attributes, made[0].node().types, {}, node.block},
                                   parts.arguments(), node.name);
   for (int i = 0; i < static_cast<int>(made.size()); ++i) named.emplace_back(first.node_ptr(), i);
   return named;
@@ -257,14 +257,14 @@ class Splitter : public Parts {
     const std::int64_t step = (split.rows + split.pieces - 1) / split.pieces;
     step_ = std::min(split.rows, (step + split.multiple - 1) / split.multiple * split.multiple);
     int last = 0;
-    for (const NodePtr& node : graph.nodes) last = std::max(last, node->segment);
+    for (const NodePtr& node : graph.nodes) last = std::max(last, node->block);
     for (const NodePtr& node : graph.nodes)
       for (const Value& operand : node->inputs) {
         if (!has_rows(operand)) continue;
-        const int segment = operand.node().segment;
+        const int block = operand.node().block;
         const auto along_texts = [&](Opcode opcode) { return node->opcode == opcode && node->as<AxisAttributes>().axis == 0; };
-        // What leaves the last segment is taken apart into texts.
-        const bool leaves = node->segment > segment || (segment == last && along_texts(Opcode::slice));
+        // What leaves the last block is taken apart into texts.
+        const bool leaves = node->block > block || (block == last && along_texts(Opcode::slice));
         if (leaves) cut_.insert({&operand.node(), operand.output()});
         else if (split.texts_apart && along_texts(Opcode::concat)) repeated_.insert({&operand.node(), operand.output()});
       }
@@ -318,8 +318,7 @@ class Splitter : public Parts {
       made = part_of(value.node(), box, *this);
     if (made.empty()) return local_[key] = sliced(whole(value), box);
     if (made.size() == 1) return local_[key] = made[0];
-    for (int i = 0; i < static_cast<int>(made.size()); ++i)
-      local_[{&value.node(), i, box}] = made[static_cast<std::size_t>(i)];
+    for (int i = 0; i < static_cast<int>(made.size()); ++i) local_[{&value.node(), i, box}] = made[static_cast<std::size_t>(i)];
     return made[static_cast<std::size_t>(value.output())];
   }
 
@@ -352,7 +351,8 @@ class Splitter : public Parts {
 
   std::vector<Range> pieces() const {
     std::vector<Range> all;
-    for (std::int64_t begin = 0; begin < split_.rows; begin += step_) all.push_back({1, begin, std::min(split_.rows, begin + step_)});
+    for (std::int64_t begin = 0; begin < split_.rows; begin += step_)
+      all.push_back({1, begin, std::min(split_.rows, begin + step_)});
     return all;
   }
 

@@ -17,10 +17,10 @@ struct Weights {
   const ClipVisionConfig& config;
   DType dtype;
   std::string prefix;
-  int segment;
+  int block;
 
   Value weight(std::string_view name, DType kind, Shape shape, Shape stored = {}) const {
-    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment, std::move(stored));
+    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), block, std::move(stored));
   }
   Value norm(std::string_view name, const Value& x) const {
     const auto vector = [&](const char* kind) {

@@ -11,7 +11,7 @@ namespace zoe {
 
 // Inputs:  pixels f32 [3,S,S], S the image's size, normalised by kClipMean and kClipStd.
 // Outputs: states f32 [1,tokens,hidden_size].
-// `dtype` is that of products, stream and attention; norms are computed in f32 with f32 weights. Segments: 0 the embeddings, layer
+// `dtype` is that of products, stream and attention; norms are computed in f32 with f32 weights. Blocks: 0 the embeddings, layer
 // i is i + 1.
 Graph trace_clip_vision(const ClipVisionConfig& config, DType dtype);
 

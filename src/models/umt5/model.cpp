@@ -22,10 +22,10 @@ struct Block {
   const Umt5Config& config;
   DType dtype;
   std::string prefix;
-  int segment;
+  int block;
 
   Value weight(std::string_view name, DType kind, Shape shape) const {
-    return parameter(fmt::format("{}.{}.weight", prefix, name), kind, std::move(shape), segment);
+    return parameter(fmt::format("{}.{}.weight", prefix, name), kind, std::move(shape), block);
   }
 
   // [1,L,D] -> [1,L,D]

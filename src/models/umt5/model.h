@@ -15,7 +15,7 @@ namespace zoe {
 // Inputs:  embedded f32 [1,L,d_model] (rows of kUmt5Embedding), buckets i32 [L*L] (relative_position_buckets),
 //          key_bias f32 [L] (0 for a token, -inf for padding; at least one token).
 // Outputs: last_hidden_state f32 [1,L,d_model]; with block_outputs, then the stream behind each block, [1,L,d_model] in `dtype`.
-// `dtype` is that of products and stream; norms and softmax are in f32. Block i is segment i + 1, the final norm the one after.
+// `dtype` is that of products and stream; norms and softmax are in f32. Block i is block i + 1, the final norm the one after.
 Graph trace_umt5(const Umt5Config& config, DType dtype, std::int64_t tokens, bool block_outputs = false);
 
 // The bucket of key k as seen from query q, at [q * tokens + k]; bidirectional: below a quarter of the buckets one a position,

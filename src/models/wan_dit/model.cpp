@@ -51,10 +51,10 @@ struct Weights {
   const WanDitConfig& config;
   Precision precision;
   std::string prefix;
-  int segment;
+  int block;
 
   Value weight(std::string_view name, DType kind, Shape shape, Shape stored = {}) const {
-    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), segment, std::move(stored));
+    return parameter(fmt::format("{}{}", prefix, name), kind, std::move(shape), block, std::move(stored));
   }
 
   // x [..,K] -> [..,out], in x's dtype. Operands are narrower where those of products are than the stream. `stored`: see
@@ -96,9 +96,9 @@ Weights vace_weights(const WanDitConfig& config, const ComponentPrecision& preci
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
-// x as a value of a later segment: what is made of it is made there, and not fused with what makes x and kept until then.
-Value in_segment(const Value& x, int segment) {
-  const Node same{Opcode::reshape, {}, {}, {x.type()}, {}, segment};
+// x as a value of a later block: what is made of it is made there, and not fused with what makes x and kept until then.
+Value in_block(const Value& x, int block) {
+  const Node same{Opcode::reshape, {}, {}, {x.type()}, {}, block};
   return with_inputs(same, {x}, {});
 }
 
@@ -315,7 +315,7 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   std::size_t next_hint = 0;
   const auto trace_hint = [&] {
     const Weights weights = vace_weights(config, precision, next_hint);
-    control = trace_block(weights, in_segment(control, weights.segment), conditions,
+    control = trace_block(weights, in_block(control, weights.block), conditions,
                           {keys.at(fmt::format("vace_k_{}", next_hint)), keys.at(fmt::format("vace_v_{}", next_hint)), {}, {}});
     return weights.project("proj_out", control, dim);
   };

@@ -5,7 +5,7 @@
 // trace_wan_dit predicts the noise of one latent at one timestep, for each of a batch of B texts: guidance has two.
 //
 // `precision`: of stream, products and attention (precision.h), mostly one dtype. As in Diffusers, the time embedder, the
-// modulation tables and the LayerNorm weights are in f32; every norm and every modulation is computed in f32 (ops/). Segments: 0
+// modulation tables and the LayerNorm weights are in f32; every norm and every modulation is computed in f32 (ops/). Blocks: 0
 // the embeddings, block i is i + 1, with the block of VACE that makes its hint, num_layers + 1 the head.
 #pragma once
 

@@ -60,7 +60,7 @@ class CudnnPlan {
   const std::string& engine() const { return engine_; }  // cuDNN's number of it
   std::string json() const;                              // all of it, with generated code
   // Addresses of the graph's tensors in memory and pointers to its values, in the order of the tensors. Engines count on addresses
-  // that are multiples of 16; tensors elsewhere (a slice or a part of a concat at an odd offset) are copied, which no recording can
+  // that are multiples of 16; tensors elsewhere (a slice or a part of a concat at an odd offset) are copied, which no graph can
   // hold.
   void run(StreamHandle stream, std::span<void* const> operands, Address workspace) const;
 

@@ -523,7 +523,7 @@ void DeviceStream::synchronize() {
 
 Address DeviceStream::fault() {
   if (!fault_) fault_ = device_->allocate(3 * sizeof(std::int32_t), "faults");
-  if (recording) fault_recorded_ = true;
+  if (capturing) fault_captured_ = true;
   else to_look_at_.insert(fault_);
   return reinterpret_cast<Address>(fault_->data);
 }

@@ -168,15 +168,15 @@ class DeviceStream : public Stream {
   void upload(const void* from, Address to, std::size_t size_bytes);
   void upload_later(const HostBuffer& from, std::size_t offset, Address to, std::size_t size_bytes);
   void download(Address from, void* to, std::size_t size_bytes);
-  // Whether what is queued is recorded into a graph: nothing outside may wait for it then.
-  std::atomic<bool> recording{false};
-  std::unique_ptr<Mark> mark() override;  // an event
-  void wait_for(Mark& mark) override;
-  // Recordings are the driver's graphs, captured from what this thread queues here.
-  bool can_record() const override { return true; }
-  void record_begin() override;
-  std::unique_ptr<Recording> record_end(std::string* why) override;
-  void replay(const Recording& kept) override;
+  // Whether what is queued is captured into a graph: nothing outside may wait for it then.
+  std::atomic<bool> capturing{false};
+  std::unique_ptr<Event> record_event() override;  // an event
+  void wait_for(Event& event) override;
+  // CapturedGraphs are the driver's graphs, captured from what this thread queues here.
+  bool can_capture() const override { return true; }
+  void capture_begin() override;
+  std::unique_ptr<CapturedGraph> capture_end(std::string* why) override;
+  void launch(const CapturedGraph& kept) override;
   // Where a kernel of this stream leaves what only the host can report (see gather in kernels/movement.cu): three ints, zero if
   // nothing is wrong. The next synchronize() looks there.
   Address fault();
@@ -201,7 +201,7 @@ class DeviceStream : public Stream {
   bool chunks_refused_ = false;
   std::shared_ptr<Buffer> fault_;                 // with the first kernel that may report
   std::set<std::shared_ptr<Buffer>> to_look_at_;  // faults of the kernels queued since the last synchronize()
-  bool fault_recorded_ = false;                   // a kernel of the recording at hand may report
+  bool fault_captured_ = false;                   // a kernel of the graph at hand may report
 };
 
 inline StreamHandle handle_of(Stream& stream) { return static_cast<DeviceStream&>(stream).handle(); }
