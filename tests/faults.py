@@ -29,7 +29,10 @@ RUN = ["generate", "-p", "a red circle", "--size", "64x64", "--num-frames", "9",
 
 def serve(root, mount, fault):
     """The folder `root` at `mount`. fault: shared (kind, file's name, byte), None while nothing is to fail."""
-    import fuse
+    try:
+        import fusepy as fuse  # as Debian's python3-fusepy names it
+    except ImportError:
+        import fuse
 
     class Files(fuse.Operations):
         def failing(self, path):
