@@ -21,6 +21,7 @@ namespace zoe::server {
 struct DeviceSetup {
   std::string name;  // "cuda:1"; of two of one name the second is "cpu#2"
   std::shared_ptr<Platform> platform;
+  DType dtype;
   SessionOptions session;
   double save_seconds;
 };
