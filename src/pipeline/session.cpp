@@ -256,6 +256,7 @@ struct Session::State {
     for (const Way& way : ways) {
       placement = place(program, free_bytes, way.residency, way.encoder, way.blocks, offload != automatic, always);
       *memory = program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always);
+      memory->wants_more = &way != &ways.front() || memory->peak() > free_bytes;
       if (memory->peak() <= free_bytes) break;
     }
     memory->free = free_bytes;
@@ -373,6 +374,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   job->work = state.recipe->plan(
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
   job->changes = state.changes_by(request);
+  bool does_with_less = false;
   for (;;) {
     Program program = job->work->program();
     std::vector<ProgramPlan> others;
@@ -384,6 +386,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
     check_changes(*job->program, job->changes);
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
+    job->memory.wants_more |= does_with_less;
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);
     const std::string less = job->work->need_less(job->memory);
@@ -391,6 +394,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
     job->refusal.clear();
+    does_with_less = true;
   }
   return Job(std::move(job));
 }
