@@ -60,11 +60,15 @@ Execution::Execution(Resources& resources, const BoundProgram& program, const Pl
   };
 }
 
-Execution::~Execution() { end_preparing(true); }
+Execution::~Execution() {
+  end_preparing(true);
+  end_loading();
+}
 
 Timings Execution::go(Work& work) {
   try {
     begin();
+    start_loading(work);
     const Program& program = program_.program();
     for (std::size_t stage = 0; stage < program.repeated_from; ++stage) run_stage(work, stage, 0);
     const std::size_t first = callbacks_.resume ? callbacks_.resume->video : 0;
@@ -90,6 +94,7 @@ Timings Execution::go(Work& work) {
 // Nothing stays in flight. What is on the device is good after a request that was cancelled; after another failure who knows.
 void Execution::stop(bool cancelled) {
   end_preparing(true);
+  end_loading();
   for (Stream* stream : {resources_.stream.get(), resources_.downloads.get()}) {
     try {
       stream->synchronize();
@@ -125,7 +130,8 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   end_preparing(false);
   if (work.takes_weights(number, video, callbacks_)) load_weights(number, video);
   start_preparing(number);
-  timings_.load += seconds_since(start);
+  const double load = seconds_since(start);
+  timings_.load += load;
   if (callbacks_.profile) callbacks_.profile->phase("load for " + stage.name, start, StepClock::now());
 
   start = StepClock::now();
@@ -149,6 +155,9 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   work.run(number, video, run);
   resources_.stream->synchronize();
   const double seconds = seconds_since(start);
+  if (timings_.stages.size() <= number) timings_.stages.resize(program_.program().stages.size());
+  StageTime& time = timings_.stages[number];
+  time.stage = stage.name, time.load += load, time.run += seconds;
   switch (stage.phase) {
     case Phase::load: timings_.load += seconds; break;
     case Phase::encode: timings_.encode += seconds; break;
@@ -168,10 +177,74 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
     const auto progress = [&](std::size_t done, std::size_t total) {
       if (callbacks_.progress) callbacks_.progress({Phase::load, video, done, total});
     };
+    wait_for(name);
     Component& component = *resources_.components.at(name);
     if (const StageStreaming& streaming = placement_.streaming[stage]) component.stream(program_.plans_of(stage, name), *streaming);
     else component.load(of, callbacks_.cancel, progress);
   }
+}
+
+// All that this request runs with and is not there yet, in the order of first use, each component with the plans of all its stages:
+// no stage that runs meanwhile has weights of a component that is being loaded.
+void Execution::start_loading(const Work& work) {
+  if (!placement_.ahead || resources_.platform.host_addressable()) return;
+  const Program& program = program_.program();
+  const std::size_t video = callbacks_.resume ? callbacks_.resume->video : 0;
+  std::vector<std::pair<std::string, std::vector<const Plan*>>> wanted;
+  for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
+    if (!work.takes_weights(stage, stage < program.repeated_from ? 0 : video, callbacks_)) continue;
+    for (const BoundProgram::Use& use : program_.uses(stage)) {
+      const std::string& name = use.use->component;
+      if (name.empty() || resources_.components.at(name)->weights().size_bytes() > 0) continue;
+      const auto found = std::find_if(wanted.begin(), wanted.end(), [&](const auto& each) { return each.first == name; });
+      auto& plans = found != wanted.end() ? found->second : wanted.emplace_back(name, std::vector<const Plan*>()).second;
+      if (std::find(plans.begin(), plans.end(), &use.plan->plan) == plans.end()) plans.push_back(&use.plan->plan);
+    }
+  }
+  give_up_ = false;
+  std::vector<std::packaged_task<void()>> tasks;
+  for (auto& [name, plans] : wanted) {
+    Component* const component = resources_.components.at(name).get();
+    const auto progress = [this, component](std::size_t done, std::size_t total) {
+      if (callbacks_.progress && waited_for_ == component) callbacks_.progress({Phase::load, 0, done, total});
+    };
+    tasks.emplace_back([this, component, progress, name = name, plans = std::move(plans)] {
+      const auto start = StepClock::now();
+      component->load(plans, &give_up_, progress);
+      log(LogLevel::detail, fmt::format("{} loaded in {:.2f} s, ahead of its first stage", name, seconds_since(start)));
+    });
+    loaded_[name] = tasks.back().get_future();
+  }
+  if (tasks.empty()) return;
+  try {
+    loading_ = std::async(std::launch::async, [tasks = std::move(tasks), target = log_target()]() mutable {
+      const LogScope log_scope(target);
+      for (std::packaged_task<void()>& task : tasks) task();
+    });
+  } catch (const std::system_error&) {  // no more threads for this process: each is loaded before its stage
+    loaded_.clear();
+  }
+}
+
+// Until it is loaded; what went wrong there is told here. A request that is cancelled gives up what is being loaded.
+void Execution::wait_for(const std::string& component) {
+  const auto found = loaded_.find(component);
+  if (found == loaded_.end()) return;
+  constexpr std::chrono::milliseconds kBetweenLooks{10};
+  waited_for_ = resources_.components.at(component).get();
+  while (found->second.wait_for(kBetweenLooks) != std::future_status::ready)
+    if (callbacks_.cancel && callbacks_.cancel->load(std::memory_order_relaxed)) give_up_ = true;
+  waited_for_ = nullptr;
+  std::future<void> loaded = std::move(found->second);
+  loaded_.erase(found);
+  loaded.get();
+}
+
+void Execution::end_loading() {
+  if (!loading_.valid()) return;
+  give_up_ = true;
+  loading_.get();
+  loaded_.clear();
 }
 
 // While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.

@@ -118,9 +118,10 @@ class BoundProgram {
   std::vector<const Plan*> plans_of(std::size_t stage, std::string_view component) const;
   // The component that the stage behind this one denoises with, where it is another: its weights are prepared meanwhile. Else "".
   std::string prepares(std::size_t stage) const;
-  // `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for packed weights of a component beside the device's.
+  // `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for packed weights of a component beside the device's;
+  // `ahead`: those of later stages may be on the device already.
   MemoryStatement memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
-                         std::size_t host_bytes, std::size_t always) const;
+                         std::size_t host_bytes, std::size_t always, bool ahead = false) const;
 
  private:
   void bind(std::size_t stage);

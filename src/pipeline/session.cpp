@@ -235,22 +235,29 @@ struct Session::State {
     using enum Offload;
     struct Way {
       Residency residency;
-      bool encoder, blocks;
+      bool encoder, blocks, ahead;
     };
     std::vector<Way> ways;
+    // Copies to another memory run beside kernels; packing into this one would take the kernels' cores.
+    const bool may_load_ahead = !platform->host_addressable();
+    if (may_load_ahead && options.single_request && (offload == automatic || offload == none))
+      ways.push_back({Residency::repeats, false, false, true});
     for (const Residency residency : {Residency::always, Residency::repeats, Residency::last_use}) {
       if (residency == Residency::always && (options.single_request || offload == experts || offload == blocks)) continue;
       if (residency == Residency::repeats && (offload == experts || offload == blocks)) continue;
       if (residency == Residency::last_use && (offload == none || offload == encoder)) continue;
-      if (offload == automatic || offload == none) ways.push_back({residency, false, false});
-      if (offload != none && offload != blocks) ways.push_back({residency, true, false});
+      if (offload == automatic || offload == none)
+        ways.push_back({residency, false, false, may_load_ahead && residency == Residency::always});
+      if (offload != none && offload != blocks) ways.push_back({residency, true, false, false});
     }
-    if (offload == automatic || offload == blocks) ways.push_back({Residency::last_use, true, true});
+    if (offload == automatic || offload == blocks) ways.push_back({Residency::last_use, true, true, false});
     const std::size_t always = kOverheadBytes + platform->kernel_memory_bytes();
     Placement placement;
     for (const Way& way : ways) {
       placement = place(program, free_bytes, way.residency, way.encoder, way.blocks, offload != automatic, always);
-      *memory = program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always);
+      placement.ahead = way.ahead;
+      if (way.ahead) placement.host_bytes = 0;
+      *memory = program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always, way.ahead);
       if (memory->peak() <= free_bytes) break;
     }
     memory->free = free_bytes;

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "codegen/chain.h"
+#include "compiler/passes/rebuild.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -68,7 +69,7 @@ class Fuser {
   // Inside a chain these are made anew by whoever reads them.
   bool is_free(int i) const {
     const Node& n = node(i);
-    return n.opcode == Opcode::constant || ((is_movement(n.opcode) || is_widening(n)) && may_fuse_(n));
+    return n.opcode == Opcode::constant || ((is_movement(n.opcode) || is_widening(n)) && !is_border(n) && may_fuse_(n));
   }
 
   // Whether a node must exist outside chains: a result of the graph, or the operand of something that is in no chain.
