@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--platform", default="cuda")
     parser.add_argument("--sizes", nargs="+", default=["832x480", "1280x720"])
     parser.add_argument("--num-frames", type=int, default=81)
+    parser.add_argument("--session-member", default="wan2.1-i2v-14b-480p", help="of the session's requests: has CLIP, too")
     parser.add_argument("--no-session", action="store_true")
     options = parser.parse_args()
     member = f"random:{options.member}"
@@ -81,7 +82,7 @@ def main():
             print(done.stdout + done.stderr, flush=True)
             if options.no_session:
                 continue
-            done, _ = run([options.zoe, "bench", "session", "-m", member + ":0:F8_E4M3", "--platform", options.platform, "--dtype", "bf16",
+            done, _ = run([options.zoe, "bench", "session", "-m", f"random:{options.session_member}:0:F8_E4M3", "--platform", options.platform, "--dtype", "bf16",
                            "--image", str(picture), "--height", str(height), "--width", str(width), "--num-frames",
                            str(options.num_frames), "--guidance-scale", "1", "--num-inference-steps", "3", "--repeat", "2"], folder)
             print(done.stdout, flush=True)

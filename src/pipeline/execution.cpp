@@ -68,7 +68,6 @@ Execution::~Execution() {
 Timings Execution::go(Work& work) {
   try {
     begin();
-    start_loading(work);
     const Program& program = program_.program();
     for (std::size_t stage = 0; stage < program.repeated_from; ++stage) run_stage(work, stage, 0);
     const std::size_t first = callbacks_.resume ? callbacks_.resume->video : 0;
@@ -129,6 +128,7 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   auto start = StepClock::now();
   end_preparing(false);
   if (work.takes_weights(number, video, callbacks_)) load_weights(number, video);
+  load_ahead(work, number, video);
   start_preparing(number);
   const double load = seconds_since(start);
   timings_.load += load;
@@ -184,45 +184,44 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
   }
 }
 
-// All that this request runs with and is not there yet, in the order of first use, each component with the plans of all its stages:
-// no stage that runs meanwhile has weights of a component that is being loaded.
-void Execution::start_loading(const Work& work) {
-  if (!placement_.ahead || resources_.platform.host_addressable()) return;
-  const Program& program = program_.program();
-  const std::size_t video = callbacks_.resume ? callbacks_.resume->video : 0;
-  std::vector<std::pair<std::string, std::vector<const Plan*>>> wanted;
-  for (std::size_t stage = 0; stage < program.stages.size(); ++stage) {
-    if (!work.takes_weights(stage, stage < program.repeated_from ? 0 : video, callbacks_)) continue;
-    for (const BoundProgram::Use& use : program_.uses(stage)) {
-      const std::string& name = use.use->component;
-      if (name.empty() || resources_.components.at(name)->weights().size_bytes() > 0) continue;
-      const auto found = std::find_if(wanted.begin(), wanted.end(), [&](const auto& each) { return each.first == name; });
-      auto& plans = found != wanted.end() ? found->second : wanted.emplace_back(name, std::vector<const Plan*>()).second;
-      if (std::find(plans.begin(), plans.end(), &use.plan->plan) == plans.end()) plans.push_back(&use.plan->plan);
-    }
-  }
-  give_up_ = false;
+// Components whose first stage comes later are loaded while this one runs, one behind the other, each with the plans of all its
+// stages: no stage that runs meanwhile has weights of a component that is being loaded.
+void Execution::load_ahead(const Work& work, std::size_t stage, std::size_t video) {
+  if (resources_.platform.host_addressable()) return;
   std::vector<std::packaged_task<void()>> tasks;
-  for (auto& [name, plans] : wanted) {
-    Component* const component = resources_.components.at(name).get();
-    const auto progress = [this, component](std::size_t done, std::size_t total) {
-      if (callbacks_.progress && waited_for_ == component) callbacks_.progress({Phase::load, 0, done, total});
-    };
-    tasks.emplace_back([this, component, progress, name = name, plans = std::move(plans)] {
-      const auto start = StepClock::now();
-      component->load(plans, &give_up_, progress);
-      log(LogLevel::detail, fmt::format("{} loaded in {:.2f} s, ahead of its first stage", name, seconds_since(start)));
-    });
-    loaded_[name] = tasks.back().get_future();
-  }
+  std::vector<std::string> names;
+  for (std::size_t later = stage + 1; later < program_.program().stages.size(); ++later)
+    for (const BoundProgram::Use& use : program_.uses(later)) {
+      const std::string& name = use.use->component;
+      const auto found = placement_.ahead.find(name);
+      if (found == placement_.ahead.end() || found->second > stage || loaded_.contains(name)) continue;
+      Component* const component = resources_.components.at(name).get();
+      if (component->weights().size_bytes() > 0 || !work.takes_weights(later, video, callbacks_)) continue;
+      std::vector<const Plan*> plans;
+      for (std::size_t each = later; each < program_.program().stages.size(); ++each)
+        for (const Plan* plan : program_.plans_of(each, name))
+          if (std::find(plans.begin(), plans.end(), plan) == plans.end()) plans.push_back(plan);
+      tasks.emplace_back([this, component, name, plans = std::move(plans)] {
+        const auto start = StepClock::now();
+        component->load(plans, &give_up_, [&](std::size_t done, std::size_t total) {
+          if (callbacks_.progress && waited_for_ == component) callbacks_.progress({Phase::load, 0, done, total});
+        });
+        log(LogLevel::detail, fmt::format("{} loaded in {:.2f} s, ahead of its first stage", name, seconds_since(start)));
+      });
+      loaded_[name] = tasks.back().get_future();
+      names.push_back(name);
+    }
   if (tasks.empty()) return;
+  if (!loading_.valid()) give_up_ = false;
   try {
-    loading_ = std::async(std::launch::async, [tasks = std::move(tasks), target = log_target()]() mutable {
-      const LogScope log_scope(target);
-      for (std::packaged_task<void()>& task : tasks) task();
-    });
+    loading_ =
+        std::async(std::launch::async, [before = std::move(loading_), tasks = std::move(tasks), target = log_target()]() mutable {
+          const LogScope log_scope(target);
+          if (before.valid()) before.get();
+          for (std::packaged_task<void()>& task : tasks) task();
+        });
   } catch (const std::system_error&) {  // no more threads for this process: each is loaded before its stage
-    loaded_.clear();
+    for (const std::string& name : names) loaded_.erase(name);
   }
 }
 

@@ -23,8 +23,7 @@ struct Placement {
   // of the one behind it are packed there.
   std::size_t host_bytes = 0;
   bool keeps_host = false;  // for later requests
-  // There is room for the weights of all components at once: each is loaded behind the stages before its first one.
-  bool ahead = false;
+  Ahead ahead;
 };
 
 // What a session owns and its requests use in turn.
@@ -60,7 +59,7 @@ class Execution {
   void begin();
   void stop(bool cancelled);
   void load_weights(std::size_t stage, std::size_t video);
-  void start_loading(const Work& work);
+  void load_ahead(const Work& work, std::size_t stage, std::size_t video);
   void wait_for(const std::string& component);
   void end_loading();
   void release_weights(std::size_t stage, std::size_t video);
