@@ -35,6 +35,8 @@ bool is_plain_view(const Node& node) {
   return node.opcode == Opcode::slice && node.inputs[0].shape().count(0, node.as<AxisAttributes>().axis) == 1;
 }
 
+std::int64_t rows_of(const Shape& shape) { return shape.count(0, std::max(0, shape.rank() - 1)); }
+
 using Members = std::set<int>;  // indices of nodes, in trace order
 
 class Fuser {
@@ -108,7 +110,7 @@ class Fuser {
   void place(int i) {
     std::set<int> near;
     for (const Value& operand : node(i).inputs)
-      if (const int group = group_of(root(operand)); group >= 0) near.insert(group);
+      if (const int group = group_of(root(operand)); group >= 0 && !only_shares(i, operand, group)) near.insert(group);
     Members all{i};
     for (const int group : near)
       all.insert(groups_[static_cast<std::size_t>(group)].begin(), groups_[static_cast<std::size_t>(group)].end());
@@ -127,6 +129,15 @@ class Fuser {
     }
     // Alone it may still be no chain, for the movement it would take in: then all that runs by itself.
     if (some.size() > 1 || (!near.empty() && is_legal(some, &reason))) become(some);
+  }
+
+  // True if the operand is a row that this node and a chain of as many rows both read, say the scale of a norm. Two pieces of a
+  // value would become one chain by it, and all but the last of them wait.
+  bool only_shares(int i, const Value& operand, int group) const {
+    const std::int64_t rows = rows_of(node(i).types[0].shape);
+    const Members& members = groups_[static_cast<std::size_t>(group)];
+    return rows_of(operand.shape()) < rows &&
+           std::any_of(members.begin(), members.end(), [&](int member) { return rows_of(node(member).types[0].shape) >= rows; });
   }
 
   void note(int i, const std::string& reason) {
