@@ -176,7 +176,12 @@ struct Session::State {
         spelled("lora_mode", options.spelling),
         "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
         "keep), or merge.");
-    const LoraMode mode = options.compile.keep_stored ? request.lora_mode : LoraMode::merge;
+    const bool exact =
+        request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8) == Arithmetic::exact;
+    check(exact || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument, spelled("lora_mode", options.spelling),
+          "got beside and products of 8 bits, whose weights a LoRA is a part of: expected auto or merge, or {} exact.",
+          spelled("precision", options.spelling));
+    const LoraMode mode = options.compile.keep_stored && exact ? request.lora_mode : LoraMode::merge;
     Changes changes;
     for (const auto& [name, of] : loras.changes(request, model, recipe->components(), options.spelling)) {
       const ComponentChanges& made = changes[name] = resources.components.at(name)->split(of, mode);
