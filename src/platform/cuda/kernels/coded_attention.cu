@@ -294,7 +294,8 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void coded_attention(
         end_products();
         wait_for_products<0>();
         release(k_free + 8 * turn.place);
-        if (tile == k_tiles - 1 && keys % KEYS != 0) {
+        const bool is_partial = tile == k_tiles - 1 && keys % KEYS != 0;
+        if (is_partial) {
 #pragma unroll
           for (int i = 0; i < KEYS / 2; ++i)
             if (tile * KEYS + i / 4 * 8 + lane % 4 * 2 + i % 2 >= keys) scores[i] = -(1 << 24);
@@ -343,6 +344,20 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void coded_attention(
             word = rounded4(w[0], w[1], w[2], w[3]);
             sum[row] = __dp4a(word, 0x01010101u, sum[row]);
           }
+        // Scores below all others make no weights, but where factors are so small that all scores are one.
+        if (is_partial) {
+          sum[0] = sum[1] = 0;
+#pragma unroll
+          for (int i = 0; i < KEYS / 8; ++i) {
+            unsigned mask = 0;
+#pragma unroll
+            for (int byte_of = 0; byte_of < 4; ++byte_of)
+              if (tile * KEYS + i / 2 * 16 + byte_of / 2 * 8 + lane % 4 * 2 + byte_of % 2 < keys) mask |= 0xffu << 8 * byte_of;
+            unsigned& word = weights[i / 4][i / 2 % 2 * 2 + i % 2];
+            word &= mask;
+            sum[i % 2] = __dp4a(word, 0x01010101u, sum[i % 2]);
+          }
+        }
 #pragma unroll
         for (int row = 0; row < 2; ++row) {
           now[row] = power_of_two(top[row] - reference[row]);
