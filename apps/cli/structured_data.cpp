@@ -156,7 +156,8 @@ std::vector<double> exact_product(const std::vector<float>& x, const std::vector
 std::vector<float> product_of_codes(const std::vector<float>& x, const std::vector<float>& w, std::int64_t depth) {
   const auto k = static_cast<std::size_t>(depth);
   const auto coded = [&](const std::vector<float>& values) {
-    std::pair<std::vector<std::int8_t>, std::vector<float>> made{values.size(), {}};
+    std::pair<std::vector<std::int8_t>, std::vector<float>> made;
+    made.first.resize(values.size());
     for (std::size_t begin = 0; begin < values.size(); begin += k) {
       const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
       std::vector<float> row(first, first + depth);

@@ -7,6 +7,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "ir/trace.h"
 #include "pipeline/request_choices.h"
 

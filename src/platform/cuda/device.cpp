@@ -391,7 +391,7 @@ void Device::free(Address address, std::size_t size_bytes) {
   {
     const std::lock_guard lock(streams_mutex_);
     for (DeviceStream* stream : streams_)
-      if (stream->recording || api.event_record(stream->queued_, stream->handle_) == kSuccess)
+      if (stream->capturing || api.event_record(stream->queued_, stream->handle_) == kSuccess)
         api.stream_wait_event(memory_stream_, stream->queued_, 0);
   }
   api.memory_free_async(address, memory_stream_);
