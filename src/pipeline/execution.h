@@ -23,7 +23,7 @@ struct Placement {
   // of the one behind it are packed there.
   std::size_t host_bytes = 0;
   bool keeps_host = false;  // for later requests
-  Ahead ahead;
+  Ahead ahead = {};
 };
 
 // What a session owns and its requests use in turn.
