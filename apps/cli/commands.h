@@ -101,6 +101,15 @@ struct LoadBench {
 };
 int bench_load(const LoadBench& bench);
 
+// `zoe bench quality`: 8-bit products and attention beside exact ones: alone, on structured data, and in forwards of a model on its
+// own latents; one line of JSON, of which docs/quality.py makes the tables of docs/quality.md.
+struct QualityBench {
+  DeviceOptions device;
+  std::string model;
+  Request request;
+};
+int bench_quality(const QualityBench& bench);
+
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);
 double parse_number(std::string_view flag, const std::string& text, double min, double max);

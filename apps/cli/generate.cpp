@@ -208,6 +208,7 @@ int generate(GenerateOptions& options) {
                             settled.num_inference_steps, settled.num_inference_steps == 1 ? "" : "s", settled.scheduler,
                             settled.guidance_scale, low_noise, settled.batch == 2 ? " (a batch of two)" : "",
                             fmt::join(options.request.seeds, ","), name(dtype), platform->info().platform, platform->info().name));
+  if (const std::string text = arithmetic_text(settled); !text.empty()) reporter.line("not exact: " + text);
   if (model.random_seed) log(LogLevel::notice, "the weights are random: the video is noise");
   if (!settled.sigmas.empty()) {
     std::string levels;
@@ -287,6 +288,7 @@ int generate(GenerateOptions& options) {
                        {"platform", platform->info().platform},
                        {"device", platform->info().name},
                        {"guidance_batch_size", settled.batch},
+                       {"not_exact", arithmetic_text(settled)},
                        {"token_pieces", settled.token_pieces},
                        {"vae_tiles", settled.vae_tiles},
                        {"offload", name(memory.offload)},

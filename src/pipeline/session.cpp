@@ -177,7 +177,12 @@ struct Session::State {
         spelled("lora_mode", options.spelling),
         "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
         "keep), or merge.");
-    const LoraMode mode = options.compile.keep_stored ? request.lora_mode : LoraMode::merge;
+    const bool exact =
+        request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8) == Arithmetic::exact;
+    check(exact || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument, spelled("lora_mode", options.spelling),
+          "got beside and products of 8 bits, whose weights a LoRA is a part of: expected auto or merge, or {} exact.",
+          spelled("precision", options.spelling));
+    const LoraMode mode = options.compile.keep_stored && exact ? request.lora_mode : LoraMode::merge;
     Changes changes;
     for (const auto& [name, of] : loras.changes(request, model, recipe->components(), options.spelling)) {
       const ComponentChanges& made = changes[name] = resources.components.at(name)->split(of, mode);
@@ -263,6 +268,7 @@ struct Session::State {
       }
       *memory =
           program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always, placement.ahead);
+      memory->wants_more = &way != &ways.front() || memory->peak() > free_bytes;
       if (memory->peak() <= free_bytes) break;
     }
     memory->free = free_bytes;
@@ -409,6 +415,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   job->work = state.recipe->plan(
       request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
   job->changes = state.changes_by(request);
+  bool does_with_less = false;
   for (;;) {
     Program program = job->work->program();
     std::vector<ProgramPlan> others;
@@ -420,6 +427,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
     check_changes(*job->program, job->changes);
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
+    job->memory.wants_more |= does_with_less;
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);
     const std::string less = job->work->need_less(job->memory);
@@ -427,6 +435,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
     job->refusal.clear();
+    does_with_less = true;
   }
   return Job(std::move(job));
 }

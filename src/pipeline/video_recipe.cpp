@@ -190,6 +190,7 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   experts_ = experts_of(settled_, *scheduler_, scheduler_config_.num_train_timesteps);
   check_fits_at_all(settled_, model_, context.platform.info(), dtype_);
   check_positions(settled_, model_, context.spelling);
+  settle_arithmetic(request, model_, dtype_, tokens(), context.platform, context.spelling, settled_);
   if (context.caller_bytes) caller_bytes_ = context.caller_bytes(settled_);
   if (request.nag_scale) {
     check(!guided(), ErrorKind::invalid_argument, spelled("nag_scale", context.spelling),
@@ -266,11 +267,13 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
 
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
   return {"step",
-          fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {}", first_frame() ? " first" : "",
+          fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}", first_frame() ? " first" : "",
                       has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows, texts(),
-                      settled_.batch, settled_.token_pieces),
+                      settled_.batch, settled_.token_pieces, arithmetic_text(settled_)),
           [this, text_rows] {
-            NamedGraph named{split_rows(trace_wan_dit(model_.transformer, dtype_, sizes(text_rows)), row_split()), {"prediction"}};
+            NamedGraph named{
+                split_rows(trace_wan_dit(model_.transformer, precision_of(settled_, dtype_), sizes(text_rows)), row_split()),
+                {"prediction"}};
             if (guided()) named.outputs.emplace_back("unconditional");
             return named;
           }};

@@ -112,11 +112,9 @@ std::vector<Value> part_of(const Node& node, const Box& box, Parts& from) {
     for (const Value& operand : node.inputs) inputs.push_back(from.part(operand, broadcast_box(box, whole.shape, operand.shape())));
     return made(std::move(inputs));
   }
+  if (is_reduction(node.opcode) || node.opcode == Opcode::swap_pairs)
+    return cuts_rows ? std::vector<Value>{} : made({from.part(node.inputs[0], box)});
   switch (node.opcode) {
-    case Opcode::sum:
-    case Opcode::swap_pairs:
-      if (cuts_rows) return {};
-      return made({from.part(node.inputs[0], box)});
     case Opcode::flip:
       if (find(box, node.as<AxisAttributes>().axis)) return {};
       return made({from.part(node.inputs[0], box)});
