@@ -10,11 +10,7 @@ namespace zoe::server {
 
 namespace {
 
-double unix_seconds() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
-
-std::string event_text(std::string_view event, std::string_view data) {
-  return fmt::format("event: {}\ndata: {}\n\n", event, data);
-}
+std::string event_text(std::string_view event, std::string_view data) { return fmt::format("event: {}\ndata: {}\n\n", event, data); }
 
 bool is_done(const JobRecord& job) { return job.status == JobStatus::completed || job.status == JobStatus::failed; }
 
