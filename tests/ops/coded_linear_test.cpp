@@ -76,10 +76,8 @@ TEST(CodedLinear, SumsAreThoseOfPlainLoops) {
       const Case made = make(c);
       const std::vector<double> expected = by_plain_loops(made);
       EXPECT_EQ(why_differ(run_kernel(*cpu::make_kernel(made.result.node(), cpu_device(true)), made), expected), "");
-      EXPECT_EQ(why_differ(run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), cpu::CodeProducts::of_16_bits),
-                                      made),
-                           expected),
-                "");
+      for (const auto products : {cpu::CodeProducts::of_16_bits, cpu::CodeProducts::emulated_tiles})
+        EXPECT_EQ(why_differ(run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), products), made), expected), "");
     }
 }
 

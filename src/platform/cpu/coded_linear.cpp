@@ -1,8 +1,9 @@
 // linear with codes of i8: rows of x become codes in scratch memory, and meet the weight's, which are codes since they were loaded.
 //
-// A register holds words of 32 bits, each of as many numbers of a sum as the instruction set multiplies at once: four with AVX-512
-// VNNI, whose first operand has no sign, so that 128 is added to the weight's codes and 128 times the sum of x's row is taken from
-// the result; two of 16 bits elsewhere on x86, where nothing saturates; one elsewhere. The sums are the same integers everywhere.
+// On vectors a register holds words of 32 bits, each of as many numbers of a sum as the instruction set multiplies at once: four
+// with AVX-512 VNNI, whose first operand has no sign, so that 128 is added to the weight's codes and 128 times the sum of x's row
+// is taken from the result; two of 16 bits elsewhere on x86, where nothing saturates; one elsewhere. AMX tiles multiply words of
+// four with their signs. The sums are the same integers everywhere.
 
 // foreach_target.h includes this file again for each of them.
 #define HWY_DISABLED_TARGETS HWY_SSSE3
@@ -19,7 +20,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "base/codes.h"
@@ -28,19 +30,20 @@
 #include "platform/cpu/finish.h"
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/parallel.h"
+#include "platform/cpu/tile_product.h"
 
 namespace zoe::cpu {
 namespace {
 
 constexpr std::int64_t kChunk = 16;  // numbers that rows of codes are filled up to with zeros
 
-// A row of x as words of codes. `row` is room for its numbers, up to a whole chunk.
+// A row of x as words of codes, filled up with zeros to `padded` numbers, whole chunks. `row` is room for so many.
 struct CodedRow {
   float scale;
   std::int32_t sum;  // of the codes
 };
 template <class T>
-using EncodeLoop = CodedRow (*)(const T* x, std::int64_t count, float* row, std::int32_t* words);
+using EncodeLoop = CodedRow (*)(const T* x, std::int64_t count, std::int64_t padded, float* row, std::int32_t* words);
 
 // Sums of kRows rows of words with a panel: row r's at sums + r * panel.
 using MultiplyLoop = void (*)(const std::int32_t* words, std::int64_t stride, const std::byte* panel, std::int64_t steps,
@@ -54,6 +57,8 @@ struct CodeLoops {
   bool is_offset;            // the weight's codes have 128 added
   EncodeLoop<float> encode_f32;
   EncodeLoop<std::uint16_t> encode_bf16;
+  EncodeLoop<float> encode_bytes_f32;  // to words of four numbers
+  EncodeLoop<std::uint16_t> encode_bytes_bf16;
   MultiplyLoop multiply;
   ScaleLoop scale;
 };
@@ -136,8 +141,7 @@ HWY_INLINE void rotate(float* row, std::int64_t count) {
 
 // `Code`: what a word is made of.
 template <class Code, class T>
-CodedRow encode(const T* x, std::int64_t count, float* row, std::int32_t* words) {
-  const std::int64_t padded = (count + kChunk - 1) / kChunk * kChunk;
+CodedRow encode(const T* x, std::int64_t count, std::int64_t padded, float* row, std::int32_t* words) {
   std::int64_t i = 0;
   for (; i + kWidth <= count; i += kWidth) hn::Store(load(kLanes, x + i), kLanes, row + i);
   if (i < count) {
@@ -253,13 +257,22 @@ void scale_row(const std::int32_t* sums, std::int32_t offset, float scale, const
 }
 
 CodeLoops loops(bool has_vnni) {
+  CodeLoops made{.rows = kRows,
+                 .panel = kPanel,
+                 .numbers = kNumbers,
+                 .is_offset = false,
+                 .encode_f32 = encode<WordCode, float>,
+                 .encode_bf16 = encode<WordCode, std::uint16_t>,
+                 .encode_bytes_f32 = encode<std::int8_t, float>,
+                 .encode_bytes_bf16 = encode<std::int8_t, std::uint16_t>,
+                 .multiply = multiply,
+                 .scale = scale_row};
 #if HWY_TARGET <= HWY_AVX3
-  if (has_vnni)
-    return {kRows, kPanel, 4, true, encode<std::int8_t, float>, encode<std::int8_t, std::uint16_t>, multiply_fours, scale_row};
+  if (has_vnni) made.numbers = 4, made.is_offset = true, made.multiply = multiply_fours;
 #else
   static_cast<void>(has_vnni);
 #endif
-  return {kRows, kPanel, kNumbers, false, encode<WordCode, float>, encode<WordCode, std::uint16_t>, multiply, scale_row};
+  return made;
 }
 
 }  // namespace
@@ -272,42 +285,23 @@ namespace {
 
 HWY_EXPORT(loops);
 
-constexpr std::int64_t kMaxRows = 12, kMaxPanel = 32, kLine = 64;
-constexpr std::int64_t blocks_of(std::int64_t count, std::int64_t block) { return (count + block - 1) / block; }
+constexpr std::int64_t kMaxRows = 12, kMaxPanel = 32;
 
-class CodedLinearKernel : public Kernel {
+// Sums of a block: of rows [row, row + rows) and columns [column, column + columns), `stride` apart from row to row, to the end of
+// their whole vectors.
+using TakeSums = std::function<void(const std::int32_t* sums, std::int64_t stride, std::int64_t row, std::int64_t rows,
+                                    std::int64_t column, std::int64_t columns)>;
+
+// Rows to codes, and what follows the sums. How the sums are made is for those that derive from it.
+class CodedLinear : public Kernel {
  public:
-  CodedLinearKernel(const Node& node, const DeviceInfo& device, bool has_vnni)
-      : loops_(HWY_DYNAMIC_DISPATCH(loops)(has_vnni)),
-        implementation_(loops_.numbers == 4   ? "i8 codes, AVX-512 VNNI"
-                        : loops_.numbers == 2 ? "i8 codes, products of 16 bits"
-                                              : "i8 codes, products of 32 bits"),
-        threads_(device.threads),
-        dtype_(node.types[0].dtype),
-        rows_(node.inputs[0].shape().count(0, node.inputs[0].shape().rank() - 1)),
-        depth_(node.inputs[0].dim(-1)),
-        columns_(node.inputs[1].dim(0)),
-        attributes_(node.as<ProductAttributes>()),
-        padded_(blocks_of(depth_, kChunk) * kChunk),
-        words_(padded_ / loops_.numbers) {
-    // As many rows' codes as half of the second cache holds, beside a panel of the weight's.
-    constexpr std::int64_t kCodes = 384 << 10, kMost = 384;
-    const std::int64_t fit = std::min(kMost, kCodes / (4 * words_)) / loops_.rows * loops_.rows;
-    const std::int64_t even = blocks_of(blocks_of(rows_, std::max(fit, loops_.rows)), threads_) * threads_;
-    task_rows_ = std::min(std::max(fit, loops_.rows), blocks_of(blocks_of(rows_, even), loops_.rows) * loops_.rows);
-  }
-
-  std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return place_of_numbers() + static_cast<std::size_t>(threads_) * row_bytes(); }
   bool can_overwrite(int input, int) const override { return attributes_.has_residual && input == (attributes_.has_bias ? 3 : 2); }
-  std::string weight_layout(int input) const override {
-    return input == 1 ? fmt::format("i8 codes{}, panels of {} columns, words of {}", loops_.is_offset ? " + 128" : "", loops_.panel,
-                                    loops_.numbers)
-                      : Kernel::weight_layout(input);
-  }
+  std::string_view implementation() const override { return implementation_; }
+  std::size_t scratch_bytes() const override { return place_of_work() + static_cast<std::size_t>(threads_) * thread_bytes_; }
+  std::string weight_layout(int input) const override { return input == 1 ? layout_ : Kernel::weight_layout(input); }
   std::size_t packed_bytes(int input, const Type& type) const override {
     if (input != 1) return Kernel::packed_bytes(input, type);
-    return static_cast<std::size_t>(panels() * (panel_bytes() + loops_.panel * static_cast<std::int64_t>(sizeof(float))));
+    return static_cast<std::size_t>(panels() * (panel_bytes() + panel_ * static_cast<std::int64_t>(sizeof(float))));
   }
 
   void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
@@ -316,111 +310,228 @@ class CodedLinearKernel : public Kernel {
     parallel_ranges(panels(), 1, columns_ * depth_, threads_, [&](std::int64_t begin, std::int64_t end) {
       std::vector<float> numbers(2 * static_cast<std::size_t>(depth_));
       std::vector<std::int8_t> codes(static_cast<std::size_t>(padded_));
-      for (std::int64_t panel = begin; panel < end; ++panel) {
-        auto* const to = reinterpret_cast<std::uint8_t*>(packed + panel * panel_bytes());
-        for (std::int64_t c = 0; c < loops_.panel; ++c) {
-          const std::int64_t column = panel * loops_.panel + c;
+      for (std::int64_t panel = begin; panel < end; ++panel)
+        for (std::int64_t c = 0; c < panel_; ++c) {
+          const std::int64_t column = panel * panel_ + c;
           std::fill(codes.begin(), codes.end(), std::int8_t{0});
           float& scale = scales[column] = 0;
           if (column < columns_) scale = encode_weight_row(type, source, column, numbers, codes.data());
-          const std::int64_t numbers_of_word = loops_.numbers;
-          for (std::int64_t k = 0; k < padded_; ++k)
-            to[(k / numbers_of_word * loops_.panel + c) * numbers_of_word + k % numbers_of_word] =
-                static_cast<std::uint8_t>(codes[static_cast<std::size_t>(k)] + (loops_.is_offset ? 128 : 0));
+          place_codes(codes, c, reinterpret_cast<std::uint8_t*>(packed + panel * panel_bytes()));
         }
-      }
     });
   }
 
   void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
-    if (dtype_ == DType::f32) run_in<float>(loops_.encode_f32, inputs, outputs, scratch);
-    else run_in<std::uint16_t>(loops_.encode_bf16, inputs, outputs, scratch);
+    if (dtype_ == DType::f32) run_in<float>(bytes_ ? loops_.encode_bytes_f32 : loops_.encode_f32, inputs, outputs, scratch);
+    else run_in<std::uint16_t>(bytes_ ? loops_.encode_bytes_bf16 : loops_.encode_bf16, inputs, outputs, scratch);
   }
+
+ protected:
+  // `panel`: columns that lie side by side in the weight. `numbers`: of a word. `row_step`, `depth_step`: rows and numbers are
+  // filled up with zeros to multiples. `thread_bytes`: of scratch memory that add_sums() wants for a thread.
+  CodedLinear(const Node& node, const DeviceInfo& device, const CodeLoops& loops, std::int64_t panel, std::int64_t numbers,
+              std::int64_t row_step, std::int64_t depth_step)
+      : loops_(loops),
+        threads_(device.threads),
+        rows_(node.inputs[0].shape().count(0, node.inputs[0].shape().rank() - 1)),
+        depth_(node.inputs[0].dim(-1)),
+        columns_(node.inputs[1].dim(0)),
+        panel_(panel),
+        numbers_(numbers),
+        padded_(blocks_of(depth_, depth_step) * depth_step),
+        padded_rows_(blocks_of(rows_, row_step) * row_step),
+        dtype_(node.types[0].dtype),
+        attributes_(node.as<ProductAttributes>()),
+        bytes_(numbers == 4) {}
+
+  // Where the codes of a column of a panel lie in it.
+  virtual void place_codes(const std::vector<std::int8_t>& codes, std::int64_t column, std::uint8_t* panel) const = 0;
+  // Hands all sums of x's words with the weight to `take`. `work`: thread_bytes_ for each thread.
+  virtual void add_sums(const std::int32_t* words, const std::byte* weight, std::byte* work, const TakeSums& take) const = 0;
+
+  std::int64_t words() const { return padded_ / numbers_; }  // of a row
+  std::int64_t panels() const { return blocks_of(columns_, panel_); }
+  std::int64_t panel_bytes() const { return padded_ * panel_; }
+
+  const CodeLoops loops_;
+  const int threads_;
+  const std::int64_t rows_, depth_, columns_, panel_, numbers_;
+  const std::int64_t padded_, padded_rows_;
+  std::string implementation_, layout_;
+  bool is_offset_ = false;  // the weight's codes have 128 added
+  std::size_t thread_bytes_ = 0;
 
  private:
   struct RowEnd {
     float scale;
     std::int32_t offset;
   };
-  // Of the scratch memory: words of all rows, up to whole registers of them; their scales; a thread's row of numbers.
-  std::int64_t padded_rows() const { return blocks_of(rows_, loops_.rows) * loops_.rows; }
-  std::size_t place_of_ends() const { return static_cast<std::size_t>(padded_rows() * words_) * sizeof(std::int32_t); }
-  std::size_t place_of_numbers() const {
-    return static_cast<std::size_t>(
-        blocks_of(static_cast<std::int64_t>(place_of_ends()) + padded_rows() * static_cast<std::int64_t>(sizeof(RowEnd)), kLine) *
-        kLine);
-  }
-  std::size_t row_bytes() const { return static_cast<std::size_t>(blocks_of(padded_ * 4, kLine) * kLine); }
-  std::int64_t panels() const { return blocks_of(columns_, loops_.panel); }
-  std::int64_t panel_bytes() const { return padded_ * loops_.panel; }
+  static std::size_t lines(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+  // Of the scratch memory: words of all rows; their scales; a thread's row of numbers; what add_sums() wants.
+  std::size_t place_of_ends() const { return lines(static_cast<std::size_t>(padded_rows_ * words()) * sizeof(std::int32_t)); }
+  std::size_t place_of_numbers() const { return place_of_ends() + lines(static_cast<std::size_t>(rows_) * sizeof(RowEnd)); }
+  std::size_t row_bytes() const { return lines(static_cast<std::size_t>(padded_) * sizeof(float)); }
+  std::size_t place_of_work() const { return place_of_numbers() + static_cast<std::size_t>(threads_) * row_bytes(); }
 
   template <class T>
   void run_in(EncodeLoop<T> encode, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const {
     const auto numbers_at = [](const Slot& slot) { return reinterpret_cast<T*>(slot.data()); };
     const T* const x = numbers_at(inputs[0]);
-    auto* const words = reinterpret_cast<std::int32_t*>(scratch.data());
+    auto* const codes = reinterpret_cast<std::int32_t*>(scratch.data());
     auto* const ends = reinterpret_cast<RowEnd*>(scratch.data() + place_of_ends());
     parallel_ranges(rows_, 1, rows_ * depth_, threads_, [&](std::int64_t begin, std::int64_t end, int thread) {
       auto* const row =
           reinterpret_cast<float*>(scratch.data() + place_of_numbers() + static_cast<std::size_t>(thread) * row_bytes());
       for (std::int64_t r = begin; r < end; ++r) {
-        const CodedRow made = encode(x + r * depth_, depth_, row, words + r * words_);
-        ends[r] = {made.scale, loops_.is_offset ? 128 * made.sum : 0};
+        const CodedRow made = encode(x + r * depth_, depth_, padded_, row, codes + r * words());
+        ends[r] = {made.scale, is_offset_ ? 128 * made.sum : 0};
       }
     });
-    std::memset(words + rows_ * words_, 0, static_cast<std::size_t>((padded_rows() - rows_) * words_) * sizeof *words);
+    std::memset(codes + rows_ * words(), 0, static_cast<std::size_t>((padded_rows_ - rows_) * words()) * sizeof *codes);
 
-    Finish<T> all{attributes_.has_bias ? numbers_at(inputs[2]) : nullptr,
-                  attributes_.has_residual ? numbers_at(inputs[attributes_.has_bias ? 3 : 2]) : nullptr, numbers_at(outputs[0]),
-                  columns_, attributes_.activation};
+    const T* const bias = attributes_.has_bias ? numbers_at(inputs[2]) : nullptr;
+    const T* const residual = attributes_.has_residual ? numbers_at(inputs[attributes_.has_bias ? 3 : 2]) : nullptr;
+    T* const result = numbers_at(outputs[0]);
     const FinishLoop<T> finish = finish_loop<T>();
     const auto* const scales = reinterpret_cast<const float*>(inputs[1].data() + panels() * panel_bytes());
+    const auto take = [&](const std::int32_t* sums, std::int64_t stride, std::int64_t row, std::int64_t rows, std::int64_t column,
+                          std::int64_t columns) {
+      alignas(64) float scaled[kMaxRows * kMaxPanel];
+      for (std::int64_t first = 0; first < rows; first += kMaxRows) {
+        const std::int64_t count = std::min(kMaxRows, rows - first), at = (row + first) * columns_ + column;
+        for (std::int64_t r = 0; r < count; ++r) {
+          const RowEnd& end = ends[row + first + r];
+          for (std::int64_t c = 0; c < columns; c += loops_.panel)
+            loops_.scale(sums + (first + r) * stride + c, end.offset, end.scale, scales + column + c, scaled + r * kMaxPanel + c);
+        }
+        const Finish<T> block{bias ? bias + column : nullptr, residual ? residual + at : nullptr, result + at, columns_,
+                              attributes_.activation};
+        finish(block, scaled, kMaxPanel, count, columns);
+      }
+    };
+    add_sums(codes, inputs[1].data(), scratch.data() + place_of_work(), take);
+  }
+
+  const DType dtype_;
+  const ProductAttributes attributes_;
+  const bool bytes_;  // words hold four codes
+};
+
+class CodedVectorLinear : public CodedLinear {
+ public:
+  CodedVectorLinear(const Node& node, const DeviceInfo& device, const CodeLoops& loops)
+      : CodedLinear(node, device, loops, loops.panel, loops.numbers, loops.rows, kChunk) {
+    is_offset_ = loops.is_offset;
+    implementation_ = loops.numbers == 4   ? "i8 codes, AVX-512 VNNI"
+                      : loops.numbers == 2 ? "i8 codes, products of 16 bits"
+                                           : "i8 codes, products of 32 bits";
+    layout_ = fmt::format("i8 codes{}, panels of {} columns, words of {}", is_offset_ ? " + 128" : "", panel_, numbers_);
+    // As many rows' codes as half of the second cache holds, beside a panel of the weight's.
+    constexpr std::int64_t kCodes = 384 << 10, kMost = 384;
+    const std::int64_t fit = std::max(std::min(kMost, kCodes / (4 * words())) / loops.rows * loops.rows, loops.rows);
+    const std::int64_t even = blocks_of(blocks_of(rows_, fit), threads_) * threads_;
+    task_rows_ = std::min(fit, blocks_of(blocks_of(rows_, even), loops.rows) * loops.rows);
+  }
+
+ private:
+  void place_codes(const std::vector<std::int8_t>& codes, std::int64_t column, std::uint8_t* panel) const override {
+    for (std::int64_t k = 0; k < padded_; ++k)
+      panel[(k / numbers_ * panel_ + column) * numbers_ + k % numbers_] =
+          static_cast<std::uint8_t>(codes[static_cast<std::size_t>(k)] + (is_offset_ ? 128 : 0));
+  }
+
+  void add_sums(const std::int32_t* codes, const std::byte* weight, std::byte*, const TakeSums& take) const override {
     // Tasks of the same rows follow one another in a thread, whose cache has their codes.
     constexpr std::int64_t kTaskPanels = 8;
     const std::int64_t across = blocks_of(panels(), kTaskPanels), tasks = across * blocks_of(rows_, task_rows_);
     parallel_ranges(tasks, 1, rows_ * columns_ * blocks_of(depth_, kChunk), threads_, [&](std::int64_t begin, std::int64_t end) {
       alignas(64) std::int32_t sums[kMaxRows * kMaxPanel];
-      alignas(64) float scaled[kMaxRows * kMaxPanel];
       for (std::int64_t task = begin; task < end; ++task) {
         const std::int64_t row0 = task / across * task_rows_, panel0 = task % across * kTaskPanels,
                            row_end = std::min(row0 + task_rows_, rows_), panel_end = std::min(panel0 + kTaskPanels, panels());
-        for (std::int64_t panel = panel0; panel < panel_end; ++panel) {
-          const std::int64_t column = panel * loops_.panel, columns = std::min(loops_.panel, columns_ - column);
+        for (std::int64_t panel = panel0; panel < panel_end; ++panel)
           for (std::int64_t row = row0; row < row_end; row += loops_.rows) {
-            const std::int64_t rows = std::min(loops_.rows, row_end - row), at = row * columns_ + column;
-            loops_.multiply(words + row * words_, words_, inputs[1].data() + panel * panel_bytes(), words_, sums);
-            for (std::int64_t r = 0; r < rows; ++r)
-              loops_.scale(sums + r * loops_.panel, ends[row + r].offset, ends[row + r].scale, scales + column,
-                           scaled + r * loops_.panel);
-            const Finish<T> block{all.bias ? all.bias + column : nullptr, all.residual ? all.residual + at : nullptr,
-                                  all.result + at, columns_, all.activation};
-            finish(block, scaled, loops_.panel, rows, columns);
+            loops_.multiply(codes + row * words(), words(), weight + panel * panel_bytes(), words(), sums);
+            take(sums, panel_, row, std::min(loops_.rows, row_end - row), panel * panel_,
+                 std::min(panel_, columns_ - panel * panel_));
           }
-        }
       }
     });
   }
 
-  const CodeLoops loops_;
-  const std::string implementation_;
-  const int threads_;
-  const DType dtype_;
-  const std::int64_t rows_, depth_, columns_;
-  const ProductAttributes attributes_;
-  const std::int64_t padded_, words_;  // numbers and words of a row of codes
   std::int64_t task_rows_;
+};
+
+// On AMX tiles by the frame of tile_product.h, to which a step of 64 codes is one of 32 numbers of bf16: the same bytes.
+template <class Tiles>
+class CodedTileLinear : public CodedLinear {
+ public:
+  CodedTileLinear(const Node& node, const DeviceInfo& device, const CodeLoops& loops, std::string_view name)
+      : CodedLinear(node, device, loops, kPanelColumns, 4, 1, kTileBytes), tasks_(rows_, padded_ / 2, columns_, threads_) {
+    implementation_ = fmt::format("i8 codes, {}", name);
+    layout_ = "i8 codes, panels of 32 columns, tiles of 64x16 in fours";
+    thread_bytes_ = static_cast<std::size_t>(tasks_.packed_bytes()) + static_cast<std::size_t>(tasks_.sums()) * sizeof(float);
+  }
+
+ private:
+  void place_codes(const std::vector<std::int8_t>& codes, std::int64_t column, std::uint8_t* panel) const override {
+    constexpr std::int64_t kColumns = 16;  // of a tile
+    for (std::int64_t k = 0; k < padded_; ++k) {
+      const std::int64_t tile = k / kTileBytes * 2 + column / kColumns, in_step = k % kTileBytes;
+      panel[tile * kStepBytes / 2 + (in_step / 4 * kColumns + column % kColumns) * 4 + in_step % 4] =
+          static_cast<std::uint8_t>(codes[static_cast<std::size_t>(k)]);
+    }
+  }
+
+  void add_sums(const std::int32_t* codes, const std::byte* weight, std::byte* work, const TakeSums& take) const override {
+    const bool is_small = rows_ * columns_ * blocks_of(depth_, kTileBytes) < kParallelElements;
+#pragma omp parallel num_threads(threads_) if (!is_small)
+    {
+      std::byte* const own = work + static_cast<std::size_t>(omp_get_thread_num()) * thread_bytes_;
+      std::int64_t packed_row = -1;
+      // Tasks of the same rows follow one another in a thread, which packs them once.
+#pragma omp for schedule(static)
+      for (std::int64_t i = 0; i < tasks_.total; ++i) {
+        const std::int64_t row0 = i / tasks_.across * tasks_.task_rows, column0 = i % tasks_.across * tasks_.task_columns;
+        const TileTask task{reinterpret_cast<const std::byte*>(codes + row0 * words()),
+                            padded_,
+                            padded_ / 2,
+                            std::min(tasks_.task_rows, rows_ - row0),
+                            weight + column0 / kPanelColumns * panel_bytes(),
+                            std::min(tasks_.task_columns, columns_ - column0),
+                            own,
+                            reinterpret_cast<float*>(own + tasks_.packed_bytes())};
+        const bool is_packed = row0 == packed_row && tasks_.block_steps == tasks_.steps;
+        packed_row = row0;
+        run_tile_task<Tiles>(
+            tasks_, task, is_packed,
+            [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+              take(reinterpret_cast<const std::int32_t*>(sums), kPanelColumns, row0 + row, rows, column0 + column, columns);
+            },
+            [](std::int64_t, std::int64_t, std::int64_t) {});
+      }
+      Tiles::release();
+    }
+  }
+
+  const TileTasks tasks_;
 };
 
 }  // namespace
 
 std::unique_ptr<Kernel> make_coded_linear(const Node& node, const DeviceInfo& device, CodeProducts products) {
-  bool has_vnni = false;
+  using enum CodeProducts;
 #if defined(__x86_64__)
-  has_vnni = products == CodeProducts::best && __builtin_cpu_supports("avx512vnni");
+  const bool has_vnni = products == best && __builtin_cpu_supports("avx512vnni");
+  if (products == best && why_no_code_tiles().empty())
+    return std::make_unique<CodedTileLinear<HardwareCodeTiles>>(node, device, HWY_DYNAMIC_DISPATCH(loops)(true), "amx tiles");
 #else
-  static_cast<void>(products);
+  const bool has_vnni = false;
 #endif
-  return std::make_unique<CodedLinearKernel>(node, device, has_vnni);
+  if (products == emulated_tiles)
+    return std::make_unique<CodedTileLinear<EmulatedCodeTiles>>(node, device, HWY_DYNAMIC_DISPATCH(loops)(false),
+                                                                "amx tiles, emulated");
+  return std::make_unique<CodedVectorLinear>(node, device, HWY_DYNAMIC_DISPATCH(loops)(has_vnni));
 }
 
 }  // namespace zoe::cpu

@@ -39,6 +39,14 @@ const std::string& why_no_tiles() {
   return reason;
 }
 
+const std::string& why_no_code_tiles() {
+  static const std::string reason = [] {
+    if (!why_no_tiles().empty()) return why_no_tiles();
+    return cpu_features().find("amx_int8") != std::string::npos ? std::string() : std::string("the cores' AMX has no bytes");
+  }();
+  return reason;
+}
+
 namespace {
 
 // Registers and shapes of a thread.
@@ -92,6 +100,21 @@ void EmulatedTiles::multiply(int c, int a, int b) {
       }
       sums[m][n] = flushed(flushed(sums[m][n]) + flushed(even + odd));
     }
+  std::memcpy(&state.tiles[static_cast<std::size_t>(c)], &sums, sizeof sums);
+}
+
+void EmulatedCodeTiles::multiply(int c, int a, int b) {
+  const auto rows = static_cast<std::int64_t>(state.shapes.rows[static_cast<std::size_t>(c)]);
+  ZOE_INTERNAL_CHECK(state.shapes.palette == 1 && rows == state.shapes.rows[static_cast<std::size_t>(a)] &&
+                     state.shapes.rows[static_cast<std::size_t>(b)] == kTileRows);
+  std::array<std::array<std::int8_t, 64>, kTileRows> left, right;
+  std::array<std::array<std::int32_t, 16>, kTileRows> sums;
+  std::memcpy(&left, &state.tiles[static_cast<std::size_t>(a)], sizeof left);
+  std::memcpy(&right, &state.tiles[static_cast<std::size_t>(b)], sizeof right);
+  std::memcpy(&sums, &state.tiles[static_cast<std::size_t>(c)], sizeof sums);
+  for (std::size_t m = 0; m < static_cast<std::size_t>(rows); ++m)
+    for (std::size_t n = 0; n < 16; ++n)
+      for (std::size_t k = 0; k < 64; ++k) sums[m][n] += left[m][k] * right[k / 4][4 * n + k % 4];
   std::memcpy(&state.tiles[static_cast<std::size_t>(c)], &sums, sizeof sums);
 }
 

@@ -73,6 +73,20 @@ struct HardwareTiles {
 };
 #endif
 
+// Why kernels cannot use the instructions of codes here; "" if they can.
+const std::string& why_no_code_tiles();
+
+// Tiles of 8-bit codes: multiply<C, A, B>: row m of C, 16 integers of 32 bits, += the products of row m of A, 64 codes, with B,
+// whose row i holds rows 4i to 4i + 3 of a 64 x 16 matrix in fours. Exact.
+#if defined(__x86_64__)
+struct HardwareCodeTiles : HardwareTiles {
+  template <int kC, int kA, int kB>
+  static void multiply() {
+    asm volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
+  }
+};
+#endif
+
 struct EmulatedTiles {
   static void configure(const TileShapes& shapes);
   static void release();
@@ -97,10 +111,20 @@ struct EmulatedTiles {
     multiply(kC, kA, kB);
   }
 
- private:
+ protected:
   static void zero(int tile);
   static void load(int tile, const void* from, std::int64_t stride);
   static void store(int tile, void* to, std::int64_t stride);
+  static void multiply(int c, int a, int b);
+};
+
+struct EmulatedCodeTiles : EmulatedTiles {
+  template <int kC, int kA, int kB>
+  static void multiply() {
+    multiply(kC, kA, kB);
+  }
+
+ private:
   static void multiply(int c, int a, int b);
 };
 
