@@ -34,7 +34,7 @@ namespace {
 struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
-  std::string part, size = "1.3b", profile, model, folder = "/tmp";
+  std::string part, size = "1.3b", profile, model, image, folder = "/tmp";
   std::vector<const Encoding*> stored;
   std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1,
                group_frames = 0, steps = 4;
@@ -46,6 +46,7 @@ struct BenchOptions {
   }
   // What is about one way of computing.
   bool looks_inside() const { return per_op || floors || plan || guidance || !profile.empty(); }
+  std::optional<double> guidance_scale;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
 
@@ -468,6 +469,8 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     std::vector<std::string_view> parts;  // that know it
   };
   const std::vector<Use> kUses = {{"--model-path", {"session", "quality"}},
+                                  {"--image", {"session"}},
+                                  {"--guidance-scale", {"session"}},
                                   {"--num-inference-steps", {"session", "quality"}},
                                   {"--folder", {"load"}},
                                   {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
@@ -502,8 +505,8 @@ int bench(const BenchOptions& options) {
     if (options.verbose) fmt::print(stderr, "{}\n", text);
   });
   if (options.part == "session")
-    return bench_session({options.device, options.compile, options.model, options.height, options.width, options.num_frames,
-                          options.steps, options.repeat});
+    return bench_session({options.device, options.compile, options.model, options.image, options.height, options.width,
+                          options.num_frames, options.steps, options.repeat, options.guidance_scale});
   if (options.part == "load")
     return bench_load({options.device, options.compile, options.size == "toy" ? "" : kSizes.at(options.size), options.folder,
                        options.stored, options.repeat});
@@ -647,6 +650,13 @@ Command add_bench(CLI::App& app) {
          "--num-inference-steps",
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
          "session: steps of each request (default 4); quality: of its request (default: the model's)")
+      ->type_name("N");
+  app.add_option("--image", options->image, "session: the picture that each request begins with, of a model that takes one")
+      ->type_name("FILE");
+  app.add_option_function<std::string>(
+         "--guidance-scale",
+         [o = options.get()](const std::string& text) { o->guidance_scale = parse_number("--guidance-scale", text, 1, 100); },
+         "session: of each request (default: the model's)")
       ->type_name("N");
   app.add_option("--size", options->size,
                  "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of "

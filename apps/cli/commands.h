@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -80,9 +82,12 @@ void add_compile_options(CLI::App& app, CompileOptions& options);
 struct SessionBench {
   DeviceOptions device;
   CompileOptions compile;
-  std::string model;
+  std::string model, image;  // image: none for a model of text alone
   std::int64_t height, width, num_frames, steps, repeat;
+  std::optional<double> guidance_scale;
 };
+// What each stage of a run took, in its order.
+nlohmann::ordered_json stages_json(const Timings& timings);
 int bench_session(const SessionBench& bench);
 
 // `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings;

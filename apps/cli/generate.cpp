@@ -125,6 +125,12 @@ SavedRun run_to_save(const GenerateOptions& options, const Session& session, con
 
 }  // namespace
 
+Json stages_json(const Timings& timings) {
+  Json stages = Json::array();
+  for (const StageTime& each : timings.stages) stages.push_back({{"stage", each.stage}, {"load", each.load}, {"run", each.run}});
+  return stages;
+}
+
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
@@ -154,10 +160,19 @@ int generate(GenerateOptions& options) {
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
+  auto phase_start = Clock::now();
+  const auto phase = [&](const char* name) {
+    const auto now = Clock::now();
+    reporter.detail(fmt::format("{} in {:.2f} s", name, std::chrono::duration<double>(now - phase_start).count()));
+    profile.phase(name, phase_start, now);
+    phase_start = now;
+  };
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
+  phase("open the device");
   options.session.dtype = dtype;
   Session session(open_model(options.model, "--model-path"), platform, options.session);
+  phase("open the model");
   const ModelConfig& model = session.model();
   if (options.saved) check_same_inputs(*options.saved, model, "resume");
   const bool numbers = options.numbered || from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
@@ -178,6 +193,7 @@ int generate(GenerateOptions& options) {
                                                options.session.compile);
   }
   Job job = files.prepare();
+  phase("plan");
   const Settled& settled = job.settled();
   const MemoryStatement& memory = job.memory();
   Request said = options.request;
@@ -281,6 +297,7 @@ int generate(GenerateOptions& options) {
                          {"planned_host", memory.host_peak()},
                          {"device_peak", platform->peak_bytes()},
                          {"process_peak", watch.peak_bytes()}}},
+                       {"stages", stages_json(timings)},
                        {"seconds",
                         {{"total", total},
                          {"prepare", prepare},

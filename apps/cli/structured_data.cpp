@@ -133,14 +133,18 @@ AttentionOperands attention_operands(std::string_view kind, std::int64_t frames,
       if (kind.ends_with("sink")) {
         // Queries share a direction; the first keys lie along it, 12 above the rest, and have little to give.
         constexpr std::int64_t kSinks = 32;
-        constexpr float kAbove = 12;
-        const auto channel = static_cast<std::size_t>(normal.below(channels));
-        constexpr float kShared = 3;
-        for (std::int64_t token = 0; token < tokens; ++token) made.q[at(token, head) + channel] = kShared;
-        for (std::int64_t token = 0; token < std::min(kSinks, tokens); ++token) {
-          for (std::int64_t c = 0; c < channels; ++c) made.v[at(token, head) + static_cast<std::size_t>(c)] *= 0.1f;
-          made.k[at(token, head) + channel] += kAbove * std::sqrt(static_cast<float>(channels)) / kShared;
-        }
+        constexpr float kAbove = 12, kShared = 3;
+        const float size = std::sqrt(static_cast<float>(channels));
+        std::vector<float> direction(static_cast<std::size_t>(channels));  // of length 1
+        for (float& x : direction) x = (normal() < 0 ? -1.0f : 1.0f) / size;
+        for (std::int64_t token = 0; token < tokens; ++token)
+          for (std::int64_t c = 0; c < channels; ++c) {
+            const auto channel = static_cast<std::size_t>(c), i = at(token, head) + channel;
+            made.q[i] += kShared * direction[channel];
+            if (token >= kSinks) continue;
+            made.k[i] += kAbove * size / kShared * direction[channel];
+            made.v[i] *= 0.1f;
+          }
       }
     }
   }

@@ -76,6 +76,7 @@ struct MemoryStatement {
   std::vector<StageMemory> stages;
   std::size_t free = 0;             // what the device had to give, within the limit
   Offload offload = Offload::none;  // what was chosen
+  bool wants_more = false;          // with more memory more would stay, or less would be done piece by piece
   std::size_t host_limit = 0;       // of packed weights in this process's memory
   std::size_t peak() const;
   std::size_t host_peak() const;      // of StageMemory::host

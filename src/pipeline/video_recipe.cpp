@@ -25,6 +25,9 @@ namespace zoe {
 
 namespace {
 
+// Pieces of fewer tokens do not fill a device.
+constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 16;
+
 // A run of steps that one transformer takes.
 struct Expert {
   std::string component, stage;
@@ -200,8 +203,11 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   texts_.take(settled_.prompts, guided() || has_nag() ? std::optional(settled_.negative_prompt) : std::nullopt, request.emphasis,
               context.spelling);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
-  settled_.batch = guided() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  // In pieces, keys and values of a batch would have to be copied together.
   settled_.token_pieces = asked_pieces_.value_or(1);
+  const bool as_batch =
+      asked_batch_ == GuidanceBatch::on || (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1);
+  settled_.batch = guided() && as_batch ? 2 : 1;
   settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
@@ -228,7 +234,10 @@ std::string VideoWork::need_less(const MemoryStatement& memory) {
     settled_.batch = 1;
     return "prompt and negative prompt go through each block one behind the other";
   }
-  return {};  // token_pieces only when asked for: it saves little (docs/memory.md) and costs time
+  const std::int64_t more = 2 * settled_.token_pieces;
+  if (asked_pieces_ || settled_.batch > 1 || more > kMostTokenPieces || tokens() < more * kFewestTokens) return {};
+  settled_.token_pieces = more;
+  return fmt::format("the transformer takes tokens in {} pieces", more);
 }
 
 std::int64_t VideoWork::tokens() const {
@@ -244,7 +253,9 @@ RowSplit VideoWork::row_split() const {
 
 std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-                     settled_.batch == 2 ? ", or try --guidance-batch off" : "");
+                     settled_.batch == 2                                  ? ", or try --guidance-batch off"
+                     : asked_pieces_ && *asked_pieces_ < kMostTokenPieces ? ", or leave out --token-pieces"
+                                                                          : "");
 }
 
 ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
