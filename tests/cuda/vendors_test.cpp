@@ -825,7 +825,7 @@ TEST(Vendors, PagesThatAreNotLockedHoldTheSameBytes) {
                          std::vector<std::byte> back(4096);
                          platform->download(*stream, {buffer.get(), 0}, back.data(), back.size());
                          for (std::size_t i = 0; i < back.size(); ++i)
-                           ASSERT_EQ(back[i], std::byte{i >= 512 && i < 768 ? 7 : 0}) << vendor->platform << ", byte " << i;
+                           ASSERT_EQ(back[i], std::byte(i >= 512 && i < 768 ? 7 : 0)) << vendor->platform << ", byte " << i;
                        }),
               "");
     ASSERT_EQ(lines.size(), 1u) << vendor->platform;
