@@ -445,7 +445,8 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     std::vector<std::string_view> parts;  // that know it
   };
   const std::vector<Use> kUses = {
-      {"--model-path", {"session"}},    {"--num-inference-steps", {"session"}},
+      {"--model-path", {"session", "devices"}},
+      {"--num-inference-steps", {"session", "devices"}},
       {"--folder", {"load"}},           {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
       {"--lora-rank", {"transformer"}}, {"--streamed", {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}}};
   const auto is_given = [&](const char* option) { return app.get_option(option)->count() > 0; };
@@ -453,10 +454,11 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     check(!is_given(use.option) || std::find(use.parts.begin(), use.parts.end(), options.part) != use.parts.end(),
           ErrorKind::invalid_argument, use.option, "got it for {}, expected {}. Leave it out.", options.part,
           fmt::join(use.parts, ", "));
-  const std::string_view way = options.part == "session" || options.part == "load" ? std::string_view(options.part)
-                               : options.streamed                                  ? "--streamed"
-                               : !options.stored.empty()                           ? "--stored"
-                                                                                   : "";
+  const std::string_view way = options.part == "session" || options.part == "devices" || options.part == "load"
+                                   ? std::string_view(options.part)
+                               : options.streamed        ? "--streamed"
+                               : !options.stored.empty() ? "--stored"
+                                                         : "";
   for (const char* option : {"--guidance", "--per-op", "--floors", "--plan", "--profile"})
     check(!is_given(option) || way.empty(), ErrorKind::invalid_argument, option,
           "got it with {}, which prints times of its own, expected one of the two. Leave the other out.", way);
@@ -473,9 +475,11 @@ int bench(const BenchOptions& options) {
   const LogScope log_scope([&](LogLevel, std::string_view text) {
     if (options.verbose) fmt::print(stderr, "{}\n", text);
   });
-  if (options.part == "session")
-    return bench_session({options.device, options.compile, options.model, options.height, options.width, options.num_frames,
-                          options.steps, options.repeat});
+  if (options.part == "session" || options.part == "devices") {
+    const SessionBench requests{options.device, options.compile,    options.model, options.height,
+                                options.width,  options.num_frames, options.steps, options.repeat};
+    return options.part == "session" ? bench_session(requests) : bench_devices(requests);
+  }
   if (options.part == "load")
     return bench_load({options.device, options.compile, options.size == "toy" ? "" : kSizes.at(options.size), options.folder,
                        options.stored, options.repeat});
@@ -605,15 +609,15 @@ Command add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   app.add_option("PART", options->part,
                  "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the "
-                 "other; load: a "
+                 "other; devices: a request on the devices of --platform cuda:0,1, shared in each way, beside one of them; load: a "
                  "transformer's file to the device, in bf16 and as --stored says, beside a copy of as many bytes")
       ->required();
-  app.add_option("-m,--model-path", options->model, "session: a model folder or random:MEMBER (default: the embedded toy model)")
+  app.add_option("-m,--model-path", options->model, "session, devices: a model folder or random:MEMBER (default: the embedded toy model)")
       ->type_name("MODEL");
   app.add_option_function<std::string>(
          "--num-inference-steps",
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
-         "session: steps of each request (default 4)")
+         "session, devices: steps of each request (default 4)")
       ->type_name("N");
   app.add_option("--size", options->size,
                  "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of "

@@ -84,6 +84,7 @@ struct SessionBench {
   std::int64_t height, width, num_frames, steps, repeat;
 };
 int bench_session(const SessionBench& bench);
+int bench_devices(const SessionBench& bench);
 
 // `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings; a
 // line of JSON each.

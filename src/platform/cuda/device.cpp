@@ -142,6 +142,17 @@ Device::~Device() {
   api.context_release(description.handle);
 }
 
+Support Device::reaches(const Device& other) const {
+  int can = 0;
+  check_status(api.can_reach(&can, description.handle, other.description.handle), "asking for the link to another device");
+  if (can == 0)
+    return Support::no("{}:{} does not reach the memory of {}:{}", vendor.platform, description.ordinal, vendor.platform,
+                       other.description.ordinal);
+  const PoolAccess access{kPoolOfDevice, description.handle, kPoolReadAndWrite};
+  check_status(api.pool_share(other.pool_, &access, 1), "sharing memory with another device");
+  return Support::yes();
+}
+
 void Device::make_current() const { check_status(api.context_set_current(context_), "making a context current"); }
 
 struct Device::Build {
@@ -391,7 +402,7 @@ void Device::free(Address address, std::size_t size_bytes) {
   {
     const std::lock_guard lock(streams_mutex_);
     for (DeviceStream* stream : streams_)
-      if (stream->recording || api.event_record(stream->queued_, stream->handle_) == kSuccess)
+      if (stream->capturing || api.event_record(stream->queued_, stream->handle_) == kSuccess)
         api.stream_wait_event(memory_stream_, stream->queued_, 0);
   }
   api.memory_free_async(address, memory_stream_);
