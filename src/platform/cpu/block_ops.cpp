@@ -438,8 +438,8 @@ auto by_reduction(Opcode opcode, const Make& make) {
 #define ZOE_UNARY(name, value, spelling)
 #define ZOE_BINARY(name, value, spelling)
 #define ZOE_REDUCTION(name, combine, identity)                        \
-  case Opcode::name: return make.template operator()<Opcode::name>(); \
-      #include "ir/opcodes.def"
+  case Opcode::name: return make.template operator()<Opcode::name>();
+#include "ir/opcodes.def"
     default: return decltype(make.template operator()<Opcode::sum>()){};
   }
 }

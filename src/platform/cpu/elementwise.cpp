@@ -166,8 +166,8 @@ ReductionLoop select_reduction(Opcode opcode) {
 #define ZOE_UNARY(name, value, spelling)
 #define ZOE_BINARY(name, value, spelling)
 #define ZOE_REDUCTION(name, combine, identity)            \
-  case Opcode::name: return reduction_loop<Opcode::name>; \
-      #include "ir/opcodes.def"
+  case Opcode::name: return reduction_loop<Opcode::name>;
+#include "ir/opcodes.def"
     default: return nullptr;
   }
 }
