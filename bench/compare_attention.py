@@ -3,7 +3,7 @@
 
     python bench/compare_attention.py [--seconds 1.5] [--rounds 3] [--only TEXT] [--bench PROGRAM]
 
-Needs a Python with torch for CUDA. build/bench_linear times our side; each side works for `seconds` before the other's turn, so
+Needs a Python with torch for CUDA. build/bench_nodes times our side; each side works for `seconds` before the other's turn, so
 both run at the clock that the device keeps up under such work. q, k and v lie as the transformer's products write them,
 [1, tokens, heads, 128]. A bias, one for each key, is ours alone: PyTorch's would be a mask with every query's row. Prints a
 Markdown table of medians.

@@ -3,7 +3,7 @@
 
     python bench/compare_convs.py [--seconds 0.3] [--rounds 3] [--only TEXT] [--bench PROGRAM]
 
-Needs a Python with torch for CUDA. build/bench_linear times our side; each side works for `seconds` before the other's turn.
+Needs a Python with torch for CUDA. build/bench_nodes times our side; each side works for `seconds` before the other's turn.
 3x3x3 with a bias, frames behind two cached ones, two latent frames of 832x480 a group. PyTorch's side is channels_last_3d with
 cudnn.benchmark, on a picture that is padded already where ours pads by itself, and without the residual, which is an addition of
 its own in Diffusers. Prints a Markdown table of medians.

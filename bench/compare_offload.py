@@ -3,12 +3,12 @@
 
     python bench/compare_offload.py toy [--zoe build/zoe]    on the CPU: Diffusers' groups come from a file (safetensors on the disk)
     python bench/compare_offload.py 14b [--zoe build/zoe] [--size 832x480] [--num-frames 81]    on the GPU, bf16, one text
-    python bench/compare_offload.py switch [--steps 4]       on the GPU: from one expert to the other of A14B, random weights
+    python bench/compare_offload.py switch [--steps 4] [--folder /dev/shm]    on the GPU: from one expert to the other of A14B, from files
 
 14b: Diffusers' group offload, a block a group, with a stream of its own for copies and page-locked weights, which is its fastest mode,
 and ours, `zoe bench transformer --streamed`, which also times all weights on the device; peaks are those of the device's allocations.
-Ours runs before and after the peer. switch: from the trace of a whole `zoe generate`, the time between the last step of one expert
-and the first of the other. One JSON line a measurement; milliseconds are medians, with the least and the most.
+Ours runs before and after the peer. switch: of a whole `zoe generate` from files in --folder, the time that the second expert's
+steps wait for its weights: with one expert at a time on the device, and as `auto` chooses. One JSON line a measurement; milliseconds are medians, with the least and the most.
 """
 import argparse
 import gc
@@ -29,11 +29,11 @@ def say(**line):
     print(json.dumps(line), flush=True)
 
 
-def ours(options, size, video):
+def ours(options, size, video, pieces_of=(1,)):
     platform = "cpu" if size == "toy" else "cuda"
     arguments = [options.zoe, "bench", "transformer", "--size", size, "--streamed", "--platform", platform, "--dtype",
                  "f32" if size == "toy" else "bf16", "--repeat", str(options.runs), *video]
-    for pieces in ([1] if size == "toy" else [1, 8]):
+    for pieces in pieces_of:
         done = subprocess.run([*arguments, "--token-pieces", str(pieces)], capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
@@ -109,7 +109,7 @@ def large(options):
 
     width, height = options.size.split("x")
     video = ["--height", height, "--width", width, "--num-frames", str(options.num_frames)]
-    ours(options, "14b", video)
+    ours(options, "14b", video, (1, 8))
     device = torch.device("cuda")
     frames = (options.num_frames - 1) // 4 + 1
     with torch.device("meta"):
@@ -149,20 +149,30 @@ def large(options):
 
 
 def switch(options):
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [options.zoe, "generate", "-m", "random:wan2.2-t2v-a14b", "-p", "a fox", "--platform", "cuda", "--dtype", "bf16", "--size",
-             options.size, "--num-frames", str(options.num_frames), "--num-inference-steps", str(options.steps), "--offload", "experts",
-             "--guidance-scale", "1", "--host-memory-limit", "64GiB", "--profile", "trace.json", "--json", "-o", "out.gif"],
-            cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr)
-        events = json.loads(Path(folder, "trace.json").read_text())
-        events = events["traceEvents"] if isinstance(events, dict) else events
-        spans = {e["name"]: (e["ts"], e["ts"] + e["dur"]) for e in events if e.get("ph") == "X"}
-        say(what="switch of experts", told=json.loads(done.stdout.strip().splitlines()[-1])["seconds"],
-            phases_ms={name: round((end - begin) / 1e3, 1) for name, (begin, end) in spans.items()
-                       if name.startswith(("load for", "step ", "text keys", "denoise"))})
+    """Both files are one, linked twice: reading takes as long, and the folder need not hold two."""
+    member = "random:wan2.2-t2v-a14b"
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        high, low = Path(folder, "high.safetensors"), Path(folder, "low.safetensors")
+        parts = {"transformer": (high, "bf16"), "vae": (Path(folder, "vae.safetensors"), "bf16"),
+                 "text_encoder": (Path(folder, "text.safetensors"), "bf16")}
+        for part, (path, kind) in parts.items():
+            subprocess.run([options.zoe, "convert", member, "-o", str(path), "--part", part, "--type", kind], check=True,
+                           capture_output=True)
+        low.hardlink_to(high)
+        files = ["--transformer", str(high), "--transformer-2", str(low), "--vae", str(parts["vae"][0]), "--text-encoder",
+                 str(parts["text_encoder"][0]), "--tokenizer", str(ROOT / "models" / "toy-wan" / "tokenizer")]
+        for offload in ("experts", "auto"):
+            done = subprocess.run(
+                [options.zoe, "generate", *files, "-p", "a fox", "--platform", "cuda", "--dtype", "bf16", "--size", options.size,
+                 "--num-frames", str(options.num_frames), "--num-inference-steps", str(options.steps), "--offload", offload,
+                 "--guidance-scale", "1", "--host-memory-limit", "64GiB", "--json", "-o", "out.gif"],
+                cwd=folder, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(done.stderr)
+            told = json.loads(done.stdout.strip().splitlines()[-1])
+            second = [stage for stage in told["stages"] if "low noise" in stage["stage"]]
+            say(what="switch of experts", offload=offload, switch_ms=[1e3 * stage["load"] for stage in second],
+                stages=told["stages"], seconds=told["seconds"], memory_bytes=told["memory_bytes"])
 
 
 def main():
@@ -173,6 +183,7 @@ def main():
     parser.add_argument("--num-frames", type=int, default=81)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--folder", default="/dev/shm")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     {"toy": toy, "14b": large, "switch": switch}[options.what](options)

@@ -3,7 +3,7 @@
 
     python bench/compare_products.py [--seconds 0.1] [--rounds 5] [--only TEXT] [--bench PROGRAM]
 
-Needs a Python with torch for CUDA. build/bench_linear times our side; both sides hold their operands, and each works for
+Needs a Python with torch for CUDA. build/bench_nodes times our side; both sides hold their operands, and each works for
 `seconds` before the other's turn, so both run at the clock that the device keeps up under such work. GELU and residual are calls
 of their own with PyTorch, as in Diffusers. Prints a Markdown table of medians; floor: all multiprocessors busy at the clock that
 was seen while our side worked (4096 operations a cycle each in bf16 on compute capability 9.0).
@@ -45,7 +45,7 @@ class Ours:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit("bench_linear ended")
+            raise SystemExit("bench_nodes ended")
         return json.loads(answer)
 
 
@@ -103,13 +103,13 @@ def in_turns(torch, run, ours, line, options):
 
 
 def compare(description, seconds, rounds, columns, cases):
-    """The command line of a bench, and its table. `cases(torch)` yields name, line for bench_linear, what makes PyTorch's side, and
+    """The command line of a bench, and its table. `cases(torch)` yields name, line for bench_nodes, what makes PyTorch's side, and
     what makes the cells of `columns` behind the name of both medians and the clock."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--only", default="", help="of those whose name has this text")
-    parser.add_argument("--bench", default=str(ROOT / "build" / "bench_linear"))
+    parser.add_argument("--bench", default=str(ROOT / "build" / "bench_nodes"))
     options = parser.parse_args()
     import torch
     ours = Ours(options.bench, options.seconds)

@@ -23,13 +23,18 @@ import time
 
 MODEL = pathlib.Path(__file__).resolve().parent.parent / "models" / "toy-wan"
 COMPONENTS = ["text_encoder", "transformer", "vae"]
-RUN = ["generate", "-p", "a red circle", "--size", "64x64", "--num-frames", "9", "--num-inference-steps", "6", "--platform", "cpu",
+STEPS = 12
+RUN = ["generate", "-p", "a red circle", "--size", "64x64", "--num-frames", "9", "--num-inference-steps", str(STEPS), "--platform", "cpu",
        "--threads", "1", "--offload", "blocks"]
+SAVING = [*RUN, "-o", "out.mp4", "--save-state", "run.state", "--save-every", "1"]
 
 
 def serve(root, mount, fault):
     """The folder `root` at `mount`. fault: shared (kind, file's name, byte), None while nothing is to fail."""
-    import fuse
+    try:
+        import fusepy as fuse  # as Debian's python3-fusepy names it
+    except ImportError:
+        import fuse
 
     class Files(fuse.Operations):
         def failing(self, path):
@@ -115,9 +120,11 @@ def fuse_faults(zoe):
                                     caches.write("3")
                             out, err = run.communicate(timeout=120)
                             done = subprocess.CompletedProcess(run.args, run.returncode, out, err)
-                            # Late, all of a file may be read already: then nothing is wrong.
+                            # Nothing is wrong where all of a file is read already, nor with rows of the embedding that no token takes,
+                            # which are never read: they are the end of the text encoder's file.
+                            may_end_well = late or component == "text_encoder" and byte == size - 1
                             good &= judge(f"{name}: {kind} from {byte}{', late' if late else ''}", done, folder,
-                                          (0, 2, 4) if late else (2, 4))
+                                          (0, 2, 4) if may_end_well else (2, 4))
         finally:
             fault[0] = None
             subprocess.run(["fusermount", "-uz", mount], stderr=subprocess.DEVNULL) if shutil.which("fusermount") else subprocess.run(
@@ -128,27 +135,40 @@ def fuse_faults(zoe):
 
 
 def whole(zoe, folder):
-    subprocess.run([zoe, *RUN, "-o", "whole.mp4"], cwd=folder, check=True, capture_output=True)
-    return pathlib.Path(folder, "whole.mp4").read_bytes()
+    """The file of a run that nothing happened to, and its seconds."""
+    command = [zoe, *RUN, "-o", "whole.mp4"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # compiles
+    start = time.monotonic()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return pathlib.Path(folder, "whole.mp4").read_bytes(), time.monotonic() - start
 
 
 def goes_on(zoe, what, folder, expected):
-    if not os.path.exists(f"{folder}/run.state"):
-        return True  # it died before its first step
-    done = subprocess.run([zoe, "resume", "run.state"], cwd=folder, capture_output=True, text=True)
+    """What was killed goes on from its state, or begins again where it had saved none: the same file, and nothing else is left."""
+    kept = os.path.exists(f"{folder}/run.state")
+    done = subprocess.run([zoe, "resume", "run.state"] if kept else [zoe, *SAVING], cwd=folder, capture_output=True, text=True)
     same = done.returncode == 0 and pathlib.Path(folder, "out.mp4").read_bytes() == expected
-    print(f"{'ok' if same else 'FAILED':6} {what}: went on {done.stderr.strip()}", flush=True)
-    return same
+    for name in ("out.mp4", "run.state"):
+        pathlib.Path(folder, name).unlink(missing_ok=True)
+    # A killed process leaves a temporary; the next one for the same path takes it away.
+    rest = left_over(folder)
+    good = same and not rest
+    print(f"{'ok' if good else 'FAILED':6} {what}: {'went on' if kept else 'began again'}, {'' if same else 'not '}the same file"
+          f"{f', left {rest}' if rest else ''}", done.stderr.strip(), flush=True)
+    return good
+
+
+def save_states(zoe, folder, **more):
+    return subprocess.Popen([zoe, *SAVING], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
 
 
 def kill_faults(zoe):
-    good = True
-    cues = ["memory: ", "denoise 0/", "denoise 1/", "denoise 3/", "denoise 6/", "decode 1/", "decode 2/"]
+    good, killed = True, 0
+    cues = ["memory: ", "denoise 1/", "denoise 3/", f"denoise {STEPS}/", "decode 1/", "decode 2/", "decode 3/"]
     with tempfile.TemporaryDirectory() as folder:
-        expected = whole(zoe, folder)
-        for cue in cues + [f"after {random.uniform(0, 2):.2f} s" for _ in range(8)]:
-            run = subprocess.Popen([zoe, *RUN, "-o", "out.mp4", "--save-state", "run.state", "--save-every", "1"], cwd=folder, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        expected, seconds = whole(zoe, folder)
+        for cue in cues + [f"after {random.uniform(0, seconds):.2f} s" for _ in range(13)]:
+            run = save_states(zoe, folder)
             if cue.startswith("after"):
                 time.sleep(float(cue.split()[1]))
             else:
@@ -157,17 +177,15 @@ def kill_faults(zoe):
                     seen += byte
             run.kill()
             run.communicate()
-            if run.returncode == 0:
+            if os.path.exists(f"{folder}/out.mp4"):  # it was done: then its file is whole
+                same = pathlib.Path(folder, "out.mp4").read_bytes() == expected
+                print(f"{'ok' if same else 'FAILED':6} killed at {cue}: it was done", flush=True)
+                good &= same
                 os.remove(f"{folder}/out.mp4")
                 continue
-            good &= not os.path.exists(f"{folder}/out.mp4") and goes_on(zoe, f"killed at {cue}", folder, expected)
-            for name in ("out.mp4", "run.state"):
-                pathlib.Path(folder, name).unlink(missing_ok=True)
-            rest = left_over(folder)  # a killed process leaves a temporary, which the next one for the same path takes away
-            good &= not rest
-            if rest:
-                print("FAILED left", rest)
-    return good
+            killed += 1
+            good &= goes_on(zoe, f"killed at {cue}", folder, expected)
+    return good and killed >= len(cues)
 
 
 def cgroup_faults(zoe):
@@ -175,30 +193,36 @@ def cgroup_faults(zoe):
     group.mkdir()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            expected = whole(zoe, folder)
+            expected, _ = whole(zoe, folder)
 
             def enter():
                 (group / "cgroup.procs").write_text(str(os.getpid()))
 
-            run = subprocess.Popen([zoe, *RUN, "-o", "out.mp4", "--save-state", "run.state", "--save-every", "1"], cwd=folder, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=enter)
+            run = save_states(zoe, folder, preexec_fn=enter)
             while not os.path.exists(f"{folder}/run.state") and run.poll() is None:
-                time.sleep(0.01)
-            limit = int((group / "memory.usage_in_bytes").read_text())
-            while run.poll() is None and limit > 1 << 20:  # refused while what is in use cannot be given back
-                limit = limit * 9 // 10
-                try:
+                time.sleep(0.001)
+            os.kill(run.pid, signal.SIGSTOP)  # a step takes less time than this
+            usage = int((group / "memory.usage_in_bytes").read_text())
+            limit = usage
+            try:
+                while limit > 1 << 20:
                     (group / "memory.limit_in_bytes").write_text(str(limit))
-                except OSError:
-                    time.sleep(0.05)
+                    limit = limit * 99 // 100
+            except OSError:
+                pass  # what is in use cannot be given back any more: the next pages that are asked for are too many
+            os.kill(run.pid, signal.SIGCONT)
             out, err = run.communicate()
             killed = run.returncode == -signal.SIGKILL
-            print(f"{'ok' if killed or run.returncode == 0 else 'FAILED':6} cgroup of {limit >> 20} MiB: {run.returncode} {err.strip()}")
+            limit = int((group / "memory.limit_in_bytes").read_text())
+            hits = (group / "memory.failcnt").read_text().strip()
+            print(f"{'ok' if killed else 'FAILED':6} limit lowered to {limit >> 10} KiB of {usage >> 10}: {run.returncode}, hit {hits} times "
+                  f"{err.strip()}", flush=True)
+            good = killed and goes_on(zoe, "killed by its cgroup", folder, expected)
             small = subprocess.run([zoe, *RUN, "-o", "small.mp4"], cwd=folder, capture_output=True, text=True,
                                    preexec_fn=lambda: ((group / "memory.limit_in_bytes").write_text(str(24 << 20)), enter()))
-            refused = small.returncode == 3 and small.stderr.count("\n") == 1
+            refused = small.returncode == 3 and small.stderr.count("\n") == 1 and not left_over(folder)
             print(f"{'ok' if refused else 'FAILED':6} a run that begins in 24 MiB: {small.returncode} {small.stderr.strip()}")
-            return (killed or run.returncode == 0) and refused and (not killed or goes_on(zoe, "killed by its cgroup", folder, expected))
+            return good and refused
     finally:
         time.sleep(0.2)
         group.rmdir()

@@ -25,6 +25,7 @@
 #include "ir/trace.h"
 #include "pipeline/parts.h"
 #include "pipeline/resident_memory.h"
+#include "pipeline/settle.h"
 
 namespace zoe::cli {
 
@@ -33,11 +34,19 @@ namespace {
 struct BenchOptions {
   DeviceOptions device;
   CompileOptions compile;
-  std::string part, size = "1.3b", profile, model, folder = "/tmp";
+  std::string part, size = "1.3b", profile, model, image, folder = "/tmp";
   std::vector<const Encoding*> stored;
   std::int64_t lora_rank = 0, height = 272, width = 480, num_frames = 17, text_tokens = 512, batch = 1, token_pieces = 1,
                group_frames = 0, steps = 4;
   int repeat = 3;
+  Request request = {};  // precision, attention and exact_blocks of it
+  bool is_exact() const {
+    return request.precision.value_or(Arithmetic::exact) == Arithmetic::exact &&
+           request.attention.value_or(Arithmetic::exact) == Arithmetic::exact;
+  }
+  // What is about one way of computing.
+  bool looks_inside() const { return per_op || floors || plan || guidance || !profile.empty(); }
+  std::optional<double> guidance_scale;
   bool guidance = false, streamed = false, per_op = false, floors = false, plan = false, verbose = false;
 };
 
@@ -93,9 +102,10 @@ struct Case {
 const std::map<std::string, std::string> kSizes{
     {"1.3b", "wan2.1-t2v-1.3b"}, {"14b", "wan2.1-t2v-14b"}, {"i2v-14b", "wan2.2-i2v-a14b"}, {"5b", "wan2.2-ti2v-5b"}};
 
-// `stored`: how matrices are stored; null: as wide as they are computed with. `rank`: of what is beside those of blocks.
+// `stored`: how matrices are stored; null: as wide as they are computed with. `rank`: of what is beside those of blocks. `exact`:
+// whatever the options say of products and attention.
 Case make_case(const BenchOptions& options, Platform& platform, DType dtype, const Encoding* stored = nullptr,
-               std::int64_t rank = 0) {
+               std::int64_t rank = 0, bool exact = false) {
   const ModelConfig model =
       options.size == "toy" ? read_model_config(embedded_model_path()) : *published_model(kSizes.at(options.size));
   Case made;
@@ -106,7 +116,9 @@ Case make_case(const BenchOptions& options, Platform& platform, DType dtype, con
   const std::int64_t later = (size.num_frames - 1) / model.vae.scale_factor_temporal;
   check(later % size.group_frames == 0, ErrorKind::invalid_argument, "--group-frames", "got {}, expected a divisor of {}.",
         size.group_frames, later);
-  made.graphs = trace_part(model, options.part, dtype, size);
+  Settled arithmetic;
+  if (!exact) settle_arithmetic(options.request, model, dtype, tokens_of(model, size), platform, Spelling::option, arithmetic);
+  made.graphs = trace_part(model, options.part, precision_of(arithmetic, dtype), size);
   std::vector<Graph> graphs;
   for (const PartGraph& part : made.graphs) {
     graphs.push_back(part.graph);
@@ -321,18 +333,22 @@ void print_guidance(const BenchOptions& options, Platform& platform, DType dtype
   fmt::print("{}\n", line.dump());
 }
 
-// Forwards with weights as wide as they are computed with and with stored ones, in turns.
-void print_stored(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
+// Forwards in turns: exact with weights as wide as they are computed with, then as the options say, or with weights stored in each
+// of their ways.
+void print_sides(const BenchOptions& options, Platform& platform, DType dtype, Stream& stream) {
   struct Side {
-    Side(const BenchOptions& of, Platform& on, DType computed, const Encoding* stored, std::int64_t of_rank, Stream& queue)
+    Side(const BenchOptions& of, Platform& on, DType computed, const Encoding* stored, std::int64_t of_rank, Stream& queue,
+         bool exact = false)
         : name(stored ? stored->name : zoe::name(computed)),
+          is_exact(exact || of.is_exact()),
           rank(of_rank),
-          measured(make_case(of, on, computed, stored, of_rank)),
+          measured(make_case(of, on, computed, stored, of_rank, exact)),
           store(on, random_weights(measured, stored)),
           arguments(measured, on, queue) {
       for (const Plan& plan : measured.plans) store.load(plan);
     }
     std::string_view name;
+    bool is_exact;
     std::int64_t rank;
     Case measured;
     WeightStore store;
@@ -341,7 +357,8 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
     std::vector<double> seconds = {}, processor_seconds = {};
   };
   std::vector<std::unique_ptr<Side>> sides;
-  sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, 0, stream));
+  sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, 0, stream, true));
+  if (!options.is_exact()) sides.push_back(std::make_unique<Side>(options, platform, dtype, nullptr, 0, stream));
   for (const Encoding* stored : options.stored) {
     sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, 0, stream));
     if (options.lora_rank > 0) sides.push_back(std::make_unique<Side>(options, platform, dtype, stored, options.lora_rank, stream));
@@ -368,18 +385,25 @@ void print_stored(const BenchOptions& options, Platform& platform, DType dtype, 
   for (const auto& side : sides) {
     std::size_t most = 0;
     for (const Plan& plan : side->measured.plans) most = std::max(most, plan.workspace_bytes);
-    const nlohmann::ordered_json line = {{"what", "stored weights"},
+    const auto asked = [&](const std::optional<Arithmetic>& field) {
+      return !side->is_exact && field == Arithmetic::int8 ? "int8" : "exact";
+    };
+    const nlohmann::ordered_json line = {{"what", options.is_exact() ? "stored weights" : "arithmetic"},
                                          {"part", options.part},
                                          {"size", options.size},
                                          {"video", video_of(options)},
                                          {"platform", platform.info().platform},
                                          {"dtype", name(dtype)},
+                                         {"precision", asked(options.request.precision)},
+                                         {"attention", asked(options.request.attention)},
+                                         {"exact_blocks", options.request.exact_blocks},
                                          {"stored", side->name},
                                          {"lora_rank", side->rank},
                                          {"weights", options.compile.keep_stored ? "keep" : "widen"},
                                          {"median_s", median(side->seconds)},
                                          {"min_s", *std::min_element(side->seconds.begin(), side->seconds.end())},
                                          {"times_as_long", median(side->seconds) / plain},
+                                         {"times_as_fast", plain / median(side->seconds)},
                                          // Of one thread beside other work on the machine, the steadier figure.
                                          {"processor_s", median(side->processor_seconds)},
                                          {"times_as_long_processor", median(side->processor_seconds) / plain_processor},
@@ -444,11 +468,17 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     const char* option;
     std::vector<std::string_view> parts;  // that know it
   };
-  const std::vector<Use> kUses = {
-      {"--model-path", {"session", "devices"}},
-      {"--num-inference-steps", {"session", "devices"}},
-      {"--folder", {"load"}},           {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
-      {"--lora-rank", {"transformer"}}, {"--streamed", {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}}};
+  const std::vector<Use> kUses = {{"--model-path", {"session", "quality", "devices"}},
+                                  {"--image", {"session"}},
+                                  {"--guidance-scale", {"session"}},
+                                  {"--num-inference-steps", {"session", "quality", "devices"}},
+                                  {"--folder", {"load"}},
+                                  {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
+                                  {"--lora-rank", {"transformer"}},
+                                  {"--precision", {"transformer"}},
+                                  {"--attention", {"transformer"}},
+                                  {"--exact-blocks", {"transformer"}},
+                                  {"--streamed", {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode"}}};
   const auto is_given = [&](const char* option) { return app.get_option(option)->count() > 0; };
   for (const Use& use : kUses)
     check(!is_given(use.option) || std::find(use.parts.begin(), use.parts.end(), options.part) != use.parts.end(),
@@ -476,8 +506,8 @@ int bench(const BenchOptions& options) {
     if (options.verbose) fmt::print(stderr, "{}\n", text);
   });
   if (options.part == "session" || options.part == "devices") {
-    const SessionBench requests{options.device, options.compile,    options.model, options.height,
-                                options.width,  options.num_frames, options.steps, options.repeat};
+    const SessionBench requests{options.device, options.compile,    options.model, options.image,  options.height,
+                                options.width,  options.num_frames, options.steps, options.repeat, options.guidance_scale};
     return options.part == "session" ? bench_session(requests) : bench_devices(requests);
   }
   if (options.part == "load")
@@ -494,8 +524,8 @@ int bench(const BenchOptions& options) {
     for (const Encoding* const stored : forms) print_streamed(options, *platform, dtype, *platform->make_stream(), stored);
     return 0;
   }
-  if (!options.stored.empty()) {
-    print_stored(options, *platform, dtype, *platform->make_stream());
+  if (!options.stored.empty() || (!options.is_exact() && !options.looks_inside())) {
+    print_sides(options, *platform, dtype, *platform->make_stream());
     return 0;
   }
   MemoryWatch watch;
@@ -567,6 +597,8 @@ int bench(const BenchOptions& options) {
       {"size", options.part == "transformer" || options.size == "toy" || options.size == "5b" ? options.size : "published"},
       {"video", video_of(options)},
       {"batch", options.batch},
+      {"precision", options.request.precision == Arithmetic::int8 ? "int8" : "exact"},
+      {"attention", options.request.attention == Arithmetic::int8 ? "int8" : "exact"},
       {"platform", platform->info().platform},
       {"device", platform->info().name},
       {"dtype", name(dtype)},
@@ -610,14 +642,24 @@ Command add_bench(CLI::App& app) {
   app.add_option("PART", options->part,
                  "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the "
                  "other; devices: a request on the devices of --platform cuda:0,1, shared in each way, beside one of them; load: a "
-                 "transformer's file to the device, in bf16 and as --stored says, beside a copy of as many bytes")
+                 "transformer's file to the device, in bf16 and as --stored says, beside a copy of as many bytes; quality: how far "
+                 "8 bits are "
+                 "from exact (docs/quality.md)")
       ->required();
-  app.add_option("-m,--model-path", options->model, "session, devices: a model folder or random:MEMBER (default: the embedded toy model)")
+  app.add_option("-m,--model-path", options->model,
+                 "session, devices, quality: a model folder or random:MEMBER (default: the embedded toy model)")
       ->type_name("MODEL");
   app.add_option_function<std::string>(
          "--num-inference-steps",
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
-         "session, devices: steps of each request (default 4)")
+         "session, devices: steps of each request (default 4); quality: of its request (default: the model's)")
+      ->type_name("N");
+  app.add_option("--image", options->image, "session: the picture that each request begins with, of a model that takes one")
+      ->type_name("FILE");
+  app.add_option_function<std::string>(
+         "--guidance-scale",
+         [o = options.get()](const std::string& text) { o->guidance_scale = parse_number("--guidance-scale", text, 1, 100); },
+         "session: of each request (default: the model's)")
       ->type_name("N");
   app.add_option("--size", options->size,
                  "1.3b, 14b, i2v-14b (an expert of Wan 2.2), 5b (Wan 2.2 TI2V and its VAE) or toy; the VAE and the text encoder of "
@@ -662,6 +704,9 @@ Command add_bench(CLI::App& app) {
          },
          "With --stored: also with a LoRA of this rank beside all matrices of blocks; with --streamed only so")
       ->type_name("N");
+  for (const char* field : {"precision", "attention", "exact_blocks"})
+    add_request_field(app, options->request, field,
+                      "exact; else forwards of both in turns, or of it alone where they are looked into");
   app.add_option("--folder", options->folder, "load: where the files are made, and gone again (default /tmp)")->type_name("FOLDER");
   app.add_flag("--guidance", options->guidance,
                "Also a step of guidance both ways, in turns: two forwards, and one of a batch of two");
@@ -678,7 +723,18 @@ Command add_bench(CLI::App& app) {
       ->type_name("FILE");
   return [options, &app] {
     check_uses(app, *options);
-    return bench(*options);
+    if (options->part != "quality") return bench(*options);
+    const auto said = [&](const char* name, std::int64_t value) {
+      return app.get_option(name)->count() > 0 ? std::optional(value) : std::nullopt;
+    };
+    QualityBench quality{options->device, options->model, {}};
+    Request& request = quality.request;
+    request.prompts = {"a small red circle moving right on a white background"};
+    request.height = said("--height", options->height), request.width = said("--width", options->width);
+    request.num_frames = said("--num-frames", options->num_frames);
+    if (const auto steps = said("--num-inference-steps", options->steps)) request.num_inference_steps = static_cast<int>(*steps);
+    request.scheduler = SchedulerKind::euler;
+    return bench_quality(quality);
   };
 }
 

@@ -18,10 +18,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 
 struct Times {
-  double prepare = 0, encode = 0, first_step = 0, step = 0, decode = 0, total = 0;  // seconds; first_step from the call to its end; step: the median of the others
+  double prepare = 0, encode = 0, first_step = 0, step = 0, decode = 0,
+         total = 0;  // seconds; first_step from the call to its end; step: the median of the others
+  nlohmann::ordered_json stages;
 };
 
 Times run_request(Session& session, const Request& request, std::vector<float>* latents = nullptr) {
@@ -40,6 +44,7 @@ Times run_request(Session& session, const Request& request, std::vector<float>* 
   times.total = seconds_between(start, Clock::now());
   times.encode = timings.encode;
   times.decode = timings.decode;
+  times.stages = stages_json(timings);
   times.first_step = times.prepare + timings.first_step;
   std::vector<double> steps;
   for (std::size_t i = 1; i < ends.size(); ++i) steps.push_back(seconds_between(ends[i - 1], ends[i]));
@@ -60,31 +65,36 @@ int bench_session(const SessionBench& bench) {
   Request request;
   request.height = bench.height, request.width = bench.width, request.num_frames = bench.num_frames;
   request.num_inference_steps = static_cast<int>(bench.steps);
+  request.image = bench.image;
+  request.guidance_scale = bench.guidance_scale;
   // Prompts of rising length: 12 to 500 tokens or so.
   for (int number = 0; number < bench.repeat + 1; ++number) {
     std::string prompt = "a big red circle moving right on a white background";
-    for (int i = 0; i < number * 40 / std::max(1, static_cast<int>(bench.repeat)); ++i) prompt += " and a small blue square, spinning";
+    for (int i = 0; i < number * 40 / std::max(1, static_cast<int>(bench.repeat)); ++i)
+      prompt += " and a small blue square, spinning";
     request.prompts = {prompt};
     const Session::Counts before = session.counts();
     const Times times = run_request(session, request);
     const Session::Counts after = session.counts();
-    const nlohmann::ordered_json line = {{"request", number},
-                                         {"model", session.model().name},
-                                         {"platform", platform->info().platform},
-                                         {"device", platform->info().name},
-                                         {"dtype", name(dtype)},
-                                         {"prompt_bytes", prompt.size()},
-                                         {"open_s", number == 0 ? open_seconds : 0.0},
-                                         {"prepare_s", times.prepare},
-                                         {"encode_s", times.encode},
-                                         {"first_step_s", times.first_step},
-                                         {"step_s", times.step},
-                                         {"beyond_s", times.first_step - times.encode - times.step},
-                                         {"total_s", times.total},
-                                         {"plans_compiled", after.plans_compiled - before.plans_compiled},
-                                         {"weight_mib_loaded", static_cast<double>(after.weight_bytes_loaded - before.weight_bytes_loaded) / 1048576.0},
-                                         {"process_mib", static_cast<double>(anonymous_memory_bytes()) / 1048576.0},
-                                         {"device_free_mib", static_cast<double>(platform->free_bytes()) / 1048576.0}};
+    const nlohmann::ordered_json line = {
+        {"request", number},
+        {"model", session.model().name},
+        {"platform", platform->info().platform},
+        {"device", platform->info().name},
+        {"dtype", name(dtype)},
+        {"prompt_bytes", prompt.size()},
+        {"open_s", number == 0 ? open_seconds : 0.0},
+        {"prepare_s", times.prepare},
+        {"encode_s", times.encode},
+        {"first_step_s", times.first_step},
+        {"step_s", times.step},
+        {"beyond_s", times.first_step - times.encode - times.step},
+        {"total_s", times.total},
+        {"stages_s", times.stages},
+        {"plans_compiled", after.plans_compiled - before.plans_compiled},
+        {"weight_mib_loaded", static_cast<double>(after.weight_bytes_loaded - before.weight_bytes_loaded) / 1048576.0},
+        {"process_mib", static_cast<double>(anonymous_memory_bytes()) / 1048576.0},
+        {"device_free_mib", static_cast<double>(platform->free_bytes()) / 1048576.0}};
     fmt::print("{}\n", line.dump());
   }
   return 0;

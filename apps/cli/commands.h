@@ -3,6 +3,8 @@
 
 #include <functional>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -80,14 +82,17 @@ void add_compile_options(CLI::App& app, CompileOptions& options);
 struct SessionBench {
   DeviceOptions device;
   CompileOptions compile;
-  std::string model;
+  std::string model, image;  // image: none for a model of text alone
   std::int64_t height, width, num_frames, steps, repeat;
+  std::optional<double> guidance_scale;
 };
+// What each stage of a run took, in its order.
+nlohmann::ordered_json stages_json(const Timings& timings);
 int bench_session(const SessionBench& bench);
 int bench_devices(const SessionBench& bench);
 
-// `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings; a
-// line of JSON each.
+// `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings;
+// a line of JSON each.
 struct LoadBench {
   DeviceOptions device;
   CompileOptions compile;
@@ -96,6 +101,15 @@ struct LoadBench {
   std::int64_t repeat;
 };
 int bench_load(const LoadBench& bench);
+
+// `zoe bench quality`: 8-bit products and attention beside exact ones: alone, on structured data, and in forwards of a model on its
+// own latents; one line of JSON, of which docs/quality.py makes the tables of docs/quality.md.
+struct QualityBench {
+  DeviceOptions device;
+  std::string model;
+  Request request;
+};
+int bench_quality(const QualityBench& bench);
 
 // Numbers from the command line; the error names the flag, the text and the range.
 std::int64_t parse_integer(std::string_view flag, const std::string& text, std::int64_t min, std::int64_t max);

@@ -14,6 +14,7 @@
 #include "compiler/policy.h"
 #include "ir/cost.h"
 #include "pipeline/parts.h"
+#include "pipeline/settle.h"
 
 namespace zoe::cli {
 
@@ -27,6 +28,7 @@ struct ExplainOptions {
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
   std::int64_t text_tokens = 512, batch = 1, token_pieces = 1;
+  Request request = {};  // quality, precision, attention and exact_blocks of it
   bool source = false, passes = false, json = false;
 };
 
@@ -264,15 +266,19 @@ int explain(const ExplainOptions& options) {
                       options.batch,
                       1,
                       options.token_pieces};
+  Settled arithmetic;
+  settle_arithmetic(options.request, model, dtype, tokens_of(model, size), *platform, Spelling::option, arithmetic);
+  const std::string not_exact = arithmetic_text(arithmetic);
   CompileOptions off = options.compile;
   off.compile = false;
   Json plans = Json::array();
   if (!options.json)
-    fmt::print("{}: {} at {}x{}, {} frame{}, {} text tokens, {} on {} ({})\n", model.name, options.part, size.width, size.height,
-               size.num_frames, size.num_frames == 1 ? "" : "s", size.text_tokens, name(dtype), device.platform, device.name);
+    fmt::print("{}: {} at {}x{}, {} frame{}, {} text tokens, {} on {} ({}){}{}\n", model.name, options.part, size.width,
+               size.height, size.num_frames, size.num_frames == 1 ? "" : "s", size.text_tokens, name(dtype), device.platform,
+               device.name, not_exact.empty() ? "" : "; not exact: ", not_exact);
   CompileOptions as_asked = options.compile;
   as_asked.keep_passes = options.passes;
-  for (const PartGraph& part : trace_part(model, options.part, dtype, size)) {
+  for (const PartGraph& part : trace_part(model, options.part, precision_of(arithmetic, dtype), size)) {
     const Plan plan = compile(part.graph, *platform, as_asked), apart = compile(part.graph, *platform, off);
     check(!options.block || *options.block < plan.block_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
           options.block.value_or(0),
@@ -344,6 +350,7 @@ Command add_explain(CLI::App& app) {
          [o = options.get()](const std::string& value) { o->text_tokens = parse_integer("--text-tokens", value, 1, 512); },
          "Rows of the prompt (default 512)")
       ->type_name("N");
+  for (const char* field : {"quality", "precision", "attention", "exact_blocks"}) add_request_field(app, options->request, field);
   app.add_flag("--source", options->source, "Also the source of each generated kernel");
   app.add_flag("--passes", options->passes, "Also the graph after each pass of the compiler");
   add_json(app, options->json);

@@ -125,6 +125,12 @@ SavedRun run_to_save(const GenerateOptions& options, const Session& session, con
 
 }  // namespace
 
+Json stages_json(const Timings& timings) {
+  Json stages = Json::array();
+  for (const StageTime& each : timings.stages) stages.push_back({{"stage", each.stage}, {"load", each.load}, {"run", each.run}});
+  return stages;
+}
+
 int generate(GenerateOptions& options) {
   const auto start = Clock::now();
   MemoryWatch watch;
@@ -154,10 +160,19 @@ int generate(GenerateOptions& options) {
   std::optional<PendingOutput> profile_file;
   if (!options.profile.empty()) profile_file.emplace(options.profile, PendingOutput::Kind::file, "--profile");
 
+  auto phase_start = Clock::now();
+  const auto phase = [&](const char* name) {
+    const auto now = Clock::now();
+    reporter.detail(fmt::format("{} in {:.2f} s", name, std::chrono::duration<double>(now - phase_start).count()));
+    profile.phase(name, phase_start, now);
+    phase_start = now;
+  };
   const std::shared_ptr<Platform> platform = open(options.device);
   const DType dtype = chosen_dtype(options.device, *platform);
+  phase("open the device");
   options.session.dtype = dtype;
   Session session(open_model(options.model, "--model-path"), platform, options.session);
+  phase("open the model");
   const ModelConfig& model = session.model();
   if (options.saved) check_same_inputs(*options.saved, model, "resume");
   const bool numbers = options.numbered || from_file || options.request.prompts.size() * options.request.seeds.size() > 1;
@@ -178,6 +193,7 @@ int generate(GenerateOptions& options) {
                                                options.session.compile);
   }
   Job job = files.prepare();
+  phase("plan");
   const Settled& settled = job.settled();
   const MemoryStatement& memory = job.memory();
   Request said = options.request;
@@ -192,6 +208,7 @@ int generate(GenerateOptions& options) {
                             settled.num_inference_steps, settled.num_inference_steps == 1 ? "" : "s", settled.scheduler,
                             settled.guidance_scale, low_noise, settled.batch == 2 ? " (a batch of two)" : "",
                             fmt::join(options.request.seeds, ","), name(dtype), platform->info().platform, platform->info().name));
+  if (const std::string text = arithmetic_text(settled); !text.empty()) reporter.line("not exact: " + text);
   if (model.random_seed) log(LogLevel::notice, "the weights are random: the video is noise");
   if (!settled.sigmas.empty()) {
     std::string levels;
@@ -273,6 +290,7 @@ int generate(GenerateOptions& options) {
                        {"guidance_batch_size", settled.batch},
                        {"guidance_devices", settled.guidance_devices},
                        {"sequence_devices", settled.sequence_devices},
+                       {"not_exact", arithmetic_text(settled)},
                        {"token_pieces", settled.token_pieces},
                        {"vae_tiles", settled.vae_tiles},
                        {"offload", name(memory.offload)},
@@ -281,6 +299,7 @@ int generate(GenerateOptions& options) {
                          {"planned_host", memory.host_peak()},
                          {"device_peak", platform->peak_bytes()},
                          {"process_peak", watch.peak_bytes()}}},
+                       {"stages", stages_json(timings)},
                        {"seconds",
                         {{"total", total},
                          {"prepare", prepare},

@@ -34,7 +34,7 @@ struct Stored {
   std::size_t bytes = 0;
 };
 
-struct Part {
+struct PartContents {
   std::string name, what, layout;  // of a published member: which
   std::int64_t parameters = 0;
   std::size_t bytes = 0, files = 0;
@@ -50,14 +50,14 @@ std::string layout_of(const Checkpoint& checkpoint, std::string_view part) {
   return "unknown names";
 }
 
-Part part_of(std::string_view name, std::string what, const Checkpoint& checkpoint) {
-  Part part{.name = std::string(name),
-            .what = std::move(what),
-            .layout = layout_of(checkpoint, name),
-            .parameters = checkpoint.parameter_count(),
-            .bytes = static_cast<std::size_t>(checkpoint.size_bytes()),
-            .files = checkpoint.file_names().size(),
-            .stored = {}};
+PartContents part_of(std::string_view name, std::string what, const Checkpoint& checkpoint) {
+  PartContents part{.name = std::string(name),
+                    .what = std::move(what),
+                    .layout = layout_of(checkpoint, name),
+                    .parameters = checkpoint.parameter_count(),
+                    .bytes = static_cast<std::size_t>(checkpoint.size_bytes()),
+                    .files = checkpoint.file_names().size(),
+                    .stored = {}};
   for (const TensorEntry& tensor : checkpoint.tensors()) {
     Stored& stored = part.stored[tensor.scaling ? tensor.scaling->name : std::string(tensor.dtype())];
     ++stored.tensors;
@@ -91,7 +91,7 @@ std::string what_of(const std::string& part, const JsonObject& config) {
                      member.empty() ? "" : fmt::format(" ({})", member));
 }
 
-void print(const Part& part) {
+void print(const PartContents& part) {
   std::string stored;
   for (const auto& [dtype, each] : part.stored)
     stored += fmt::format("{}{} {} ({})", stored.empty() ? "" : ", ", each.tensors, dtype, mib(each.bytes));
@@ -107,9 +107,9 @@ std::vector<std::string> inputs_of(const Recipe& recipe) {
   return inputs;
 }
 
-void print(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
+void print(const ModelConfig& model, const std::vector<PartContents>& parts, int pieces) {
   fmt::print("{} ({})\n", model.name, model.path.string());
-  for (const Part& part : parts) print(part);
+  for (const PartContents& part : parts) print(part);
   if (pieces) fmt::print("tokenizer     {} pieces\n", pieces);
   fmt::print("scheduler     {}, flow shift {}\n", name(model.scheduler.kind), model.scheduler.flow_shift);
   fmt::print("defaults      {}x{}, {} frame{} at {} fps, {} step{}, guidance {}\n", model.defaults.width, model.defaults.height,
@@ -117,9 +117,9 @@ void print(const ModelConfig& model, const std::vector<Part>& parts, int pieces)
              model.defaults.num_inference_steps, model.defaults.num_inference_steps == 1 ? "" : "s", model.defaults.guidance_scale);
 }
 
-Json to_json(const std::vector<Part>& parts) {
+Json to_json(const std::vector<PartContents>& parts) {
   Json json = Json::object();
-  for (const Part& part : parts) {
+  for (const PartContents& part : parts) {
     Json dtypes = Json::object(), bytes = Json::object();
     for (const auto& [dtype, stored] : part.stored) {
       dtypes[dtype] = stored.tensors;
@@ -131,7 +131,7 @@ Json to_json(const std::vector<Part>& parts) {
   return json;
 }
 
-Json to_json(const ModelConfig& model, const std::vector<Part>& parts, int pieces) {
+Json to_json(const ModelConfig& model, const std::vector<PartContents>& parts, int pieces) {
   Json json{{"model", model.name}, {"path", model.path.string()}, {"parts", to_json(parts)}};
   const std::unique_ptr<Recipe> recipe = make_recipe(model);
   json["recipe"] = recipe->name();
@@ -164,7 +164,7 @@ int info(const ModelFiles& files, bool as_json) {
     }
   };
   std::optional<ModelConfig> model;
-  std::vector<Part> parts;
+  std::vector<PartContents> parts;
   int pieces = 0;
   attempt([&] { model = open_model(files, "MODEL"); });
   if (model) {
@@ -202,7 +202,7 @@ int info(const ModelFiles& files, bool as_json) {
       print(*model, parts, pieces);
     } else {
       fmt::print("{}\n", files.model_path);
-      for (const Part& part : parts) print(part);
+      for (const PartContents& part : parts) print(part);
     }
     for (const std::string& note : notes) fmt::print("note: {}\n", note);
     if (model) {

@@ -113,7 +113,7 @@ Command add_verify(CLI::App& app) {
     add_request_field(app, request, name, value);
   for (const RequestField& field : request_fields())
     if (field.is_file()) add_request_field(app, request, field);
-  add_request_field(app, request, "guidance_batch");
+  for (const char* field : {"guidance_batch", "precision", "attention", "exact_blocks"}) add_request_field(app, request, field);
   add_json(app, options->json);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);

@@ -259,7 +259,7 @@ class LoraFile::Fitting {
         identity_(file.tensors_.front().file) {}
 
   LoraFit go() {
-    std::map<std::string, std::pair<const Module*, Parts>> modules;  // by the model's name: a file may spell one in two ways
+    std::map<std::string, std::pair<const Module*, Tensors>> modules;  // by the model's name: a file may spell one in two ways
     std::string first_unknown;
     for (const TensorEntry& tensor : file_.tensors_) {
       const std::optional<Spelled> spelled = split(tensor.name);
@@ -279,7 +279,7 @@ class LoraFile::Fitting {
         continue;
       }
       const auto [at, is_new] =
-          modules.try_emplace(module->name, module, Parts()).first->second.second.emplace(spelled->role, &tensor);
+          modules.try_emplace(module->name, module, Tensors()).first->second.second.emplace(spelled->role, &tensor);
       check(is_new, ErrorKind::invalid_argument, file_.name_,
             "two keys for one thing: got {} and {} for {}, expected one. Take one of them out.", in_quotes(at->second->name),
             in_quotes(tensor.name), module->name);
@@ -290,18 +290,18 @@ class LoraFile::Fitting {
   }
 
  private:
-  using Parts = std::map<Role, const TensorEntry*>;
+  using Tensors = std::map<Role, const TensorEntry*>;
 
-  static const TensorEntry* find(const Parts& parts, Role role) {
-    const auto found = parts.find(role);
-    return found == parts.end() ? nullptr : found->second;
+  static const TensorEntry* find(const Tensors& tensors, Role role) {
+    const auto found = tensors.find(role);
+    return found == tensors.end() ? nullptr : found->second;
   }
 
   ChangeTensor tensor(const TensorEntry& entry) const { return {weight_of(entry, file_.name_), file_.name_, entry.name}; }
 
   // The other half of `one`, which a file that has the one must have.
-  const TensorEntry& half(const Parts& parts, Role other, const TensorEntry* one, std::string_view other_name) const {
-    const TensorEntry* const found = find(parts, other);
+  const TensorEntry& half(const Tensors& tensors, Role other, const TensorEntry* one, std::string_view other_name) const {
+    const TensorEntry* const found = find(tensors, other);
     check(found != nullptr, ErrorKind::invalid_argument, file_.name_,
           "half a pair: got {} and no {}, expected both. The file is cut or broken; download or make it again.",
           in_quotes(one ? one->name : ""), other_name);
@@ -347,9 +347,9 @@ class LoraFile::Fitting {
   }
 
   // alpha / r, or 1 where nothing says alpha.
-  double scale(const Module& module, const Parts& parts, std::int64_t rank) const {
+  double scale(const Module& module, const Tensors& tensors, std::int64_t rank) const {
     const auto r = static_cast<double>(rank);
-    if (const TensorEntry* alpha = find(parts, Role::alpha)) return number_of(*alpha) / r;
+    if (const TensorEntry* alpha = find(tensors, Role::alpha)) return number_of(*alpha) / r;
     if (!file_.alphas_) return 1;
     const std::optional<double> alpha = file_.alphas_->of(module.name);
     return alpha ? *alpha / (file_.alphas_->of_root ? std::sqrt(r) : r) : 1;
@@ -364,17 +364,17 @@ class LoraFile::Fitting {
   }
 
   // One change of the weight after the other; DoRA's magnitude is of all that are sums.
-  void add(const Module& module, const Parts& parts) {
-    if (const TensorEntry* tucker = find(parts, Role::tucker))
+  void add(const Module& module, const Tensors& tensors) {
+    if (const TensorEntry* tucker = find(tensors, Role::tucker))
       fail(ErrorKind::unsupported, file_.name_, "{} is not supported: got a Tucker factor of a convolution, expected none.",
            in_quotes(tucker->name));
     std::vector<Change> sums;
-    std::vector<LowRankChange> low_rank = add_low_rank_of(module, parts, sums);
-    add_hadamard_of(module, parts, sums);
-    add_kronecker_of(module, parts, sums);
-    const TensorEntry* const alpha = find(parts, Role::alpha);
-    const TensorEntry* const dora = find(parts, Role::dora_scale);
-    const TensorEntry* const magnitude = dora ? dora : find(parts, Role::magnitude);
+    std::vector<LowRankChange> low_rank = add_low_rank_of(module, tensors, sums);
+    add_hadamard_of(module, tensors, sums);
+    add_kronecker_of(module, tensors, sums);
+    const TensorEntry* const alpha = find(tensors, Role::alpha);
+    const TensorEntry* const dora = find(tensors, Role::dora_scale);
+    const TensorEntry* const magnitude = dora ? dora : find(tensors, Role::magnitude);
     for (const TensorEntry* lonely : {alpha, magnitude})
       check(!lonely || !sums.empty(), ErrorKind::invalid_argument, file_.name_,
             "half a pair: got {} and nothing that it belongs to. The file is cut or broken; download or make it again.",
@@ -393,9 +393,9 @@ class LoraFile::Fitting {
       change(*module.weight, summed, std::move(low_rank));
     }
     for (const Role role : {Role::difference, Role::modulation_difference})
-      if (const TensorEntry* difference = find(parts, role)) add_difference_to(*module.weight, *difference, 1);
-    if (const TensorEntry* difference = find(parts, Role::bias_difference)) add_difference_to(*module.bias, *difference, 1);
-    if (const TensorEntry* value = find(parts, Role::value)) {
+      if (const TensorEntry* difference = find(tensors, role)) add_difference_to(*module.weight, *difference, 1);
+    if (const TensorEntry* difference = find(tensors, Role::bias_difference)) add_difference_to(*module.bias, *difference, 1);
+    if (const TensorEntry* value = find(tensors, Role::value)) {
       check_whole(*module.weight, *value);
       change(*module.weight,
              [v = tensor(*value)](WeightPtr base, double strength) { return set_value(std::move(base), v, strength); });
@@ -403,18 +403,18 @@ class LoraFile::Fitting {
   }
 
   // Adds to `sums`, and returns what it added.
-  std::vector<LowRankChange> add_low_rank_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
-    const TensorEntry *one = find(parts, Role::down), *other = find(parts, Role::up), *bias = find(parts, Role::up_bias);
+  std::vector<LowRankChange> add_low_rank_of(const Module& module, const Tensors& tensors, std::vector<Change>& sums) {
+    const TensorEntry *one = find(tensors, Role::down), *other = find(tensors, Role::up), *bias = find(tensors, Role::up_bias);
     if (!one && !other) {
       check(!bias, ErrorKind::invalid_argument, file_.name_,
             "half a pair: got {} and no lora_A and lora_B. The file is cut or broken.", in_quotes(bias ? bias->name : ""));
       return {};
     }
-    const TensorEntry& down = half(parts, Role::down, other, "lora_A or lora_down");
-    const TensorEntry& up = half(parts, Role::up, one, "lora_B or lora_up");
+    const TensorEntry& down = half(tensors, Role::down, other, "lora_A or lora_down");
+    const TensorEntry& up = half(tensors, Role::up, one, "lora_B or lora_up");
     const ExpectedTensor& weight = *module.weight;
     const std::int64_t rank = check_pair(up, down, rows_of(weight.shape), columns_of(weight.shape), weight);
-    const double factor = scale(module, parts, rank);
+    const double factor = scale(module, tensors, rank);
     sums.emplace_back([u = tensor(up), d = tensor(down), factor](WeightPtr base, double strength) {
       return add_low_rank(std::move(base), u, d, strength * factor);
     });
@@ -422,22 +422,22 @@ class LoraFile::Fitting {
     return {{tensor(up), tensor(down), strength_ * factor}};
   }
 
-  void add_hadamard_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
+  void add_hadamard_of(const Module& module, const Tensors& tensors, std::vector<Change>& sums) {
     constexpr std::pair<Role, std::string_view> kFactors[] = {{Role::hada_w1_a, "hada_w1_a"},
                                                               {Role::hada_w1_b, "hada_w1_b"},
                                                               {Role::hada_w2_a, "hada_w2_a"},
                                                               {Role::hada_w2_b, "hada_w2_b"}};
     const TensorEntry* any = nullptr;
     for (const auto& [role, name] : kFactors)
-      if (!any) any = find(parts, role);
+      if (!any) any = find(tensors, role);
     if (!any) return;
     std::vector<const TensorEntry*> f;
-    for (const auto& [role, name] : kFactors) f.push_back(&half(parts, role, any, name));
+    for (const auto& [role, name] : kFactors) f.push_back(&half(tensors, role, any, name));
     const ExpectedTensor& weight = *module.weight;
     const std::int64_t rows = rows_of(weight.shape), columns = columns_of(weight.shape);
     const std::int64_t rank = check_pair(*f[0], *f[1], rows, columns, weight);
     check_pair(*f[2], *f[3], rows, columns, weight);
-    const double factor = scale(module, parts, rank);
+    const double factor = scale(module, tensors, rank);
     sums.emplace_back(
         [a1 = tensor(*f[0]), b1 = tensor(*f[1]), a2 = tensor(*f[2]), b2 = tensor(*f[3]), factor](WeightPtr base, double strength) {
           return add_hadamard(std::move(base), a1, b1, a2, b2, strength * factor);
@@ -445,9 +445,9 @@ class LoraFile::Fitting {
   }
 
   // A factor of a Kronecker product, whole or as two factors itself; `rank` becomes that of the latter.
-  std::optional<ChangeMatrix> kronecker_factor(const Module& module, const Parts& parts, Role whole, Role a, Role b,
+  std::optional<ChangeMatrix> kronecker_factor(const Module& module, const Tensors& tensors, Role whole, Role a, Role b,
                                                std::string_view name, std::optional<std::int64_t>& rank) const {
-    const TensorEntry *w = find(parts, whole), *first = find(parts, a), *second = find(parts, b);
+    const TensorEntry *w = find(tensors, whole), *first = find(tensors, a), *second = find(tensors, b);
     check(!w || (!first && !second), ErrorKind::invalid_argument, file_.name_,
           "two keys for one thing: got {} and {}, expected one. Take one of them out.", in_quotes(w ? w->name : ""),
           in_quotes(first    ? first->name
@@ -458,8 +458,8 @@ class LoraFile::Fitting {
       return ChangeMatrix{tensor(*w)};
     }
     if (!first && !second) return {};
-    const TensorEntry& up = half(parts, a, second, fmt::format("{}_a", name));
-    const TensorEntry& down = half(parts, b, first, fmt::format("{}_b", name));
+    const TensorEntry& up = half(tensors, a, second, fmt::format("{}_a", name));
+    const TensorEntry& down = half(tensors, b, first, fmt::format("{}_b", name));
     if (up.shape.rank() < 2 || up.shape.count() < 1) refuse_shape(up, "a matrix", *module.weight);
     if (down.shape.rank() < 2 || down.shape.count() < 1 || down.shape.dim(0) != up.shape.count(1, up.shape.rank()))
       refuse_shape(down, fmt::format("[{},n]", up.shape.count(1, up.shape.rank())), *module.weight);
@@ -467,10 +467,10 @@ class LoraFile::Fitting {
     return ChangeMatrix{tensor(up), tensor(down)};
   }
 
-  void add_kronecker_of(const Module& module, const Parts& parts, std::vector<Change>& sums) {
+  void add_kronecker_of(const Module& module, const Tensors& tensors, std::vector<Change>& sums) {
     std::optional<std::int64_t> rank;  // of the second factor, if that has one, else of the first
-    auto w1 = kronecker_factor(module, parts, Role::lokr_w1, Role::lokr_w1_a, Role::lokr_w1_b, "lokr_w1", rank);
-    auto w2 = kronecker_factor(module, parts, Role::lokr_w2, Role::lokr_w2_a, Role::lokr_w2_b, "lokr_w2", rank);
+    auto w1 = kronecker_factor(module, tensors, Role::lokr_w1, Role::lokr_w1_a, Role::lokr_w1_b, "lokr_w1", rank);
+    auto w2 = kronecker_factor(module, tensors, Role::lokr_w2, Role::lokr_w2_a, Role::lokr_w2_b, "lokr_w2", rank);
     if (!w1 && !w2) return;
     check(w1 && w2, ErrorKind::invalid_argument, file_.name_,
           "half a pair: got {} and no {}, expected both. The file is cut or broken.", in_quotes((w1 ? w1 : w2)->first.key),
@@ -482,7 +482,7 @@ class LoraFile::Fitting {
           "size of it.",
           in_quotes(w1->first.key), w1->rows(), w1->columns(), w2->rows(), w2->columns(), rows_of(weight.shape),
           columns_of(weight.shape), weight.name, weight.shape.str(), component_);
-    const double factor = rank ? scale(module, parts, *rank) : 1;
+    const double factor = rank ? scale(module, tensors, *rank) : 1;
     sums.emplace_back([a = *w1, b = *w2, factor](WeightPtr base, double strength) {
       return add_kronecker(std::move(base), a, b, strength * factor);
     });

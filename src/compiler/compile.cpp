@@ -1,12 +1,18 @@
 #include "compiler/compile.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <future>
 #include <map>
 #include <set>
+#include <system_error>
+#include <thread>
 #include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "compiler/passes/common_subexpressions.h"
 #include "compiler/passes/fold_epilogues.h"
 #include "compiler/passes/fuse.h"
@@ -129,6 +135,24 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
   return plan;
 }
 
+// Graph by graph, by as many threads as there are: the passes of one know nothing of another, and a request has up to twenty.
+std::vector<Plan> run_passes(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options) {
+  std::vector<Plan> plans(graphs.size());
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i; (i = next++) < graphs.size();) plans[i] = run_passes(graphs[i], platform, options);
+  };
+  std::vector<std::future<void>> others;  // whose errors come here
+  try {
+    while (others.size() + 1 < std::min<std::size_t>(graphs.size(), std::max(1u, std::thread::hardware_concurrency())))
+      others.push_back(std::async(std::launch::async, work));
+  } catch (const std::system_error&) {  // no more threads for this process: those that run do it
+  }
+  work();
+  for (std::future<void>& other : others) other.get();
+  return plans;
+}
+
 // Where all lies that the steps read and write; their kernels are known.
 void place(Plan& plan, Platform& platform) {
   std::vector<StepNeeds> needs;
@@ -182,9 +206,12 @@ void place(Plan& plan, Platform& platform) {
 }  // namespace
 
 std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, const CompileOptions& options) {
-  std::vector<Plan> plans;
-  for (const Graph& graph : graphs) plans.push_back(run_passes(graph, platform, options));
+  const auto start = std::chrono::steady_clock::now();
+  const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
+  std::vector<Plan> plans = run_passes(graphs, platform, options);
+  const double passed = seconds();
   const auto implemented = implement(plans, platform, options.overrides);
+  const double made = seconds();
   for (Plan& plan : plans) {
     std::set<const Kernel*> distinct;
     for (Step& step : plan.steps) {
@@ -195,6 +222,8 @@ std::vector<Plan> compile(const std::vector<Graph>& graphs, Platform& platform, 
     plan.kernel_count = distinct.size();
     place(plan, platform);
   }
+  log(LogLevel::detail, fmt::format("{} plans: passes {:.2f} s, kernels {:.2f} s, memory {:.2f} s", plans.size(), passed,
+                                    made - passed, seconds() - made));
   return plans;
 }
 

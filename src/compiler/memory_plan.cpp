@@ -1,6 +1,8 @@
 #include "compiler/memory_plan.h"
 
 #include <algorithm>
+#include <cstdint>
+#include <functional>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -65,9 +67,8 @@ std::size_t most_alive(const std::vector<Block*>& blocks, std::size_t steps) {
   return most;
 }
 
-// Greedy: the largest block first, each at the lowest offset that is free during its life. Returns the total.
-std::size_t assign_offsets(std::vector<Block*> blocks) {
-  std::stable_sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->bytes > b->bytes; });
+// Greedy: each block in this order at the lowest offset that is free during its life. Returns the total.
+std::size_t assign_in_order(const std::vector<Block*>& blocks) {
   std::size_t total = 0;
   std::vector<const Block*> placed;  // by offset
   for (Block* block : blocks) {
@@ -84,6 +85,32 @@ std::size_t assign_offsets(std::vector<Block*> blocks) {
         block);
   }
   return total;
+}
+
+// The largest first, which is nearly always as good as can be. Where it is not (a stream in pieces, which live long among others of
+// their size that do not), also the one that lives longest first, the largest product of both, and in the order they begin: the
+// best of the four. Returns the total.
+std::size_t assign_offsets(std::vector<Block*> blocks, std::size_t most_alive) {
+  const auto life = [](const Block* block) { return static_cast<std::size_t>(block->last - block->first + 1); };
+  using Key = std::function<std::size_t(const Block*)>;
+  const Key keys[] = {[](const Block* block) { return block->bytes; }, life,
+                      [&](const Block* block) { return block->bytes * life(block); },
+                      [](const Block* block) { return SIZE_MAX - static_cast<std::size_t>(block->first); }};
+  std::size_t best = 0;
+  std::vector<std::pair<Block*, std::size_t>> offsets;  // of the best
+  for (const Key& key : keys) {
+    std::stable_sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->bytes > b->bytes; });
+    std::stable_sort(blocks.begin(), blocks.end(), [&](const Block* a, const Block* b) { return key(a) > key(b); });
+    const std::size_t total = assign_in_order(blocks);
+    if (offsets.empty() || total < best) {
+      best = total;
+      offsets.clear();
+      for (Block* block : blocks) offsets.emplace_back(block, block->offset);
+    }
+    if (best <= most_alive + most_alive / 50) break;
+  }
+  for (const auto& [block, offset] : offsets) block->offset = offset;
+  return best;
 }
 
 }  // namespace
@@ -213,7 +240,7 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
   for (Block& block : scratch)
     if (block.bytes) all.push_back(&block);
   plan.alive_bytes = most_alive(all, plan.steps.size());
-  plan.workspace_bytes = assign_offsets(std::move(all));
+  plan.workspace_bytes = assign_offsets(std::move(all), plan.alive_bytes);
 
   for (const NodePtr& node : graph.nodes) {
     if (node->opcode == Opcode::parameter || node->opcode == Opcode::constant) continue;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <unordered_map>
 
+#include "base/codes.h"
 #include "base/error.h"
 #include "ir/change.h"
 
@@ -55,6 +56,22 @@ double activate(double x, Activation activation) {
   }
   return x;
 }
+
+// Rows of numbers as codes, in f32 as every platform makes them.
+struct CodedRows {
+  std::vector<std::int8_t> codes;
+  std::vector<double> scales;
+
+  // `rotated`: as rows of a linear are.
+  CodedRows(const Values& values, std::int64_t width, bool rotated) : codes(values.size()) {
+    std::vector<float> row(static_cast<std::size_t>(width));
+    for (std::size_t begin = 0; begin < values.size(); begin += row.size()) {
+      for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<float>(values[begin + i]);
+      std::int8_t* const to = codes.data() + begin;
+      scales.push_back(static_cast<double>(rotated ? encode_row(row, to) : encode_as_it_is(row, to)));
+    }
+  }
+};
 
 class Interpreter {
  public:
@@ -196,6 +213,13 @@ class Interpreter {
       case Opcode::linear: {
         const std::int64_t k_count = in[0]->shape.dim(-1), n_count = shape.dim(-1);
         const bool is_changed = has_change(node);
+        if (node.as<ProductAttributes>().codes != Codes::none) {
+          const CodedRows x(in[0]->values, k_count, true), w(in[1]->values, k_count, true);
+          return each([&](std::int64_t i) {
+            const auto row = static_cast<std::size_t>(i / n_count), column = static_cast<std::size_t>(i % n_count);
+            return epilogue(node, in, dot(x, row, w, column, k_count) * x.scales[row] * w.scales[column], i);
+          });
+        }
         const auto weight = [&](std::int64_t i) {
           return is_changed ? round_to(at(1, i) + at(in.size() - 1, i), node.inputs[1].dtype()) : at(1, i);
         };
@@ -213,6 +237,14 @@ class Interpreter {
       case Opcode::fused: break;
     }
     fail(ErrorKind::internal, "interpreter", "no value for {}.", name(node.opcode));
+  }
+
+  // Of row a and row b, exact.
+  static double dot(const CodedRows& a, std::size_t row_a, const CodedRows& b, std::size_t row_b, std::int64_t width) {
+    std::int64_t total = 0;
+    for (std::size_t k = 0, n = static_cast<std::size_t>(width); k < n; ++k)
+      total += std::int64_t{a.codes[row_a * n + k]} * b.codes[row_b * n + k];
+    return static_cast<double>(total);
   }
 
   static double epilogue(const Node& node, const std::vector<const ReferenceTensor*>& in, double total, std::int64_t i) {
@@ -256,7 +288,65 @@ class Interpreter {
     return total;
   }
 
+  // One head's positions [L,D] of an operand.
+  static Values head_of(const Node& node, const ReferenceTensor& tensor, int operand, std::int64_t batch, std::int64_t head) {
+    const HeadsLayout layout = heads_layout(node, operand);
+    const std::int64_t width = node.types[0].shape.dim(3), length = tensor.shape.dim(1);
+    Values values;
+    for (std::int64_t position = 0; position < length; ++position) {
+      const auto* const from = tensor.values.data() + (batch * length + position) * layout.step + layout.first + head * width;
+      values.insert(values.end(), from, from + width);
+    }
+    return values;
+  }
+
+  static Values transposed(const Values& values, std::int64_t width) {
+    const auto columns = static_cast<std::size_t>(width), rows = values.size() / columns;
+    Values turned(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) turned[i % columns * rows + i / columns] = values[i];
+    return turned;
+  }
+
+  static Values attend_in_codes(const Node& node, const std::vector<const ReferenceTensor*>& in) {
+    const Shape& shape = node.types[0].shape;  // [B,Lq,N,D]
+    const std::int64_t heads = shape.dim(2), width = shape.dim(3), queries = shape.dim(1), keys = in[1]->shape.dim(1);
+    const double scale = node.as<AttentionAttributes>().scale;
+    Values out(static_cast<std::size_t>(shape.count()));
+    for (std::int64_t batch = 0; batch < shape.dim(0); ++batch)
+      for (std::int64_t head = 0; head < heads; ++head) {
+        Values k = head_of(node, *in[1], 1, batch, head);
+        for (std::int64_t d = 0; d < width; ++d) {
+          double mean = 0;
+          for (std::int64_t key = 0; key < keys; ++key) mean += k[static_cast<std::size_t>(key * width + d)];
+          for (std::int64_t key = 0; key < keys; ++key)
+            k[static_cast<std::size_t>(key * width + d)] -= mean / static_cast<double>(keys);
+        }
+        const CodedRows q_codes(head_of(node, *in[0], 0, batch, head), width, false), k_codes(k, width, false),
+            v_codes(transposed(head_of(node, *in[2], 2, batch, head), width), keys, false);
+        for (std::int64_t query = 0; query < queries; ++query) {
+          const auto row = static_cast<std::size_t>(query);
+          Values scores(static_cast<std::size_t>(keys));
+          for (std::size_t key = 0; key < scores.size(); ++key)
+            scores[key] = dot(q_codes, row, k_codes, key, width) * q_codes.scales[row] * k_codes.scales[key] * scale;
+          // A score that is not a number makes all of the row so.
+          double largest = -HUGE_VAL, total = 0;
+          for (const double score : scores) largest = score > largest || std::isnan(score) ? score : largest;
+          for (double& score : scores) total += score = std::nearbyint(255 * std::exp(score - largest));
+          for (std::int64_t d = 0; d < width; ++d) {
+            const auto channel = static_cast<std::size_t>(d);
+            double sum = 0;
+            for (std::size_t key = 0; key < scores.size(); ++key) sum += scores[key] * v_codes.codes[channel * scores.size() + key];
+            const double value = sum * v_codes.scales[channel] / total;
+            out[static_cast<std::size_t>(((batch * queries + query) * heads + head) * width + d)] =
+                node.types[0].dtype == DType::bf16 ? round_to(value, DType::bf16) : value;
+          }
+        }
+      }
+    return out;
+  }
+
   static Values attend(const Node& node, const std::vector<const ReferenceTensor*>& in) {
+    if (node.as<AttentionAttributes>().codes != Codes::none) return attend_in_codes(node, in);
     const auto& attributes = node.as<AttentionAttributes>();
     const Shape& shape = node.types[0].shape;  // [B,Lq,N,D]
     const std::int64_t heads = shape.dim(2), width = shape.dim(3), queries = shape.dim(1), keys = in[1]->shape.dim(1);

@@ -163,6 +163,13 @@ std::string_view without_quotes(const Line& line, std::string_view text) {
   return text.substr(1, text.size() - 2);
 }
 
+Codes parse_codes(const Line& line, AttributeWords& words) {
+  const auto text = words.take("codes=");
+  if (!text) return Codes::none;
+  if (*text != name(Codes::i8)) line.refuse("got codes={}, expected {}.", *text, name(Codes::i8));
+  return Codes::i8;
+}
+
 Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& words) {
   const auto axis = [&] {
     const int number = parse_number<int>(line, words.require(opcode, "axis="));
@@ -193,6 +200,7 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
       attributes.has_residual = words.take("+residual").has_value();
       if (words.take("+gelu_tanh")) attributes.activation = Activation::gelu_tanh;
       if (words.take("+silu")) attributes.activation = Activation::silu;
+      attributes.codes = parse_codes(line, words);
       if (opcode == Opcode::linear) return attributes;
       attributes.has_history = words.take("+history").has_value();
       if (const auto upsample = words.take("upsample=")) attributes.upsample = parse_number<int>(line, *upsample);
@@ -207,6 +215,7 @@ Attributes parse_attributes(const Line& line, Opcode opcode, AttributeWords& wor
     case Opcode::attention: {
       const auto scale = parse_number<double>(line, words.require(opcode, "scale="));
       AttentionAttributes attributes{scale, words.take("+bias").has_value()};
+      attributes.codes = parse_codes(line, words);
       if (const auto heads = words.take("heads=")) {
         attributes.heads = parse_number<std::int64_t>(line, *heads);
         const std::vector<std::int64_t> first = parse_numbers<std::int64_t>(line, words.require(opcode, "from="));

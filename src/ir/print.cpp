@@ -40,6 +40,7 @@ std::string attributes(const Node& node) {
     if (product->activation == Activation::gelu_tanh) text += " +gelu_tanh";
     if (product->activation == Activation::silu) text += " +silu";
     if (product->has_residual) text += " +residual";
+    if (product->codes != Codes::none) text += fmt::format(" codes={}", name(product->codes));
     if (product->has_history) text += " +history";
     if (has_change(node)) text += " +change";
     if (product->upsample != 1) text += fmt::format(" upsample={}", product->upsample);
@@ -50,6 +51,7 @@ std::string attributes(const Node& node) {
   }
   if (const auto* attention = std::get_if<AttentionAttributes>(&node.attributes)) {
     std::string text = fmt::format(" scale={}{}", attention->scale, attention->has_bias ? " +bias" : "");
+    if (attention->codes != Codes::none) text += fmt::format(" codes={}", name(attention->codes));
     if (attention->heads != 0) text += fmt::format(" heads={} from={}", attention->heads, fmt::join(attention->first_head, ","));
     return text;
   }

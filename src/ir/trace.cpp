@@ -250,6 +250,7 @@ Value linear(const Value& x, const Value& weight, const ProductOptions& options)
   type.shape.dim(-1) = weight.dim(0);
   std::vector<Value> inputs{x, weight};
   ProductAttributes attributes = add_epilogue("linear", inputs, type, options);
+  attributes.codes = options.codes;
   return make_node(Opcode::linear, std::move(inputs), attributes, {std::move(type)});
 }
 
@@ -258,6 +259,8 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
   require(weight.dtype() == x.dtype() && weight.shape().rank() == 5 && weight.dim(1) == x.dim(3), "conv",
           "bad weight: got {}, expected {}[O,{},kt,kh,kw] to match x {}.", weight.type().str(), name(x.dtype()), x.dim(3),
           x.type().str());
+  require(options.codes == Codes::none, "conv", "got codes of {}, expected none: only linear and attention have them.",
+          name(options.codes));
   require(window.upsample == 1 || window.upsample == 2, "conv", "bad upsample: got {}, expected 1 or 2.", window.upsample);
   Type type{x.dtype(), {0, 0, 0, weight.dim(0)}};
   Shape frames = x.shape();
@@ -288,8 +291,8 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
   return make_node(Opcode::conv, std::move(inputs), attributes, {std::move(type)});
 }
 
-Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias) {
-  return attention(q, k, v, AttentionAttributes{scale}, bias);
+Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias, Codes codes) {
+  return attention(q, k, v, AttentionAttributes{.scale = scale, .codes = codes}, bias);
 }
 
 Value attention(const Value& q, const Value& k, const Value& v, const AttentionAttributes& given, const Value& bias) {
@@ -312,6 +315,8 @@ Value attention(const Value& q, const Value& k, const Value& v, const AttentionA
           "attention", "bad k: got {}, expected [B,Lk,N,D] to match q {}.", keys.str(), result.str());
   require(values == keys, "attention", "bad v: got {}, expected {} as k.", values.str(), keys.str());
   std::vector<Value> inputs{q, k, v};
+  require(!bias || attributes.codes == Codes::none, "attention", "got a bias and codes of {}, expected one of them.",
+          name(attributes.codes));
   if (bias) {
     const Shape full{shape.dim(0), shape.dim(2), shape.dim(1), k.dim(1)};
     bool ok = bias.dtype() == DType::f32 && bias.shape().rank() == 4 && bias.dim(3) == full.dim(3);

@@ -61,9 +61,12 @@ struct ProductOptions {
   Value bias = {};      // [N]
   Value residual = {};  // of the result's shape
   Activation activation = Activation::none;
-  Value history = {};  // conv: frames that come before x, [t,H,W,I], as if concat had put them there
+  Value history = {};         // conv: frames that come before x, [t,H,W,I], as if concat had put them there
+  Codes codes = Codes::none;  // linear
 };
 // activation(x @ weight^T + bias) + residual, f32 accumulators, one rounding. [..,K], [N,K] -> [..,N]
+// With codes rows of x and of weight become codes and scales first, and the sums are integers, exact: (sum * scale of x's row) *
+// scale of weight's row, in f32, stands in their place.
 Value linear(const Value& x, const Value& weight, const ProductOptions& options = {});
 
 struct ConvWindow {  // axes T, H, W
@@ -79,7 +82,9 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
 
 // softmax(scale * q k^T + bias) v for each of N heads, softmax in f32; the L x L matrix is never stored.
 // q [B,Lq,N,D], k [B,Lk,N,D], v [B,Lk,N,D], bias f32 [1|B,1|N,1|Lq,Lk] or absent -> [B,Lq,N,D]
-Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {});
+Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {}, Codes codes = Codes::none);
+// With codes, of each batch and head: q and k (which is off by its mean over the keys, a constant that softmax does not see) become
+// codes a token, v a channel; weights exp(score - largest of the row) become nearest(255 w), which are also what is summed.
 // For passes: N is attributes.heads, and q, k and v may have more of them.
 Value attention(const Value& q, const Value& k, const Value& v, const AttentionAttributes& attributes, const Value& bias);
 

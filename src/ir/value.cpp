@@ -8,6 +8,8 @@
 
 namespace zoe {
 
+std::string_view name(Codes codes) { return codes == Codes::i8 ? "i8" : "none"; }
+
 std::string_view name(Opcode opcode) {
   switch (opcode) {
 // clang-format off

@@ -96,6 +96,10 @@ class Value {
 
 enum class Activation : std::uint8_t { none, gelu_tanh, silu };
 
+// What a product multiplies: its operands as they are, or codes that are made of them (base/codes.h), one scale a row.
+enum class Codes : std::uint8_t { none, i8 };
+std::string_view name(Codes codes);  // "i8"
+
 struct ConstantAttributes {
   double value;
 };
@@ -117,6 +121,7 @@ struct ProductAttributes {  // linear and conv; operands are x, weight, then bia
   bool has_bias = false, has_residual = false;
   bool has_history = false;                  // conv: frames that come before x
   Activation activation = Activation::none;  // before the residual is added
+  Codes codes = Codes::none;                 // linear
   int upsample = 1;                          // conv: 2 if x is first made twice as high and wide, see ConvWindow
   std::array<int, 3> stride = {1, 1, 1};     // conv, axes T H W
   std::array<int, 3> pad_begin = {0, 0, 0}, pad_end = {0, 0, 0};
@@ -124,6 +129,7 @@ struct ProductAttributes {  // linear and conv; operands are x, weight, then bia
 struct AttentionAttributes {  // operands are q, k, v, then bias where present
   double scale;
   bool has_bias = false;
+  Codes codes = Codes::none;  // without a bias
   // Set where q, k or v hold more heads than are attended with (they are parts of one wider product): `heads` of operand i from
   // number first_head[i] on. 0: all there are.
   std::int64_t heads = 0;

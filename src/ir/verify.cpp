@@ -40,6 +40,7 @@ std::vector<Type> result_types(const Node& node) {
     std::size_t next = 2;
     ProductOptions options;
     options.activation = attributes.activation;
+    options.codes = attributes.codes;
     if (attributes.has_bias) options.bias = in.at(next++);
     if (attributes.has_residual) options.residual = in.at(next++);
     if (attributes.has_history) options.history = in.at(next++);
@@ -79,6 +80,8 @@ std::vector<Type> result_types(const Node& node) {
     case Opcode::linear:
       check(!has_change(node) || in.back().type() == in.at(1).type(), ErrorKind::internal, "linear",
             "bad change: got {}, expected {}.", in.back().type().str(), in.at(1).type().str());
+      check(node.as<ProductAttributes>().codes == Codes::none || (!has_change(node) && kept_parts(in.at(1).node()).empty()),
+            ErrorKind::internal, "linear", "codes are made of a dense weight: got one that stays as it is stored.");
       return {linear(in.at(0), in.at(1), product_options(node.as<ProductAttributes>())).type()};
     case Opcode::conv: {
       const auto& attributes = node.as<ProductAttributes>();

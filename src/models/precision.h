@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "ir/value.h"
 
 namespace zoe {
 
@@ -15,6 +16,10 @@ struct Precision {
   DType stream;     // activations between products, and results of products and attention
   DType product;    // operands of linears; no wider than the stream
   DType attention;  // queries, keys and values; no wider than the stream
+  // What becomes codes of that: operands of a block's linears, and of the attention of tokens to one another.
+  Codes product_codes = Codes::none, attention_codes = Codes::none;
+
+  Precision without_codes() const { return {stream, product, attention}; }
 };
 
 class ComponentPrecision {
@@ -31,7 +36,7 @@ class ComponentPrecision {
   }
 
   DType stream() const { return all_.stream; }
-  const Precision& outside_blocks() const { return all_; }
+  Precision outside_blocks() const { return all_.without_codes(); }
   const Precision& of_block(int block) const {
     const Precision* found = &all_;
     for (const Blocks& each : blocks_)

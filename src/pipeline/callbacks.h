@@ -59,9 +59,16 @@ struct Callbacks {
   Profile* profile = nullptr;  // gets every step of every plan, and the phases
 };
 
+struct StageTime {  // seconds, of all videos together
+  std::string stage;
+  double load = 0;  // until its weights were there
+  double run = 0;
+};
+
 struct Timings {  // seconds
   double load = 0, encode = 0, denoise = 0, decode = 0;
   double first_step = 0;  // from the start of the run until the first denoising step is done
+  std::vector<StageTime> stages = {};
 };
 
 }  // namespace zoe

@@ -85,7 +85,10 @@ Execution::Execution(Resources& resources, const BoundProgram& program, const Pl
   };
 }
 
-Execution::~Execution() { end_preparing(true); }
+Execution::~Execution() {
+  end_preparing(true);
+  end_loading();
+}
 
 Timings Execution::go(Work& work) {
   try {
@@ -115,6 +118,7 @@ Timings Execution::go(Work& work) {
 // Nothing stays in flight. What is on the device is good after a request that was cancelled; after another failure who knows.
 void Execution::stop(bool cancelled) {
   end_preparing(true);
+  end_loading();
   std::vector<Stream*> streams;
   for (const Resources::Device& device : resources_.devices)
     streams.insert(streams.end(), {device.stream.get(), device.downloads.get()});
@@ -152,8 +156,10 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   auto start = StepClock::now();
   end_preparing(false);
   if (work.takes_weights(number, video, callbacks_)) load_weights(number, video);
+  load_ahead(work, number, video);
   start_preparing(number);
-  timings_.load += seconds_since(start);
+  const double load = seconds_since(start);
+  timings_.load += load;
   if (callbacks_.profile) callbacks_.profile->phase("load for " + stage.name, start, StepClock::now());
 
   start = StepClock::now();
@@ -172,6 +178,9 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
   work.run(number, video, run);
   for (const Resources::Device& device : resources_.devices) device.stream->synchronize();
   const double seconds = seconds_since(start);
+  if (timings_.stages.size() <= number) timings_.stages.resize(program_.program().stages.size());
+  StageTime& time = timings_.stages[number];
+  time.stage = stage.name, time.load += load, time.run += seconds;
   switch (stage.phase) {
     case Phase::load: timings_.load += seconds; break;
     case Phase::encode: timings_.encode += seconds; break;
@@ -190,6 +199,7 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
   std::size_t used = 1;
   for (std::size_t device = 0; device < plans.size(); ++device)
     if (!plans[device].empty()) used = device + 1;
+  for (const auto& [name, of] : plans[0]) wait_for(name);
   resources_.threads.all(used, [&](std::size_t device) {
     for (const auto& [name, of] : plans[device]) {
       const auto progress = [&](std::size_t done, std::size_t total) {
@@ -201,6 +211,69 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
       else component.load(of, callbacks_.cancel, progress);
     }
   });
+}
+
+// Components whose first stage comes later are loaded while this one runs, one behind the other, each with the plans of all its
+// stages: no stage that runs meanwhile has weights of a component that is being loaded.
+void Execution::load_ahead(const Work& work, std::size_t stage, std::size_t video) {
+  if (resources_.platform.host_addressable()) return;
+  std::vector<std::packaged_task<void()>> tasks;
+  std::vector<std::string> names;
+  for (std::size_t later = stage + 1; later < program_.program().stages.size(); ++later)
+    for (const BoundProgram::Use& use : program_.uses(later)) {
+      const std::string& name = use.use->component;
+      const auto found = placement_.ahead.find(name);
+      // Those of other devices are loaded by their devices' threads, all at once.
+      if (use.device != 0 || found == placement_.ahead.end() || found->second > stage || loaded_.contains(name)) continue;
+      Component* const component = resources_.components.at(name).get();
+      if (component->weights().size_bytes() > 0 || !work.takes_weights(later, video, callbacks_)) continue;
+      std::vector<const Plan*> plans;
+      for (std::size_t each = later; each < program_.program().stages.size(); ++each)
+        for (const Plan* plan : program_.plans_of(each, name))
+          if (std::find(plans.begin(), plans.end(), plan) == plans.end()) plans.push_back(plan);
+      tasks.emplace_back([this, component, name, plans = std::move(plans)] {
+        const auto start = StepClock::now();
+        component->load(plans, &give_up_, [&](std::size_t done, std::size_t total) {
+          if (callbacks_.progress && waited_for_ == component) callbacks_.progress({Phase::load, 0, done, total});
+        });
+        log(LogLevel::detail, fmt::format("{} loaded in {:.2f} s, ahead of its first stage", name, seconds_since(start)));
+      });
+      loaded_[name] = tasks.back().get_future();
+      names.push_back(name);
+    }
+  if (tasks.empty()) return;
+  if (!loading_.valid()) give_up_ = false;
+  try {
+    loading_ =
+        std::async(std::launch::async, [before = std::move(loading_), tasks = std::move(tasks), target = log_target()]() mutable {
+          const LogScope log_scope(target);
+          if (before.valid()) before.get();
+          for (std::packaged_task<void()>& task : tasks) task();
+        });
+  } catch (const std::system_error&) {  // no more threads for this process: each is loaded before its stage
+    for (const std::string& name : names) loaded_.erase(name);
+  }
+}
+
+// Until it is loaded; what went wrong there is told here. A request that is cancelled gives up what is being loaded.
+void Execution::wait_for(const std::string& component) {
+  const auto found = loaded_.find(component);
+  if (found == loaded_.end()) return;
+  constexpr std::chrono::milliseconds kBetweenLooks{10};
+  waited_for_ = resources_.components.at(component).get();
+  while (found->second.wait_for(kBetweenLooks) != std::future_status::ready)
+    if (callbacks_.cancel && callbacks_.cancel->load(std::memory_order_relaxed)) give_up_ = true;
+  waited_for_ = nullptr;
+  std::future<void> loaded = std::move(found->second);
+  loaded_.erase(found);
+  loaded.get();
+}
+
+void Execution::end_loading() {
+  if (!loading_.valid()) return;
+  give_up_ = true;
+  loading_.get();
+  loaded_.clear();
 }
 
 // While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.

@@ -24,6 +24,7 @@ struct Placement {
   // of the one behind it are packed there.
   std::size_t host_bytes = 0;
   bool keeps_host = false;  // for later requests
+  Ahead ahead = {};
 };
 
 // What a session owns and its requests use in turn.
@@ -67,6 +68,9 @@ class Execution {
   void begin();
   void stop(bool cancelled);
   void load_weights(std::size_t stage, std::size_t video);
+  void load_ahead(const Work& work, std::size_t stage, std::size_t video);
+  void wait_for(const std::string& component);
+  void end_loading();
   void release_weights(std::size_t stage, std::size_t video);
   void start_preparing(std::size_t stage);
   void end_preparing(bool give_up);
@@ -81,8 +85,11 @@ class Execution {
   const PlanRunner& runner_;
   StepTimer timer_;
   StageRun::StoredReader stored_;
-  std::future<void> preparing_;        // a thread packs what the next stage will load
-  std::atomic<bool> give_up_ = false;  // ends it
+  std::future<void> preparing_;                         // a thread packs what the next stage will load
+  std::future<void> loading_;                           // a thread loads one component after the other
+  std::map<std::string, std::future<void>> loaded_;     // by component that it loads
+  std::atomic<const Component*> waited_for_ = nullptr;  // whose progress is told
+  std::atomic<bool> give_up_ = false;                   // ends it
   std::unique_ptr<WeightStore> no_weights_;
   const StepClock::time_point start_ = StepClock::now();
   Timings timings_;

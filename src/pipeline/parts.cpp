@@ -19,9 +19,19 @@ PartGraph vae_graph(WanVaeGraph traced, int times = 1) {
 
 }  // namespace
 
-std::vector<std::string> part_names() { return {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode", "image-encoder"}; }
+std::vector<std::string> part_names() {
+  return {"transformer", "text-keys", "text-encoder", "vae-decode", "vae-encode", "image-encoder"};
+}
 
-std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size) {
+std::int64_t tokens_of(const ModelConfig& model, const PartSize& size) {
+  const auto& patch = model.transformer.patch_size;
+  return ((size.num_frames - 1) / model.vae.scale_factor_temporal + 1) / patch[0] *
+         (size.height / model.vae.scale_factor_spatial / patch[1]) * (size.width / model.vae.scale_factor_spatial / patch[2]);
+}
+
+std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, const ComponentPrecision& precision,
+                                  const PartSize& size) {
+  const DType dtype = precision.stream();
   const std::int64_t spatial = model.vae.scale_factor_spatial, temporal = model.vae.scale_factor_temporal;
   const std::int64_t height_step = spatial * model.transformer.patch_size[1],
                      width_step = spatial * model.transformer.patch_size[2];
@@ -31,11 +41,9 @@ std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view par
   const int later = static_cast<int>((frames - 1) / size.group_frames);  // groups of the VAE behind the first
   std::vector<PartGraph> graphs;
   if (part == "transformer") {
-    const auto& patch = model.transformer.patch_size;
-    const std::int64_t tokens = frames / patch[0] * (height / patch[1]) * (width / patch[2]);
     graphs.push_back({split_rows(
-        trace_wan_dit(model.transformer, dtype, {frames, height, width, size.text_tokens, size.batch, model.image_rows()}),
-        {tokens, size.token_pieces, size.token_pieces > 1})});
+        trace_wan_dit(model.transformer, precision, {frames, height, width, size.text_tokens, size.batch, model.image_rows()}),
+        {tokens_of(model, size), size.token_pieces, size.token_pieces > 1})});
   } else if (part == "text-keys") {
     graphs.push_back({trace_wan_context(model.transformer, dtype, size.text_tokens, size.batch, model.image_rows())});
   } else if (part == "text-encoder") {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ir/graph.h"
+#include "models/precision.h"
 #include "pipeline/model.h"
 #include "platform/platform.h"
 
@@ -23,6 +24,9 @@ struct PartSize {
   std::int64_t token_pieces = 1;  // in which the transformer takes tokens, the texts one behind the other
 };
 
+// Of a forward of the transformer.
+std::int64_t tokens_of(const ModelConfig& model, const PartSize& size);
+
 // The group_frames that suit a device: two where the memory of kernels is not this process's and there is room for it, else one.
 // Each group copies the states, and pictures of one latent frame do not fill a GPU.
 std::int64_t decode_group_frames(const ModelConfig& model, DType dtype, const PartSize& size, const Platform& platform,
@@ -37,6 +41,8 @@ struct PartGraph {
 };
 
 // The graphs of a part in the order they run. An unknown part is answered with the nearest name.
-std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, DType dtype, const PartSize& size);
+// The transformer takes all of `precision`, other parts the dtype of its stream.
+std::vector<PartGraph> trace_part(const ModelConfig& model, std::string_view part, const ComponentPrecision& precision,
+                                  const PartSize& size);
 
 }  // namespace zoe

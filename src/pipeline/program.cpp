@@ -122,7 +122,7 @@ std::string BoundProgram::prepares(std::size_t stage) const {
 }
 
 MemoryStatement BoundProgram::memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
-                                     std::size_t host_bytes, std::size_t always) const {
+                                     std::size_t host_bytes, std::size_t always, const Ahead& ahead) const {
   MemoryStatement statement{.always = always, .stages = {}};
   const bool repeats = program_.repeats > 1, all_stay = residency == Residency::always;
   for (std::size_t number = 0; number < program_.stages.size(); ++number) {
@@ -146,7 +146,9 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
             residency == Residency::repeats && repeats && other >= program_.repeated_from && number >= program_.repeated_from;
         const bool not_done =
             other < number && (uses_component(number, component) || needs_component_after(number, component, false));
-        if (streaming[other] || component.empty() || !(all_stay || to_the_last_video || not_done)) continue;
+        const auto early = ahead.find(component);
+        const bool is_early = other > number && early != ahead.end() && early->second <= number;
+        if (streaming[other] || component.empty() || !(all_stay || to_the_last_video || not_done || is_early)) continue;
         all.add(component, use.plan->plan);
         if (component != memory.component && std::find(memory.stay.begin(), memory.stay.end(), component) == memory.stay.end())
           memory.stay.push_back(component);

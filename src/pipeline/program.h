@@ -87,6 +87,9 @@ enum class Residency : std::uint8_t { last_use, repeats, always };
 // How the weights of a stage come and go; nothing: they are loaded before it.
 using StageStreaming = std::optional<Streaming>;
 
+// From which stage on a component that first runs later may be on the device.
+using Ahead = std::map<std::string, std::size_t, std::less<>>;
+
 // A program with its compiled plans: who needs what, when. Checked when made: every use names a plan, an argument in two uses of
 // one name has one type, and what is updated in place may be (Plan::can_update_in_place).
 class BoundProgram {
@@ -127,9 +130,9 @@ class BoundProgram {
   // The component that the stage behind this one denoises with, where it is another: its weights are prepared meanwhile. Else "".
   std::string prepares(std::size_t stage) const;
   // Of the first device: no other of a group takes more. `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for
-  // packed weights of a component beside the device's.
+  // packed weights of a component beside the device's;
   MemoryStatement memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
-                         std::size_t host_bytes, std::size_t always) const;
+                         std::size_t host_bytes, std::size_t always, const Ahead& ahead = {}) const;
 
  private:
   std::size_t number(std::string_view plan) const;

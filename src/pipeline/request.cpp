@@ -134,7 +134,8 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = "crop",
-       .help = "A picture or video of another shape than is made: crop what sticks out, stretch (as Diffusers does), pad with black",
+       .help =
+           "A picture or video of another shape than is made: crop what sticks out, stretch (as Diffusers does), pad with black",
        .aliases = {},
        .hints = {"resize_mode"},
        .taken_by = kOfImages | kOfVideos},
@@ -207,7 +208,7 @@ std::vector<RequestField> make_fields() {
        .fallback = "the format's",
        .help = "Quality of .mp4, .mov, .mkv and .webm: 0 is best and largest, 51 (.webm: 63) worst",
        .aliases = {},
-       .hints = {"quality", "bitrate"}},
+       .hints = {"bitrate"}},
       {.name = "num_inference_steps",
        .letter = "",
        .slot = &Request::num_inference_steps,
@@ -288,7 +289,8 @@ std::vector<RequestField> make_fields() {
        .max = 0,
        .unit = "",
        .fallback = "auto",
-       .help = "Prompt and negative prompt as a batch (on: faster, more memory) or one behind the other (off); auto: on where that fits",
+       .help = "Prompt and negative prompt as a batch (on: faster, more memory) or one behind the other (off); auto: on where that "
+               "fits",
        .aliases = {},
        .hints = {}},
       {.name = "token_pieces",
@@ -406,6 +408,48 @@ std::vector<RequestField> make_fields() {
        .help = "List keys of a LoRA that mean nothing in the model, and go on without them",
        .aliases = {},
        .hints = {}},
+      {.name = "quality",
+       .letter = "",
+       .slot = &Request::quality,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "exact",
+       .help =
+           "What precision and attention are where they are not said: high is int8 and exact, fast int8 for both, each where the "
+           "device has it (docs/quality.md)",
+       .aliases = {},
+       .hints = {}},
+      {.name = "precision",
+       .letter = "",
+       .slot = &Request::precision,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "quality's",
+       .help = "The products of the transformer's blocks: exact, or from rotated codes of 8 bits, which is faster and not the same",
+       .aliases = {},
+       .hints = {"quantization", "quant", "fp8", "int8"}},
+      {.name = "attention",
+       .letter = "",
+       .slot = &Request::attention,
+       .min = 0,
+       .max = 0,
+       .unit = "",
+       .fallback = "quality's",
+       .help = "The attention of the video's tokens to one another: exact, or from codes of 8 bits",
+       .aliases = {},
+       .hints = {"attention_backend", "attn_mode", "sageattn", "use_sage_attention"}},
+      {.name = "exact_blocks",
+       .letter = "",
+       .slot = &Request::exact_blocks,
+       .min = 0,
+       .max = kMaxPromptBytes,
+       .unit = "",
+       .fallback = "none",
+       .help = "Blocks of the transformer that stay exact whatever precision and attention are, as 0,1,38-39",
+       .aliases = {},
+       .hints = {"skip_layers", "fp16_layers"}},
       {.name = "seed",
        .letter = "s",
        .slot = &Request::seeds,
@@ -458,9 +502,11 @@ std::string_view RequestField::type() const {
                  [](GuidanceBatch Request::*) -> Text { return "choice"; },
                  [](std::filesystem::path Request::*) -> Text { return "file"; },
                  [](std::vector<std::filesystem::path> Request::*) -> Text { return "files"; },
-                 [](Fit Request::*) -> Text { return "choice"; }, [](LoraMode Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
-                 [](std::vector<LoraChoice> Request::*) -> Text { return "files"; }, [](bool Request::*) -> Text { return "true or false"; },
-                 [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
+                 [](Fit Request::*) -> Text { return "choice"; }, [](LoraMode Request::*) -> Text { return "choice"; },
+                 [](std::optional<Arithmetic> Request::*) -> Text { return "choice"; },
+                 [](Quality Request::*) -> Text { return "choice"; }, [](Preset Request::*) -> Text { return "choice"; },
+                 [](std::vector<LoraChoice> Request::*) -> Text { return "files"; },
+                 [](bool Request::*) -> Text { return "true or false"; }, [](SizeSlot) -> Text { return "WIDTHxHEIGHT"; }},
       slot);
 }
 
@@ -470,6 +516,8 @@ std::vector<std::string_view> RequestField::choices() const {
   if (std::holds_alternative<Fit Request::*>(slot)) return names_of<Fit>();
   if (std::holds_alternative<Preset Request::*>(slot)) return names_of<Preset>();
   if (std::holds_alternative<LoraMode Request::*>(slot)) return names_of<LoraMode>();
+  if (std::holds_alternative<std::optional<Arithmetic> Request::*>(slot)) return names_of<Arithmetic>();
+  if (std::holds_alternative<Quality Request::*>(slot)) return names_of<Quality>();
   return {};
 }
 

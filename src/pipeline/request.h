@@ -39,6 +39,13 @@ struct LoraChoice {
 // used. automatic: beside weights that stay as they are stored.
 enum class LoraMode : std::uint8_t { automatic, merge, beside };
 
+// What the transformer's products and its attention are computed from: operands as they are, or 8-bit codes of them.
+enum class Arithmetic : std::uint8_t { exact, int8 };
+
+// Which of these a request takes that names none: high and fast are the combinations of docs/quality.md, as far as the device has
+// them.
+enum class Quality : std::uint8_t { exact, high, fast };
+
 // Settings of distilled models (presets.h).
 enum class Preset : std::uint8_t { none, lightx2v_4step, dmd_3step, rcm_4step, rcm_4step_i2v };
 
@@ -69,7 +76,10 @@ struct Request {
   std::optional<int> crf;                                // of the file's encoder; empty: the format's (media/video_writer.h)
   std::vector<LoraChoice> loras, loras_high, loras_low;  // for every transformer; for that of high noise and of low noise alone
   LoraMode lora_mode = LoraMode::automatic;
-  bool lora_allow_unused = false;  // keys of LoRAs that mean nothing in the model: a notice; else an error
+  Quality quality = Quality::exact;
+  std::optional<Arithmetic> precision, attention;  // none: quality's
+  std::string exact_blocks;                        // of the transformer, in spite of both: "0,1,38-39"
+  bool lora_allow_unused = false;                  // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 
   bool operator==(const Request&) const = default;
@@ -91,8 +101,9 @@ using RequestSlot =
     std::variant<std::vector<std::string> Request::*, std::string Request::*, std::optional<std::int64_t> Request::*,
                  std::optional<int> Request::*, std::optional<double> Request::*, std::vector<double> Request::*,
                  std::vector<std::uint64_t> Request::*, std::optional<SchedulerKind> Request::*, GuidanceBatch Request::*,
-                 std::filesystem::path Request::*, std::vector<std::filesystem::path> Request::*, Fit Request::*, Preset Request::*, LoraMode Request::*,
-                 std::vector<LoraChoice> Request::*, bool Request::*, SizeSlot>;
+                 std::filesystem::path Request::*, std::vector<std::filesystem::path> Request::*, Fit Request::*, Preset Request::*,
+                 LoraMode Request::*, std::optional<Arithmetic> Request::*, Quality Request::*, std::vector<LoraChoice> Request::*,
+                 bool Request::*, SizeSlot>;
 
 struct RequestField {
   std::string_view name;    // a_b

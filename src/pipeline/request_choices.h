@@ -23,36 +23,39 @@ struct Choice {
 };
 // The first text of a value is its name; the others are what other programs call it.
 inline constexpr Choice<SchedulerKind> kSchedulers[] = {{"unipc", SchedulerKind::unipc},
-                                                 {"euler", SchedulerKind::euler},
-                                                 {"lcm", SchedulerKind::lcm},
-                                                 {"dpm++", SchedulerKind::dpmpp},
-                                                 {"rcm", SchedulerKind::rcm},
-                                                 {"uni_pc", SchedulerKind::unipc},
-                                                 {"UniPCMultistepScheduler", SchedulerKind::unipc},
-                                                 {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler},
-                                                 {"FlowMatchLCMScheduler", SchedulerKind::lcm},
-                                                 {"dpmpp_2m", SchedulerKind::dpmpp},
-                                                 {"DPMSolverMultistepScheduler", SchedulerKind::dpmpp}};
+                                                        {"euler", SchedulerKind::euler},
+                                                        {"lcm", SchedulerKind::lcm},
+                                                        {"dpm++", SchedulerKind::dpmpp},
+                                                        {"rcm", SchedulerKind::rcm},
+                                                        {"uni_pc", SchedulerKind::unipc},
+                                                        {"UniPCMultistepScheduler", SchedulerKind::unipc},
+                                                        {"FlowMatchEulerDiscreteScheduler", SchedulerKind::euler},
+                                                        {"FlowMatchLCMScheduler", SchedulerKind::lcm},
+                                                        {"dpmpp_2m", SchedulerKind::dpmpp},
+                                                        {"DPMSolverMultistepScheduler", SchedulerKind::dpmpp}};
 inline constexpr Choice<GuidanceBatch> kGuidanceBatches[] = {
     {"auto", GuidanceBatch::automatic}, {"on", GuidanceBatch::on}, {"off", GuidanceBatch::off}};
 
 inline constexpr Choice<Fit> kFits[] = {{"crop", Fit::crop}, {"stretch", Fit::stretch}, {"pad", Fit::pad}};
 inline constexpr Choice<Preset> kPresets[] = {{"none", Preset::none},
-                                       {"lightx2v-4step", Preset::lightx2v_4step},
-                                       {"dmd-3step", Preset::dmd_3step},
-                                       {"lightning-4step", Preset::lightx2v_4step},
-                                       {"causvid-3step", Preset::dmd_3step},
-                                       {"fastwan-3step", Preset::dmd_3step},
-                                       {"rcm-4step", Preset::rcm_4step},
-                                       {"rcm-4step-i2v", Preset::rcm_4step_i2v},
-                                       {"turbo-4step", Preset::rcm_4step},
-                                       {"turbo-4step-i2v", Preset::rcm_4step_i2v}};
+                                              {"lightx2v-4step", Preset::lightx2v_4step},
+                                              {"dmd-3step", Preset::dmd_3step},
+                                              {"lightning-4step", Preset::lightx2v_4step},
+                                              {"causvid-3step", Preset::dmd_3step},
+                                              {"fastwan-3step", Preset::dmd_3step},
+                                              {"rcm-4step", Preset::rcm_4step},
+                                              {"rcm-4step-i2v", Preset::rcm_4step_i2v},
+                                              {"turbo-4step", Preset::rcm_4step},
+                                              {"turbo-4step-i2v", Preset::rcm_4step_i2v}};
 
 inline constexpr Choice<LoraMode> kLoraModes[] = {{"auto", LoraMode::automatic},
-                                           {"merge", LoraMode::merge},
-                                           {"beside", LoraMode::beside},
-                                           {"immediately", LoraMode::merge},
-                                           {"at_runtime", LoraMode::beside}};
+                                                  {"merge", LoraMode::merge},
+                                                  {"beside", LoraMode::beside},
+                                                  {"immediately", LoraMode::merge},
+                                                  {"at_runtime", LoraMode::beside}};
+
+inline constexpr Choice<Arithmetic> kArithmetics[] = {{"exact", Arithmetic::exact}, {"int8", Arithmetic::int8}};
+inline constexpr Choice<Quality> kQualities[] = {{"exact", Quality::exact}, {"high", Quality::high}, {"fast", Quality::fast}};
 
 template <class T>
 constexpr auto& choices_of() {
@@ -60,6 +63,8 @@ constexpr auto& choices_of() {
   else if constexpr (std::is_same_v<T, Fit>) return kFits;
   else if constexpr (std::is_same_v<T, Preset>) return kPresets;
   else if constexpr (std::is_same_v<T, LoraMode>) return kLoraModes;
+  else if constexpr (std::is_same_v<T, Arithmetic>) return kArithmetics;
+  else if constexpr (std::is_same_v<T, Quality>) return kQualities;
   else return kGuidanceBatches;
 }
 

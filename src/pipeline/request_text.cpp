@@ -186,13 +186,13 @@ void set(Request& request, const RequestField& field, std::span<const std::strin
                  [&](std::optional<SchedulerKind> Request::*slot) { request.*slot = parser.choice<SchedulerKind>(texts[0]); },
                  [&](GuidanceBatch Request::*slot) { request.*slot = parser.choice<GuidanceBatch>(texts[0]); },
                  [&](std::filesystem::path Request::*slot) { request.*slot = parser.path(texts[0]); },
-                 [&](std::vector<std::filesystem::path> Request::*slot) {
-                   request.*slot = parser.paths(texts);
-                 },
+                 [&](std::vector<std::filesystem::path> Request::*slot) { request.*slot = parser.paths(texts); },
                  [&](Fit Request::*slot) { request.*slot = parser.choice<Fit>(texts[0]); },
                  [&](std::vector<LoraChoice> Request::*slot) { request.*slot = parser.loras(texts); },
                  [&](Preset Request::*slot) { request.*slot = parser.choice<Preset>(texts[0]); },
                  [&](LoraMode Request::*slot) { request.*slot = parser.choice<LoraMode>(texts[0]); },
+                 [&](std::optional<Arithmetic> Request::*slot) { request.*slot = parser.choice<Arithmetic>(texts[0]); },
+                 [&](Quality Request::*slot) { request.*slot = parser.choice<Quality>(texts[0]); },
                  [&](bool Request::*slot) { request.*slot = parser.flag(texts[0]); },
                  [&](SizeSlot) { parser.size(request, texts[0]); }},
       field.slot);
@@ -257,42 +257,45 @@ std::vector<std::string> get_field(const Request& request, const RequestField& f
     return values.empty() ? Texts{} : Texts{fmt::format("{}", fmt::join(values, ","))};
   };
   return std::visit(
-      Overloaded{[&](std::vector<std::string> Request::*slot) { return request.*slot; },
-                 [&](std::string Request::*slot) { return (request.*slot).empty() ? Texts{} : Texts{request.*slot}; },
-                 [&](std::optional<std::int64_t> Request::*slot) { return if_set(request.*slot); },
-                 [&](std::optional<int> Request::*slot) { return if_set(request.*slot); },
-                 [&](std::optional<double> Request::*slot) { return if_set(request.*slot); },
-                 [&](std::vector<double> Request::*slot) { return joined(request.*slot); },
-                 [&](std::vector<std::uint64_t> Request::*slot) { return joined(request.*slot); },
-                 [&](std::optional<SchedulerKind> Request::*slot) {
-                   return request.*slot ? Texts{std::string(name_of(*(request.*slot)))} : Texts{};
-                 },
-                 [&](GuidanceBatch Request::*slot) {
-                   return request.*slot == GuidanceBatch::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
-                 },
-                 [&](std::filesystem::path Request::*slot) {
-                   return (request.*slot).empty() ? Texts{} : Texts{(request.*slot).string()};
-                 },
-                 [&](std::vector<std::filesystem::path> Request::*slot) {
-                   Texts texts;
-                   for (const std::filesystem::path& path : request.*slot) texts.push_back(path.string());
-                   return texts;
-                 },
-                 [&](Fit Request::*slot) {
-                   return request.*slot == Fit::crop ? Texts{} : Texts{std::string(name_of(request.*slot))};
-                 },
-                 [&](std::vector<LoraChoice> Request::*slot) {
-                   Texts texts;
-                   for (const LoraChoice& each : request.*slot) texts.push_back(fmt::format("{}={}", each.path, each.strength));
-                   return texts;
-                 },
-                 [&](Preset Request::*slot) {
-                   return request.*slot == Preset::none ? Texts{} : Texts{std::string(name_of(request.*slot))};
-                 },
-                 [&](LoraMode Request::*slot) {
-                   return request.*slot == LoraMode::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
-                 },
-                 [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
+      Overloaded{
+          [&](std::vector<std::string> Request::*slot) { return request.*slot; },
+          [&](std::string Request::*slot) { return (request.*slot).empty() ? Texts{} : Texts{request.*slot}; },
+          [&](std::optional<std::int64_t> Request::*slot) { return if_set(request.*slot); },
+          [&](std::optional<int> Request::*slot) { return if_set(request.*slot); },
+          [&](std::optional<double> Request::*slot) { return if_set(request.*slot); },
+          [&](std::vector<double> Request::*slot) { return joined(request.*slot); },
+          [&](std::vector<std::uint64_t> Request::*slot) { return joined(request.*slot); },
+          [&](std::optional<SchedulerKind> Request::*slot) {
+            return request.*slot ? Texts{std::string(name_of(*(request.*slot)))} : Texts{};
+          },
+          [&](GuidanceBatch Request::*slot) {
+            return request.*slot == GuidanceBatch::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
+          },
+          [&](std::filesystem::path Request::*slot) { return (request.*slot).empty() ? Texts{} : Texts{(request.*slot).string()}; },
+          [&](std::vector<std::filesystem::path> Request::*slot) {
+            Texts texts;
+            for (const std::filesystem::path& path : request.*slot) texts.push_back(path.string());
+            return texts;
+          },
+          [&](Fit Request::*slot) { return request.*slot == Fit::crop ? Texts{} : Texts{std::string(name_of(request.*slot))}; },
+          [&](std::vector<LoraChoice> Request::*slot) {
+            Texts texts;
+            for (const LoraChoice& each : request.*slot) texts.push_back(fmt::format("{}={}", each.path, each.strength));
+            return texts;
+          },
+          [&](Preset Request::*slot) {
+            return request.*slot == Preset::none ? Texts{} : Texts{std::string(name_of(request.*slot))};
+          },
+          [&](LoraMode Request::*slot) {
+            return request.*slot == LoraMode::automatic ? Texts{} : Texts{std::string(name_of(request.*slot))};
+          },
+          [&](std::optional<Arithmetic> Request::*slot) {
+            return request.*slot ? Texts{std::string(name_of(*(request.*slot)))} : Texts{};
+          },
+          [&](Quality Request::*slot) {
+            return request.*slot == Quality::exact ? Texts{} : Texts{std::string(name_of(request.*slot))};
+          },
+          [&](bool Request::*slot) { return request.*slot ? Texts{"true"} : Texts{}; }, [&](SizeSlot) { return Texts{}; }},
       field.slot);
 }
 

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -179,7 +180,12 @@ struct Session::State {
         spelled("lora_mode", options.spelling),
         "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
         "keep), or merge.");
-    const LoraMode mode = options.compile.keep_stored ? request.lora_mode : LoraMode::merge;
+    const bool exact =
+        request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8) == Arithmetic::exact;
+    check(exact || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument, spelled("lora_mode", options.spelling),
+          "got beside and products of 8 bits, whose weights a LoRA is a part of: expected auto or merge, or {} exact.",
+          spelled("precision", options.spelling));
+    const LoraMode mode = options.compile.keep_stored && exact ? request.lora_mode : LoraMode::merge;
     Changes changes;
     for (const auto& [name, of] : loras.changes(request, model, recipe->components(), options.spelling)) {
       const ComponentChanges made = changes[name] = resources.components.at(name)->split(of, mode);
@@ -258,22 +264,34 @@ struct Session::State {
     using enum Offload;
     struct Way {
       Residency residency;
-      bool encoder, blocks;
+      bool encoder, blocks, ahead;
     };
     std::vector<Way> ways;
+    // Copies to another memory run beside kernels; packing into this one would take the kernels' cores.
+    const bool may_load_ahead = !platform->host_addressable();
+    if (may_load_ahead && options.single_request && (offload == automatic || offload == none))
+      ways.push_back({Residency::repeats, false, false, true});
     for (const Residency residency : {Residency::always, Residency::repeats, Residency::last_use}) {
       if (residency == Residency::always && (options.single_request || offload == experts || offload == blocks)) continue;
       if (residency == Residency::repeats && (offload == experts || offload == blocks)) continue;
       if (residency == Residency::last_use && (offload == none || offload == encoder)) continue;
-      if (offload == automatic || offload == none) ways.push_back({residency, false, false});
-      if (offload != none && offload != blocks) ways.push_back({residency, true, false});
+      if (offload == automatic || offload == none)
+        ways.push_back({residency, false, false, may_load_ahead && residency == Residency::always});
+      if (offload != none && offload != blocks) ways.push_back({residency, true, false, false});
     }
-    if (offload == automatic || offload == blocks) ways.push_back({Residency::last_use, true, true});
+    if (offload == automatic || offload == blocks) ways.push_back({Residency::last_use, true, true, false});
     const std::size_t always = kOverheadBytes + platform->kernel_memory_bytes();
     Placement placement;
     for (const Way& way : ways) {
       placement = place(program, free_bytes, way.residency, way.encoder, way.blocks, offload != automatic, always);
-      *memory = program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always);
+      if (way.ahead) {
+        placement.host_bytes = 0;
+        placement.ahead = ahead(program, placement, always);
+        if (placement.ahead.empty()) continue;
+      }
+      *memory =
+          program.memory(way.residency, placement.streaming, block_slots(*platform), placement.host_bytes, always, placement.ahead);
+      memory->wants_more = &way != &ways.front() || memory->peak() > free_bytes;
       if (memory->peak() <= free_bytes) break;
     }
     memory->free = free_bytes;
@@ -287,6 +305,35 @@ struct Session::State {
     else if (placement.residency == Residency::last_use && ways.size() > 1) memory->offload = experts;
     else if (streams(Phase::encode)) memory->offload = encoder;
     return placement;
+  }
+
+  // What may be loaded before its stage. While an expert is at work the next one; all else only as far as that takes no more than
+  // the request takes anyway. Nothing where no expert follows another, unless all weights stay.
+  Ahead ahead(const BoundProgram& program, const Placement& placement, std::size_t always) const {
+    const std::vector<Stage>& stages = program.program().stages;
+    Ahead ahead;
+    if (placement.residency == Residency::always) {
+      for (const auto& [name, component] : resources.components) ahead[name] = 0;
+      return ahead;
+    }
+    for (std::size_t stage = 0; stage < stages.size(); ++stage)
+      if (const std::string next = program.prepares(stage); !next.empty()) ahead.try_emplace(next, stage);
+    if (ahead.empty()) return ahead;
+    const auto peak = [&](const Ahead& with) {
+      return program.memory(placement.residency, placement.streaming, block_slots(*platform), 0, always, with).peak();
+    };
+    const std::size_t most = peak(ahead);
+    std::set<std::string> seen;
+    for (std::size_t first = 0; first < stages.size(); ++first)
+      for (const PlanUse& use : stages[first].uses) {
+        if (use.component.empty() || !seen.insert(use.component).second || ahead.contains(use.component)) continue;
+        Ahead with = ahead;
+        for (std::size_t from = first; from-- > 0; ahead = with) {
+          with[use.component] = from;
+          if (peak(with) > most) break;
+        }
+      }
+    return ahead;
   }
 
   // One way: which of the stages that may stream do so. `all`: not only those that do not fit.
@@ -391,6 +438,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   job->work = state.recipe->plan(request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes,
                                            state.options.spelling, state.options.parallel});
   job->changes = state.changes_by(request);
+  bool does_with_less = false;
   for (;;) {
     Program program = job->work->program();
     std::vector<ProgramPlan> others;
@@ -402,6 +450,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
     check_changes(*job->program, job->changes);
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
+    job->memory.wants_more |= does_with_less;
     if (job->memory.peak() <= free_bytes) break;
     job->refusal = state.refuse(*job->program, *job->work, job->memory);
     const std::string less = job->work->need_less(job->memory);
@@ -409,6 +458,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     const auto [needed, free] = bytes_apart(job->memory.peak(), free_bytes);
     log(LogLevel::notice, fmt::format("{}: otherwise {} are needed, {} are free", less, needed, free));
     job->refusal.clear();
+    does_with_less = true;
   }
   return Job(std::move(job));
 }

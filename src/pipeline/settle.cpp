@@ -1,19 +1,21 @@
 #include "pipeline/settle.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "ir/trace.h"
+#include "pipeline/request_choices.h"
 
 namespace zoe {
 
 namespace {
 
 constexpr std::int64_t kMaxExtent = 1 << 16, kMaxFrames = 1 << 16;
-constexpr std::size_t kMaxVideos = 9999;
 
 // A value of the request or the model's default, checked.
 template <class T, class D>
@@ -26,9 +28,74 @@ T chosen(const std::optional<T>& asked, D fallback, const std::string& flag, dou
 
 std::int64_t round_down(std::int64_t value, std::int64_t step) { return value - value % step; }
 
+// "0,1,38-39" as ranges [first, last].
+std::vector<std::pair<int, int>> block_ranges(std::string_view text, std::int64_t blocks, const std::string& where) {
+  std::vector<std::pair<int, int>> ranges;
+  const auto refuse = [&] {
+    fail(ErrorKind::invalid_argument, where, "got {}, expected blocks from 0 to {} and ranges of them, as 0,1,{}-{}.",
+         in_quotes(text), blocks - 1, std::max<std::int64_t>(blocks - 2, 0), blocks - 1);
+  };
+  const auto number = [&](std::string_view digits) {
+    int value = 0;
+    const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (digits.empty() || status != std::errc() || end != digits.data() + digits.size() || value < 0 || value >= blocks) refuse();
+    return value;
+  };
+  for (std::size_t begin = 0; begin <= text.size() && !text.empty();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view part = text.substr(begin, end - begin);
+    const std::size_t dash = std::min(part.find('-'), part.size());
+    const int first = number(part.substr(0, dash)), last = dash == part.size() ? first : number(part.substr(dash + 1));
+    if (last < first) refuse();
+    ranges.emplace_back(first, last);
+    begin = end + 1;
+  }
+  return ranges;
+}
+
 }  // namespace
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
+
+void settle_arithmetic(const Request& request, const ModelConfig& model, DType dtype, std::int64_t tokens, const Platform& platform,
+                       Spelling spelling, Settled& settled) {
+  const WanDitConfig& transformer = model.transformer;
+  const Value x = input("x", dtype, {1, tokens, transformer.dim()}),
+              heads = input("x", dtype, {1, tokens, transformer.num_heads, transformer.head_dim});
+  const Value product = linear(x, parameter("weight", dtype, {transformer.dim(), transformer.dim()}), {.codes = Codes::i8}),
+              attended = attention(heads, heads, heads, 1, {}, Codes::i8);
+  const auto settle = [&](std::string_view field, const std::optional<Arithmetic>& asked, bool by_quality, const Value& node) {
+    if (!asked && !by_quality) return Arithmetic::exact;
+    if (asked == Arithmetic::exact) return Arithmetic::exact;
+    const Support support = platform.takes(node.node());
+    if (support) return Arithmetic::int8;
+    check(!asked, ErrorKind::unsupported, spelled(field, spelling), "got int8, which {} cannot do here: {}. Leave it out.",
+          platform.info().platform, support.reason());
+    log(LogLevel::notice,
+        fmt::format("{} stays exact in this quality: {} cannot do it in 8 bits here ({})",
+                    field == "precision" ? "precision" : "attention", platform.info().platform, support.reason()));
+    return Arithmetic::exact;
+  };
+  settled.precision = settle("precision", request.precision, request.quality != Quality::exact, product);
+  settled.attention = settle("attention", request.attention, request.quality == Quality::fast, attended);
+  settled.exact_blocks = block_ranges(request.exact_blocks, transformer.num_layers, spelled("exact_blocks", spelling));
+}
+
+ComponentPrecision precision_of(const Settled& settled, DType dtype) {
+  const auto codes = [](Arithmetic arithmetic) { return arithmetic == Arithmetic::int8 ? Codes::i8 : Codes::none; };
+  const Precision all{dtype, dtype, dtype, codes(settled.precision), codes(settled.attention)};
+  std::vector<ComponentPrecision::Blocks> exact;
+  for (const auto& [first, last] : settled.exact_blocks) exact.push_back({first, last + 1, all.without_codes()});
+  return {all, std::move(exact)};
+}
+
+std::string arithmetic_text(const Settled& settled) {
+  if (settled.precision == Arithmetic::exact && settled.attention == Arithmetic::exact) return {};
+  std::string text = fmt::format("{} products, {} attention", name_of(settled.precision), name_of(settled.attention));
+  for (const auto& [first, last] : settled.exact_blocks)
+    text += first == last ? fmt::format(", block {} exact", first) : fmt::format(", blocks {}-{} exact", first, last);
+  return text;
+}
 
 void settle_size(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled) {
   const auto flag = [&](std::string_view name) { return spelled(name, spelling); };
@@ -74,8 +141,9 @@ void settle_sampling(const Request& request, const ModelConfig& model, Spelling 
     }
   settled.negative_prompt = request.negative_prompt;
   settled.sigmas = scheduler.sigmas = request.sigmas;
-  settled.num_inference_steps = !request.sigmas.empty() ? static_cast<int>(request.sigmas.size()) :
-      chosen(request.num_inference_steps, model.defaults.num_inference_steps, flag("num_inference_steps"), 1, 1000);
+  settled.num_inference_steps = !request.sigmas.empty() ? static_cast<int>(request.sigmas.size())
+                                                        : chosen(request.num_inference_steps, model.defaults.num_inference_steps,
+                                                                 flag("num_inference_steps"), 1, 1000);
   settled.fps = chosen(request.fps, model.defaults.fps, flag("fps"), 0.1, 240);
   settled.guidance_scale = chosen(request.guidance_scale, model.defaults.guidance_scale, flag("guidance_scale"), 0, 1000);
   scheduler.kind = request.scheduler.value_or(scheduler.kind);

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "models/precision.h"
 #include "pipeline/model.h"
 #include "pipeline/program.h"
 #include "pipeline/request.h"
@@ -18,7 +19,15 @@ std::int64_t round_up(std::int64_t value, std::int64_t step);
 // one out of range.
 void settle_size(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled);
 // Prompts and seeds of each video, steps, guidance, fps and the scheduler's configuration.
-void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled, SchedulerConfig& scheduler);
+void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled,
+                     SchedulerConfig& scheduler);
+
+// What products and attention of the transformer are computed from, by precision, attention and exact_blocks, or by the quality
+// where these are open. `unsupported` where a device cannot do what was named; a notice where quality means less on it. `tokens`:
+// of a video.
+void settle_arithmetic(const Request& request, const ModelConfig& model, DType dtype, std::int64_t tokens, const Platform& platform,
+                       Spelling spelling, Settled& settled);
+ComponentPrecision precision_of(const Settled& settled, DType dtype);
 
 // Refuses what cannot fit by any plan before time is spent on planning: a few activations of every token, and one full-size
 // activation of the decoder's last stage for the frames of one latent frame.

@@ -6,7 +6,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
+
+#include "pipeline/request.h"
 
 namespace zoe {
 
@@ -31,13 +34,18 @@ struct Settled {
   std::vector<std::string> prompts;  // of each video
   std::vector<std::uint64_t> seeds;  // of each video
   std::string negative_prompt;
-  std::int64_t batch = 1;         // texts that the transformer takes as a batch: 1 where guidance is off or apart
-  std::int64_t token_pieces = 1;  // in which it takes a video's tokens
-  std::int64_t vae_tiles = 1;     // in which the VAE takes a picture
+  Arithmetic precision = Arithmetic::exact, attention = Arithmetic::exact;
+  std::vector<std::pair<int, int>> exact_blocks;  // ranges [first, last] that are exact in spite of both
+  std::int64_t batch = 1;                         // texts that the transformer takes as a batch: 1 where guidance is off or apart
+  std::int64_t token_pieces = 1;                  // in which it takes a video's tokens
+  std::int64_t vae_tiles = 1;                     // in which the VAE takes a picture
   // Devices at work: each text of guidance has so many / 2, or all have both; of each text's tokens each of them takes a share.
   int guidance_devices = 1, sequence_devices = 1;
   std::size_t exchanged_bytes = 0;  // that a device takes from others in a step
 };
+
+// "int8 products, exact attention, blocks 0-1 exact"; "" where all is exact.
+std::string arithmetic_text(const Settled& settled);
 
 // Bytes, as planned. Stages do not overlap.
 struct StageMemory {
@@ -76,6 +84,7 @@ struct MemoryStatement {
   std::vector<StageMemory> stages;
   std::size_t free = 0;             // what the device had to give, within the limit
   Offload offload = Offload::none;  // what was chosen
+  bool wants_more = false;          // with more memory more would stay, or less would be done piece by piece
   std::size_t host_limit = 0;       // of packed weights in this process's memory
   std::size_t peak() const;
   std::size_t host_peak() const;      // of StageMemory::host

@@ -27,6 +27,9 @@ namespace zoe {
 
 namespace {
 
+// Pieces of fewer tokens do not fill a device.
+constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 16;
+
 // A run of steps that one transformer takes.
 struct Expert {
   std::string component, stage;
@@ -205,6 +208,7 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   experts_ = experts_of(settled_, *scheduler_, scheduler_config_.num_train_timesteps);
   check_fits_at_all(settled_, model_, context.platform.info(), dtype_);
   check_positions(settled_, model_, context.spelling);
+  settle_arithmetic(request, model_, dtype_, tokens(), context.platform, context.spelling, settled_);
   if (context.caller_bytes) caller_bytes_ = context.caller_bytes(settled_);
   if (request.nag_scale) {
     check(!guided(), ErrorKind::invalid_argument, spelled("nag_scale", context.spelling),
@@ -217,10 +221,13 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   texts_.take(settled_.prompts, guided() || has_nag() ? std::optional(settled_.negative_prompt) : std::nullopt, request.emphasis,
               context.spelling);
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
+  // In pieces, keys and values of a batch would have to be copied together.
   settled_.token_pieces = asked_pieces_.value_or(1);
   share_among(context, asked_batch_ == GuidanceBatch::on);
   settled_.exchanged_bytes = exchanged_bytes();
-  settled_.batch = guided() && !apart() && asked_batch_ != GuidanceBatch::off ? 2 : 1;
+  const bool as_batch =
+      asked_batch_ == GuidanceBatch::on || (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1);
+  settled_.batch = guided() && !apart() && as_batch ? 2 : 1;
   settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
@@ -248,7 +255,11 @@ std::string VideoWork::need_less(const MemoryStatement& memory) {
     settled_.batch = 1;
     return "prompt and negative prompt go through each block one behind the other";
   }
-  return {};  // token_pieces only when asked for: it saves little (docs/memory.md) and costs time
+  if (settled_.sequence_devices > 1) return {};  // tokens are shared already
+  const std::int64_t more = 2 * settled_.token_pieces;
+  if (asked_pieces_ || settled_.batch > 1 || more > kMostTokenPieces || tokens() < more * kFewestTokens) return {};
+  settled_.token_pieces = more;
+  return fmt::format("the transformer takes tokens in {} pieces", more);
 }
 
 std::int64_t VideoWork::tokens() const {
@@ -265,7 +276,9 @@ RowSplit VideoWork::row_split() const {
 
 std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-                     settled_.batch == 2 ? ", or try --guidance-batch off" : "");
+                     settled_.batch == 2                                  ? ", or try --guidance-batch off"
+                     : asked_pieces_ && *asked_pieces_ < kMostTokenPieces ? ", or leave out --token-pieces"
+                                                                          : "");
 }
 
 // Guidance first: its halves meet once a step, shares of tokens four times a block.
@@ -347,12 +360,12 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows, int device) const {
 ProgramPlan VideoWork::step_plan(std::int64_t text_rows, int device) const {
   const std::string share = settled_.sequence_devices == 1 ? "" : fmt::format(" of {}", settled_.sequence_devices);
   return {.name = device_prefix(device) + "step",
-          .key = fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {}{}", first_frame() ? " first" : "",
+          .key = fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}{}", first_frame() ? " first" : "",
                              has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
-                             texts(), settled_.batch, settled_.token_pieces, share),
+                             texts(), settled_.batch, settled_.token_pieces, arithmetic_text(settled_), share),
           .trace =
               [this, text_rows, device] {
-                const Graph traced = trace_wan_dit(model_.transformer, dtype_, sizes(text_rows, device));
+                const Graph traced = trace_wan_dit(model_.transformer, precision_of(settled_, dtype_), sizes(text_rows, device));
                 NamedGraph named{settled_.sequence_devices == 1 ? split_rows(traced, row_split()) : traced, {"prediction"}};
                 if (guided() && !apart()) named.outputs.emplace_back("unconditional");
                 return named;

@@ -27,12 +27,19 @@ bool is_about(const Implementation& row, const Node& node) {
   return row.op.empty() && row.of(node.opcode);
 }
 
+Codes codes_of(const Node& node) {
+  if (node.opcode == Opcode::linear) return node.as<ProductAttributes>().codes;
+  return node.opcode == Opcode::attention ? node.as<AttentionAttributes>().codes : Codes::none;
+}
+
 // What follows from a row's marks.
 Support marks_support(const Implementation& row, const Node& node) {
   if (node.opcode == Opcode::conv && node.as<ProductAttributes>().has_history && !row.reads_history)
     return Support::no("the frames before x have to lie in front of it");
   if (node.opcode == Opcode::linear && kept_parts(node.inputs[1].node()).empty() == row.takes_kept)
     return row.takes_kept ? Support::no("the weight is dense") : Support::no("the weight stays as it is stored");
+  if (const Codes codes = codes_of(node); (codes != Codes::none) != row.takes_codes)
+    return row.takes_codes ? Support::no("it is exact") : Support::no("its operands become codes of {}", name(codes));
   return Support::yes();
 }
 

@@ -54,6 +54,7 @@ struct Implementation {
   std::function<void(std::span<const Node* const> nodes)> prepare = {};
   bool reads_history = false;     // of a row for conv: also frames that come before x from a place of their own (has_history)
   bool takes_kept = false;        // of a row for linear: weights that stay as they are stored (kept_weight.h), and no others
+  bool takes_codes = false;       // of a row for linear or attention: operands that become codes (Codes), and no others
   bool gains_by_merging = false;  // of a row for linear: several products of one operand are faster as one
 };
 

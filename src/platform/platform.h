@@ -205,6 +205,8 @@ class Platform {
   // Whether the weight of a linear may stay in memory as a file stores it (kept_parts of ir/graph.h; kept_weight.h says how it lies
   // there). A row that takes such weights takes every encoding.
   Support keeps_stored(const Encoding& encoding) const;
+  // Whether a row takes a node: else what each that is about it says.
+  Support takes(const Node& node) const;
   // Kernels for nodes of any opcode but input and parameter, in their order (reshape and other nodes that a memory plan resolves to
   // aliases are not asked for): of each the first row that takes it. `unsupported` says which rows there are and why none does.
   // What generates code builds all of it in one go.

@@ -27,9 +27,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
 double seconds_since(Clock::time_point begin) { return seconds_between(begin, Clock::now()); }
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 constexpr int kMostStarts = 5;           // of a job that never gets further
 constexpr int kThumbnailWidth = 320, kCellWidth = 240;
@@ -118,15 +115,15 @@ Session& Device::session_of(const ServedModel& model) {
     shared_.metrics.count("zoe_model_hits_total");
     return *loaded_.front().session;
   }
-  SessionOptions options = shared_.session;
-  options.dtype = setup_.dtype;
-  options.single_request = false;
-  options.spelling = Spelling::key;
-  auto session = std::make_unique<Session>(model.config, setup_.platform, options);
+  auto session = new_session(model);
   shared_.metrics.count("zoe_models_loaded_total");
   const std::lock_guard lock(mutex_);
   loaded_.push_front({&model, std::move(session)});
   return *loaded_.front().session;
+}
+
+std::unique_ptr<Session> Device::new_session(const ServedModel& model) const {
+  return std::make_unique<Session>(model.config, setup_.platform, setup_.session);
 }
 
 bool Device::forget_oldest(const ServedModel& but) {
@@ -167,11 +164,11 @@ void Device::run(const std::shared_ptr<RunningJob>& job) {
           record.model);
     for (;;) {
       try {
-        make(*job, session_of(*model));
+        make(*job, *model);
         record.status = JobStatus::completed;
         break;
       } catch (const Error& error) {
-        // Models that are not at work may be in the way.
+        // More was taken than was planned, perhaps by others: models that are not at work may be in the way.
         if (error.kind() != ErrorKind::out_of_memory || !forget_oldest(*model)) throw;
       }
     }
@@ -201,8 +198,9 @@ void Device::run(const std::shared_ptr<RunningJob>& job) {
   }
 }
 
-void Device::make(RunningJob& job, Session& session) {
+void Device::make(RunningJob& job, const ServedModel& model) {
   const auto start = Clock::now();
+  Session& session = session_of(model);
   JobRecord& record = job.record;
   const std::string& id = record.id;
   const Folders& folders = shared_.folders;
@@ -227,9 +225,16 @@ void Device::make(RunningJob& job, Session& session) {
 
   const Session::Counts before = session.counts();
   VideoFiles files(session, request, {.path = [&](std::size_t) { return folders.video(id); }, .tells_folders = false});
+  // Before it does with less for want of memory (weights that leave behind a request, blocks that come and go), models that are not
+  // at work go, the one used longest ago first.
+  if (loaded_.size() > 1) {
+    const LogScope quiet([](LogLevel, std::string_view) {});  // what it would have done then is no news
+    while (files.plan().memory().wants_more && forget_oldest(model)) {
+    }
+  }
   Job prepared = files.prepare();
   const Settled& settled = prepared.settled();
-  free_bytes_ = prepared.memory().free;
+  free_bytes_ = std::max<std::uint64_t>(free_bytes_, prepared.memory().free);
   const double prepare_seconds = seconds_since(start);
   const std::size_t compiled = session.counts().plans_compiled - before.plans_compiled;
   if (compiled == 0) metrics.count("zoe_plan_hits_total");
@@ -317,7 +322,7 @@ void Device::make(RunningJob& job, Session& session) {
     }
     // Behind the last step also where the decode may be long.
     const bool is_last = done.step + 1 == done.total;
-    if (seconds_between(is_last ? start : last_saved, now) >= shared_.save_seconds) {
+    if (seconds_between(is_last ? start : last_saved, now) >= setup_.save_seconds) {
       save(done);
       last_saved = Clock::now();
     }
@@ -372,11 +377,7 @@ Device::Plan Device::plan(const ServedModel& model, const Request& request) {
   const std::lock_guard lock(planning_);
   auto found = std::find_if(planners_.begin(), planners_.end(), [&](const Loaded& each) { return each.model == &model; });
   if (found == planners_.end()) {
-    SessionOptions options = shared_.session;
-    options.dtype = setup_.dtype;
-    options.single_request = false;
-    options.spelling = Spelling::key;
-    planners_.push_front({&model, std::make_unique<Session>(model.config, setup_.platform, options)});
+    planners_.push_front({&model, new_session(model)});
     found = planners_.begin();
   }
   VideoFiles files(*found->session, request, {.path = [&](std::size_t) { return shared_.folders.video("plan"); }, .tells_folders = false});

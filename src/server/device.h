@@ -14,11 +14,7 @@
 #include "base/dtype.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
-#include "server/folders.h"
-#include "server/jobs.h"
-#include "server/metrics.h"
-#include "server/models.h"
-#include "server/pace.h"
+#include "server/shared.h"
 
 namespace zoe::server {
 
@@ -26,20 +22,12 @@ struct DeviceSetup {
   std::string name;  // "cuda:1"; of two of one name the second is "cpu#2"
   std::shared_ptr<Platform> platform;
   DType dtype;
+  SessionOptions session;
+  double save_seconds;
 };
 
 class Device {
  public:
-  struct Shared {
-    const Models& models;
-    const Folders& folders;
-    Jobs& jobs;
-    JobStore& store;
-    Pace& pace;
-    Metrics& metrics;
-    SessionOptions session;
-    double save_seconds;
-  };
   Device(DeviceSetup setup, Shared shared);
   ~Device();  // waits for its thread; Jobs::stop_taking() first
   void start();
@@ -62,15 +50,16 @@ class Device {
   };
   void work();
   void run(const std::shared_ptr<RunningJob>& job);
-  void make(RunningJob& job, Session& session);
+  void make(RunningJob& job, const ServedModel& model);
   Session& session_of(const ServedModel& model);
+  std::unique_ptr<Session> new_session(const ServedModel& model) const;
   bool forget_oldest(const ServedModel& but);
 
   const DeviceSetup setup_;
   const Shared shared_;
   mutable std::mutex mutex_;  // of loaded_'s list; sessions are the thread's own
   std::list<Loaded> loaded_;  // the one used last first
-  std::atomic<std::uint64_t> free_bytes_{0};  // with what the sessions hold counted as free, when last asked
+  std::atomic<std::uint64_t> free_bytes_{0};  // the most that a session was offered
   std::mutex planning_;
   std::list<Loaded> planners_;
   std::thread thread_;

@@ -1,6 +1,7 @@
 // A job as it is kept: what was asked for, and what has become of it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -11,6 +12,9 @@ namespace zoe::server {
 enum class JobStatus : std::uint8_t { queued, in_progress, completed, failed };
 std::string_view name(JobStatus status);
 JobStatus parse_status(std::string_view text);  // invalid_argument for another word
+
+// The time of records, now.
+inline double unix_seconds() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 struct JobRecord {
   std::int64_t sequence = 0;  // of the store: the queue's order

@@ -10,10 +10,6 @@ namespace zoe::server {
 
 namespace {
 
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 std::string event_text(std::string_view event, std::string_view data) { return fmt::format("event: {}\ndata: {}\n\n", event, data); }
 
 bool is_done(const JobRecord& job) { return job.status == JobStatus::completed || job.status == JobStatus::failed; }
@@ -41,8 +37,9 @@ JobStore::Added Jobs::add(JobRecord job, const std::function<void(const std::str
     const std::lock_guard lock(mutex_);
     if (stops_) throw Refusal(503, "stopping", "[serve] the server stops. Send it again when it is back.");
     const auto full = [](std::int64_t most, std::string_view whose) {
-      throw Refusal(429, "queue_full",
-                    fmt::format("[queue] {} are waiting or running already, the most {}. Wait for one, or cancel it.", most, whose));
+      throw Refusal(
+          429, "queue_full",
+          fmt::format("[queue] {} are waiting or running already, the most {}. Wait for one, or cancel it.", most, whose));
     };
     if (open_ >= limits_.most) full(limits_.most, "that this server takes");
     if (const auto own = owned_.find(owner); own != owned_.end() && own->second >= limits_.most_of_owner)
@@ -92,8 +89,8 @@ JobView Jobs::view_locked(JobRecord record) const {
   if (const auto running = running_.find(view.record.id); running != running_.end()) {
     const RunningJob& job = *running->second;
     view.record.status = JobStatus::in_progress;
-    view.record.started_at = job.record.started_at;
-    view.record.device = job.record.device;
+    view.record.started_at = job.taken.started_at;
+    view.record.device = job.taken.device;
     view.progress = job.progress();
   } else if (queue_.contains(view.record.sequence)) {
     view.record.status = JobStatus::queued;
@@ -138,8 +135,8 @@ bool Jobs::cancel(const std::string& id) {
       auto none = RunningJob::Stop::none;
       job.stop.compare_exchange_strong(none, RunningJob::Stop::cancelled);
       job.cancel = true;
-      record->device = job.record.device;
-      record->started_at = job.record.started_at;
+      record->device = job.taken.device;
+      record->started_at = job.taken.started_at;
     }
   }
   record->status = JobStatus::failed;
@@ -201,7 +198,7 @@ bool Jobs::is_full() const {
 std::vector<JobRecord> Jobs::waiting() const {
   const std::lock_guard lock(mutex_);
   std::vector<JobRecord> all;
-  for (const auto& [id, job] : running_) all.push_back(job->record);
+  for (const auto& [id, job] : running_) all.push_back(job->taken);
   for (const auto& [sequence, job] : queue_) all.push_back(job);
   return all;
 }
@@ -210,18 +207,19 @@ std::shared_ptr<RunningJob> Jobs::take(const std::string& device) {
   std::unique_lock lock(mutex_);
   work_.wait(lock, [&] { return stops_ || !queue_.empty(); });
   if (stops_) return nullptr;
-  auto job = std::make_shared<RunningJob>();
-  job->record = std::move(queue_.begin()->second);
+  JobRecord record = std::move(queue_.begin()->second);
   queue_.erase(queue_.begin());
-  job->record.status = JobStatus::in_progress;
-  job->record.started_at = unix_seconds();
-  job->record.device = device;
-  ++job->record.starts;
+  record.status = JobStatus::in_progress;
+  record.started_at = unix_seconds();
+  record.device = device;
+  ++record.starts;
+  const auto job = std::make_shared<RunningJob>(std::move(record));
+  const std::string& id = job->taken.id;
   job->now.phase = "load";
-  job->now.frames = job->record.num_frames;
-  running_[job->record.id] = job;
-  store_.mark_started(job->record.id, job->record.started_at, device);
-  if (listeners_.contains(job->record.id)) tell(job->record.id, "video", describe(view_locked(job->record)));
+  job->now.frames = job->taken.num_frames;
+  running_[id] = job;
+  store_.mark_started(id, job->taken.started_at, device);
+  if (listeners_.contains(id)) tell(id, "video", describe(view_locked(job->taken)));
   tell_queue_locked();
   return job;
 }
@@ -240,8 +238,8 @@ void Jobs::tell_queue_locked() {
     if (const auto found = listeners_.find(job.id); found != listeners_.end())
       for (Listener& listener : found->second)
         if (std::exchange(listener.told_position, position) != position)
-          listener.stream->send(event_text(
-              "queue", fmt::format(R"({{"queue_position": {}, "queue_length": {}}})", position, queue_.size())));
+          listener.stream->send(
+              event_text("queue", fmt::format(R"({{"queue_position": {}, "queue_length": {}}})", position, queue_.size())));
     ++position;
   }
 }
@@ -269,8 +267,8 @@ void Jobs::preview_drawn(RunningJob& job, int step) {
   const std::lock_guard lock(mutex_);
   const std::string& id = job.record.id;
   tell(id, "preview",
-       fmt::format(R"({{"step": {}, "path": "/v1/videos/{}/content?variant=preview&step={}", "media_type": "image/gif"}})", step, id,
-                   step));
+       fmt::format(R"({{"step": {}, "path": "/v1/videos/{}/content?variant=preview&step={}", "media_type": "image/gif"}})", step,
+                   id, step));
 }
 
 bool Jobs::wants_preview(const std::string& id) const {

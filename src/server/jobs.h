@@ -1,5 +1,5 @@
-// The jobs of a server: the queue that devices take from, those that run, and whoever listens to one. The store has them on disk; what
-// is here is what changes faster than it is worth storing.
+// The jobs of a server: the queue that devices take from, those that run, and whoever listens to one. The store has them on disk;
+// what is here is what changes faster than it is worth storing.
 #pragma once
 
 #include <atomic>
@@ -34,10 +34,13 @@ struct JobProgress {
   int preview_step = 0;  // that the preview shows; 0: there is none
 };
 
-// A job on a device. The worker writes, all others read and may stop it.
+// A job on a device. All others read how it was taken and how far it is, and may stop it.
 struct RunningJob {
   enum class Stop : std::uint8_t { none, cancelled, removed, shutdown };
-  JobRecord record;
+  explicit RunningJob(JobRecord as_taken) : taken(std::move(as_taken)), record(taken) {}
+
+  const JobRecord taken;
+  JobRecord record;                 // the worker's own, who writes into it how it ends
   std::atomic<bool> cancel{false};  // what the session looks at
   std::atomic<Stop> stop{Stop::none};
 
@@ -84,7 +87,7 @@ class Jobs {
   void progressed(RunningJob& job, bool now);  // tells those who listen, at most ten times a second but `now`
   void preview_drawn(RunningJob& job, int step);
   bool wants_preview(const std::string& id) const;
-  void finish(const std::shared_ptr<RunningJob>& job);   // its record says how it ended
+  void finish(const std::shared_ptr<RunningJob>& job);    // its record says how it ended
   void put_back(const std::shared_ptr<RunningJob>& job);  // as one that waits
 
   void preview_fetched(const std::string& id);

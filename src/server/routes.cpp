@@ -27,10 +27,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 HttpResponse json_response(std::string body, int status = 200) {
   return {.status = status, .headers = {{"Content-Type", "application/json"}}, .body = std::move(body)};
 }

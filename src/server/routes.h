@@ -11,24 +11,14 @@
 
 #include "server/api_keys.h"
 #include "server/device.h"
-#include "server/folders.h"
 #include "server/http.h"
-#include "server/jobs.h"
-#include "server/metrics.h"
-#include "server/models.h"
-#include "server/pace.h"
+#include "server/shared.h"
 
 namespace zoe::server {
 
 struct Submission;
 
-struct Site {
-  const Models& models;
-  const Folders& folders;
-  JobStore& store;
-  Jobs& jobs;
-  Pace& pace;
-  Metrics& metrics;
+struct Site : Shared {
   const ApiKeys& keys;
   std::vector<std::unique_ptr<Device>>& devices;
   double keep_seconds, started_at;

@@ -38,10 +38,6 @@ namespace fs = std::filesystem;
 
 namespace {
 
-double unix_seconds() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 bool is_loopback(const std::string& host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
 }
@@ -186,23 +182,25 @@ Server::Server(ServerOptions options) {
   learn_pace(state.pace, state.store);
   state.resumed = static_cast<std::size_t>(state.jobs.queue_length());
   state.jobs.describe = [keep = state.keep_seconds()](const JobView& view) { return video_object(view, keep); };
+  const Shared shared{state.models, state.folders, state.store, state.jobs, state.pace, state.metrics};
+  SessionOptions session = state.options.session;
+  session.single_request = false;
+  session.spelling = Spelling::key;
   std::set<std::string> names;
   for (const ServerOptions::Device& each : state.options.devices) {
     std::string name = each.name;
     for (int i = 2; !names.insert(name).second; ++i) name = fmt::format("{}#{}", each.name, i);
-    state.devices.push_back(std::make_unique<Device>(
-        DeviceSetup{name, each.platform, each.dtype},
-        Device::Shared{state.models, state.folders, state.jobs, state.store, state.pace, state.metrics, state.options.session,
-                       state.options.save_seconds}));
+    session.dtype = each.dtype;
+    state.devices.push_back(
+        std::make_unique<Device>(DeviceSetup{name, each.platform, each.dtype, session, state.options.save_seconds}, shared));
   }
   std::vector<std::string> hosts;
   if (is_loopback(state.options.host)) {
     hosts = {"localhost", "127.0.0.1", "::1", state.options.host};
     hosts.insert(hosts.end(), state.options.allowed_hosts.begin(), state.options.allowed_hosts.end());
   }
-  state.routes = std::make_unique<Routes>(Site{state.models, state.folders, state.store, state.jobs, state.pace, state.metrics,
-                                               state.keys, state.devices, state.keep_seconds(), unix_seconds(), std::move(hosts),
-                                               state.stops, [&state] { return state.http->connections(); }});
+  state.routes = std::make_unique<Routes>(Site{shared, state.keys, state.devices, state.keep_seconds(), unix_seconds(),
+                                               std::move(hosts), state.stops, [&state] { return state.http->connections(); }});
   HttpHandlers handlers;
   handlers.begin = [&state](const HttpRequest& request) { return state.routes->refuse(request); };
   handlers.handle = [&state](std::shared_ptr<HttpRequest> request, Answer answer, std::function<bool()> is_gone) {

@@ -117,40 +117,40 @@ TEST(CudaSource, CompilesToACubin) {
 // Scores, sums and queries of flash attention are all in registers, of which there is not one left to spill.
 TEST(CudaSource, OfFlashAttentionFitsTheRegisters) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
-  struct Form {
+  struct Variant {
     std::int64_t channels, tile;
     bool has_bias, stays;
   };
-  for (const Form& form : {Form{128, 144, false, false}, {128, 144, true, true}, {64, 16, true, false}}) {
-    const std::string said = compile(cuda::flash_attention_source(form.channels, form.tile, form.has_bias, form.stays));
+  for (const Variant& variant : {Variant{128, 144, false, false}, {128, 144, true, true}, {64, 16, true, false}}) {
+    const std::string said = compile(cuda::flash_attention_source(variant.channels, variant.tile, variant.has_bias, variant.stays));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
-        << form.channels << " channels, " << form.tile << " keys: " << said;
+        << variant.channels << " channels, " << variant.tile << " keys: " << said;
   }
 }
 
 // The sums of a warpgroup are; and products that wait for each other are said to be "serialized".
 TEST(CudaSource, OfImplicitGemmFitsTheRegistersAndItsProductsRunOn) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
-  struct Form {
+  struct Variant {
     std::array<std::int64_t, 3> kernel;
     cuda::ImplicitGemmTile tile;
     std::int64_t x_stages, w_slots;
     Activation activation;
   };
-  for (const Form& form : {Form{{3, 3, 3}, {96, {2, 2}, {1, 1}}, 2, 5, Activation::none},
-                           {{1, 2, 2}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::none},
-                           {{1, 3, 3}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::silu},
-                           {{3, 3, 3}, {128, {2, 1}, {1, 2}}, 2, 4, Activation::none},
-                           {{1, 2, 2}, {128, {1, 2}, {1, 2}}, 4, 8, Activation::none},
-                           {{3, 3, 3}, {160, {2, 1}, {1, 2}}, 2, 3, Activation::silu},
-                           {{3, 3, 3}, {160, {1, 2}, {1, 2}}, 2, 3, Activation::none},
-                           {{3, 3, 3}, {16, {2, 2}, {1, 1}}, 2, 8, Activation::none},
-                           {{3, 3, 3}, {8, {2, 2}, {1, 1}}, 2, 8, Activation::none}}) {
+  for (const Variant& variant : {Variant{{3, 3, 3}, {96, {2, 2}, {1, 1}}, 2, 5, Activation::none},
+                                 {{1, 2, 2}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::none},
+                                 {{1, 3, 3}, {96, {2, 2}, {1, 1}}, 4, 8, Activation::silu},
+                                 {{3, 3, 3}, {128, {2, 1}, {1, 2}}, 2, 4, Activation::none},
+                                 {{1, 2, 2}, {128, {1, 2}, {1, 2}}, 4, 8, Activation::none},
+                                 {{3, 3, 3}, {160, {2, 1}, {1, 2}}, 2, 3, Activation::silu},
+                                 {{3, 3, 3}, {160, {1, 2}, {1, 2}}, 2, 3, Activation::none},
+                                 {{3, 3, 3}, {16, {2, 2}, {1, 1}}, 2, 8, Activation::none},
+                                 {{3, 3, 3}, {8, {2, 2}, {1, 1}}, 2, 8, Activation::none}}) {
     const std::string said =
-        compile(cuda::implicit_gemm_source(form.kernel, form.tile, form.x_stages, form.w_slots, form.activation));
+        compile(cuda::implicit_gemm_source(variant.kernel, variant.tile, variant.x_stages, variant.w_slots, variant.activation));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
                 said.find("serialized") == std::string::npos)
-        << form.tile.columns << " columns, " << form.w_slots << " slots: " << said;
+        << variant.tile.columns << " columns, " << variant.w_slots << " slots: " << said;
   }
 }
 
@@ -165,20 +165,20 @@ TEST(CudaSource, OfWideAttentionFitsTheRegistersAndItsProductsRunOn) {
 // Sixteen numbers of a thread, and the bytes they are made of, stay in registers.
 TEST(CudaSource, OfWideningNeedsNoStack) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
-  struct Form {
+  struct Variant {
     const char* encoding;
     bool is_scaled, is_changed;
     DType dtype;
   };
-  for (const Form& form : {Form{"Q4_K", false, false, DType::bf16},
-                           {"Q8_0", false, true, DType::bf16},
-                           {"Q6_K", false, true, DType::f32},
-                           {"F8_E4M3", true, false, DType::bf16},
-                           {"BF16", false, true, DType::bf16}}) {
+  for (const Variant& variant : {Variant{"Q4_K", false, false, DType::bf16},
+                                 {"Q8_0", false, true, DType::bf16},
+                                 {"Q6_K", false, true, DType::f32},
+                                 {"F8_E4M3", true, false, DType::bf16},
+                                 {"BF16", false, true, DType::bf16}}) {
     const std::string said =
-        compile(cuda::widen_source(*find_encoding(form.encoding), form.is_scaled, form.is_changed, form.dtype));
+        compile(cuda::widen_source(*find_encoding(variant.encoding), variant.is_scaled, variant.is_changed, variant.dtype));
     EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos)
-        << form.encoding << ": " << said;
+        << variant.encoding << ": " << said;
   }
 }
 

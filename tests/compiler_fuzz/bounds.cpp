@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <unordered_map>
 
+#include "base/codes.h"
 #include "codegen/chain.h"
 #include "compiler/passes/inline_calls.h"
 #include "ir/trace.h"
@@ -82,6 +84,7 @@ class Bounds {
         });
       }
       case Opcode::linear: {
+        if (node.as<ProductAttributes>().codes != Codes::none) return finish(of_codes(node, *in[0], *in[1], result));
         const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)),
                    width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
         const auto &w = in[1]->value.values, &ew = in[1]->error;
@@ -109,6 +112,52 @@ class Bounds {
   }
 
  private:
+  // What the codes of a row stand for, and how far another row within its bounds may be from that: a row that is the same bits has
+  // the same codes; of another one each code may be the next.
+  struct CodedRow {
+    Values values;
+    double error = 0;
+  };
+  static std::vector<CodedRow> coded(const Bounded& operand, std::size_t width) {
+    std::vector<CodedRow> rows;
+    for (std::size_t begin = 0; begin < operand.value.values.size(); begin += width) {
+      std::vector<float> row(width);
+      double most = 0, largest_error = 0, errors = 0;
+      for (std::size_t i = 0; i < width; ++i) {
+        const double e = operand.error[begin + i], x = operand.value.values[begin + i];
+        row[i] = static_cast<float>(x);
+        most += std::abs(x) + e;
+        errors += e;
+        largest_error = std::max(largest_error, e);
+      }
+      // The rotation spreads errors over its group, and its f32 sums must not overflow.
+      const double moved = errors == 0 ? 0 : 1.01 * (errors + 16 * kF32 * most);
+      std::vector<std::int8_t> codes(width);
+      const double scale = static_cast<double>(encode_row(row, codes.data()));
+      CodedRow& made = rows.emplace_back();
+      for (const std::int8_t code : codes) made.values.push_back(code * scale);
+      made.error = !(most < kLargest / 2) || !std::isfinite(scale) ? kInfinity
+                   : moved == 0                                    ? 0
+                                                                   : moved + 1.02 * (scale + moved / 127);
+    }
+    return rows;
+  }
+  static std::function<double(std::size_t)> of_codes(const Node& node, const Bounded& x, const Bounded& w,
+                                                     const ReferenceTensor& result) {
+    const auto inner = static_cast<std::size_t>(node.inputs[0].dim(-1)),
+               width = static_cast<std::size_t>(node.types[0].shape.dim(-1));
+    return [rows = coded(x, inner), columns = coded(w, inner), &result, inner, width, dtype = node.types[0].dtype](std::size_t i) {
+      const CodedRow &a = rows[i / width], &b = columns[i % width];
+      double carried = 0, size = 0;
+      for (std::size_t k = 0; k < inner; ++k) {
+        carried += std::abs(a.values[k]) * b.error + std::abs(b.values[k]) * a.error + a.error * b.error;
+        size += (std::abs(a.values[k]) + a.error) * (std::abs(b.values[k]) + b.error);
+      }
+      carried += 8 * kF32 * size + 0x1p-126;
+      return size < kLargest ? carried + unit(dtype) * (std::abs(result.values[i]) + carried) : kInfinity;
+    };
+  }
+
   // It grows with what it rounds: the ends of where that may lie bound it. All is known of what is unknown: the ends of the dtype.
   static double to_byte(DType dtype, double x, double e, double result) {
     const double low = dtype == DType::i8 ? -128.0 : 0.0, high = low + 255.0;

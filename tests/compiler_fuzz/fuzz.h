@@ -28,6 +28,7 @@ struct Runner {
   std::vector<std::string> excluded_ops = {};   // see CompileOptions
   bool streams_weights = false;                 // block by block; every graph is a plan of its own
   bool updates_in_place = false;                // results take the place of inputs where the plan allows it
+  bool takes_codes = true;                      // products from codes; graphs that have such are left out where it does not
   std::function<void(Plan&)> change_plan = {};  // for planted bugs
 };
 

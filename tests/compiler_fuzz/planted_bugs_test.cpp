@@ -159,6 +159,21 @@ std::vector<Bug> bugs() {
   all.push_back({.name = "a sum runs in another order", .body = [](const Node& node, const auto& in) {
                    return node.opcode == Opcode::sum && in[0].dim(-1) > 1 ? sum(flip(in[0], -1)) : Value{};
                  }});
+  all.push_back({.name = "a row's maximum begins as zero", .body = [](const Node& node, const auto& in) {
+                   return node.opcode == Opcode::row_max ? max(row_max(in[0]), constant(0)) : Value{};
+                 }});
+  all.push_back({.name = "a row's largest absolute value forgets the sign", .body = [](const Node& node, const auto& in) {
+                   return node.opcode == Opcode::row_max && in[0].node().opcode == Opcode::abs ? row_max(in[0].node().inputs[0])
+                                                                                               : Value{};
+                 }});
+  all.push_back({.name = "a row's maximum leaves out the last element", .body = [](const Node& node, const auto& in) {
+                   const std::int64_t width = node.opcode == Opcode::row_max ? in[0].dim(-1) : 0;
+                   return width > 1 ? row_max(slice(in[0], -1, 0, width - 1)) : Value{};
+                 }});
+  all.push_back({.name = "codes of i8 have no sign", .body = [](const Node& node, const auto& in) {
+                   const bool is_code = node.opcode == Opcode::cast && node.types[0].dtype == DType::i8;
+                   return is_code ? cast(max(in[0], constant(0)), DType::i8) : Value{};
+                 }});
   all.push_back({.name = "the operands of a maximum are exchanged",
                  .body = [](const Node& node, const auto& in) { return exchanged(Opcode::max, node, in); }});
   all.push_back({.name = "all rows take the first one's operand", .body = [](const Node& node, const auto& in) {
@@ -255,9 +270,12 @@ TEST(PlantedBugs, OfGeneratedCodeAreCaught) {
   const TextBug all[] = {
       {"none", "", ""},
       {"products and sums are contracted", "", "-ffp-contract=fast"},
-      {"the lanes behind a row's end are summed, too", "s/for (int i = n; i < ZOE_LANES; ++i) x.i. = 0.0f;//", ""},
+      {"the lanes behind a row's end are reduced, too", "s/for (int i = n; i < ZOE_LANES; ++i) x.i. = Reduce::identity;//", ""},
       {"rounding to bf16 cuts off", "s/bits + 0x7fff + (high & 1)/bits/", ""},
       {"rounding to u8 is left out", "s/return (x + 12582912.0f) - 12582912.0f;/return x;/", ""},
+      {"rounding to i8 is left out", "s/zoe_round_i8(F x) {/zoe_round_i8(F x) { return x;/", ""},
+      {"a maximum is of a total and an element", "/^ZOE_REDUCTION(row_max/s/a, b/b, a/", ""},
+      {"a row's maximum begins as zero", "s/^ZOE_REDUCTION(row_max, [^,]*/ZOE_REDUCTION(row_max, 0.0f/", ""},
       {"kept values share one place", "s/(scratch + [0-9]*)/(scratch)/", ""},
       {"rows begin one column late", "s/const long r0 = row;/const long r0 = row > 0 ? row - 1 : 0;/", ""},
   };

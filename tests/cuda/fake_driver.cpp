@@ -58,7 +58,7 @@ struct Fake {
   // Orders.
   std::size_t memory = std::size_t{8} << 30;
   int devices = 1, major = 7, minor = 5, stale = 0, integrated = 0, linked = 1;
-  std::string fail_member, rejected;
+  std::string fail_member, refused, rejected;
   int fail_in = 0;
   Status fail_status = 0, lost = kSuccess;
   // State.
@@ -92,6 +92,7 @@ struct Fake {
     log.clear();
     problems.clear();
     fail_member.clear();
+    refused.clear();
     rejected.clear();
     lost = kSuccess;
     memory = std::size_t{8} << 30;
@@ -105,6 +106,7 @@ struct Fake {
       if (verb == "devices") words >> devices;
       if (verb == "capability") words >> major >> minor;
       if (verb == "fail") words >> fail_member >> fail_in >> fail_status;
+      if (verb == "refuse") words >> refused >> fail_status;
       if (verb == "stale") words >> stale;
       if (verb == "integrated") words >> integrated;
       if (verb == "linked") words >> linked;
@@ -149,6 +151,8 @@ class Call {
     if (!f.fail_member.empty() && (f.fail_member == member || f.fail_member == "any") && --f.fail_in == 0) {
       status = f.fail_status;
       if (status >= kFirstSticky) f.lost = status;
+    } else if (f.refused == member) {
+      status = f.fail_status;
     } else {
       status = f.lost;
     }

@@ -804,5 +804,34 @@ TEST(FlashAttention, DescribesItsOperandsAndLooksForWhatOverflows) {
   fake.order("");
 }
 
+// A process may lock few pages (`ulimit -l`), and none may be left: slower, said once, and the same bytes.
+TEST(Vendors, PagesThatAreNotLockedHoldTheSameBytes) {
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    fake.order("refuse host_allocate 2");
+    std::vector<std::string> lines;
+    EXPECT_EQ(error_of(fake,
+                       [&] {
+                         const LogScope log_scope([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
+                         const auto platform = open_platform(vendor->platform, fake.options({}));
+                         const auto first = platform->allocate_host(4096, "packed"),
+                                    second = platform->allocate_host(4096, "packed");
+                         EXPECT_FALSE(first->is_locked || second->is_locked);
+                         std::memset(second->data, 7, 4096);
+                         const auto buffer = platform->allocate(4096, "weights");
+                         const auto stream = platform->make_stream();
+                         platform->upload_later(*stream, *second, 1024, {buffer.get(), 512}, 256);
+                         stream->synchronize();
+                         std::vector<std::byte> back(4096);
+                         platform->download(*stream, {buffer.get(), 0}, back.data(), back.size());
+                         for (std::size_t i = 0; i < back.size(); ++i)
+                           ASSERT_EQ(back[i], std::byte{i >= 512 && i < 768 ? 7 : 0}) << vendor->platform << ", byte " << i;
+                       }),
+              "");
+    ASSERT_EQ(lines.size(), 1u) << vendor->platform;
+    EXPECT_NE(lines[0].find("locks no more pages"), std::string::npos) << lines[0];
+  }
+}
+
 }  // namespace
 }  // namespace zoe::testing

@@ -41,5 +41,19 @@ TEST(Readme, ItsCommandsRunAsPrinted) {
   EXPECT_GE(ran, 4);
 }
 
+// A newcomer waits for the command, not for the tests and benches.
+TEST(Readme, TheDemoBuildsTheCommandAlone) {
+  std::ifstream file(ZOE_FIXTURES "/../../dev");
+  const std::string script(std::istreambuf_iterator<char>(file), {});
+  const std::size_t begin = script.find("\n  demo)"), end = script.find(";;", begin);
+  ASSERT_NE(begin, script.npos);
+  EXPECT_NE(script.substr(begin, end - begin).find("--target zoe"), script.npos);
+  const testing::CommandResult commands = testing::run_command({"ninja", "-C", ZOE_BUILD, "-t", "commands", "zoe"});
+  ASSERT_EQ(commands.code, 0) << commands.err;
+  EXPECT_NE(commands.out.find("src/base"), std::string::npos);
+  for (const char* const folder : {"/bench/", "/tests/", "/examples/"})
+    EXPECT_EQ(commands.out.find(folder), std::string::npos) << commands.out.substr(commands.out.find(folder), 200);
+}
+
 }  // namespace
 }  // namespace zoe

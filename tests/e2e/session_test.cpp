@@ -1,6 +1,7 @@
 // One session, several requests: what stays, what a cancelled or failed one leaves behind, and a recipe of somebody else's.
 #include "pipeline/session.h"
 
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -10,9 +11,11 @@
 #include <functional>
 #include <map>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "compiler_fuzz/wrapped_platform.h"
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
@@ -253,7 +256,8 @@ class ApartPlatform : public fuzz::WrappedPlatform {
 
  private:
   struct Held : HostBuffer {
-    Held(std::shared_ptr<HostBuffer> of, std::shared_ptr<std::atomic<std::size_t>> all) : buffer(std::move(of)), total(std::move(all)) {
+    Held(std::shared_ptr<HostBuffer> of, std::shared_ptr<std::atomic<std::size_t>> all)
+        : buffer(std::move(of)), total(std::move(all)) {
       data = buffer->data, size_bytes = buffer->size_bytes;
       *total += size_bytes;
     }
@@ -263,6 +267,46 @@ class ApartPlatform : public fuzz::WrappedPlatform {
   };
   DeviceInfo info_;
 };
+
+// Where both experts fit the second is loaded while the first is at work, where all stays everything is; the statement says so.
+TEST(LoadedAhead, TheVideoIsTheSameAndACancelledLoadBeginsAnew) {
+  const testing::TemporaryFolder temporary;
+  const ModelConfig model = read_model_config(testing::make_two_experts(temporary.path() / "model"));
+  Session plain(model, open_platform("cpu", {.threads = 1}), {.dtype = DType::f32});
+  Request request = small();
+  request.num_inference_steps = 4;
+  const Frames frames = run(plain, request);
+  for (const bool single : {true, false}) {
+    Session session(model, std::make_shared<ApartPlatform>(), {.dtype = DType::f32, .single_request = single});
+    const Job job = session.plan(request);
+    for (const StageMemory& stage : job.memory().stages) {
+      EXPECT_EQ(stage.host, 0U);
+      if (stage.component == "transformer")
+        EXPECT_EQ(std::count(stage.stay.begin(), stage.stay.end(), "transformer_2"), 1) << stage.stage;
+    }
+    std::set<std::string> loaded;
+    const LogScope log_scope([&](LogLevel, std::string_view text) {
+      if (text.find("ahead of its first stage") != std::string_view::npos) loaded.emplace(text.substr(0, text.find(' ')));
+    });
+    std::atomic<bool> cancel{false};
+    Callbacks callbacks;
+    callbacks.cancel = &cancel;
+    callbacks.progress = [&](const Progress& progress) { cancel = progress.phase == Phase::denoise; };
+    try {
+      run(session, request, callbacks);
+      ADD_FAILURE() << "was not cancelled";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::cancelled) << error.what();
+    }
+    EXPECT_EQ(run(session, request), frames);
+    EXPECT_TRUE(loaded.contains("transformer_2")) << fmt::format("{}", fmt::join(loaded, ", "));
+    if (single) continue;
+    EXPECT_TRUE(loaded.contains("vae")) << fmt::format("{}", fmt::join(loaded, ", "));
+    loaded.clear();
+    EXPECT_EQ(run(session, request), frames);
+    EXPECT_TRUE(loaded.empty()) << "what is there is loaded again";
+  }
+}
 
 class PreparedExperts : public ::testing::Test {
  protected:
@@ -334,7 +378,8 @@ TEST_F(SessionTest, StandsRandomRequests) {
   const int count = asked ? std::atoi(asked) : 60;
   const testing::TemporaryFolder temporary;
   const auto platform = std::make_shared<FailingPlatform>();
-  Session session(read_model_config(testing::make_two_experts(temporary.path() / "model")), platform, {.dtype = DType::f32, .most_plans = 60});
+  Session session(read_model_config(testing::make_two_experts(temporary.path() / "model")), platform,
+                  {.dtype = DType::f32, .most_plans = 60});
   std::mt19937 random(7);
   const auto pick = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   std::map<std::string, Frames> seen;
@@ -351,17 +396,21 @@ TEST_F(SessionTest, StandsRandomRequests) {
     Callbacks callbacks;
     callbacks.cancel = &cancel;
     int until = pick(3) == 0 ? pick(8) : -1;
-    callbacks.progress = [&](const Progress&) { if (until >= 0 && until-- == 0) cancel = true; };
+    callbacks.progress = [&](const Progress&) {
+      if (until >= 0 && until-- == 0) cancel = true;
+    };
     platform->countdown = pick(3) == 0 ? 1 + pick(60) : 0;
     try {
       const Frames frames = run(session, request, callbacks);
-      const std::string key = fmt::format("{} {}x{}x{} {} {} {}", request.prompts[0], *request.width, *request.height,
-                                          *request.num_frames, *request.num_inference_steps, *request.guidance_scale, request.seeds[0]);
+      const std::string key =
+          fmt::format("{} {}x{}x{} {} {} {}", request.prompts[0], *request.width, *request.height, *request.num_frames,
+                      *request.num_inference_steps, *request.guidance_scale, request.seeds[0]);
       const auto [known, is_new] = seen.try_emplace(key, frames);
       EXPECT_TRUE(is_new || known->second == frames) << key;
       ++finished;
     } catch (const Error& error) {
-      EXPECT_TRUE(error.kind() == ErrorKind::cancelled || error.kind() == ErrorKind::out_of_memory || error.kind() == ErrorKind::device)
+      EXPECT_TRUE(error.kind() == ErrorKind::cancelled || error.kind() == ErrorKind::out_of_memory ||
+                  error.kind() == ErrorKind::device)
           << error.what();
       ++stopped;
     }
@@ -400,7 +449,8 @@ class ShowNoise : public Recipe {
       return program;
     }
     void run(std::size_t, std::size_t video, StageRun& run) override {
-      std::vector<float> noise(static_cast<std::size_t>(channels_ * settled_.latent_frames * settled_.latent_height * settled_.latent_width));
+      std::vector<float> noise(
+          static_cast<std::size_t>(channels_ * settled_.latent_frames * settled_.latent_height * settled_.latent_width));
       standard_normal(settled_.seeds[video], noise);
       decode_.run(noise, video, run);
     }
@@ -418,7 +468,8 @@ TEST_F(SessionTest, RunsARecipeOfSomebodyElses) {
   request.seeds = {1, 2};
   const Frames frames = run(session, request);
   ASSERT_EQ(frames.size(), 2U * 5 * 32 * 32 * 3);
-  EXPECT_NE(Frames(frames.begin(), frames.begin() + 1000), Frames(frames.begin() + 5 * 32 * 32 * 3, frames.begin() + 5 * 32 * 32 * 3 + 1000));
+  EXPECT_NE(Frames(frames.begin(), frames.begin() + 1000),
+            Frames(frames.begin() + 5 * 32 * 32 * 3, frames.begin() + 5 * 32 * 32 * 3 + 1000));
   Job job = session.prepare(request);
   ASSERT_EQ(job.memory().stages.size(), 1U);
   EXPECT_EQ(job.memory().stages[0].phase, Phase::decode);

@@ -13,7 +13,7 @@
 #include <set>
 
 #include "base/error.h"
-#include "compiler/passes/read_history.h"
+#include "compiler_fuzz/wrapped_platform.h"
 #include "models/tensor_list.h"
 #include "testing/compare.h"
 #include "testing/graphs.h"
@@ -274,7 +274,8 @@ INSTANTIATE_TEST_SUITE_P(
                       VideoCase{"wan_vae_toy", "t1", Half::encode}, VideoCase{"wan_vae_toy", "t9", Half::encode},
                       VideoCase{"wan_vae_small", "t1", Half::encode}, VideoCase{"wan_vae_small", "t13", Half::encode},
                       VideoCase{"wan_vae_residual", "t3", Half::decode}, VideoCase{"wan_vae_residual", "t1", Half::encode},
-                      VideoCase{"wan_vae_residual", "t9", Half::encode}, VideoCase{"wan_vae_residual_alternate", "t3", Half::decode},
+                      VideoCase{"wan_vae_residual", "t9", Half::encode},
+                      VideoCase{"wan_vae_residual_alternate", "t3", Half::decode},
                       VideoCase{"wan_vae_residual_alternate", "t9", Half::encode}));
 
 TEST(WanVaeInterpreter, AgreesWithTheCpuPlatformInResultsAndStates) {
@@ -314,7 +315,8 @@ TEST(WanVaeStill, LevelsThatSettledAreLeftOut) {
       const WanVaeGraph traced =
           trace_wan_vae_encode_from(model.config, DType::f32, group, video.shape.dim(1), video.shape.dim(2), from);
       verify(traced.graph);
-      std::vector<ReferenceTensor> inputs{from == 0 ? frames_of(video, begin, begin + group) : given[static_cast<std::size_t>(from)]};
+      std::vector<ReferenceTensor> inputs{from == 0 ? frames_of(video, begin, begin + group)
+                                                    : given[static_cast<std::size_t>(from)]};
       for (const std::size_t number : traced.reads) inputs.push_back(shortened.states[number]);
       const auto outputs = run_graph("cpu", traced.graph, inputs, &model.weights);
       for (std::size_t i = 0; i < 2; ++i) append_frames(shortened.results[i], outputs[i]);
@@ -377,11 +379,34 @@ TEST(WanVaeTensors, AreThoseOfTheFiles) {
     match_tensors(model.weights, wan_vae_tensors(model.config));
   }
   EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(read_config(kFullSize))), testing::recorded_names_and_shapes("wan2.1-vae"));
-  EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(read_config(kFullSizeResidual))), testing::recorded_names_and_shapes("wan2.2-vae"));
+  EXPECT_EQ(testing::names_and_shapes(wan_vae_tensors(read_config(kFullSizeResidual))),
+            testing::recorded_names_and_shapes("wan2.2-vae"));
 }
+
+// Plans of a platform that has, as CUDA has, convolutions which read the frames before x where they lie.
+class ReadingPlatform : public fuzz::WrappedPlatform {
+ public:
+  ReadingPlatform() : WrappedPlatform(open_platform("null")) {
+    for (const Implementation& row : WrappedPlatform::implementations()) rows_.push_back(row);
+    Implementation reads = rows_.back();
+    reads.name = "null_history";
+    reads.of = one_of<Opcode::conv>;
+    reads.supports = [](const Node& conv) { return conv.inputs[1].dim(3) == 3 ? Support::yes() : Support::no("not 3 rows"); };
+    reads.reads_history = true;
+    rows_.push_back(std::move(reads));
+  }
+  std::span<const Implementation> implementations() const override { return rows_; }
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    return Platform::implement(nodes, rules);
+  }
+
+ private:
+  std::vector<Implementation> rows_;
+};
 
 TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
   const auto platform = open_platform("null");
+  ReadingPlatform reading;
   for (const std::string& folder : {model_folder("wan_vae_toy"), model_folder("wan_vae_small"), model_folder("wan_vae_residual"),
                                     model_folder("wan_vae_residual_alternate"), kFullSize, kFullSizeResidual}) {
     const WanVaeConfig config = read_config(folder);
@@ -394,8 +419,8 @@ TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
         const std::int64_t frames = half == Half::decode || first ? latents : latents * config.scale_factor_temporal;
         const WanVaeGraph traced = trace_group(half, config, DType::f32, {frames, 4 * scale, 3 * scale, 1}, first);
         const Plan plan = compile(traced.graph, *platform);
-        const Graph apart = read_history(traced.graph, [](const Node& conv) { return conv.inputs[1].dim(3) == 3; });
-        EXPECT_EQ(print(apart) != print(traced.graph), !first);
+        const Plan plan_apart = compile(traced.graph, reading);
+        EXPECT_EQ(print(plan_apart.graph) != print(plan.graph), !first);
         if (first) states = traced.states;
         EXPECT_TRUE(traced.states == states);  // one set of buffers serves all plans
         ASSERT_EQ(traced.graph.inputs.size(), 1 + traced.reads.size());
@@ -407,6 +432,7 @@ TEST(WanVaeGraph, EveryStateCanBeUpdatedInPlaceAndIsWrittenAsItIsRead) {
           const std::size_t output = traced.results + static_cast<std::size_t>(written);
           EXPECT_TRUE(traced.graph.outputs[output].type() == states[traced.reads[i]]) << i;
           EXPECT_TRUE(plan.can_update_in_place(1 + i, output)) << "state " << traced.reads[i];
+          EXPECT_TRUE(plan_apart.can_update_in_place(1 + i, output)) << "state " << traced.reads[i];
         }
         if (!first) {
           EXPECT_EQ(traced.reads.size(), states.size());
@@ -468,7 +494,8 @@ TEST(WanVaeErrors, NameTheValueAndItsKind) {
            {R"({"patch_size":2})", unsupported + "in_channels or out_channels is not supported: expected 12"},
            {R"({"patch_size":9})", bad + "bad patch_size: got 9"},
            {R"({"attn_scales":[0.5]})", unsupported + "attn_scales is not supported: expected []."},
-           {R"({"in_channels":12})", unsupported + "in_channels or out_channels is not supported: expected 3, three colours of 1x1 pixels."},
+           {R"({"in_channels":12})",
+            unsupported + "in_channels or out_channels is not supported: expected 3, three colours of 1x1 pixels."},
            {R"({"decoder_base_dim":0})", bad + "bad decoder_base_dim: got 0"},
            {R"({"temperal_downsample":[false,false,true]})",
             unsupported + "temperal_downsample is not supported: expected two true"},

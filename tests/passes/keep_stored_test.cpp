@@ -65,6 +65,16 @@ return %5 %6 %12
   testing::expect_pass(keep_all, text, text);
 }
 
+TEST(KeepStored, WhatBecomesCodesIsRead) {
+  const std::string text = R"(graph g
+%0 = input : bf16[3,256]
+%1 = parameter : bf16[32,256]  # a.Q4_K
+%2 = linear %0 %1 codes=i8 : bf16[3,32]
+return %2
+)";
+  testing::expect_pass(keep_all, text, text);
+}
+
 TEST(KeepStored, WhatAPlatformDoesNotTakeIsWidened) {
   const std::string text = R"(graph g
 %0 = input : bf16[3,256]

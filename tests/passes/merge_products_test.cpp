@@ -54,6 +54,18 @@ return %11
 )");
 }
 
+TEST(MergeProducts, ProductsFromCodesAreOneProductFromCodes) {
+  std::string text = kBlock;
+  for (std::size_t at = 0; (at = text.find("+bias :", at)) != std::string::npos; at += 8) text.insert(at + 5, " codes=i8");
+  const std::string merged = print(merge_all(parse(text)));
+  EXPECT_NE(merged.find("%3 = linear %0 %1 %2 +bias codes=i8 : f32[1,5,24]"), std::string::npos) << merged;
+  // An exact one is none of them.
+  text.replace(text.rfind(" codes=i8"), 9, "");
+  const std::string two = print(merge_all(parse(text)));
+  EXPECT_NE(two.find("+bias codes=i8 : f32[1,5,16]"), std::string::npos) << two;
+  EXPECT_NE(two.find("+bias : f32[1,5,8]"), std::string::npos) << two;
+}
+
 TEST(MergeProducts, WhatIsComputedStaysTheSame) {
   const Graph before = parse(kBlock), after = merge_all(before);
   ReferenceTensor x{{1, 5, 8}, {}};

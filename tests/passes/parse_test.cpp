@@ -81,7 +81,10 @@ TEST(Text, HoldsEverything) {
 %16 = cast %9 : u8[1,4,11,3]
 %17 = flip %16 axis=1 : u8[1,4,11,3]
 %18 = cast %17 : f32[1,4,11,3]
-return %12 %14.0 %13 %15 %2 %17 %18 %14.0
+%19 = parameter : bf16[4,3]  # weight
+%20 = linear %2 %19 codes=i8 : bf16[2,4]
+%21 = attention %0 %0 %0 scale=0.5 codes=i8 : f32[1,4,6,2]
+return %12 %14.0 %13 %15 %2 %17 %18 %20 %21 %14.0
 )";
   const Graph graph = parse(text);
   verify(graph);
@@ -121,6 +124,10 @@ struct Mistake {
 };
 
 const Mistake kMistakes[] = {
+    {"%0 = input : f32[2,3]\n%1 = linear %0 %0 codes=i4 : f32[2,2]\nreturn %1\n", "line 3] got codes=i4, expected i8."},
+    {"%0 = input : f32[1,2,3,4]\n%1 = input : f32[1,1,1,2]\n%2 = attention %0 %0 %0 %1 scale=1 +bias codes=i8 : f32[1,2,3,4]\n"
+     "return %2\n",
+     "line 4] [attention] got a bias and codes of i8, expected one of them."},
     {"return %0\n", "[graph text, line 2] got '%0', expected the label of a line before."},
     {"%0 = input : f32[2]\n", "[graph text, line 3] got '', expected '%LABEL = OPCODE ...' or 'return ...', 0 spaces in."},
     {"%0 = frobnicate : f32[2]\nreturn %0\n", "line 2] got 'frobnicate', expected an opcode."},

@@ -13,7 +13,8 @@ namespace zoe {
 namespace {
 
 WanDitConfig tiny(std::int64_t layers = 2) {
-  WanDitConfig config = parse_wan_dit_config(read_json_object(std::string(ZOE_MODELS) + "/toy-wan/transformer/config.json", "config"));
+  WanDitConfig config =
+      parse_wan_dit_config(read_json_object(std::string(ZOE_MODELS) + "/toy-wan/transformer/config.json", "config"));
   config.num_heads = 2, config.head_dim = 12, config.ffn_dim = 40, config.num_layers = layers;
   return config;
 }
@@ -43,7 +44,8 @@ void expect_same_numbers(const Graph& whole, const RowSplit& split) {
 }
 
 int count(const Graph& graph, Opcode opcode) {
-  return static_cast<int>(std::count_if(graph.nodes.begin(), graph.nodes.end(), [&](const NodePtr& n) { return n->opcode == opcode; }));
+  return static_cast<int>(
+      std::count_if(graph.nodes.begin(), graph.nodes.end(), [&](const NodePtr& n) { return n->opcode == opcode; }));
 }
 
 TEST(SplitRows, EveryKindOfForwardKeepsItsNumbers) {
@@ -85,8 +87,8 @@ TEST(SplitRows, OnePieceOfOneTextIsTheGraphItself) {
   EXPECT_EQ(print(split_rows(whole, {4, 1})), print(whole));
 }
 
-// The pieces of keys and of values wait beside the whole that they are put together to: what is saved in the feed-forward goes there.
-TEST(SplitRows, TheWorkspaceIsHardlyLarger) {
+// What is alive at once falls from seven values of all rows towards three: the stream in pieces, keys and values.
+TEST(SplitRows, TheWorkspaceFalls) {
   const auto null = open_platform("null");
   WanDitConfig config = tiny(2);
   config.num_heads = 8, config.head_dim = 64, config.ffn_dim = 1408;
@@ -97,7 +99,7 @@ TEST(SplitRows, TheWorkspaceIsHardlyLarger) {
   };
   const double whole = bytes({4096, 1}), pieces = bytes({4096, 16});
   EXPECT_GT(whole, 4.9);
-  EXPECT_LT(pieces, 1.05 * whole);
+  EXPECT_LT(pieces, 3.6) << whole;
 }
 
 }  // namespace

@@ -10,12 +10,14 @@ import pathlib
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import unittest
+import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from client import COMMAND, MODELS, TINY, Server, is_whole_mp4  # noqa: E402
@@ -372,6 +374,19 @@ def until(holds, seconds=30):
         time.sleep(0.05)
 
 
+def pixels_of(png):
+    """Size and bytes of its rows, whatever text is beside them."""
+    at, header, rows = 8, b"", b""
+    while at < len(png):
+        size, kind = int.from_bytes(png[at:at + 4], "big"), png[at + 4:at + 8]
+        if kind == b"IHDR":
+            header = png[at + 8:at + 8 + size]
+        if kind == b"IDAT":
+            rows += png[at + 8:at + 8 + size]
+        at += 12 + size
+    return header, zlib.decompress(rows)
+
+
 def headers_of(server, path):
     return server.raw("GET", path)[1]
 
@@ -451,7 +466,32 @@ class Survival(unittest.TestCase):
             with self.assertRaisesRegex(RuntimeError, "another running server"):
                 Server(folder=server.folder)
 
-    def test_old_videos_go(self):
+    def test_videos_that_are_too_old_go(self):
+        with Server("--keep-hours", "1") as server:
+            old, new = (server.wait(server.create(num_frames=1, num_inference_steps=1)["id"])["id"] for _ in range(2))
+            self.assertEqual(server.stop(), (0, ""))
+            jobs = sqlite3.connect(os.path.join(server.folder, "jobs.sqlite"))
+            with jobs:  # as if an hour had gone
+                jobs.execute("UPDATE jobs SET completed_at = completed_at - 3601 WHERE id = ?", (old,))
+            jobs.close()
+            server.start()
+            until(lambda: server.raw("GET", f"/v1/videos/{old}")[0] == 404)
+            self.assertEqual([each["id"] for each in server.call("GET", "/v1/videos")[1]["data"]], [new])
+            self.assertEqual(server.raw("GET", f"/v1/videos/{new}/content")[0], 200)
+            until(lambda: not list(pathlib.Path(server.folder, "videos").glob(old + "*")))
+
+    def test_the_oldest_of_too_many_bytes_go(self):
+        with Server() as server:
+            ids = [server.wait(server.create(seed=seed)["id"])["id"] for seed in range(3)]
+            bytes_of = lambda each: sum(path.stat().st_size for path in pathlib.Path(server.folder, "videos").glob(each + "*"))
+            keep = bytes_of(ids[1]) + bytes_of(ids[2]) + bytes_of(ids[0]) // 2
+            self.assertEqual(server.stop(), (0, ""))
+            server.options += ["--keep-size", str(keep)]
+            server.start()
+            until(lambda: server.raw("GET", f"/v1/videos/{ids[0]}")[0] == 404)
+            self.assertEqual([each["id"] for each in server.call("GET", "/v1/videos?order=asc")[1]["data"]], ids[1:])
+
+    def test_nothing_is_kept_where_there_is_room_for_nothing(self):
         with Server("--keep-size", "1") as server:
             video = server.create(num_frames=1)["id"]
             end = time.monotonic() + 40
@@ -613,6 +653,38 @@ class Devices(unittest.TestCase):
             loaded = {each["id"]: each["loaded"] for each in server.call("GET", "/v1/models")[1]["data"]}
             self.assertEqual(loaded, {"first": ["cpu"], "second": ["cpu"]})
 
+    def models_on_device(self, server):
+        return {each["id"] for each in server.call("GET", "/v1/models")[1]["data"] if each["loaded"]}
+
+    def test_models_come_and_go_within_the_limit(self):
+        folder = os.path.join(MODELS, "toy-wan")
+        names = ("first", "second", "third")
+        models = [f"{name}={folder}" for name in names]
+        with Server("--memory-limit", "2GiB", models=models[:1]) as server:
+            expected = self.frames_of(server, "first")
+            planned = server.call("POST", "/v1/videos/plan", TINY)[1]["memory_bytes"]["planned"]
+        # Room for one: whoever comes has the device to itself, and makes what it made alone.
+        with Server("--memory-limit", str(planned * 11 // 10), models=models[:2]) as server:
+            for name in ("first", "second", "second", "first"):
+                self.assertEqual(self.frames_of(server, name), expected)
+                self.assertEqual(self.models_on_device(server), {name})
+            metrics = server.raw("GET", "/metrics")[2].decode()
+            self.assertEqual({name: int(re.search(rf"^zoe_model{name}_total (\d+)$", metrics, re.M)[1])
+                              for name in ("s_loaded", "s_dropped", "_hits")}, {"s_loaded": 3, "s_dropped": 2, "_hits": 1})
+            plan = server.call("POST", "/v1/videos/plan", {**TINY, "model": "second"})[1]
+            self.assertTrue(plan["fits"], plan)
+        # Room for two of three: the one used longest ago goes.
+        with Server("--memory-limit", str(planned * 5 // 2), models=models) as server:
+            for name, there in (("first", {"first"}), ("second", {"first", "second"}), ("first", {"first", "second"}),
+                                ("third", {"first", "third"}), ("second", {"second", "third"})):
+                self.assertEqual(self.frames_of(server, name), expected)
+                self.assertEqual(self.models_on_device(server), there)
+
+    def frames_of(self, server, model):
+        video = server.wait(server.create(model=model, seed=2)["id"])
+        self.assertEqual(video["status"], "completed", video["error"])
+        return server.raw("GET", f"/v1/videos/{video['id']}/content?variant=spritesheet")[2]
+
     def test_what_does_not_fit(self):
         with Server("--memory-limit", "1MiB") as server:
             plan = server.call("POST", "/v1/videos/plan", TINY)
@@ -639,7 +711,35 @@ class Devices(unittest.TestCase):
             status, video = server.call("POST", "/v1/videos",
                                         {**TINY, "lora": {"name": names[0], "strength": 0.5}, "lora_allow_unused": True})
             self.assertEqual((status, video["request"]["lora"]), (200, names[0] + "=0.5"))
-            self.assertIn(server.wait(video["id"])["status"], ("completed", "failed"))
+            # It is of another model.
+            video = server.wait(video["id"])
+            self.assertEqual((video["status"], video["error"]["code"]), ("failed", "invalid_argument"), video)
+
+    def test_loras_change_the_video_of_their_request_alone(self):
+        with Server("--lora-dir", os.path.join(MODELS, "toy-wan-i2v", "loras")) as server:
+            self.assertEqual([each["id"] for each in server.call("GET", "/v1/loras")[1]["data"]], ["four_steps", "gathering_speed"])
+
+            def frames(**fields):
+                fields = {**TINY, "model": "toy-wan-i2v", "seed": 3, "num_inference_steps": 4, **fields}
+                status, video = server.form("/v1/videos", fields.items(), [("input_reference", "circle.png", PICTURE)])
+                self.assertEqual(status, 200, video)
+                video = server.wait(video["id"])
+                self.assertEqual(video["status"], "completed", video["error"])
+                return server.raw("GET", f"/v1/videos/{video['id']}/content?variant=spritesheet")[2]
+
+            plain, speed, half = frames(), frames(lora="gathering_speed"), frames(lora="gathering_speed=0.5")
+            self.assertEqual(len({plain, speed, half, frames(lora="four_steps")}), 4)
+            self.assertEqual((frames(), frames(lora="gathering_speed")), (plain, speed))
+            # As the command makes it.
+            with tempfile.TemporaryDirectory() as folder:
+                picture = os.path.join(MODELS, "toy-wan-i2v", "circle.png")
+                run = subprocess.run([COMMAND, "generate", "--model-path", os.path.join(MODELS, "toy-wan-i2v"), "-p", TINY["prompt"],
+                                      "--image", picture, "--size", TINY["size"], "--num-frames", "5", "--steps", "4", "--seed", "3",
+                                      "--lora", os.path.join(MODELS, "toy-wan-i2v", "loras", "gathering_speed.safetensors"), "--platform",
+                                      "cpu", "--threads", "1", "--compile", "off", "-o", os.path.join(folder, "sheet.png")],
+                                     capture_output=True, text=True)
+                self.assertEqual(run.returncode, 0, run.stderr)
+                self.assertEqual(pixels_of(pathlib.Path(folder, "sheet.png").read_bytes()), pixels_of(speed))
 
 
 if __name__ == "__main__":

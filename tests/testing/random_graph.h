@@ -74,8 +74,9 @@ class RandomGraph {
     graph_ = make_graph("random", inputs_, std::move(outputs));
   }
 
-  // Of these graphs bytes are a part.
+  // Of these graphs bytes are a part, and of these products from codes.
   bool has_bytes() const { return seed_ % 4 == 3; }
+  Codes codes() const { return seed_ % 4 == 1 ? Codes::i8 : Codes::none; }
 
   int below(int count) { return static_cast<int>(random_() % static_cast<std::uint64_t>(count)); }
   const Entry& any() { return pool_[static_cast<std::size_t>(below(static_cast<int>(pool_.size())))]; }
@@ -161,7 +162,7 @@ class RandomGraph {
         if (entry.is_number) return;
         if (rank == 4 && below(2)) return keep(attention(x, x, x, 0.5), true);
         if (rank == 4) return add_epilogue(conv(x, weight(x.dtype(), {2, x.dim(3), 1, 1, 1}), {}));
-        return rank ? add_epilogue(linear(x, weight(x.dtype(), {3, x.dim(-1)}))) : void();
+        return rank ? add_epilogue(linear(x, weight(x.dtype(), {3, x.dim(-1)}), {.codes = codes()})) : void();
       case 16: {  // the same again
         const Node& node = x.node();
         if (!node.inputs.empty() && node.types.size() == 1)
@@ -546,7 +547,7 @@ class RandomGraph {
     if (given.value.shape().rank() == 0 || given.value.dim(-1) > 300 || is_inside_call_) return add_movement(given);
     const Value x = tamed(given, 10);
     const std::int64_t inner = x.dim(-1), width = pick(1, 40);
-    Value y = linear(x, wide_leaf(x.dtype(), {width, inner}, false));
+    Value y = linear(x, wide_leaf(x.dtype(), {width, inner}, false), {.codes = codes()});
     double most = 40 * static_cast<double>(inner);
     if (below(2)) y = y + wide_leaf(y.dtype(), {width}, false);
     if (below(3) == 0) y = below(2) ? silu(y) : gelu_tanh(y);

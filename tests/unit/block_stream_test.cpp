@@ -88,7 +88,7 @@ struct DeviceStream : Stream {
   }
   Device& device;
   const int number;
-  std::unique_ptr<Kernels> graph;
+  std::unique_ptr<Kernels> capturing;
 };
 
 // Reads its weights, and keeps the first number of each.

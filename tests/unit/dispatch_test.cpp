@@ -263,6 +263,18 @@ TEST_F(Rows, TheFirstThatTakesANodeRunsAndTheOthersSayWhy) {
   EXPECT_EQ(text(of(product(64, Activation::silu))), "any | narrow: 64 wide | library: no engine | plain: no activations");
 }
 
+TEST_F(Rows, OfCodesAreForCodesAlone) {
+  const Value x = input("x", DType::f32, {2, 4}), coded = linear(x, parameter("w", DType::f32, {4, 4}), {.codes = Codes::i8});
+  const Selection::Choice none = Selection("test", table).choose(coded.node());
+  EXPECT_EQ(none.row, nullptr);
+  EXPECT_EQ(none.refused.back().reason, "its operands become codes of i8");
+  table.insert(table.begin(), {.name = "codes", .of = one_of<Opcode::linear>, .make = make, .takes_codes = true});
+  EXPECT_EQ(text(of(coded)), "codes");
+  EXPECT_EQ(text(of(product(4))), "narrow | codes: it is exact");
+  // Forbidden, they are not computed in another way.
+  EXPECT_THROW(of(coded, parse_override_rules("no-codes")), Error);
+}
+
 TEST_F(Rows, AreForcedAndForbiddenByName) {
   EXPECT_EQ(text(of(product(4), parse_override_rules("any"))), "any");
   EXPECT_EQ(text(of(product(4), parse_override_rules("no-narrow,no-library"))),

@@ -70,14 +70,22 @@ TEST_F(GuidanceBatchTest, OfTwoTakesMoreMemoryAndIsLeftWhereThatDoesNotFit) {
   EXPECT_THROW(prepare(GuidanceBatch::automatic), Error);
 }
 
-// Of a long video the denoising takes most, and a little less with tokens in pieces.
-TEST_F(GuidanceBatchTest, TokensInPiecesTakeLess) {
+// Of a long video the denoising takes most: where two texts one behind the other are too much, tokens go in as few pieces as fit.
+TEST_F(GuidanceBatchTest, TokensGoInPiecesWhereTheRestDoesNotFit) {
   constexpr int kFrames = 257;
   const Prepared whole = prepare(GuidanceBatch::off, 4, kFrames);
   ASSERT_EQ(whole.denoise + 4 * 1024 * 1024, whole.peak) << "the decoder takes more: another size is needed";
   pieces_ = 8;
   const Prepared least = prepare(GuidanceBatch::off, 4, kFrames);
   EXPECT_LT(least.denoise, whole.denoise);
+  EXPECT_EQ(prepare(GuidanceBatch::automatic, 4, kFrames).batch, 1) << "a batch in pieces";
+  pieces_ = {};
+  platform_->free = whole.peak;
+  EXPECT_EQ(prepare(GuidanceBatch::automatic, 4, kFrames).pieces, 1);
+  platform_->free = whole.peak - 1;
+  const Prepared in_pieces = prepare(GuidanceBatch::automatic, 4, kFrames);
+  EXPECT_GT(in_pieces.pieces, 1);
+  EXPECT_LE(in_pieces.peak, whole.peak - 1);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // The parts of the server that need no connection; tests/serve has the rest.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
+#include <thread>
 
 #include "base/error.h"
 #include "server/api_keys.h"
+#include "server/jobs.h"
 #include "server/metrics.h"
 #include "server/pace.h"
 #include "server/range.h"
@@ -30,7 +33,8 @@ TEST(Server, RangesLieInTheFile) {
   is("bytes= 3 - 4 ", Kind::part, 3, 2);
   is("bytes=100-", Kind::none, 0, 0);
   is("bytes=-0", Kind::none, 0, 0);
-  for (const char* const other : {"", "bytes", "bytes=", "bytes=-", "bytes=5-4", "bytes=1-2,3-4", "bytes=a-b", "items=1-2", "bytes=--1"})
+  for (const char* const other :
+       {"", "bytes", "bytes=", "bytes=-", "bytes=5-4", "bytes=1-2,3-4", "bytes=a-b", "items=1-2", "bytes=--1"})
     is(other, Kind::whole, 0, 100);
   EXPECT_EQ(parse_range("bytes=-5", 0).kind, Kind::none);
 }
@@ -84,6 +88,41 @@ TEST(Server, HistogramsAreCumulative) {
                                  "zoe_step_seconds_bucket{le=\"5\"} 2\n", "zoe_step_seconds_bucket{le=\"+Inf\"} 3\n",
                                  "zoe_step_seconds_count 3\n", "# TYPE zoe_queue_length gauge\nzoe_queue_length 2\n"})
     EXPECT_NE(text.find(line), text.npos) << line << text;
+}
+
+// The device's thread writes into its record while others ask what waits and runs.
+TEST(Server, WhoAsksMeanwhileSeesAJobAsItWasTaken) {
+  const testing::TemporaryFolder temporary;
+  const Folders folders{temporary.path()};
+  JobStore store(folders.jobs());
+  Jobs jobs(store, folders, {});
+  jobs.describe = [](const JobView&) { return std::string("{}"); };
+  JobRecord record;
+  record.id = "video_1";
+  jobs.add(std::move(record), [](const std::string&) {});
+  const std::shared_ptr<RunningJob> job = jobs.take("cpu");
+  std::atomic<bool> ends{false};
+  std::thread worker([&] {
+    for (int i = 0; !ends || i < 1000; ++i) {
+      job->record.error_message = std::string(static_cast<std::size_t>(100 + i % 7), 'x');
+      job->record.started_at = i;
+    }
+  });
+  for (int i = 0; i < 1000; ++i) {
+    const std::vector<JobRecord> all = jobs.waiting();
+    ASSERT_EQ(all.size(), 1u);
+    EXPECT_EQ(all[0].error_message, "");
+    EXPECT_EQ(all[0].device, "cpu");
+    const std::optional<JobView> view = jobs.find("video_1");
+    ASSERT_TRUE(view && view->progress);
+    EXPECT_EQ(view->record.started_at, job->taken.started_at);
+  }
+  ends = true;
+  worker.join();
+  job->record.status = JobStatus::failed;
+  jobs.finish(job);
+  EXPECT_TRUE(jobs.waiting().empty());
+  EXPECT_EQ(jobs.find("video_1")->record.error_message.front(), 'x');
 }
 
 }  // namespace

@@ -35,6 +35,7 @@ Graph common_subexpressions(const Graph& graph) {
   std::unordered_map<std::string, std::vector<Value>> found;
   Same same;
   return rebuild(graph, [&](const Node& node, std::vector<Value> inputs) {
+    if (is_border(node)) return keep(node, std::move(inputs));
     const std::string key = key_of(node, inputs, same);
     const auto first = found.find(key);
     const bool is_known = first != found.end(), stays = node.opcode == Opcode::cast && node.types[0].dtype == DType::f32;

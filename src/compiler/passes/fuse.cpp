@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "codegen/chain.h"
+#include "compiler/passes/rebuild.h"
 #include "ir/trace.h"
 
 namespace zoe {
@@ -33,6 +34,8 @@ bool is_plain_view(const Node& node) {
   if (node.opcode == Opcode::reshape) return true;
   return node.opcode == Opcode::slice && node.inputs[0].shape().count(0, node.as<AxisAttributes>().axis) == 1;
 }
+
+std::int64_t rows_of(const Shape& shape) { return shape.count(0, std::max(0, shape.rank() - 1)); }
 
 using Members = std::set<int>;  // indices of nodes, in trace order
 
@@ -68,7 +71,7 @@ class Fuser {
   // Inside a chain these are made anew by whoever reads them.
   bool is_free(int i) const {
     const Node& n = node(i);
-    return n.opcode == Opcode::constant || ((is_movement(n.opcode) || is_widening(n)) && may_fuse_(n));
+    return n.opcode == Opcode::constant || ((is_movement(n.opcode) || is_widening(n)) && !is_border(n) && may_fuse_(n));
   }
 
   // Whether a node must exist outside chains: a result of the graph, or the operand of something that is in no chain.
@@ -107,7 +110,7 @@ class Fuser {
   void place(int i) {
     std::set<int> near;
     for (const Value& operand : node(i).inputs)
-      if (const int group = group_of(root(operand)); group >= 0) near.insert(group);
+      if (const int group = group_of(root(operand)); group >= 0 && !only_shares(i, operand, group)) near.insert(group);
     Members all{i};
     for (const int group : near)
       all.insert(groups_[static_cast<std::size_t>(group)].begin(), groups_[static_cast<std::size_t>(group)].end());
@@ -126,6 +129,15 @@ class Fuser {
     }
     // Alone it may still be no chain, for the movement it would take in: then all that runs by itself.
     if (some.size() > 1 || (!near.empty() && is_legal(some, &reason))) become(some);
+  }
+
+  // True if the operand is a row that this node and a chain of as many rows both read, say the scale of a norm. Two pieces of a
+  // value would become one chain by it, and all but the last of them wait.
+  bool only_shares(int i, const Value& operand, int group) const {
+    const std::int64_t rows = rows_of(node(i).types[0].shape);
+    const Members& members = groups_[static_cast<std::size_t>(group)];
+    return rows_of(operand.shape()) < rows &&
+           std::any_of(members.begin(), members.end(), [&](int member) { return rows_of(node(member).types[0].shape) >= rows; });
   }
 
   void note(int i, const std::string& reason) {

@@ -3,7 +3,7 @@
 // Nodes join the chain of what they read, in trace order, as long as the whole is one loop over rows (codegen/chain.h), no value
 // would have to leave the chain and come back, and the device's limits hold. Movement between them, numbers and widening casts
 // cost nothing inside a chain: every chain that wants one has its own. Movement that must end up in memory anyway (the operand of
-// a product, say) is written by the chain that makes its operand.
+// a product, say) is written by the chain that makes its operand. No chain reaches across a border (passes/rebuild.h).
 #pragma once
 
 #include <functional>

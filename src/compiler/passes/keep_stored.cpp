@@ -16,12 +16,14 @@ namespace zoe {
 
 namespace {
 
-// Parameters that something else than the second operand of a linear reads: kept, they would be there twice.
+// Parameters that something else than the second operand of a linear reads: kept, they would be there twice. Nor are those kept
+// that become codes as they are loaded, which are no larger.
 std::set<const Node*> read_otherwise(const Graph& graph) {
   std::set<const Node*> found;
   for (const NodePtr& node : graph.nodes)
     for (std::size_t i = 0; i < node->inputs.size(); ++i)
-      if (node->opcode != Opcode::linear || i != 1) found.insert(&node->inputs[i].node());
+      if (node->opcode != Opcode::linear || i != 1 || node->as<ProductAttributes>().codes != Codes::none)
+        found.insert(&node->inputs[i].node());
   for (const Value& output : graph.outputs) found.insert(&output.node());
   return found;
 }

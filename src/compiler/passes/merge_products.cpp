@@ -39,7 +39,8 @@ Value merged(const std::vector<const Node*>& group, const Value& x) {
     if (has_change(*linear)) changes.push_back(change_of(*linear));
   }
   const Value weight = packed_parameter(std::move(weights));
-  ProductOptions options{.activation = group.front()->as<ProductAttributes>().activation};
+  const auto& attributes = group.front()->as<ProductAttributes>();
+  ProductOptions options{.activation = attributes.activation, .codes = attributes.codes};
   if (!biases.empty()) options.bias = packed_parameter(std::move(biases));
   const Value made = linear(x, weight, options);
   const Node like{Opcode::linear, {}, made.node().attributes, made.node().types, {}, group.front()->block};
@@ -128,11 +129,11 @@ class Merger {
 
  private:
   // Linears for which it is equal become one.
-  using Likeness = std::tuple<const Node*, int, Activation, bool, bool, std::int64_t, int, int>;
+  using Likeness = std::tuple<const Node*, int, Activation, Codes, bool, bool, std::int64_t, int, int>;
   static Likeness likeness(const Node& linear) {
     const auto& attributes = linear.as<ProductAttributes>();
     const Value &x = linear.inputs[0], &weight = linear.inputs[1];
-    return {&x.node(),          x.output(),    attributes.activation, attributes.has_bias,
+    return {&x.node(),          x.output(),    attributes.activation, attributes.codes, attributes.has_bias,
             has_change(linear), weight.dim(0), weight.node().block,   linear.block};
   }
 

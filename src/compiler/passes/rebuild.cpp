@@ -59,6 +59,8 @@ Graph drop_copies(Graph graph) {
 
 }  // namespace
 
+bool is_border(const Node& node) { return node.opcode == Opcode::reshape && node.block > node.inputs[0].node().block; }
+
 std::vector<Value> keep(const Node& node, std::vector<Value> inputs, const std::string& origin) {
   const bool is_named = is_leaf(node) || origin.empty();
   const Value made = with_inputs(node, std::move(inputs), is_named ? node.name : origin);

@@ -12,6 +12,11 @@
 
 namespace zoe {
 
+// True for a reshape that belongs to a later block than its operand: a border, behind which what is made of the operand is made
+// anew, in that block, so that it does not wait from where the operand was made. It stays one, is not fused away, and costs
+// nothing.
+bool is_border(const Node& node);
+
 // Returns the values that stand for the results of `node`; `inputs` are its operands in the new graph.
 using Replace = std::function<std::vector<Value>(const Node& node, std::vector<Value> inputs)>;
 

@@ -129,7 +129,7 @@ class Simplifier {
 
   Value simpler_reshape(const Node& node) const {
     const Value& x = node.inputs[0];
-    if (node.block > x.node().block) return {};  // it says to which block belongs what is made of it
+    if (is_border(node)) return {};
     if (x.shape() == node.types[0].shape) return x;
     return x.node().opcode == Opcode::reshape ? reshaped(x.node().inputs[0], node.types[0].shape) : Value{};
   }

@@ -112,11 +112,9 @@ std::vector<Value> part_of(const Node& node, const Box& box, Parts& from) {
     for (const Value& operand : node.inputs) inputs.push_back(from.part(operand, broadcast_box(box, whole.shape, operand.shape())));
     return made(std::move(inputs));
   }
+  if (is_reduction(node.opcode) || node.opcode == Opcode::swap_pairs)
+    return cuts_rows ? std::vector<Value>{} : made({from.part(node.inputs[0], box)});
   switch (node.opcode) {
-    case Opcode::sum:
-    case Opcode::swap_pairs:
-      if (cuts_rows) return {};
-      return made({from.part(node.inputs[0], box)});
     case Opcode::flip:
       if (find(box, node.as<AxisAttributes>().axis)) return {};
       return made({from.part(node.inputs[0], box)});
@@ -311,8 +309,8 @@ class Splitter : public Parts {
     const Box box = without_whole(asked, value.shape());
     if (box.empty()) return whole(value);
     const Key key{&value.node(), value.output(), box};
-    if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
     if (const auto found = local_.find(key); found != local_.end()) return found->second;
+    if (const auto found = kept_.find(key); found != kept_.end()) return local_[key] = behind_border(found->second);
     std::vector<Value> made;
     if (in_parts_.contains(&value.node()) && !kept_.contains({&value.node(), value.output(), boxes(value).front()}))
       made = part_of(value.node(), box, *this);
@@ -327,7 +325,8 @@ class Splitter : public Parts {
     if (is_whole(keys) || is_whole(values) || step_ == split_.rows) return {part(keys, batch), part(values, batch)};
     const Key of_keys{&keys.node(), keys.output(), batch}, of_values{&values.node(), values.output(), batch};
     if (!kept_.contains(of_keys) || !kept_.contains(of_values)) {
-      // One behind the other, the norm in front of both made twice: else its pieces would wait beside all others.
+      // One behind the other, so that each is a product that writes its rows into the whole; the norm in front of both is made
+      // again.
       auto outside = std::exchange(local_, {});
       for (const auto& [value, to] : {std::pair(&keys, &of_keys), {&values, &of_values}}) {
         std::vector<Value> rows_of_all;
@@ -372,12 +371,20 @@ class Splitter : public Parts {
 
   void make_pieces(const std::vector<Value>& values) {
     if (values.empty()) return;
+    block_ = values[0].node().block;
     std::map<Key, Value> made;
     for (const Box& box : boxes(values[0])) {
       for (const Value& value : values) made[{&value.node(), value.output(), box}] = part(value, box);
       local_.clear();
     }
     kept_.merge(made);
+  }
+
+  // A piece that was made in an earlier block, for what is made of it now: norms of it, say, which are small beside all of them.
+  Value behind_border(const Value& piece) const {
+    if (piece.node().block >= block_) return piece;
+    const Node border{Opcode::reshape, {}, {}, {piece.type()}, {}, block_};
+    return with_inputs(border, {piece}, piece.node().name);
   }
 
   Value joined(const Value& value) {
@@ -395,6 +402,7 @@ class Splitter : public Parts {
   const Graph& graph_;
   const RowSplit split_;
   std::int64_t step_;
+  int block_ = 0;  // of what is being made
   std::set<std::pair<const Node*, int>> cut_, repeated_;
   std::set<const Node*> in_parts_;  // what follows from cut values, and these
   std::map<std::pair<const Node*, int>, Value> whole_;

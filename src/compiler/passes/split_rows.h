@@ -3,10 +3,12 @@
 //
 //   x_1 in pieces -> for each text: k, v of all rows -> for each piece: queries, attention, feed-forward -> x_2 in pieces -> ...
 //
-// Cut are the values [B,L,..] that go from one block to the next. Of what an attention sees, its keys and values, all rows are put
-// together first, text by text; each piece of a cut value is then made from pieces of the one before, and what is on the way there
-// (a norm in front of several products) is made again where it would have to wait. A row is computed by the same operations in the
-// same order as without this pass; bits are the same where a kernel's are the same for any number of rows.
+// Cut are the values [B,L,..] that go from one block to the next. Of what an attention sees, its keys and values, all rows are made
+// first, text by text, each piece in its place in the whole; each piece of a cut value is then made from pieces of the one before.
+// What is on the way there (a norm in front of several products) is made again where it would have to wait: pieces of earlier
+// blocks are read behind borders (passes/rebuild.h), which neither fusing nor the search for equal nodes crosses. A row is computed
+// by the same operations in the same order as without this pass; bits are the same where a kernel's are the same for any number of
+// rows.
 #pragma once
 
 #include <cstdint>

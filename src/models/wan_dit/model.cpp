@@ -63,6 +63,7 @@ struct Weights {
     const DType operands = x.dtype() == precision.stream ? precision.product : x.dtype();
     const Value matrix = weight(fmt::format("{}.weight", name), operands, {out, x.dim(-1)}, std::move(stored));
     options.bias = weight(fmt::format("{}.bias", name), operands, {out});
+    options.codes = precision.product_codes;
     if (operands == x.dtype()) return linear(x, matrix, options);
     const Value residual = std::exchange(options.residual, {});  // it stays as wide as the stream
     const Value y = cast(linear(cast(x, operands), matrix, options), x.dtype());
@@ -74,12 +75,14 @@ struct Weights {
   Value normed(std::string_view name, const Value& x) const {
     return split_heads(rms_norm(x, weight(fmt::format("{}.weight", name), precision.stream, {config.dim()}), config.eps));
   }
+  // The same, but for what stays as it is whatever becomes codes.
+  Weights exact() const { return {config, precision.without_codes(), prefix, block}; }
   // Keys or values as attention takes them.
   Value attended(const Value& x) const { return cast(x, precision.attention); }
 
-  Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}) const {
+  Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}, Codes codes = Codes::none) const {
     const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
-    return attention(attended(q), attended(k), attended(v), scale, bias);
+    return attention(attended(q), attended(k), attended(v), scale, bias, codes);
   }
   // [B,L,N,Dh] -> [B,L,D] in the stream's dtype.
   Value merge_heads(const Value& y) const { return cast(reshape(y, {y.dim(0), y.dim(1), y.dim(2) * y.dim(3)}), precision.stream); }
@@ -208,7 +211,7 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
   const auto exchanged = [&](const Value& own) { return shares.devices == 1 ? own : shares.heads_of(block.attended(own)); };
   const Value q = exchanged(rotated("attn1.to_q", "attn1.norm_q")), k = exchanged(rotated("attn1.to_k", "attn1.norm_k"));
   const Value v = exchanged(block.split_heads(block.project("attn1.to_v", n, dim)));
-  const Value self = block.project("attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v))), dim);
+  const Value self = block.project("attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v, {}, block.precision.attention_codes))), dim);
 
   NormedResidual stream;
   if (block.config.cross_attn_norm) {
@@ -261,10 +264,10 @@ Graph trace_wan_context(const WanDitConfig& config, const ComponentPrecision& pr
   };
   // Block by block, though the results lie otherwise: weights of a block that are read behind those of a later one come with that.
   for (std::int64_t i = 0; i < config.num_layers; ++i) {
-    const Weights block = block_weights(config, precision, i);
+    const Weights block = block_weights(config, precision, i).exact();  // a prompt's keys are made once a video
     add_keys(block, outputs);
     for (std::size_t hint = 0; hint < config.vace_layers.size(); ++hint)
-      if (config.vace_layers[hint] == i) add_keys(vace_weights(config, precision, hint), of_vace);
+      if (config.vace_layers[hint] == i) add_keys(vace_weights(config, precision, hint).exact(), of_vace);
     if (!config.image_dim) continue;
     of_images.push_back(
         block.attended(block.normed("attn2.norm_added_k", block.project("attn2.add_k_proj", images, config.dim()))));
@@ -367,14 +370,14 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
     inputs.push_back(input("control_scale", DType::f32, {hints}));
     control_scale = inputs.back();
     const Value embedded = embed_patches("vace_patch_embedding", cast(inputs[inputs.size() - 2], dtype));
-    control = vace_weights(config, precision, 0).project("proj_in", embedded, dim, {.residual = x});
+    control = vace_weights(config, precision, 0).exact().project("proj_in", embedded, dim, {.residual = x});
   }
   std::size_t next_hint = 0;
   const auto trace_hint = [&] {
     const Weights weights = vace_weights(config, precision, next_hint);
     control = trace_block(weights, in_block(control, weights.block), conditions,
                           {keys.at(fmt::format("vace_k_{}", next_hint)), keys.at(fmt::format("vace_v_{}", next_hint)), {}, {}});
-    return weights.project("proj_out", control, dim);
+    return weights.exact().project("proj_out", control, dim);
   };
 
   std::vector<Value> blocks;

@@ -212,8 +212,8 @@ class Tracer {
   DType dtype_;
   bool first_;
   std::size_t next_state_ = 0, first_state_ = 0;
-  // How far zeros beyond a picture's edge have reached into it, in its own pixels, of which `scale_` are one of the argument's: each
-  // convolution takes them half its kernel further.
+  // How far zeros beyond a picture's edge have reached into it, in its own pixels, of which `scale_` are one of the argument's:
+  // each convolution takes them half its kernel further.
   std::int64_t reach_ = 0, scale_ = 1;
   std::vector<Type> states_;
   std::vector<std::size_t> reads_, writes_;
@@ -247,10 +247,11 @@ Value pixels_of(const Value& patches, std::int64_t patch) {
   return reshape(permute(squares, {0, 1, 5, 2, 4, 3}), {frames, height * patch, width * patch, 3});
 }
 
-enum class Part { whole, latent_side, image_side };
+// Where a graph is cut: what is near the latents, or near the image.
+enum class Side { both, latent, image };
 
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                         std::int64_t width, bool stage_outputs, Part part = Part::whole) {
+                         std::int64_t width, bool stage_outputs, Side side = Side::both) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
   std::vector<Value> arguments{latent}, stages;
   const auto stage = [&](Value x) {
@@ -268,9 +269,9 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     Value entered = x;
     for (std::int64_t block = 0; block <= config.num_res_blocks; ++block)
       x = tracer.residual_block(fmt::format("{}resnets.{}", name, block), x, channels);
-    if (i == 0 && part != Part::whole) {
+    if (i == 0 && side != Side::both) {
       const std::vector<Value> features = config.is_residual ? std::vector{x, entered} : std::vector{x};
-      if (part == Part::latent_side) return tracer.finish("wan_vae_decode_latent_side", {latent}, features);
+      if (side == Side::latent) return tracer.finish("wan_vae_decode_latent_side", {latent}, features);
       arguments = tracer.begin_part(features);
       stages.clear();
       x = arguments.front(), entered = arguments.back();
@@ -288,12 +289,12 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value wide = pixels_of(cast(patches, DType::f32), patch);
   std::vector<Value> results{min(max(wide, constant(-1)), constant(1))};
   if (stage_outputs) results.insert(results.end(), stages.begin(), stages.end());
-  return tracer.finish(part == Part::whole ? "wan_vae_decode" : "wan_vae_decode_image_side", std::move(arguments),
+  return tracer.finish(side == Side::both ? "wan_vae_decode" : "wan_vae_decode_image_side", std::move(arguments),
                        std::move(results));
 }
 
 WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
-                         std::int64_t width, std::optional<std::int64_t> from_level = {}, Part part = Part::whole) {
+                         std::int64_t width, std::optional<std::int64_t> from_level = {}, Side side = Side::both) {
   std::vector<Value> given;  // to the levels above from_level
   Value argument;
   const Value pixels = input("frames", DType::f32, {frames, height, width, 3});
@@ -303,8 +304,8 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
     const bool last = level + 1 == config.dim_mult.size();
     if (from_level && level > 0 && level == static_cast<std::size_t>(*from_level)) x = argument = tracer.restart(x);
     if (from_level && level > static_cast<std::size_t>(*from_level)) given.push_back(x);
-    if (last && part == Part::image_side) return tracer.finish("wan_vae_encode_image_side", {pixels}, {x});
-    if (last && part == Part::latent_side) x = argument = tracer.begin_part({x}).front();
+    if (last && side == Side::image) return tracer.finish("wan_vae_encode_image_side", {pixels}, {x});
+    if (last && side == Side::latent) x = argument = tracer.begin_part({x}).front();
     const Value entered = x;
     const auto name = [&](std::string_view of_level) {
       return config.is_residual ? fmt::format("encoder.down_blocks.{}.{}", level, of_level)
@@ -320,9 +321,9 @@ WanVaeGraph trace_encode(Tracer& tracer, const WanVaeConfig& config, DType dtype
   const Value moments = cast(tracer.pointwise("quant_conv", x, 2 * config.z_dim, 5), DType::f32);
   std::vector<Value> results{slice(moments, 3, 0, config.z_dim), slice(moments, 3, config.z_dim, 2 * config.z_dim)};
   results.insert(results.end(), given.begin(), given.end());
-  return tracer.finish(from_level && argument      ? fmt::format("wan_vae_encode_from_{}", *from_level)
-                       : part == Part::latent_side ? "wan_vae_encode_latent_side"
-                                                   : "wan_vae_encode",
+  return tracer.finish(from_level && argument ? fmt::format("wan_vae_encode_from_{}", *from_level)
+                       : side == Side::latent ? "wan_vae_encode_latent_side"
+                                              : "wan_vae_encode",
                        {argument ? argument : pixels}, std::move(results));
 }
 
@@ -335,18 +336,18 @@ WanVaeGraph trace_wan_vae_decode(const WanVaeConfig& config, DType dtype, std::i
   return trace_decode(tracer, config, dtype, latent_frames, height, width, stage_outputs);
 }
 
-WanVaeGraph trace_wan_vae_decode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                                             std::int64_t width, bool first) {
+WanVaeGraph trace_wan_vae_decode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames,
+                                             std::int64_t height, std::int64_t width, bool first) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
-  return trace_decode(tracer, config, dtype, latent_frames, height, width, false, Part::latent_side);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, false, Side::latent);
 }
 
-WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                                            std::int64_t width, bool first) {
+WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames,
+                                            std::int64_t height, std::int64_t width, bool first) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
-  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Part::image_side);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Side::image);
 }
 
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
@@ -360,22 +361,22 @@ WanVaeGraph trace_wan_vae_encode_image_side(const WanVaeConfig& config, DType dt
                                             std::int64_t width, bool first) {
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
-  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::image_side);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Side::image);
 }
 
 WanVaeGraph trace_wan_vae_encode_latent_side(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                              std::int64_t width, bool first) {
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, first);
   Tracer tracer(dtype, first);
-  return trace_encode(tracer, config, dtype, frames, height, width, {}, Part::latent_side);
+  return trace_encode(tracer, config, dtype, frames, height, width, {}, Side::latent);
 }
 
 WanVaeGraph trace_wan_vae_encode_from(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
                                       std::int64_t width, std::int64_t from_level) {
   check_group("wan_vae_encode", frames, config.scale_factor_temporal, height, width, config.scale_factor_spatial, false);
   const auto levels = static_cast<std::int64_t>(config.dim_mult.size());
-  check(from_level >= 0 && from_level < levels, ErrorKind::invalid_argument, "wan_vae_encode", "bad level: got {}, expected 0 to {}.",
-        from_level, levels - 1);
+  check(from_level >= 0 && from_level < levels, ErrorKind::invalid_argument, "wan_vae_encode",
+        "bad level: got {}, expected 0 to {}.", from_level, levels - 1);
   Tracer tracer(dtype, false);
   return trace_encode(tracer, config, dtype, frames, height, width, from_level);
 }

@@ -22,8 +22,8 @@ const hn::ScalableTag<float> kLanes;
 using V = hn::Vec<decltype(kLanes)>;
 constexpr std::int64_t kWidth = HWY_LANES(float);
 
-template <Activation kActivation>
-HWY_INLINE V finished(V v, const std::uint16_t* bias, const std::uint16_t* residual) {
+template <Activation kActivation, class T>
+HWY_INLINE V finished(V v, const T* bias, const T* residual) {
   if (bias) v = hn::Add(v, load(kLanes, bias));
   if constexpr (kActivation == Activation::silu) v = zoe_silu(Floats<decltype(kLanes)>(v)).v;
   if constexpr (kActivation == Activation::gelu_tanh) v = zoe_gelu_tanh(Floats<decltype(kLanes)>(v)).v;
@@ -31,11 +31,11 @@ HWY_INLINE V finished(V v, const std::uint16_t* bias, const std::uint16_t* resid
   return v;
 }
 
-template <Activation kActivation>
-void rows(const Finish& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
+template <Activation kActivation, class T>
+void rows(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
   for (std::int64_t r = 0; r < row_count; ++r, sums += sums_stride) {
-    const std::uint16_t* const residual = f.residual ? f.residual + r * f.stride : nullptr;
-    std::uint16_t* const result = f.result + r * f.stride;
+    const T* const residual = f.residual ? f.residual + r * f.stride : nullptr;
+    T* const result = f.result + r * f.stride;
     std::int64_t c = 0;
     for (; c + kWidth <= columns; c += kWidth)
       store(kLanes,
@@ -44,7 +44,7 @@ void rows(const Finish& f, const float* sums, std::int64_t sums_stride, std::int
     if (c == columns) continue;
     const std::int64_t rest = columns - c;
     float sum[kWidth] = {};
-    std::uint16_t bias[kWidth] = {}, added[kWidth] = {}, rounded[kWidth];
+    T bias[kWidth] = {}, added[kWidth] = {}, rounded[kWidth];
     std::copy_n(sums + c, rest, sum);
     if (f.bias) std::copy_n(f.bias + c, rest, bias);
     if (residual) std::copy_n(residual + c, rest, added);
@@ -53,7 +53,8 @@ void rows(const Finish& f, const float* sums, std::int64_t sums_stride, std::int
   }
 }
 
-void finish(const Finish& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
+template <class T>
+void finish(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
   switch (f.activation) {
     case Activation::none: return rows<Activation::none>(f, sums, sums_stride, row_count, columns);
     case Activation::gelu_tanh: return rows<Activation::gelu_tanh>(f, sums, sums_stride, row_count, columns);
@@ -61,7 +62,8 @@ void finish(const Finish& f, const float* sums, std::int64_t sums_stride, std::i
   }
 }
 
-FinishLoop loop() { return finish; }
+FinishLoop<std::uint16_t> loop_of_bf16() { return finish<std::uint16_t>; }
+FinishLoop<float> loop_of_f32() { return finish<float>; }
 
 }  // namespace
 }  // namespace zoe::cpu::HWY_NAMESPACE
@@ -70,10 +72,18 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace zoe::cpu {
 namespace {
-HWY_EXPORT(loop);
+HWY_EXPORT(loop_of_bf16);
+HWY_EXPORT(loop_of_f32);
 }  // namespace
 
-FinishLoop finish_loop() { return HWY_DYNAMIC_DISPATCH(loop)(); }
+template <>
+FinishLoop<std::uint16_t> finish_loop() {
+  return HWY_DYNAMIC_DISPATCH(loop_of_bf16)();
+}
+template <>
+FinishLoop<float> finish_loop() {
+  return HWY_DYNAMIC_DISPATCH(loop_of_f32)();
+}
 
 }  // namespace zoe::cpu
 #endif

@@ -63,6 +63,15 @@ std::vector<Implementation> implementations(const DeviceInfo& device) {
        .of = one_of<Opcode::linear>,
        .make = [](const Node& node, Making& making) { return make_kept_linear(node, making.part(behind_widening(node))); },
        .takes_kept = true},
+      {.name = "i8_linear",
+       .of = one_of<Opcode::linear>,
+       .supports =
+           [](const Node& node) {
+             return node.inputs[1].node().opcode == Opcode::parameter ? Support::yes()
+                                                                      : Support::no("codes are made of parameters only");
+           },
+       .make = [&device](const Node& node, Making&) { return make_coded_linear(node, device); },
+       .takes_codes = true},
       {.name = "amx_linear",
        .of = is_linear_or_conv,
        .supports = [&device](const Node& node) { return tiles_win(node, device); },

@@ -30,6 +30,10 @@ std::unique_ptr<Kernel> make_movement(const Node& node, const DeviceInfo& device
 std::unique_ptr<Kernel> make_tile_linear(const Node& node, const DeviceInfo& device, bool emulated = false);
 bool tiles_take(const Node& linear);
 std::unique_ptr<Kernel> make_onednn_linear(const Node& node, const DeviceInfo& device);
+// linear with codes of i8, whose sums are the same integers on every instruction set: on AVX-512 VNNI where the cores have it and
+// nothing else is asked for, by products of 16 bits elsewhere.
+enum class CodeProducts { best, of_16_bits };
+std::unique_ptr<Kernel> make_coded_linear(const Node& node, const DeviceInfo& device, CodeProducts products = CodeProducts::best);
 // A weight that stays as it is stored; `product` is the kernel of behind_widening(node).
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, std::unique_ptr<Kernel> product);
 // A conv that upsamples (by four that do not), oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.

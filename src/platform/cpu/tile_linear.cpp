@@ -25,7 +25,7 @@ class TileLinearKernel : public Kernel {
         columns_(node.inputs[1].dim(0)),
         attributes_(node.as<ProductAttributes>()),
         tasks_(rows_, depth_, columns_, threads_),
-        finish_(finish_loop()) {}
+        finish_(finish_loop<std::uint16_t>()) {}
 
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return static_cast<std::size_t>(threads_) * work_bytes(); }
@@ -117,7 +117,7 @@ class TileLinearKernel : public Kernel {
   std::int64_t rows_, depth_, columns_;
   ProductAttributes attributes_;
   TileTasks tasks_;
-  FinishLoop finish_;
+  FinishLoop<std::uint16_t> finish_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Marks are events; captured_graphs are graphs captured from a stream.
+// Events of a stream, and graphs captured from it.
 
 #include <fmt/format.h>
 

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "platform/coded_weight.h"
 #include "platform/implementation.h"
 
 namespace zoe::null {
@@ -40,6 +41,20 @@ struct NullKernel : Kernel {
   void run(Stream&, std::span<const Slot>, std::span<const Slot>, Slot) const override {}
 };
 
+struct NullCodesKernel : NullKernel {
+  explicit NullCodesKernel(const Node& node)
+      : is_linear(node.opcode == Opcode::linear), codes_of_x(static_cast<std::size_t>(node.inputs[0].shape().count())) {}
+  std::size_t scratch_bytes() const override { return codes_of_x; }
+  std::string weight_layout(int input) const override {
+    return is_linear && input == 1 ? std::string(kCodedLayout) : Kernel::weight_layout(input);
+  }
+  std::size_t packed_bytes(int input, const Type& type) const override {
+    return is_linear && input == 1 ? coded_bytes(type) : Kernel::packed_bytes(input, type);
+  }
+  const bool is_linear;
+  const std::size_t codes_of_x;
+};
+
 class NullPlatform : public Platform {
  public:
   explicit NullPlatform(std::uint64_t limit) {
@@ -61,8 +76,13 @@ class NullPlatform : public Platform {
 
  private:
   static std::unique_ptr<Kernel> make(const Node&, Making&) { return std::make_unique<NullKernel>(); }
-  const std::vector<Implementation> table_ = {{.name = "null_kept", .of = one_of<Opcode::linear>, .make = make, .takes_kept = true},
-                                              {.name = "null", .of = [](Opcode) { return true; }, .make = make}};
+  const std::vector<Implementation> table_ = {
+      {.name = "null_kept", .of = one_of<Opcode::linear>, .make = make, .takes_kept = true},
+      {.name = "null_codes",
+       .of = one_of<Opcode::linear, Opcode::attention>,
+       .make = [](const Node& node, Making&) { return std::make_unique<NullCodesKernel>(node); },
+       .takes_codes = true},
+      {.name = "null", .of = [](Opcode) { return true; }, .make = make}};
   static constexpr std::uint64_t kAddressSpace = std::uint64_t{1} << 46;
   DeviceInfo info_ = {.platform = "null",
                       .name = "no device",

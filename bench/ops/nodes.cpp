@@ -1,7 +1,7 @@
-// The rate of single products, attentions and convolutions on a platform, asked for line by line: compare_products.py,
+// The rate of single nodes (products, attentions, convolutions) on a platform, asked for line by line: compare_products.py,
 // compare_attention.py and compare_convs.py run it in turns with PyTorch.
 //
-//   bench_linear [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]",
+//   bench_nodes [--platform cuda] [--seconds S]    < lines "ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual]",
 //                                                     "attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias]" or
 //                                                     "conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual]
 //                                                      [tile COLUMNS PIECES_H PIECES_W GROUPS_H GROUPS_W]"
@@ -40,7 +40,7 @@ Value parse_attention(const std::string& line) {
   words >> what >> queries >> keys >> heads >> channels >> dtype_name;
   check(words && queries > 0 && keys > 0 && heads > 0 && channels > 0 && (dtype_name == "bf16" || dtype_name == "f32") &&
             (!(words >> bias) || bias == "bias"),
-        ErrorKind::invalid_argument, "bench_linear",
+        ErrorKind::invalid_argument, "bench_nodes",
         "bad attention: got \"{}\", expected attention QUERIES KEYS HEADS CHANNELS bf16|f32 [bias].", line);
   const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
   return attention(input("q", dtype, {1, queries, heads, channels}), input("k", dtype, {1, keys, heads, channels}),
@@ -56,7 +56,7 @@ Value parse_conv(const std::string& line) {
   words >> what >> frames >> height >> width >> channels >> columns >> dtype_name;
   check(words && frames > 0 && height > 0 && width > 0 && channels > 0 && columns > 0 &&
             (dtype_name == "bf16" || dtype_name == "f32") && (!(words >> residual) || residual == "residual" || residual == "tile"),
-        ErrorKind::invalid_argument, "bench_linear",
+        ErrorKind::invalid_argument, "bench_nodes",
         "bad convolution: got \"{}\", expected conv FRAMES HEIGHT WIDTH CHANNELS COLUMNS bf16|f32 [residual].", line);
   const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
   ProductOptions options;
@@ -74,14 +74,14 @@ Value parse(const std::string& line) {
   std::string dtype_name;
   words >> rows >> columns >> inner >> dtype_name;
   check(words && rows > 0 && columns > 0 && inner > 0 && (dtype_name == "bf16" || dtype_name == "f32"), ErrorKind::invalid_argument,
-        "bench_linear", "bad product: got \"{}\", expected ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual].", line);
+        "bench_nodes", "bad product: got \"{}\", expected ROWS COLUMNS INNER bf16|f32 [bias] [gelu] [residual].", line);
   const DType dtype = dtype_name == "f32" ? DType::f32 : DType::bf16;
   ProductOptions options;
   for (std::string word; words >> word;) {
     if (word == "bias") options.bias = parameter("bias", dtype, {columns});
     else if (word == "gelu") options.activation = Activation::gelu_tanh;
     else if (word == "residual") options.residual = input("residual", dtype, {rows, columns});
-    else fail(ErrorKind::invalid_argument, "bench_linear", "bad epilogue: got \"{}\", expected bias, gelu or residual.", word);
+    else fail(ErrorKind::invalid_argument, "bench_nodes", "bad epilogue: got \"{}\", expected bias, gelu or residual.", word);
   }
   return linear(input("x", dtype, {rows, inner}), parameter("weight", dtype, {columns, inner}), options);
 }
@@ -95,8 +95,8 @@ std::unique_ptr<Kernel> make_kernel(Platform& platform, const std::string& line,
   words >> tile.columns >> tile.pieces[0] >> tile.pieces[1] >> tile.groups[0] >> tile.groups[1];
   auto kernel =
       words ? cuda::make_implicit_gemm(node, std::make_shared<cuda::Device>(cuda::kCuda, 0, PlatformOptions{}), tile) : nullptr;
-  check(kernel != nullptr, ErrorKind::invalid_argument, "bench_linear",
-        "bad tile: got \"{}\", expected one that this device takes.", line);
+  check(kernel != nullptr, ErrorKind::invalid_argument, "bench_nodes", "bad tile: got \"{}\", expected one that this device takes.",
+        line);
   return kernel;
 }
 
