@@ -1,5 +1,5 @@
-// `zoe bench session`: what a request costs beyond its steps when the session has served one before. `zoe bench devices`: a request on
-// a group of devices, shared in each way, beside one of them.
+// `zoe bench session`: what a request costs beyond its steps when the session has served one before. `zoe bench devices`: a request
+// on a group of devices, shared in each way, beside one of them.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -18,10 +18,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 
 struct Times {
-  double prepare = 0, encode = 0, first_step = 0, step = 0, decode = 0, total = 0;  // seconds; first_step from the call to its end; step: the median of the others
+  double prepare = 0, encode = 0, first_step = 0, step = 0, decode = 0,
+         total = 0;  // seconds; first_step from the call to its end; step: the median of the others
 };
 
 Times run_request(Session& session, const Request& request, std::vector<float>* latents = nullptr) {
@@ -34,8 +37,7 @@ Times run_request(Session& session, const Request& request, std::vector<float>* 
   callbacks.progress = [&](const Progress& progress) {
     if (progress.phase == Phase::denoise && progress.done > 0) ends.push_back(Clock::now());
   };
-  if (latents)
-    callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
+  if (latents) callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
   const Timings timings = session.run(job, callbacks);
   times.total = seconds_between(start, Clock::now());
   times.encode = timings.encode;
@@ -63,28 +65,30 @@ int bench_session(const SessionBench& bench) {
   // Prompts of rising length: 12 to 500 tokens or so.
   for (int number = 0; number < bench.repeat + 1; ++number) {
     std::string prompt = "a big red circle moving right on a white background";
-    for (int i = 0; i < number * 40 / std::max(1, static_cast<int>(bench.repeat)); ++i) prompt += " and a small blue square, spinning";
+    for (int i = 0; i < number * 40 / std::max(1, static_cast<int>(bench.repeat)); ++i)
+      prompt += " and a small blue square, spinning";
     request.prompts = {prompt};
     const Session::Counts before = session.counts();
     const Times times = run_request(session, request);
     const Session::Counts after = session.counts();
-    const nlohmann::ordered_json line = {{"request", number},
-                                         {"model", session.model().name},
-                                         {"platform", platform->info().platform},
-                                         {"device", platform->info().name},
-                                         {"dtype", name(dtype)},
-                                         {"prompt_bytes", prompt.size()},
-                                         {"open_s", number == 0 ? open_seconds : 0.0},
-                                         {"prepare_s", times.prepare},
-                                         {"encode_s", times.encode},
-                                         {"first_step_s", times.first_step},
-                                         {"step_s", times.step},
-                                         {"beyond_s", times.first_step - times.encode - times.step},
-                                         {"total_s", times.total},
-                                         {"plans_compiled", after.plans_compiled - before.plans_compiled},
-                                         {"weight_mib_loaded", static_cast<double>(after.weight_bytes_loaded - before.weight_bytes_loaded) / 1048576.0},
-                                         {"process_mib", static_cast<double>(anonymous_memory_bytes()) / 1048576.0},
-                                         {"device_free_mib", static_cast<double>(platform->free_bytes()) / 1048576.0}};
+    const nlohmann::ordered_json line = {
+        {"request", number},
+        {"model", session.model().name},
+        {"platform", platform->info().platform},
+        {"device", platform->info().name},
+        {"dtype", name(dtype)},
+        {"prompt_bytes", prompt.size()},
+        {"open_s", number == 0 ? open_seconds : 0.0},
+        {"prepare_s", times.prepare},
+        {"encode_s", times.encode},
+        {"first_step_s", times.first_step},
+        {"step_s", times.step},
+        {"beyond_s", times.first_step - times.encode - times.step},
+        {"total_s", times.total},
+        {"plans_compiled", after.plans_compiled - before.plans_compiled},
+        {"weight_mib_loaded", static_cast<double>(after.weight_bytes_loaded - before.weight_bytes_loaded) / 1048576.0},
+        {"process_mib", static_cast<double>(anonymous_memory_bytes()) / 1048576.0},
+        {"device_free_mib", static_cast<double>(platform->free_bytes()) / 1048576.0}};
     fmt::print("{}\n", line.dump());
   }
   return 0;
