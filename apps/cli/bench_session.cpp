@@ -1,5 +1,5 @@
-// `zoe bench session`: what a request costs beyond its steps when the session has served one before. `zoe bench devices`: a request on
-// a group of devices, shared in each way, beside one of them.
+// `zoe bench session`: what a request costs beyond its steps when the session has served one before. `zoe bench devices`: a request
+// on a group of devices, shared in each way, beside one of them.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -38,8 +38,7 @@ Times run_request(Session& session, const Request& request, std::vector<float>* 
   callbacks.progress = [&](const Progress& progress) {
     if (progress.phase == Phase::denoise && progress.done > 0) ends.push_back(Clock::now());
   };
-  if (latents)
-    callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
+  if (latents) callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
   const Timings timings = session.run(job, callbacks);
   times.total = seconds_between(start, Clock::now());
   times.encode = timings.encode;

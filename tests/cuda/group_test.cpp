@@ -38,29 +38,40 @@ void use(const FakeVendor& fake, const std::string& devices, const std::filesyst
   std::vector<Plan> plans;
   for (Platform* const device : group->devices()) plans.push_back(compile(graph_of(size), *device));
   const auto exchange = group->among(0, static_cast<int>(size));
+  // A device that fails lets go of nothing that others may still pull from, until all have ended.
+  struct Held {
+    std::vector<std::shared_ptr<Buffer>> buffers;
+    std::vector<Tensor> inputs, outputs;
+    Tensor workspace;
+    std::unique_ptr<Stream> stream;
+  };
+  std::vector<Held> held(group->size());
   DeviceThreads threads(group->devices());
   threads.all(group->size(), [&](std::size_t rank) {
     Platform& device = *group->devices()[rank];
-    const auto stream = device.make_stream();
+    Held& own = held[rank];
+    own.stream = device.make_stream();
+    Stream* const stream = own.stream.get();
     const std::size_t bytes = kPiece * group->size();
-    const auto from = device.allocate(bytes, "from"), to = device.allocate(bytes, "to");
+    for (const char* what : {"from", "to"}) own.buffers.push_back(device.allocate(bytes, what));
+    const Buffer *const from = own.buffers[0].get(), *const to = own.buffers[1].get();
     std::vector<std::uint8_t> values(bytes);
     for (std::size_t i = 0; i < bytes; ++i) values[i] = static_cast<std::uint8_t>(50 * rank + i);
-    device.upload(*stream, values.data(), {from.get(), 0}, bytes);
-    for (int again = 0; again < 2; ++again) exchange->run(rank, *stream, {from.get(), 0}, kPiece, {to.get(), 0}, kPiece);
-    device.download(*stream, {to.get(), 0}, values.data(), bytes);
+    device.upload(*stream, values.data(), {from, 0}, bytes);
+    for (int again = 0; again < 2; ++again) exchange->run(rank, *stream, {from, 0}, kPiece, {to, 0}, kPiece);
+    device.download(*stream, {to, 0}, values.data(), bytes);
     for (std::size_t i = 0; i < bytes; ++i)
       EXPECT_EQ(values[i], static_cast<std::uint8_t>(50 * (i / kPiece) + rank * kPiece + i % kPiece)) << "device " << rank;
 
     const Plan& plan = plans[rank];
     WeightStore weights(device, [](const std::string&) -> WeightPtr { throw std::runtime_error("no weights"); });
-    std::vector<Tensor> inputs, outputs;
-    for (const Value& value : plan.graph.inputs) inputs.push_back(make_tensor(device, value.type(), "input"));
-    for (const Value& value : plan.graph.outputs) outputs.push_back(make_tensor(device, value.type(), "output"));
+    for (const Value& value : plan.graph.inputs) own.inputs.push_back(make_tensor(device, value.type(), "input"));
+    for (const Value& value : plan.graph.outputs) own.outputs.push_back(make_tensor(device, value.type(), "output"));
     const Plan* const one = &plan;
-    const Tensor workspace = make_workspace(device, {&one, 1});
+    own.workspace = make_workspace(device, {&one, 1});
     CapturedGraphs captured_graphs;
-    for (int i = 0; i < 3; ++i) run(plan, *stream, weights, inputs, outputs, workspace, {.captured_graphs = &captured_graphs});
+    for (int i = 0; i < 3; ++i)
+      run(plan, *stream, weights, own.inputs, own.outputs, own.workspace, {.captured_graphs = &captured_graphs});
     EXPECT_EQ(captured_graphs.captured(), 0u);
   });
 }

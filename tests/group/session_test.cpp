@@ -97,6 +97,19 @@ TEST(GroupSession, PicturesReachAllDevices) {
   expect_same(make({"cpu:0,1", Parallel::sequence, model}, request), make({"cpu", Parallel::automatic, model}, request));
 }
 
+// A tile of the picture on each device, or several.
+TEST(GroupSession, TilesOfThePictureAreMadeOnEachDevice) {
+  Request request = small(1);
+  request.height = 32, request.width = 160, request.num_frames = 9, request.num_inference_steps = 1;
+  const Made one = make({"cpu"}, request);
+  for (const int tiles : {2, 3}) {
+    request.vae_tiles = tiles;
+    const Made two = make({"cpu:0,1"}, request, 2);
+    EXPECT_EQ(two.settled.vae_tiles, tiles);
+    expect_same(two, one);
+  }
+}
+
 std::string refusal(const Asked& asked, const Request& request, ErrorKind kind) {
   try {
     make(asked, request);
