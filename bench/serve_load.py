@@ -40,6 +40,7 @@ class Load:
         self.folder = tempfile.mkdtemp(prefix="zoe-load-")
         self.lock, self.next = threading.Lock(), 0
         self.jobs, self.cancelled, self.gets, self.memory, self.retried = {}, set(), [], [], 0
+        self.finished = 0
         self.over = False
         self.random = random.Random(options.seed)
 
@@ -127,7 +128,7 @@ class Load:
             try:
                 status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
                 rss = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
-                self.memory.append({"seconds": round(time.monotonic() - self.began, 1), "jobs": self.next, "mib": rss})
+                self.memory.append({"finished": self.finished, "mib": rss})
             except (OSError, StopIteration):
                 pass
             time.sleep(1)
@@ -147,6 +148,7 @@ class Load:
             if not any(each.is_alive() for each in clients) and not left and len(done) >= self.options.requests:
                 break
             finished = sum(each["status"] == "completed" for each in done.values())
+            self.finished = len(done) - len(left)
             if kills < self.options.kills and finished >= (kills + 1) * self.options.requests * 0.7 / (self.options.kills + 1):
                 self.process.send_signal(signal.SIGKILL)
                 self.process.wait()
@@ -182,14 +184,15 @@ class Load:
         self.over = True
         gets = sorted(self.gets)
         at = lambda share: round(1000 * gets[min(len(gets) - 1, int(share * len(gets)))], 2) if gets else None
-        first = [each["mib"] for each in self.memory if 100 <= each["jobs"] < 200]
+        at_jobs = lambda least: next((each["mib"] for each in self.memory if each["finished"] >= least), None)
         result = {"requests": self.next if self.next < self.options.requests else self.options.requests, "accepted": len(self.jobs),
                   "jobs": len(states), "completed": len(completed),
                   "cancelled": sum(each["cancelled"] for each in states.values()), "unfinished":
                   sum(each["status"] in ("queued", "in_progress") for each in states.values()), "kills": kills, "posts_again": self.retried,
                   "lost": len(lost), "doubled": len(prompts) - len(set(prompts)), "broken_files": len(broken), "failed": len(wrong),
                   "get_ms": {"count": len(gets), "p50": at(0.5), "p99": at(0.99), "most": at(1)},
-                  "rss_mib": {"of_100_jobs": max(first, default=None), "last": self.memory[-1]["mib"] if self.memory else None,
+                  "rss_mib": {**{f"behind_{jobs}_jobs": at_jobs(jobs) for jobs in (100, 250, 500, 750)},
+                              "last": self.memory[-1]["mib"] if self.memory else None,
                               "most": max((each["mib"] for each in self.memory), default=None)},
                   "seconds": round(time.monotonic() - self.began, 1)}
         print(json.dumps(result))

@@ -133,14 +133,18 @@ AttentionOperands attention_operands(std::string_view kind, std::int64_t frames,
       if (kind.ends_with("sink")) {
         // Queries share a direction; the first keys lie along it, 12 above the rest, and have little to give.
         constexpr std::int64_t kSinks = 32;
-        constexpr float kAbove = 12;
-        const auto channel = static_cast<std::size_t>(normal.below(channels));
-        constexpr float kShared = 3;
-        for (std::int64_t token = 0; token < tokens; ++token) made.q[at(token, head) + channel] = kShared;
-        for (std::int64_t token = 0; token < std::min(kSinks, tokens); ++token) {
-          for (std::int64_t c = 0; c < channels; ++c) made.v[at(token, head) + static_cast<std::size_t>(c)] *= 0.1f;
-          made.k[at(token, head) + channel] += kAbove * std::sqrt(static_cast<float>(channels)) / kShared;
-        }
+        constexpr float kAbove = 12, kShared = 3;
+        const float size = std::sqrt(static_cast<float>(channels));
+        std::vector<float> direction(static_cast<std::size_t>(channels));  // of length 1
+        for (float& x : direction) x = (normal() < 0 ? -1.0f : 1.0f) / size;
+        for (std::int64_t token = 0; token < tokens; ++token)
+          for (std::int64_t c = 0; c < channels; ++c) {
+            const auto channel = static_cast<std::size_t>(c), i = at(token, head) + channel;
+            made.q[i] += kShared * direction[channel];
+            if (token >= kSinks) continue;
+            made.k[i] += kAbove * size / kShared * direction[channel];
+            made.v[i] *= 0.1f;
+          }
       }
     }
   }
@@ -156,7 +160,8 @@ std::vector<double> exact_product(const std::vector<float>& x, const std::vector
 std::vector<float> product_of_codes(const std::vector<float>& x, const std::vector<float>& w, std::int64_t depth) {
   const auto k = static_cast<std::size_t>(depth);
   const auto coded = [&](const std::vector<float>& values) {
-    std::pair<std::vector<std::int8_t>, std::vector<float>> made{std::vector<std::int8_t>(values.size()), {}};
+    std::pair<std::vector<std::int8_t>, std::vector<float>> made;
+    made.first.resize(values.size());
     for (std::size_t begin = 0; begin < values.size(); begin += k) {
       const auto first = values.begin() + static_cast<std::ptrdiff_t>(begin);
       std::vector<float> row(first, first + depth);

@@ -281,15 +281,15 @@ class GgufParser {
     check(rank <= kMaxRank, ErrorKind::invalid_argument, where_, "bad rank of {}: got {}, expected at most {}. Check the file.",
           shown, rank, kMaxRank);
     std::vector<std::int64_t> dims(rank);  // stored innermost first
-    std::int64_t count = 1;
+    constexpr std::int64_t kMost = std::int64_t{1} << 48;
     for (std::uint32_t i = 0; i < rank; ++i) {
       const auto extent = cursor_.number<std::uint64_t>("a tensor's extents");
-      constexpr std::uint64_t kMost = std::uint64_t{1} << 48;
-      check(extent <= kMost && (extent == 0 || count <= static_cast<std::int64_t>(kMost / extent)), ErrorKind::invalid_argument,
-            where_, "bad shape of {}: got an extent of {}, expected fewer than 2^48 elements. Check the file.", shown, extent);
-      count *= static_cast<std::int64_t>(extent);
+      check(extent <= kMost, ErrorKind::invalid_argument, where_,
+            "bad shape of {}: got an extent of {}, expected fewer than 2^48 elements. Check the file.", shown, extent);
       dims[rank - 1 - i] = static_cast<std::int64_t>(extent);
     }
+    check(extents_fit(dims, kMost), ErrorKind::invalid_argument, where_,
+          "bad shape of {}: got {}, expected fewer than 2^48 elements. Check the file.", shown, Shape(dims).str());
     const auto type = cursor_.number<std::uint32_t>("a tensor's type");
     tensor.encoding = gguf_encoding(type);
     check(tensor.encoding, ErrorKind::unsupported, where_,
@@ -304,10 +304,9 @@ class GgufParser {
     tensor.shape = Shape(std::move(dims));
     if (const auto original = original_shapes_.find(tensor.name); original != original_shapes_.end()) {
       const std::vector<std::int64_t>& given = original->second;
-      std::int64_t product = 1;
-      for (const std::int64_t extent : given)
-        product = extent < 0 || (extent > 0 && product > count / extent) ? -1 : product * extent;
-      check(product == count && count > 0, ErrorKind::invalid_argument, where_,
+      const std::int64_t count = tensor.shape.count();
+      const bool is_positive = std::all_of(given.begin(), given.end(), [](std::int64_t extent) { return extent > 0; });
+      check(is_positive && extents_fit(given, count) && Shape(given).count() == count, ErrorKind::invalid_argument, where_,
             "bad {}{}: got {}, expected as many elements as {}. Check the file.", kOriginalShape, tensor.name, Shape(given).str(),
             tensor.shape.str());
       tensor.shape = Shape(given);

@@ -344,12 +344,11 @@ class Unpickler {
     if (extents.size() != strides.size() || extents.size() > kMaxRank) refuse("bad extents");
     std::vector<std::int64_t> dims(extents.size());
     constexpr std::int64_t kMost = std::int64_t{1} << 48;
-    std::int64_t count = 1, contiguous = 1;
-    for (std::size_t i = extents.size(); i-- > 0;) {
-      dims[i] = integer_of(extents[i]);
-      if (dims[i] < 0 || (dims[i] > 0 && count > kMost / dims[i])) refuse("bad extents");
-      count *= dims[i];
-    }
+    for (std::size_t i = 0; i < dims.size(); ++i)
+      if ((dims[i] = integer_of(extents[i])) < 0) refuse("bad extents");
+    if (!extents_fit(dims, kMost)) refuse("bad extents");
+    const std::int64_t count = Shape(dims).count();
+    std::int64_t contiguous = 1;
     bool is_contiguous = true;
     for (std::size_t i = dims.size(); i-- > 0 && count > 0;) {
       if (dims[i] != 1 && integer_of(strides[i]) != contiguous) is_contiguous = false;

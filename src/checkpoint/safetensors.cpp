@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <limits>
 
 #include "base/error.h"
 #include "base/json.h"
@@ -10,6 +11,12 @@
 #include "checkpoint/scaling.h"
 
 namespace zoe {
+
+bool extents_fit(std::span<const std::int64_t> extents, std::int64_t most) {
+  for (const std::int64_t extent : extents)
+    if (extent > 0) most /= extent;
+  return most > 0;
+}
 
 namespace {
 
@@ -39,11 +46,9 @@ TensorEntry read_entry(const JsonObject& header, const std::string& name, std::s
         "bad data_offsets of {}: got [{},{}], expected begin <= end <= {}, the bytes behind the header. Download or copy the file "
         "again.",
         shown, offsets[0], offsets[1], data_bytes);
-  std::int64_t size_bytes = dtype->block_bytes;
-  bool overflows = false;
-  for (const std::int64_t extent : shape.dims()) overflows |= __builtin_mul_overflow(size_bytes, extent, &size_bytes);
-  check(!overflows, ErrorKind::invalid_argument, where, "bad shape of {}: got {}, expected fewer than 2^63 bytes. Check the file.",
-        shown, shape.str());
+  check(extents_fit(shape.dims(), std::numeric_limits<std::int64_t>::max() / dtype->block_bytes), ErrorKind::invalid_argument,
+        where, "bad shape of {}: got {}, expected fewer than 2^63 bytes. Check the file.", shown, shape.str());
+  const std::int64_t size_bytes = dtype->block_bytes * shape.count();
   check(offsets[1] - offsets[0] == size_bytes, ErrorKind::invalid_argument, where,
         "bad size of {}: got {} bytes in the file, expected {} for {} {}. Check the file.", shown, offsets[1] - offsets[0],
         size_bytes, dtype->name, shape.str());

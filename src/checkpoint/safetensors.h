@@ -31,6 +31,10 @@ struct TensorEntry {
   std::string_view dtype() const { return encoding->name; }  // as stored: "BF16", "F32", "I64", ...
 };
 
+// Whether the extents that are not zero have a product of at most `most`. Then that of any of them is in range, whatever is asked
+// of a tensor that is empty.
+bool extents_fit(std::span<const std::int64_t> extents, std::int64_t most);
+
 struct Safetensors {
   std::vector<TensorEntry> tensors;             // sorted by name
   std::map<std::string, std::string> metadata;  // the header's "__metadata__"

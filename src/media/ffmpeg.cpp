@@ -8,6 +8,7 @@ extern "C" {
 #include <libswscale/swscale.h>
 }
 
+#include <cstring>
 #include <deque>
 #include <mutex>
 #include <string>
@@ -111,6 +112,10 @@ FfmpegPtr<AVFrame> make_frame(int pixel_format, int width, int height) {
   frame->width = width;
   frame->height = height;
   check_ffmpeg(av_frame_get_buffer(frame.get(), 0), ErrorKind::out_of_memory, "allocate a frame", kEncoderAdvice);
+  // Libraries read what lies behind a row's end, if only to multiply it by zero: defined, so that a memory checker has nothing to
+  // say.
+  for (const AVBufferRef* const buffer : frame->buf)
+    if (buffer) std::memset(buffer->data, 0, buffer->size);
   return frame;
 }
 

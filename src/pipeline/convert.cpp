@@ -319,7 +319,7 @@ Converted convert(const ModelConfig& model, const ConvertOptions& options) {
   if (model.boundary_ratio) transformers.emplace_back("transformer_2");
   std::vector<std::string> parts = transformers;
   if (output != Output::folder) {
-    if (output == Output::safetensors && fs::exists(model.path / "model_index.json", status))
+    if (output == Output::safetensors && (model.random_seed || fs::exists(model.path / "model_index.json", status)))
       parts.insert(parts.end(), {"vae", "text_encoder"});
     check(std::find(parts.begin(), parts.end(), options.part) != parts.end(), ErrorKind::invalid_argument, "--part",
           "got {} for {} of {}, expected {}.", in_quotes(options.part), options.output.filename().string(), model.name,

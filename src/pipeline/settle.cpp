@@ -69,8 +69,8 @@ void settle_arithmetic(const Request& request, const ModelConfig& model, DType d
     if (asked == Arithmetic::exact) return Arithmetic::exact;
     const Support support = platform.takes(node.node());
     if (support) return Arithmetic::int8;
-    check(!asked, ErrorKind::unsupported, spelled(field, spelling), "got int8, which {} cannot do here: {}. Leave it out.",
-          platform.info().platform, support.reason());
+    check(!asked, ErrorKind::unsupported, spelled(field, spelling),
+          "got int8, which {} cannot do here: {}. Leave it out, or say exact.", platform.info().platform, support.reason());
     log(LogLevel::notice,
         fmt::format("{} stays exact in this quality: {} cannot do it in 8 bits here ({})",
                     field == "precision" ? "precision" : "attention", platform.info().platform, support.reason()));

@@ -56,6 +56,17 @@ std::string text_of(const std::vector<Refusal>& refused) {
 
 }  // namespace
 
+Support Platform::takes(const Node& node) const {
+  std::string why;
+  for (const Implementation& row : implementations()) {
+    if (!is_about(row, node) || !marks_support(row, node)) continue;
+    const Support support = row.supports ? row.supports(node) : Support::yes();
+    if (support) return support;
+    why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", row.name, support.reason());
+  }
+  return Support::no("{}", why.empty() ? "it has no row for that" : why);
+}
+
 std::unique_ptr<Kernel> Making::part(const Node& node) {
   Implemented made = selection_.implement(node);
   // A kernel of several like parts says it once.

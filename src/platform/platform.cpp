@@ -63,15 +63,6 @@ Support Platform::keeps_stored(const Encoding&) const {
   return Support::no("{} widens weights as it loads them", info().platform);
 }
 
-Support Platform::takes(const Node& node) const {
-  const Selection::Choice choice = Selection(info().platform, implementations()).choose(node);
-  if (choice.row) return Support::yes();
-  std::string why;
-  for (const Refusal& refusal : choice.refused)
-    why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", refusal.row, refusal.reason);
-  return Support::no("{}", why.empty() ? "it has no row for it" : why);
-}
-
 void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) {
   std::vector<std::byte> bytes(size_bytes);
   download(stream, from, bytes.data(), size_bytes);

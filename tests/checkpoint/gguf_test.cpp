@@ -169,6 +169,8 @@ TEST(Gguf, LyingFilesAreRefusedInOneLine) {
   expect_pieces(message_of(Written().head(1, 0).tensor("a", {huge}, 0, 0).data(4).bytes), {"bad shape of \"a\""});
   expect_pieces(message_of(Written().head(1, 0).tensor("a", {std::uint64_t{1} << 40, std::uint64_t{1} << 40}, 0, 0).data(4).bytes),
                 {"bad shape of \"a\"", "fewer than 2^48 elements"});
+  expect_pieces(message_of(Written().head(1, 0).tensor("a", {0, std::uint64_t{1} << 40, std::uint64_t{1} << 40}, 0, 0).bytes),
+                {"bad shape of \"a\"", "got [1099511627776,1099511627776,0]", "fewer than 2^48 elements"});
   expect_pieces(message_of(Written().head(1, 0).tensor("a", {4}, 39, 0).data(4).bytes, ErrorKind::unsupported),
                 {"unsupported type of \"a\"", "ggml's type 39"});
   expect_pieces(message_of(Written().head(1, 0).tensor("a", {48}, 8, 0).data(64).bytes),

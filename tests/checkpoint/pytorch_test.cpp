@@ -151,6 +151,9 @@ TEST(Pytorch, BrokenPicklesAreRefusedInOneLine) {
                 {"bad storage of \"x\"", "got 64 bytes", "17 elements of F32"});
   expect_pieces(message_of(pickled(tensor_pickle("K\x10", "K\x01", "K\x01\x85", ")"))), {"bad extents"});
   expect_pieces(message_of(pickled(tensor_pickle("K\x10", "K\x01", "J\xff\xff\xff\xff\x85", one))), {"bad extents"});
+  const std::string huge("\x8a\x06\0\0\0\0\0\x01", 8), zero("K\0", 2);
+  expect_pieces(message_of(pickled(tensor_pickle("K\x10", "K\x01", huge + huge + zero + "\x87", "K\x01K\x01K\x01\x87"))),
+                {"bad extents"});
   expect_pieces(message_of(pickled(tensor_pickle("K\x10", "K\x01", "K\x02K\x03\x86", "K\x01K\x02\x86")), ErrorKind::unsupported),
                 {"a tensor of [2,3] is not contiguous", ".contiguous()"});
 }

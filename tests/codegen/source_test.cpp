@@ -162,6 +162,22 @@ TEST(CudaSource, OfWideAttentionFitsTheRegistersAndItsProductsRunOn) {
       << said;
 }
 
+// Sums of 128 by 256 codes, or scores and sums of three warpgroups, are in registers; so are a row's numbers as codes are made.
+TEST(CudaSource, OfCodesFitsTheRegistersAndItsProductsRunOn) {
+  if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";
+  for (const auto& [what, text] : {std::pair{"linear", cuda::coded_linear_source(Activation::none)},
+                                   {"linear with GELU", cuda::coded_linear_source(Activation::gelu_tanh)},
+                                   {"rows of 5120", cuda::codes_source(5120)},
+                                   {"rows of 640", cuda::codes_source(640)},
+                                   {"heads of 128", cuda::coded_attention_source(128)},
+                                   {"heads of 64", cuda::coded_attention_source(64)}}) {
+    const std::string said = compile(text);
+    EXPECT_TRUE(said.find("exit status") == std::string::npos && said.find("pill") == std::string::npos &&
+                said.find("serialized") == std::string::npos)
+        << what << ": " << said;
+  }
+}
+
 // Sixteen numbers of a thread, and the bytes they are made of, stay in registers.
 TEST(CudaSource, OfWideningNeedsNoStack) {
   if (!has_nvcc()) GTEST_SKIP() << "no nvcc on the PATH";

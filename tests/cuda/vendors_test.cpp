@@ -375,9 +375,9 @@ TEST(Vendors, EveryRowThatDoesNotRunSaysWhy) {
       EXPECT_EQ(made[0].row, "product") << vendor->platform;  // a multiprocessor has no room for more
       EXPECT_EQ(refused(0), (Rows{"implicit_gemm", "few_channels", "cudnn_conv", "implicit_gemm_of_few_tiles"}));
       EXPECT_EQ(made[1].row, "product");
-      EXPECT_EQ(refused(1), (Rows{"kept", "cublaslt"}));
+      EXPECT_EQ(refused(1), (Rows{"kept", "i8_linear", "cublaslt"}));
       EXPECT_EQ(made[2].row, wgmma ? "flash_attention" : "attention");
-      EXPECT_EQ(refused(2), wgmma ? Rows{} : (Rows{"flash_attention", "wide_attention", "cudnn_attention"}));
+      EXPECT_EQ(refused(2), wgmma ? Rows{"i8_attention"} : (Rows{"i8_attention", "flash_attention", "wide_attention", "cudnn_attention"}));
       EXPECT_EQ(made[3].row, "generated");
       EXPECT_EQ(refused(3), Rows{});
     }
@@ -825,7 +825,7 @@ TEST(Vendors, PagesThatAreNotLockedHoldTheSameBytes) {
                          std::vector<std::byte> back(4096);
                          platform->download(*stream, {buffer.get(), 0}, back.data(), back.size());
                          for (std::size_t i = 0; i < back.size(); ++i)
-                           ASSERT_EQ(back[i], std::byte{i >= 512 && i < 768 ? 7 : 0}) << vendor->platform << ", byte " << i;
+                           ASSERT_EQ(back[i], std::byte(i >= 512 && i < 768 ? 7 : 0)) << vendor->platform << ", byte " << i;
                        }),
               "");
     ASSERT_EQ(lines.size(), 1u) << vendor->platform;

@@ -290,7 +290,8 @@ TEST_F(Command, TakesTheMemoryItSaid) {
         run.batch,
         "-o",
         run.width == "512" ? "frames" : "a.mp4"};  // few large frames do not fill x264's lookahead, which is counted full
-    const CommandOptions options{.environment = {{"ONEDNN_MAX_CPU_ISA", run.isa}}};
+    // One arena of malloc's: where threads meet on a busy machine each gets its own, and up to 3 MiB lie in them unused.
+    const CommandOptions options{.environment = {{"ONEDNN_MAX_CPU_ISA", run.isa}, {"MALLOC_ARENA_MAX", "1"}}};
     // Its kernels are compiled by a run before: on a busy machine that has left 5 MiB behind, which the next run does not have.
     generate(arguments, options);
     fs::remove_all(folder_ / "frames");
@@ -302,9 +303,8 @@ TEST_F(Command, TakesTheMemoryItSaid) {
     std::printf("%s, %s, %sx%sx%s, batch %s: %.0f MiB, %.0f planned (%+.1f %%)\n", run.isa.c_str(), run.dtype.c_str(),
                 run.width.c_str(), run.height.c_str(), run.frames.c_str(), run.batch.c_str(), peak, planned,
                 100 * (peak / planned - 1));
-    // Of the toy all is small: shared libraries' private pages are 2 to 3 MiB, and where there is no AVX-512 oneDNN's products of many
-    // rows keep blocks of their operands that it says nothing of.
-    const double untold = __builtin_cpu_supports("avx512f") ? 4.0 : 8.0;
+    // Where there is no AVX-512, oneDNN's f32 products of many rows keep blocks of their operands that it says nothing of.
+    const double untold = __builtin_cpu_supports("avx512f") || run.dtype != "f32" ? 2.0 : 8.0;
     EXPECT_NEAR(peak, planned, std::max(0.05 * planned, untold)) << result.out;
   }
 }

@@ -281,8 +281,9 @@ TEST(LoadedAhead, TheVideoIsTheSameAndACancelledLoadBeginsAnew) {
     const Job job = session.plan(request);
     for (const StageMemory& stage : job.memory().stages) {
       EXPECT_EQ(stage.host, 0U);
-      if (stage.component == "transformer")
+      if (stage.component == "transformer") {
         EXPECT_EQ(std::count(stage.stay.begin(), stage.stay.end(), "transformer_2"), 1) << stage.stage;
+      }
     }
     std::set<std::string> loaded;
     const LogScope log_scope([&](LogLevel, std::string_view text) {

@@ -388,12 +388,12 @@ class ReadingPlatform : public fuzz::WrappedPlatform {
  public:
   ReadingPlatform() : WrappedPlatform(open_platform("null")) {
     for (const Implementation& row : WrappedPlatform::implementations()) rows_.push_back(row);
-    Implementation reads = rows_.back();
-    reads.name = "null_history";
-    reads.of = one_of<Opcode::conv>;
-    reads.supports = [](const Node& conv) { return conv.inputs[1].dim(3) == 3 ? Support::yes() : Support::no("not 3 rows"); };
-    reads.reads_history = true;
-    rows_.push_back(std::move(reads));
+    rows_.push_back(
+        {.name = "null_history",
+         .of = one_of<Opcode::conv>,
+         .supports = [](const Node& conv) { return conv.inputs[1].dim(3) == 3 ? Support::yes() : Support::no("not 3 rows"); },
+         .make = rows_.front().make,
+         .reads_history = true});
   }
   std::span<const Implementation> implementations() const override { return rows_; }
   std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {

@@ -34,7 +34,8 @@ std::vector<double> by_plain_loops(const Case& c) {
   const Node& node = c.result.node();
   const auto depth = static_cast<std::size_t>(node.inputs[0].dim(-1)), columns = static_cast<std::size_t>(node.inputs[1].dim(0));
   const auto encoded = [&](const std::vector<double>& values) {
-    std::pair<std::vector<std::int8_t>, std::vector<float>> made{values.size(), {}};
+    std::pair<std::vector<std::int8_t>, std::vector<float>> made;
+    made.first.resize(values.size());
     for (std::size_t begin = 0; begin < values.size(); begin += depth) {
       std::vector<float> row(values.begin() + static_cast<std::ptrdiff_t>(begin),
                              values.begin() + static_cast<std::ptrdiff_t>(begin + depth));

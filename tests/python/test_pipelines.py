@@ -238,8 +238,8 @@ class Overhead(unittest.TestCase):
             began = time.thread_time()
             tiny()
             callers.append(time.thread_time() - began)
-        # 5 ms where nothing else runs (docs/python.md); caches that others empty make it more.
-        self.assertLess(sorted(before)[7] + sorted(callers)[7], 0.02)
+        # The least of each: what other programs take of caches and cores only adds (docs/python.md has the figures).
+        self.assertLess(min(before) + min(callers), 0.005)
 
 
 class Threads(unittest.TestCase):

@@ -663,6 +663,9 @@ class Devices(unittest.TestCase):
         with Server("--memory-limit", "2GiB", models=models[:1]) as server:
             expected = self.frames_of(server, "first")
             planned = server.call("POST", "/v1/videos/plan", TINY)[1]["memory_bytes"]["planned"]
+            free = re.search(r'^zoe_device_memory_bytes\{device="cpu",kind="free"\} (\d+)', server.raw("GET", "/metrics")[2].decode(), re.M)
+            kept = (2 << 30) - int(free[1])  # by a model that is not at work
+            self.assertGreater(kept, planned // 2)
         # Room for one: whoever comes has the device to itself, and makes what it made alone.
         with Server("--memory-limit", str(planned * 11 // 10), models=models[:2]) as server:
             for name in ("first", "second", "second", "first"):
@@ -674,7 +677,7 @@ class Devices(unittest.TestCase):
             plan = server.call("POST", "/v1/videos/plan", {**TINY, "model": "second"})[1]
             self.assertTrue(plan["fits"], plan)
         # Room for two of three: the one used longest ago goes.
-        with Server("--memory-limit", str(planned * 5 // 2), models=models) as server:
+        with Server("--memory-limit", str(planned + kept * 3 // 2), models=models) as server:
             for name, there in (("first", {"first"}), ("second", {"first", "second"}), ("first", {"first", "second"}),
                                 ("third", {"first", "third"}), ("second", {"second", "third"})):
                 self.assertEqual(self.frames_of(server, name), expected)

@@ -30,7 +30,7 @@ double cpu_seconds() {
 }
 
 // A program that links the library has no part in how libgomp waits, and its cores may be busy: behind a loop threads sleep.
-// Spinning as libgomp does by itself takes half of these pauses.
+// Spinning as libgomp does by itself takes up to half of these pauses, 7% where ten others want the cores; sleeping 0.2%.
 TEST(Threads, OfTheCpuSleepBetweenLoops) {
   if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) GTEST_SKIP() << "[SKIP] libgomp is told how long to spin";
   const auto platform = open_platform("cpu", {.threads = 2, .cache_dir = "/dev/null/none", .compiler = "/none"});
@@ -52,7 +52,7 @@ TEST(Threads, OfTheCpuSleepBetweenLoops) {
     std::this_thread::sleep_for(kPause);
     used += cpu_seconds();
   }
-  EXPECT_LT(used, 0.1 * kPauses * std::chrono::duration<double>(kPause).count());
+  EXPECT_LT(used, 0.02 * kPauses * std::chrono::duration<double>(kPause).count());
 }
 
 TEST(Threads, UseOneOpenClDevice) {

@@ -261,8 +261,10 @@ class Splitter : public Parts {
         if (!has_rows(operand)) continue;
         const int block = operand.node().block;
         const auto along_texts = [&](Opcode opcode) { return node->opcode == opcode && node->as<AxisAttributes>().axis == 0; };
-        // What leaves the last block is taken apart into texts.
-        const bool leaves = node->block > block || (block == last && along_texts(Opcode::slice));
+        // What leaves the last block is taken apart into texts, or rows become something else.
+        const bool leaves =
+            node->block > block ||
+            (block == last && (along_texts(Opcode::slice) || (node->opcode == Opcode::reshape && !has_rows(Value(node)))));
         if (leaves) cut_.insert({&operand.node(), operand.output()});
         else if (split.texts_apart && along_texts(Opcode::concat)) repeated_.insert({&operand.node(), operand.output()});
       }

@@ -27,5 +27,8 @@ enum class Factor { registers, shared };
 // void name(float (&sums)[columns / 2], a, unsigned long long b, bool accumulates): starts sums (+)= a [64 x 16] * b [16 x columns]
 // in bf16 (PTX: wgmma.mma_async). `a` is a descriptor or, in registers, unsigned (&a)[4]; `transposed`: b lies as 16 rows.
 std::string wgmma_source(std::string_view name, std::int64_t columns, Factor a, bool transposed);
+// The same of 8-bit integers, a [64 x 32] by b [32 x columns]: sums are s32, `a` is s8 in shared memory and u8 in registers, b is
+// s8.
+std::string integer_wgmma_source(std::string_view name, std::int64_t columns, Factor a);
 
 }  // namespace zoe::cuda

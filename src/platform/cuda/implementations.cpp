@@ -3,7 +3,9 @@
 
 #include "platform/implementation.h"
 
+#include <algorithm>
 #include <array>
+#include <iterator>
 
 #include "codegen/chain.h"
 #include "ir/change.h"
@@ -64,6 +66,18 @@ std::vector<Implementation> implementations(const DevicePtr& device, Libraries l
        .make = [device](const Node& node,
                         Making& making) { return make_kept_linear(node, device, making.part(behind_widening(node))); },
        .takes_kept = true},
+      {.name = "i8_linear",
+       .of = one_of<Opcode::linear>,
+       .supports = [device](const Node& node) { return coded_linear_takes(node, *device); },
+       .make = made_by(make_coded_linear),
+       .prepare =
+           [device](std::span<const Node* const> nodes) {
+             std::vector<Device::Program> programs;
+             for (const Node* node : nodes) std::ranges::move(coded_linear_programs(*node), std::back_inserter(programs));
+             device->build(programs);
+           },
+       .takes_codes = true,
+       .gains_by_merging = true},  // the operand's codes are made once
       {.name = "cublaslt",
        .of = one_of<Opcode::linear>,
        .supports =
@@ -96,6 +110,12 @@ std::vector<Implementation> implementations(const DevicePtr& device, Libraries l
        .supports = [device](const Node& node) { return implicit_gemm_takes(node, *device); },
        .make = made_by(make_implicit_gemm)},
       {.name = "product", .of = one_of<Opcode::linear, Opcode::conv>, .make = made_by(make_product)},
+      {.name = "i8_attention",
+       .of = one_of<Opcode::attention>,
+       .supports = [device](const Node& node) { return coded_attention_takes(node, *device); },
+       .make = made_by(make_coded_attention),
+       .prepare = built_of(coded_attention_program),
+       .takes_codes = true},
       {.name = "flash_attention",
        .of = one_of<Opcode::attention>,
        .supports = [device](const Node& node) { return flash_attention_takes(node, *device); },

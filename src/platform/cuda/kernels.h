@@ -69,6 +69,16 @@ Support wide_attention_takes(const Node& node, const Device& device);
 std::unique_ptr<Kernel> make_wide_attention(const Node& node, const DevicePtr& device);
 Device::Program wide_attention_program();  // that it loads, whatever the node
 std::string wide_attention_source();
+// linear and attention from 8-bit codes (Codes::i8), by wgmma on devices of compute capability 9.0.
+Support coded_linear_takes(const Node& node, const Device& device);
+std::unique_ptr<Kernel> make_coded_linear(const Node& node, const DevicePtr& device);
+std::vector<Device::Program> coded_linear_programs(const Node& node);  // that it loads
+std::string codes_source(std::int64_t columns);
+std::string coded_linear_source(Activation activation);
+Support coded_attention_takes(const Node& node, const Device& device);
+std::unique_ptr<Kernel> make_coded_attention(const Node& node, const DevicePtr& device);
+Device::Program coded_attention_program(const Node& node);  // that it loads
+std::string coded_attention_source(std::int64_t channels);
 std::unique_ptr<Kernel> make_concat(const Node& node, const DevicePtr& device);
 std::unique_ptr<Kernel> make_gather(const Node& node, const DevicePtr& device);
 // fused, and every opcode that a chain can hold: generated code, in one program for all of `nodes`.
