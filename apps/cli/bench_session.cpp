@@ -7,6 +7,7 @@
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
+#include "compiler/profile.h"
 #include "pipeline/model.h"
 #include "pipeline/resident_memory.h"
 #include "pipeline/session.h"
@@ -28,7 +29,7 @@ struct Times {
   nlohmann::ordered_json stages;
 };
 
-Times run_request(Session& session, const Request& request, std::vector<float>* latents = nullptr) {
+Times run_request(Session& session, const Request& request, std::vector<float>* latents = nullptr, Profile* profile = nullptr) {
   Times times;
   const auto start = Clock::now();
   Job job = session.prepare(request);
@@ -38,6 +39,7 @@ Times run_request(Session& session, const Request& request, std::vector<float>* 
   callbacks.progress = [&](const Progress& progress) {
     if (progress.phase == Phase::denoise && progress.done > 0) ends.push_back(Clock::now());
   };
+  callbacks.profile = profile;
   if (latents) callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
   const Timings timings = session.run(job, callbacks);
   times.total = seconds_between(start, Clock::now());
@@ -148,6 +150,18 @@ int bench_devices(const SessionBench& bench) {
                                            {"relative_rms", std::sqrt(error / power)}};
       fmt::print("{}\n", line.dump());
       std::fflush(stdout);
+      if (parallel != Parallel::sequence || guided) continue;
+      // Where its time goes, by marks in the first device's queue: what exchanges take while it waits for them.
+      Profile profile;
+      run_request(session, request, nullptr, &profile);
+      const auto a_step = [&](bool (*of)(Opcode)) { return profile.seconds(of) / static_cast<double>(bench.steps); };
+      const nlohmann::ordered_json parts = {
+          {"parallel", name(parallel)},
+          {"step_exchanges_s", a_step([](Opcode o) { return o == Opcode::all_to_all || o == Opcode::all_gather; })},
+          {"step_attention_s", a_step([](Opcode o) { return o == Opcode::attention; })},
+          {"step_linear_s", a_step([](Opcode o) { return o == Opcode::linear; })},
+          {"step_fused_s", a_step([](Opcode o) { return o == Opcode::fused; })}};
+      fmt::print("{}\n", parts.dump());
     }
   }
   return 0;
