@@ -1,15 +1,16 @@
 // Weights with scales beside them, against comfy-kitchen's own widening (tests/fixtures/record_scaled.py), and wrong ones.
 #include "checkpoint/scaling.h"
-#include "base/codes.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "base/codes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
