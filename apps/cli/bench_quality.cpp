@@ -134,7 +134,7 @@ bool is_of_block(const Node& node) {
 }
 bool is_among_tokens(const Node& node) {
   return node.opcode == Opcode::attention && !node.as<AttentionAttributes>().has_bias &&
-         node.inputs[1].node().opcode != Opcode::input;
+         node.inputs[0].dim(1) == node.inputs[1].dim(1);
 }
 
 // The graph with codes in those linears and attentions that are chosen.

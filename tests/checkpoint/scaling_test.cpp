@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "base/codes.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
@@ -61,6 +63,31 @@ TEST(Scaling, IsPartOfTheWeight) {
   for (const TensorEntry& tensor : file.tensors())
     for (const char* gone : {"scale", "comfy_quant", "scaled_fp8"})
       EXPECT_EQ(tensor.name.find(gone), std::string::npos) << tensor.name;
+}
+
+// A product of 8 bits makes codes of rows anew: of a file with ConvRot and a scale a row they are the file's, though the weight was
+// rotated back and rounded to bf16 between.
+TEST(Scaling, CodesOfRotatedRowsAreThoseOfTheFile) {
+  const Checkpoint file(kRecorded, "part");
+  const TensorEntry& entry = *file.find("int8.convrot256.weight");
+  const WeightPtr weight = weight_of(entry, "part");
+  const auto width = static_cast<std::size_t>(weight->shape().dim(1)), rows = static_cast<std::size_t>(weight->shape().dim(0));
+  ASSERT_EQ(rotation_of(weight->shape().dim(1)), entry.scaling->rotation);
+  std::size_t compared = 0;
+  for (std::size_t row = 0; row < rows; ++row) {
+    const auto* const stored = reinterpret_cast<const std::int8_t*>(entry.bytes.data()) + row * width;
+    const auto is_largest = [](std::int8_t code) { return std::abs(int{code}) == 127; };
+    if (std::none_of(stored, stored + width, is_largest)) continue;  // of a common scale: another one is this row's own
+    std::vector<std::uint16_t> narrow(width);
+    weight->read(static_cast<std::int64_t>(row * width), static_cast<std::int64_t>(width), DType::bf16, narrow.data());
+    std::vector<float> wide(width);
+    convert(narrow.data(), DType::bf16, wide.data(), DType::f32, width);
+    std::vector<std::int8_t> codes(width);
+    encode_row(wide, codes.data());
+    EXPECT_TRUE(std::equal(codes.begin(), codes.end(), stored)) << row;
+    ++compared;
+  }
+  EXPECT_GT(compared, 0U);
 }
 
 TEST(Scaling, AnyElementsMayBeRead) {

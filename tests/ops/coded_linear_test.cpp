@@ -25,7 +25,9 @@ Case make(const CodedCase& c, double spread = 1) {
   Case made{linear(x, weight, options), {}, c.dtype};
   for (std::size_t i = 0; i < made.result.node().inputs.size(); ++i)
     made.operands.push_back(random_values(made.result.node().inputs[i].type(), static_cast<unsigned>(i) + 1,
-                                          i == 0 ? spread : i == 1 ? 1 / std::sqrt(static_cast<double>(c.k)) : 1));
+                                          i == 0   ? spread
+                                          : i == 1 ? 1 / std::sqrt(static_cast<double>(c.k))
+                                                   : 1));
   return made;
 }
 
@@ -57,9 +59,9 @@ std::vector<double> by_plain_loops(const Case& c) {
 }
 
 // All K of the family and of the toys, and rows, columns and sums of no round number.
-const CodedCase kPlainCases[] = {{1, 1, 1},      {7, 3, 5},       {13, 20, 33},    {12, 64, 32},  {5, 30, 17},     {50, 256, 31},
-                                 {3, 640, 65},   {25, 1000, 70},  {37, 1024, 256}, {61, 1536, 96}, {9, 3072, 40},   {2, 5120, 35},
-                                 {3, 8960, 33},  {2, 13824, 32},  {1, 14336, 34},  {300, 100, 7},  {0 + 40, 129, 1}};
+const CodedCase kPlainCases[] = {{1, 1, 1},     {7, 3, 5},      {13, 20, 33},    {12, 64, 32},   {5, 30, 17},     {50, 256, 31},
+                                 {3, 640, 65},  {25, 1000, 70}, {37, 1024, 256}, {61, 1536, 96}, {9, 3072, 40},   {2, 5120, 35},
+                                 {3, 8960, 33}, {2, 13824, 32}, {1, 14336, 34},  {300, 100, 7},  {0 + 40, 129, 1}};
 
 std::string why_differ(const std::vector<double>& got, const std::vector<double>& expected) {
   for (std::size_t i = 0; i < expected.size(); ++i)
@@ -77,7 +79,8 @@ TEST(CodedLinear, SumsAreThoseOfPlainLoops) {
       const std::vector<double> expected = by_plain_loops(made);
       EXPECT_EQ(why_differ(run_kernel(*cpu::make_kernel(made.result.node(), cpu_device(true)), made), expected), "");
       for (const auto products : {cpu::CodeProducts::of_16_bits, cpu::CodeProducts::emulated_tiles})
-        EXPECT_EQ(why_differ(run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), products), made), expected), "");
+        EXPECT_EQ(why_differ(run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), products), made), expected),
+                  "");
     }
 }
 
@@ -123,18 +126,19 @@ TEST(CodedLinear, IsNearTheExactProduct) {
 TEST(CodedLinear, SaturatedZeroAndBadRows) {
   Case made = make({8, 1536, 40});
   auto& x = made.operands[0];
-  const auto fill = [&](std::size_t row, double value) { std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(row * 1536), 1536, value); };
+  const auto fill = [&](std::size_t row, double value) {
+    std::fill_n(x.begin() + static_cast<std::ptrdiff_t>(row * 1536), 1536, value);
+  };
   fill(0, 0);
-  fill(1, 3.0e38);                // its rotation overflows
-  fill(2, bf16_to_f32(0x7f00));   // and this one's does not: 1.7e38
+  fill(1, 3.0e38);               // its rotation overflows
+  fill(2, bf16_to_f32(0x7f00));  // and this one's does not: 1.7e38
   fill(3, 1);
   x[3 * 1536 + 5] = std::numeric_limits<double>::quiet_NaN();
   x[4 * 1536 + 77] = std::numeric_limits<double>::infinity();
   fill(5, 1e-38);
   for (std::size_t i = 0; i < 1536; ++i) x[6 * 1536 + i] = i % 2 ? 2.5 : -2.5;  // every number the largest
   for (const cpu::CodeProducts products : {cpu::CodeProducts::best, cpu::CodeProducts::of_16_bits}) {
-    const std::vector<double> got =
-        run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), products), made);
+    const std::vector<double> got = run_kernel(*cpu::make_coded_linear(made.result.node(), cpu_device(true), products), made);
     EXPECT_EQ(why_differ(got, by_plain_loops(made)), "");
     for (std::size_t column = 0; column < 40; ++column) {
       EXPECT_EQ(got[column], 0);
