@@ -1,6 +1,7 @@
 #include "pipeline/video_decode.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -290,7 +291,14 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
     }
     if (callbacks.frame) callbacks.frame(video, number, frame);
   };
-  // Frames of the picture as one are handed out as they come; of tiles, which devices make at once, they are put together first.
+  // Frames are handed out as they come, those of tiles when all tiles of them are there: by the first device's thread, the
+  // caller's.
+  std::vector<std::atomic<std::size_t>> tiles_there(is_tiled() ? static_cast<std::size_t>(settled_.num_frames) : 0);
+  std::size_t next = 0;
+  const auto emit_whole = [&] {
+    for (; next < tiles_there.size() && tiles_there[next] == tiles_.tiles.size(); ++next)
+      emit(static_cast<std::int64_t>(next), {whole.data() + next * frame_size, frame_size});
+  };
   run.at_once(used_devices(), [&](int device, const StageRun& own) {
     if (device > 0) {
       own.stream().wait_for(*ready);
@@ -304,12 +312,14 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
       tiles.push_back(&tiles_.tiles[i]);
     if (tiles.empty()) tiles.push_back(nullptr);
     decode(tiles, own, [&](const PictureTile* tile, std::int64_t number, std::span<const std::uint8_t> frame, std::int64_t width) {
-      if (!tile) emit(number, frame);
-      else paste(frame, width, *tile, scale_, whole.data() + static_cast<std::size_t>(number) * frame_size, settled_.made_width);
+      if (!tile) return emit(number, frame);
+      const auto place = static_cast<std::size_t>(number);
+      paste(frame, width, *tile, scale_, whole.data() + place * frame_size, settled_.made_width);
+      ++tiles_there[place];
+      if (device == 0) emit_whole();
     });
   });
-  for (std::int64_t i = 0; is_tiled() && i < settled_.num_frames; ++i)
-    emit(i, {whole.data() + static_cast<std::size_t>(i) * frame_size, frame_size});
+  emit_whole();
 }
 
 // On one device: its tiles one behind the other, null for all of the picture.
