@@ -140,6 +140,14 @@ class RequestFields(TypedDict, total=False):
     lora_apply_mode: Literal["auto", "merge", "beside"] | None
     lora_allow_unused: bool | None
     "List keys of a LoRA that mean nothing in the model, and go on without them (true or false; default: false)."
+    quality: Literal["exact", "high", "fast"] | None
+    "What precision and attention are where they are not said: high is int8 and exact, fast int8 for both, each where the device has it (docs/quality.md) (exact, high or fast; default: exact)."
+    precision: Literal["exact", "int8"] | None
+    "The products of the transformer's blocks: exact, or from rotated codes of 8 bits, which is faster and not the same (exact or int8; default: quality's)."
+    attention: Literal["exact", "int8"] | None
+    "The attention of the video's tokens to one another: exact, or from codes of 8 bits (exact or int8; default: quality's)."
+    exact_blocks: str | None
+    "Blocks of the transformer that stay exact whatever precision and attention are, as 0,1,38-39 (at most 1048576 bytes of UTF-8; default: none)."
     seed: int | Sequence[int] | None
     'Of the initial noise, as torch.Generator("cpu").manual_seed; -1 is a random one; several make a video each (0 to 18446744073709551615, or -1; default: 0).'
     seeds: int | Sequence[int] | None
