@@ -89,11 +89,15 @@ def main():
     parts = {}
     if args.runs:
         texts = {"products": [], "attention": [], "forwards": [], "sensitivity": []}
+        platforms = set()
         for path in args.runs:
             run = json.loads(path.read_text().splitlines()[-1])
+            again, _ = run["platform"] in platforms, platforms.add(run["platform"])
             head = f"{run['platform']} ({run['device']}), {run['dtype']}; {run['model']['model']}, {run['model']['video']}, {run['model']['steps']} steps:"
+            # Products and attention alone hardly depend on the dtype: of each platform's first run.
             for name, make in (("products", products), ("attention", attention), ("forwards", forwards), ("sensitivity", sensitivity)):
-                texts[name].append(f"{head}\n\n{make(run)}")
+                if name == "forwards" or not again:
+                    texts[name].append(f"{head}\n\n{make(run)}")
         parts.update({name: "\n\n".join(each) for name, each in texts.items()})
     if args.judged:
         parts["judged"] = judged(args.judged)
