@@ -468,10 +468,10 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     const char* option;
     std::vector<std::string_view> parts;  // that know it
   };
-  const std::vector<Use> kUses = {{"--model-path", {"session", "quality"}},
+  const std::vector<Use> kUses = {{"--model-path", {"session", "quality", "devices"}},
                                   {"--image", {"session"}},
                                   {"--guidance-scale", {"session"}},
-                                  {"--num-inference-steps", {"session", "quality"}},
+                                  {"--num-inference-steps", {"session", "quality", "devices"}},
                                   {"--folder", {"load"}},
                                   {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
                                   {"--lora-rank", {"transformer"}},
@@ -484,10 +484,11 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
     check(!is_given(use.option) || std::find(use.parts.begin(), use.parts.end(), options.part) != use.parts.end(),
           ErrorKind::invalid_argument, use.option, "got it for {}, expected {}. Leave it out.", options.part,
           fmt::join(use.parts, ", "));
-  const std::string_view way = options.part == "session" || options.part == "load" ? std::string_view(options.part)
-                               : options.streamed                                  ? "--streamed"
-                               : !options.stored.empty()                           ? "--stored"
-                                                                                   : "";
+  const std::string_view way = options.part == "session" || options.part == "devices" || options.part == "load"
+                                   ? std::string_view(options.part)
+                               : options.streamed        ? "--streamed"
+                               : !options.stored.empty() ? "--stored"
+                                                         : "";
   for (const char* option : {"--guidance", "--per-op", "--floors", "--plan", "--profile"})
     check(!is_given(option) || way.empty(), ErrorKind::invalid_argument, option,
           "got it with {}, which prints times of its own, expected one of the two. Leave the other out.", way);
@@ -504,9 +505,11 @@ int bench(const BenchOptions& options) {
   const LogScope log_scope([&](LogLevel, std::string_view text) {
     if (options.verbose) fmt::print(stderr, "{}\n", text);
   });
-  if (options.part == "session")
-    return bench_session({options.device, options.compile, options.model, options.image, options.height, options.width,
-                          options.num_frames, options.steps, options.repeat, options.guidance_scale});
+  if (options.part == "session" || options.part == "devices") {
+    const SessionBench requests{options.device, options.compile,    options.model, options.image,  options.height,
+                                options.width,  options.num_frames, options.steps, options.repeat, options.guidance_scale};
+    return options.part == "session" ? bench_session(requests) : bench_devices(requests);
+  }
   if (options.part == "load")
     return bench_load({options.device, options.compile, options.size == "toy" ? "" : kSizes.at(options.size), options.folder,
                        options.stored, options.repeat});
@@ -638,18 +641,18 @@ Command add_bench(CLI::App& app) {
   auto options = std::make_shared<BenchOptions>();
   app.add_option("PART", options->part,
                  "transformer (one forward), text-keys, text-encoder, vae-decode or vae-encode; session: requests one after the "
-                 "other; load: a "
+                 "other; devices: a request on the devices of --platform cuda:0,1, shared in each way, beside one of them; load: a "
                  "transformer's file to the device, in bf16 and as --stored says, beside a copy of as many bytes; quality: how far "
                  "8 bits are "
                  "from exact (docs/quality.md)")
       ->required();
   app.add_option("-m,--model-path", options->model,
-                 "session, quality: a model folder or random:MEMBER (default: the embedded toy model)")
+                 "session, devices, quality: a model folder or random:MEMBER (default: the embedded toy model)")
       ->type_name("MODEL");
   app.add_option_function<std::string>(
          "--num-inference-steps",
          [o = options.get()](const std::string& text) { o->steps = parse_integer("--num-inference-steps", text, 3, 1000); },
-         "session: steps of each request (default 4); quality: of its request (default: the model's)")
+         "session, devices: steps of each request (default 4); quality: of its request (default: the model's)")
       ->type_name("N");
   app.add_option("--image", options->image, "session: the picture that each request begins with, of a model that takes one")
       ->type_name("FILE");

@@ -1,12 +1,17 @@
-// `zoe bench session`: what a request costs beyond its steps when the session has served one before.
+// `zoe bench session`: what a request costs beyond its steps when the session has served one before. `zoe bench devices`: a request
+// on a group of devices, shared in each way, beside one of them.
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "apps/cli/commands.h"
 #include "base/error.h"
+#include "compiler/profile.h"
 #include "pipeline/model.h"
 #include "pipeline/resident_memory.h"
 #include "pipeline/session.h"
+#include "platform/group.h"
 
 namespace zoe::cli {
 
@@ -19,12 +24,12 @@ double seconds_between(Clock::time_point begin, Clock::time_point end) {
 }
 
 struct Times {
-  double prepare = 0, encode = 0, first_step = 0, step = 0,
+  double prepare = 0, encode = 0, first_step = 0, step = 0, decode = 0,
          total = 0;  // seconds; first_step from the call to its end; step: the median of the others
   nlohmann::ordered_json stages;
 };
 
-Times run_request(Session& session, const Request& request) {
+Times run_request(Session& session, const Request& request, std::vector<float>* latents = nullptr, Profile* profile = nullptr) {
   Times times;
   const auto start = Clock::now();
   Job job = session.prepare(request);
@@ -34,9 +39,12 @@ Times run_request(Session& session, const Request& request) {
   callbacks.progress = [&](const Progress& progress) {
     if (progress.phase == Phase::denoise && progress.done > 0) ends.push_back(Clock::now());
   };
+  callbacks.profile = profile;
+  if (latents) callbacks.latents = [&](std::size_t, std::span<const float> made) { latents->assign(made.begin(), made.end()); };
   const Timings timings = session.run(job, callbacks);
   times.total = seconds_between(start, Clock::now());
   times.encode = timings.encode;
+  times.decode = timings.decode;
   times.stages = stages_json(timings);
   times.first_step = times.prepare + timings.first_step;
   std::vector<double> steps;
@@ -89,6 +97,72 @@ int bench_session(const SessionBench& bench) {
         {"process_mib", static_cast<double>(anonymous_memory_bytes()) / 1048576.0},
         {"device_free_mib", static_cast<double>(platform->free_bytes()) / 1048576.0}};
     fmt::print("{}\n", line.dump());
+  }
+  return 0;
+}
+
+int bench_devices(const SessionBench& bench) {
+  const std::shared_ptr<Platform> group = open(bench.device);
+  check(group->group() != nullptr, ErrorKind::invalid_argument, "--platform", "got {}, expected several devices, as in cuda:0,1.",
+        bench.device.platform);
+  const std::string& names = bench.device.platform;
+  DeviceOptions first = bench.device;
+  first.platform = names.ends_with(":all") ? names.substr(0, names.size() - 3) + "0" : names.substr(0, names.find(','));
+  const std::shared_ptr<Platform> one = open(first);
+  const DType dtype = chosen_dtype(bench.device, *group);
+  Request request;
+  request.prompts = {"a big red circle moving right on a white background"};
+  request.height = bench.height, request.width = bench.width, request.num_frames = bench.num_frames;
+  request.num_inference_steps = static_cast<int>(bench.steps);
+
+  struct Run {
+    Times times;
+    std::vector<float> latents;
+  };
+  std::map<bool, Run> alone;  // by guided
+  for (const Parallel parallel : {Parallel::none, Parallel::guidance, Parallel::sequence}) {
+    const bool is_alone = parallel == Parallel::none;
+    if (parallel == Parallel::guidance && group->group()->size() != 2) continue;
+    const std::shared_ptr<Platform>& platform = is_alone ? one : group;
+    Session session(read_model(bench.model), platform, {.dtype = dtype, .compile = bench.compile, .parallel = parallel});
+    for (const bool guided : {true, false}) {
+      if (!guided && parallel == Parallel::guidance) continue;
+      request.guidance_scale = guided ? 5 : 1;
+      Run run;
+      run.times = run_request(session, request, &run.latents);
+      const Run& base = is_alone ? alone[guided] = run : alone.at(guided);
+      double error = 0, power = 0;
+      for (std::size_t i = 0; i < run.latents.size(); ++i) {
+        error += std::pow(static_cast<double>(run.latents[i]) - static_cast<double>(base.latents[i]), 2);
+        power += std::pow(static_cast<double>(base.latents[i]), 2);
+      }
+      const nlohmann::ordered_json line = {{"model", session.model().name},
+                                           {"device", platform->info().name},
+                                           {"dtype", name(dtype)},
+                                           {"devices", is_alone ? 1 : group->group()->size()},
+                                           {"parallel", name(parallel)},
+                                           {"guided", guided},
+                                           {"step_s", run.times.step},
+                                           {"step_of_one", base.times.step / run.times.step},
+                                           {"decode_s", run.times.decode},
+                                           {"decode_of_one", base.times.decode / run.times.decode},
+                                           {"same_bits", run.latents == base.latents},
+                                           {"relative_rms", std::sqrt(error / power)}};
+      fmt::print("{}\n", line.dump());
+      std::fflush(stdout);
+      if (parallel != Parallel::sequence || guided) continue;
+      // Where its time goes, by marks in the first device's queue: what exchanges take while it waits for them.
+      Profile profile;
+      run_request(session, request, nullptr, &profile);
+      const auto a_step = [&](bool (*of)(Opcode)) { return profile.seconds(of) / static_cast<double>(bench.steps); };
+      const nlohmann::ordered_json parts = {
+          {"parallel", name(parallel)},
+          {"step_exchanges_s", a_step([](Opcode o) { return o == Opcode::all_to_all || o == Opcode::all_gather; })},
+          {"step_attention_s", a_step([](Opcode o) { return o == Opcode::attention; })},
+          {"step_linear_s", a_step([](Opcode o) { return o == Opcode::linear; })},
+          {"step_fused_s", a_step([](Opcode o) { return o == Opcode::fused; })}};
+      fmt::print("{}\n", parts.dump());
+    }
   }
   return 0;
 }

@@ -89,6 +89,7 @@ struct SessionBench {
 // What each stage of a run took, in its order.
 nlohmann::ordered_json stages_json(const Timings& timings);
 int bench_session(const SessionBench& bench);
+int bench_devices(const SessionBench& bench);
 
 // `zoe bench load`: a single file of the published member's transformer, made up in `folder`, in bf16 and in each of the encodings;
 // a line of JSON each.

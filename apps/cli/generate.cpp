@@ -288,6 +288,8 @@ int generate(GenerateOptions& options) {
                        {"platform", platform->info().platform},
                        {"device", platform->info().name},
                        {"guidance_batch_size", settled.batch},
+                       {"guidance_devices", settled.guidance_devices},
+                       {"sequence_devices", settled.sequence_devices},
                        {"not_exact", arithmetic_text(settled)},
                        {"token_pieces", settled.token_pieces},
                        {"vae_tiles", settled.vae_tiles},

@@ -116,6 +116,19 @@ void add_memory_options(CLI::App& app, SessionOptions& options) {
          "experts, too, of the transformer's other blocks, too; auto is the least of these that fits (default auto)")
       ->type_name("auto|none|encoder|experts|blocks");
   app.add_option_function<std::string>(
+         "--parallel",
+         [&options](const std::string& text) {
+           using enum Parallel;
+           const Parallel all[] = {automatic, none, guidance, sequence, both};
+           const auto chosen = std::find_if(std::begin(all), std::end(all), [&](Parallel each) { return name(each) == text; });
+           check(chosen != std::end(all), ErrorKind::invalid_argument, "--parallel",
+                 "got {}, expected auto, none, guidance, sequence or guidance+sequence.", in_quotes(text));
+           options.parallel = *chosen;
+         },
+         "How a step is shared among the devices of --platform cuda:0,1: by the two texts of guidance, by a video's tokens, by "
+         "both, or none; auto takes what uses most devices, guidance first (default auto)")
+      ->type_name("auto|none|guidance|sequence|guidance+sequence");
+  app.add_option_function<std::string>(
          "--host-memory-limit",
          [&options](const std::string& text) { options.host_memory_limit_bytes = parse_bytes("--host-memory-limit", text, 0); },
          "The most memory of this process for weights that wait there to be copied to the device (default: two thirds of what is "

@@ -131,6 +131,8 @@ int plan(PlanOptions& options) {
                     {"height", settled.height},
                     {"num_frames", settled.num_frames},
                     {"guidance_batch_size", settled.batch},
+                    {"guidance_devices", settled.guidance_devices},
+                    {"sequence_devices", settled.sequence_devices},
                     {"token_pieces", settled.token_pieces},
                     {"vae_tiles", settled.vae_tiles},
                     {"step_seconds", step ? Json(step->seconds) : Json()},
@@ -157,6 +159,14 @@ int plan(PlanOptions& options) {
   if (settled.token_pieces > 1 || settled.vae_tiles > 1)
     fmt::print("Tokens in {} piece{}, pictures of the VAE in {} tile{}.\n\n", settled.token_pieces,
                settled.token_pieces == 1 ? "" : "s", settled.vae_tiles, settled.vae_tiles == 1 ? "" : "s");
+  if (settled.guidance_devices * settled.sequence_devices > 1)
+    fmt::print("A step is shared by {} devices: {}{}{}. Each has the weights and takes {} from others in a step; what follows is of the "
+               "first, which has most.\n\n",
+               settled.guidance_devices * settled.sequence_devices,
+               settled.guidance_devices > 1 ? "prompt and negative prompt apart" : "",
+               settled.guidance_devices > 1 && settled.sequence_devices > 1 ? ", " : "",
+               settled.sequence_devices > 1 ? fmt::format("a video's tokens in {} shares", settled.sequence_devices) : "",
+               bytes_text(settled.exchanged_bytes));
   print_table(memory);
   print_time_line(memory);
   fmt::print("\nOrder: stages as they come; a component's weights are read when its first stage comes{} and go {}.\n",

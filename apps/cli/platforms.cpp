@@ -13,6 +13,7 @@ void print(const std::vector<PlatformReport>& reports) {
     fmt::print("{:<8} {:<4} {}\n", report.name, report.opens ? "yes" : "no", report.detail);
     for (const LibraryInfo& library : report.libraries)
       fmt::print("{:13} {:<10} {:<9} {}\n", "", library.name, library.version.empty() ? "no" : library.version, library.detail);
+    for (const std::string& link : report.links) fmt::print("{:13} {}\n", "", link);
   }
 }
 
@@ -23,6 +24,7 @@ void print_json(const std::vector<PlatformReport>& reports) {
     Json platform{{"platform", report.name}, {"opens", report.opens}, {"detail", report.detail}, {"libraries", Json::array()}};
     for (const LibraryInfo& library : report.libraries)
       platform["libraries"].push_back({{"library", library.name}, {"version", library.version}, {"detail", library.detail}});
+    platform["links"] = report.links;
     json["platforms"].push_back(std::move(platform));
   }
   fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));

@@ -37,11 +37,15 @@ fs::path default_data_folder() {
   return fs::path(home) / ".local" / "share" / "zoetrope" / "serve";
 }
 
+// Devices with a job of their own each: "cuda:0,cuda:1" are two, "cuda:0,1" is a group that gives each job both.
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> parts;
   for (std::size_t begin = 0; begin <= text.size();) {
     const std::size_t end = std::min(text.find(',', begin), text.size());
-    parts.push_back(text.substr(begin, end - begin));
+    const std::string part = text.substr(begin, end - begin);
+    const bool is_number = !part.empty() && part.find_first_not_of("0123456789") == part.npos;
+    if (is_number && !parts.empty() && parts.back().find(':') != part.npos) parts.back() += "," + part;
+    else parts.push_back(part);
     begin = end + 1;
   }
   return parts;
@@ -111,12 +115,16 @@ Command add_serve(CLI::App& app) {
   server::ServerOptions& to = options->server;
   const auto number = [&app](const std::string& name, auto& slot, std::int64_t min, std::int64_t max, const std::string& help) {
     app.add_option_function<std::string>(
-           name, [name, &slot, min, max](const std::string& text) { slot = static_cast<std::decay_t<decltype(slot)>>(parse_integer(name, text, min, max)); },
+           name,
+           [name, &slot, min, max](const std::string& text) {
+             slot = static_cast<std::decay_t<decltype(slot)>>(parse_integer(name, text, min, max));
+           },
            fmt::format("{} (default {})", help, slot))
         ->type_name("N");
   };
   const auto size = [&app](const std::string& name, std::uint64_t& slot, const std::string& help) {
-    app.add_option_function<std::string>(name, [name, &slot](const std::string& text) { slot = parse_bytes(name, text); }, help)
+    app.add_option_function<std::string>(
+           name, [name, &slot](const std::string& text) { slot = parse_bytes(name, text); }, help)
         ->type_name("SIZE");
   };
   constexpr std::int64_t kMany = 1'000'000'000;
@@ -127,8 +135,10 @@ Command add_serve(CLI::App& app) {
   number("--port", to.port, 0, 65535, "The port, 0 for any that is free");
   app.add_option("--data-dir", options->data_folder, "Where jobs and videos are kept (default ~/.local/share/zoetrope/serve)")
       ->type_name("FOLDER");
-  app.add_option("--api-key-file", options->api_key_file, "Keys that requests must carry, NAME sha256:HEX a line")->type_name("FILE");
-  app.add_option("--new-key", options->new_key, "Make a key, add its digest to --api-key-file, print it, and end")->type_name("NAME");
+  app.add_option("--api-key-file", options->api_key_file, "Keys that requests must carry, NAME sha256:HEX a line")
+      ->type_name("FILE");
+  app.add_option("--new-key", options->new_key, "Make a key, add its digest to --api-key-file, print it, and end")
+      ->type_name("NAME");
   app.add_flag("--no-keys", to.needs_no_keys, "Let everybody in, though --host is not of this machine alone");
   app.add_option("--allow-host", to.allowed_hosts, "A name that requests may call this server by, beside localhost")
       ->type_name("NAME")
@@ -146,7 +156,10 @@ Command add_serve(CLI::App& app) {
   number("--save-seconds", to.save_seconds, 0, 86'400, "From one saved state of a running job to the next");
   number("--stop-seconds", to.stop_seconds, 0, 86'400, "That a running job has to end when the server is told to stop");
   add_device_options(app, options->device);
-  app.get_option("--platform")->description("Where to run: one device, or several with commas between, cuda:0,cuda:1");
+  app.get_option("--platform")
+      ->description(
+          "Where to run: one device, or several with commas between, cuda:0,cuda:1, each with jobs of its own; cuda:0,1 gives each "
+          "job both");
   add_memory_options(app, to.session);
   add_compile_options(app, to.session.compile);
   app.add_flag("-q,--quiet", options->quiet, "Print nothing but errors");

@@ -20,6 +20,13 @@ namespace zoe {
 
 namespace {
 
+// In a file of all parts it stands behind the text encoders' prefix: "text_encoders.spiece_model".
+bool is_tokenizer(std::string_view name) {
+  return name.ends_with(kTokenizerTensor) &&
+         (name.size() == kTokenizerTensor.size() || name[name.size() - kTokenizerTensor.size() - 1] == '.');
+}
+
+
 namespace fs = std::filesystem;
 
 constexpr std::array<std::string_view, 4> kCandidates = {"diffusion_pytorch_model.safetensors.index.json",
@@ -188,10 +195,15 @@ const TensorEntry* Checkpoint::find(std::string_view name) const {
   return found != tensors_.end() && found->name == name ? &*found : nullptr;
 }
 
-bool Checkpoint::has_tokenizer() const { return find(kTokenizerTensor) || metadata_.contains("tokenizer.ggml.model"); }
+bool Checkpoint::has_tokenizer() const {
+  return std::any_of(tensors_.begin(), tensors_.end(), [](const TensorEntry& tensor) { return is_tokenizer(tensor.name); }) ||
+         metadata_.contains("tokenizer.ggml.model");
+}
 
 std::string Checkpoint::sentencepiece() const {
-  if (const TensorEntry* const tensor = find(kTokenizerTensor)) {
+  const auto tensor =
+      std::find_if(tensors_.begin(), tensors_.end(), [](const TensorEntry& each) { return is_tokenizer(each.name); });
+  if (tensor != tensors_.end()) {
     if (tensor->file)
       tensor->file->fetch(static_cast<std::size_t>(tensor->bytes.data() - tensor->file->bytes().data()), tensor->bytes.size());
     return {reinterpret_cast<const char*>(tensor->bytes.data()), tensor->bytes.size()};
@@ -358,7 +370,7 @@ std::vector<MatchedTensor> match_tensors(const Checkpoint& checkpoint, std::span
   }
   std::vector<std::string> unknown, passed_over;
   for (const TensorEntry& tensor : checkpoint.tensors())
-    if (!used.contains(tensor.name) && tensor.name != kTokenizerTensor) {
+    if (!used.contains(tensor.name) && !is_tokenizer(tensor.name)) {
       const bool could_be_read = tensor.encoding->is_weight() && !is_never_read(tensor.name);
       (could_be_read && words.contains(std::string(first_word_of_key(tensor.name))) ? unknown : passed_over).push_back(tensor.name);
     }

@@ -105,7 +105,9 @@ bool is_chain(Opcode opcode) {
     case Opcode::conv:
     case Opcode::attention:
     case Opcode::concat:
-    case Opcode::gather: return false;
+    case Opcode::gather:
+    case Opcode::all_to_all:
+    case Opcode::all_gather: return false;
     default: return true;
   }
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <numeric>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -67,49 +68,82 @@ std::size_t most_alive(const std::vector<Block*>& blocks, std::size_t steps) {
   return most;
 }
 
-// Greedy: each block in this order at the lowest offset that is free during its life. Returns the total.
-std::size_t assign_in_order(const std::vector<Block*>& blocks) {
-  std::size_t total = 0;
-  std::vector<const Block*> placed;  // by offset
-  for (Block* block : blocks) {
-    std::size_t offset = 0;
-    for (const Block* other : placed) {
-      if (other->last < block->first || block->last < other->first) continue;
-      if (offset + block->bytes <= other->offset) break;
-      offset = std::max(offset, other->offset + other->bytes);
+// Of each block the numbers of those that are wanted at the same time.
+std::vector<std::vector<int>> neighbours_of(const std::vector<Block*>& blocks) {
+  std::vector<int> by_birth(blocks.size()), alive;
+  std::iota(by_birth.begin(), by_birth.end(), 0);
+  const auto at = [&](int i) -> const Block& { return *blocks[static_cast<std::size_t>(i)]; };
+  std::stable_sort(by_birth.begin(), by_birth.end(), [&](int a, int b) { return at(a).first < at(b).first; });
+  std::vector<std::vector<int>> neighbours(blocks.size());
+  for (const int i : by_birth) {
+    std::erase_if(alive, [&](int other) { return at(other).last < at(i).first; });
+    for (const int other : alive) {
+      neighbours[static_cast<std::size_t>(i)].push_back(other);
+      neighbours[static_cast<std::size_t>(other)].push_back(i);
     }
-    block->offset = offset;
-    total = std::max(total, offset + block->bytes);
-    placed.insert(
-        std::upper_bound(placed.begin(), placed.end(), block, [](const Block* a, const Block* b) { return a->offset < b->offset; }),
-        block);
+    alive.push_back(i);
+  }
+  return neighbours;
+}
+
+// Greedy: each block in this order at the lowest offset that is free during its life. Returns the total.
+std::size_t assign_in_order(const std::vector<Block*>& blocks, const std::vector<std::vector<int>>& neighbours,
+                            const std::vector<int>& order) {
+  std::size_t total = 0;
+  std::vector<bool> is_placed(blocks.size());
+  std::vector<std::pair<std::size_t, std::size_t>> taken;  // begin, end
+  for (const int i : order) {
+    Block& block = *blocks[static_cast<std::size_t>(i)];
+    taken.clear();
+    for (const int other : neighbours[static_cast<std::size_t>(i)])
+      if (const Block& beside = *blocks[static_cast<std::size_t>(other)]; is_placed[static_cast<std::size_t>(other)])
+        taken.emplace_back(beside.offset, beside.offset + beside.bytes);
+    std::sort(taken.begin(), taken.end());
+    block.offset = 0;
+    for (const auto& [begin, end] : taken) {
+      if (block.offset + block.bytes <= begin) break;
+      block.offset = std::max(block.offset, end);
+    }
+    is_placed[static_cast<std::size_t>(i)] = true;
+    total = std::max(total, block.offset + block.bytes);
   }
   return total;
 }
 
+// As small as a workspace has to be, or hardly larger.
+bool is_close(std::size_t total, std::size_t most_alive) { return total <= most_alive + most_alive / 50; }
+
 // The largest first, which is nearly always as good as can be. Where it is not (a stream in pieces, which live long among others of
 // their size that do not), also the one that lives longest first, the largest product of both, and in the order they begin: the
 // best of the four. Returns the total.
-std::size_t assign_offsets(std::vector<Block*> blocks, std::size_t most_alive) {
-  const auto life = [](const Block* block) { return static_cast<std::size_t>(block->last - block->first + 1); };
-  using Key = std::function<std::size_t(const Block*)>;
-  const Key keys[] = {[](const Block* block) { return block->bytes; }, life,
-                      [&](const Block* block) { return block->bytes * life(block); },
-                      [](const Block* block) { return SIZE_MAX - static_cast<std::size_t>(block->first); }};
+std::size_t assign_offsets(const std::vector<Block*>& blocks, std::size_t most_alive) {
+  const auto life = [](const Block& block) { return static_cast<std::size_t>(block.last - block.first + 1); };
+  using Key = std::function<std::size_t(const Block&)>;
+  const Key keys[] = {[](const Block& block) { return block.bytes; }, life,
+                      [&](const Block& block) { return block.bytes * life(block); },
+                      [](const Block& block) { return SIZE_MAX - static_cast<std::size_t>(block.first); }};
+  const std::vector<std::vector<int>> neighbours = neighbours_of(blocks);
+  std::vector<int> order(blocks.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto sort_by = [&](const Key& key) {
+    std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+      return key(*blocks[static_cast<std::size_t>(a)]) > key(*blocks[static_cast<std::size_t>(b)]);
+    });
+  };
   std::size_t best = 0;
-  std::vector<std::pair<Block*, std::size_t>> offsets;  // of the best
+  std::vector<std::size_t> offsets;  // of the best
   for (const Key& key : keys) {
-    std::stable_sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) { return a->bytes > b->bytes; });
-    std::stable_sort(blocks.begin(), blocks.end(), [&](const Block* a, const Block* b) { return key(a) > key(b); });
-    const std::size_t total = assign_in_order(blocks);
+    sort_by(keys[0]);
+    sort_by(key);
+    const std::size_t total = assign_in_order(blocks, neighbours, order);
     if (offsets.empty() || total < best) {
       best = total;
       offsets.clear();
-      for (Block* block : blocks) offsets.emplace_back(block, block->offset);
+      for (const Block* block : blocks) offsets.push_back(block->offset);
     }
-    if (best <= most_alive + most_alive / 50) break;
+    if (is_close(best, most_alive)) break;
   }
-  for (const auto& [block, offset] : offsets) block->offset = offset;
+  for (std::size_t i = 0; i < offsets.size(); ++i) blocks[i]->offset = offsets[i];
   return best;
 }
 
@@ -123,7 +157,10 @@ std::vector<NodePtr> plan_steps(const Graph& graph) {
   return steps;
 }
 
-MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) {
+namespace {
+
+// `in_place`: results take the place of operands where they may.
+MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs, bool in_place) {
   MemoryPlan plan;
   plan.steps = plan_steps(graph);
   const auto outputs = output_nodes(graph);
@@ -203,7 +240,7 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
   }
 
   // 5. Results take the place of operands that end with the step, where the kernel may overwrite them.
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+  for (std::size_t i = 0; i < plan.steps.size() && in_place; ++i) {
     const Node& node = *plan.steps[i];
     std::vector<Result> taken;
     for (const auto& [operand, output] : needs.at(i).may_overwrite) {
@@ -240,7 +277,7 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
   for (Block& block : scratch)
     if (block.bytes) all.push_back(&block);
   plan.alive_bytes = most_alive(all, plan.steps.size());
-  plan.workspace_bytes = assign_offsets(std::move(all), plan.alive_bytes);
+  plan.workspace_bytes = assign_offsets(all, plan.alive_bytes);
 
   for (const NodePtr& node : graph.nodes) {
     if (node->opcode == Opcode::parameter || node->opcode == Opcode::constant) continue;
@@ -254,6 +291,16 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) 
   }
   for (const Block& block : scratch) plan.scratch.push_back({Place::Kind::workspace, 0, block.offset});
   return plan;
+}
+
+}  // namespace
+
+// A result in its operand's place saves a place, and makes one that lives longer, which may leave gaps elsewhere.
+MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs) {
+  MemoryPlan plan = plan_memory(graph, needs, true);
+  if (is_close(plan.workspace_bytes, plan.alive_bytes)) return plan;
+  MemoryPlan apart = plan_memory(graph, needs, false);
+  return apart.workspace_bytes < plan.workspace_bytes ? apart : plan;
 }
 
 }  // namespace zoe

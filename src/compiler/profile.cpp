@@ -73,6 +73,13 @@ StepTimer Profile::timer() {
   return [this](const StepTime& time) { step(time); };
 }
 
+double Profile::seconds(bool (*of)(Opcode opcode)) const {
+  double total = 0;
+  for (const StepEvent& event : steps_)
+    if (of(event.plan->steps[event.step].node->opcode)) total += std::chrono::duration<double>(event.end - event.begin).count();
+  return total;
+}
+
 void Profile::write(const std::filesystem::path& path) const {
   errno = 0;
   std::ofstream file(path, std::ios::binary);

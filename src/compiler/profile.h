@@ -15,6 +15,7 @@ class Profile {
   void step(const StepTime& time);  // its plan must live until write()
   void phase(std::string name, StepClock::time_point begin, StepClock::time_point end);
   StepTimer timer();
+  double seconds(bool (*of)(Opcode opcode)) const;  // of all steps of such nodes
 
   // Times count from the first event. io error if the file cannot be written.
   void write(const std::filesystem::path& path) const;

@@ -134,6 +134,8 @@ class PlanRun {
   }
 
   void launch(std::size_t number, std::size_t begin, std::size_t end, CapturedGraphs::Block& block) {
+    if (!block.graph && !block.refused)
+      for (std::size_t i = begin; i < end; ++i) block.refused |= !plan_.steps[i].kernel->can_capture();
     if (!block.graph && !block.refused) {
       std::string why;
       block.graph = capture(begin, end, &why);

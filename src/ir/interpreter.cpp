@@ -75,7 +75,8 @@ struct CodedRows {
 
 class Interpreter {
  public:
-  explicit Interpreter(const ParameterLookup& parameters) : parameters_(parameters) {}
+  Interpreter(const ParameterLookup& parameters, const ReferenceExchange& exchange)
+      : parameters_(parameters), exchange_(exchange) {}
 
   std::vector<ReferenceTensor> run(const Graph& graph, const std::vector<ReferenceTensor>& inputs) {
     check(inputs.size() == graph.inputs.size(), ErrorKind::invalid_argument, graph.name, "got {} inputs, expected {}.",
@@ -204,6 +205,11 @@ class Interpreter {
           return at(0, row * width + i % width);
         });
       }
+      case Opcode::all_to_all:
+      case Opcode::all_gather:
+        check(static_cast<bool>(exchange_), ErrorKind::unsupported, name(node.opcode),
+              "an exchange of {} devices: got one, expected a group.", shape.dim(0));
+        return exchange_(node, in[0]->values);
       case Opcode::linear: {
         const std::int64_t k_count = in[0]->shape.dim(-1), n_count = shape.dim(-1);
         const bool is_changed = has_change(node);
@@ -376,13 +382,14 @@ class Interpreter {
   }
 
   const ParameterLookup& parameters_;
+  const ReferenceExchange& exchange_;
 };
 
 }  // namespace
 
 std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs,
-                                       const ParameterLookup& parameters) {
-  return Interpreter(parameters).run(graph, inputs);
+                                       const ParameterLookup& parameters, const ReferenceExchange& exchange) {
+  return Interpreter(parameters, exchange).run(graph, inputs);
 }
 
 }  // namespace zoe

@@ -18,8 +18,11 @@ struct ReferenceTensor {
 
 using ParameterLookup = std::function<ReferenceTensor(const Node& parameter)>;
 
+// What a device has after an exchange with the others of its group, each of which runs the graph in a thread of its own.
+using ReferenceExchange = std::function<std::vector<double>(const Node& exchange, const std::vector<double>& own)>;
+
 // Runs the graph (calls through their native graphs). `inputs` in argument order, of exactly the inputs' shapes.
 std::vector<ReferenceTensor> interpret(const Graph& graph, const std::vector<ReferenceTensor>& inputs,
-                                       const ParameterLookup& parameters);
+                                       const ParameterLookup& parameters, const ReferenceExchange& exchange = {});
 
 }  // namespace zoe

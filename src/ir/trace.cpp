@@ -228,6 +228,20 @@ Value gather(const Value& table, const Value& indices) {
   return make_node(Opcode::gather, {table, indices}, {}, {Type{table.dtype(), {indices.dim(0), table.dim(1)}}});
 }
 
+Value all_to_all(const Value& x) {
+  require(x.shape().rank() >= 1, "all_to_all", "bad operand: got {}, expected [devices,..].", x.type().str());
+  if (x.dim(0) == 1) return x;
+  return make_node(Opcode::all_to_all, {x}, {}, {x.type()});
+}
+
+Value all_gather(const Value& x, std::int64_t devices) {
+  require(devices >= 1, "all_gather", "bad number of devices: got {}, expected 1 or more.", devices);
+  std::vector<std::int64_t> dims(x.shape().dims().begin(), x.shape().dims().end());
+  dims.insert(dims.begin(), devices);
+  if (devices == 1) return reshape(x, Shape(dims));
+  return make_node(Opcode::all_gather, {x}, {}, {Type{x.dtype(), Shape(dims)}});
+}
+
 Value linear(const Value& x, const Value& weight, const ProductOptions& options) {
   require(is_float(x.dtype()) && x.shape().rank() >= 1, "linear", "bad x: got {}, expected [..,K].", x.type().str());
   require(weight.dtype() == x.dtype() && weight.shape().rank() == 2 && weight.dim(1) == x.dim(-1), "linear",

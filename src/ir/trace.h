@@ -53,6 +53,10 @@ Value swap_pairs(const Value& x);  // last axis even
 Value flip(const Value& x, int axis);
 Value gather(const Value& table, const Value& indices);  // [V,C], i32 [L] -> [L,C]; an index outside [0, V) is the caller's error
 
+// Where the devices of a group hand each other their shares. Of one device nothing is exchanged.
+Value all_to_all(const Value& x);                        // [devices,..] -> the same
+Value all_gather(const Value& x, std::int64_t devices);  // [..] -> [devices,..]
+
 struct ProductOptions {
   Value bias = {};      // [N]
   Value residual = {};  // of the result's shape

@@ -32,6 +32,8 @@ std::string_view name(Opcode opcode) {
     case Opcode::swap_pairs: return "swap_pairs";
     case Opcode::flip: return "flip";
     case Opcode::gather: return "gather";
+    case Opcode::all_to_all: return "all_to_all";
+    case Opcode::all_gather: return "all_gather";
     case Opcode::linear: return "linear";
     case Opcode::conv: return "conv";
     case Opcode::attention: return "attention";

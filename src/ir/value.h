@@ -38,6 +38,9 @@ enum class Opcode : std::uint8_t {
   swap_pairs,  // x[..., 2i], x[..., 2i+1] -> x[..., 2i+1], x[..., 2i]: the shuffle of a rotary embedding
   flip,        // one axis in reverse order
   gather,      // rows of a table by i32 index
+  // Between the devices of a group, which run equal graphs (platform/group.h): the first axis is one of devices.
+  all_to_all,  // piece i goes to device i, and the result's piece i comes from it
+  all_gather,  // piece i of the result is device i's operand
   // Products, asked of the platform's library.
   linear,
   conv,

@@ -75,6 +75,11 @@ std::vector<Type> result_types(const Node& node) {
     case Opcode::swap_pairs: return {swap_pairs(in.at(0)).type()};
     case Opcode::flip: return {flip(in.at(0), node.as<AxisAttributes>().axis).type()};
     case Opcode::gather: return {gather(in.at(0), in.at(1)).type()};
+    case Opcode::all_to_all: return {all_to_all(in.at(0)).type()};
+    case Opcode::all_gather: {
+      const Shape& all = node.types.at(0).shape;
+      return {all_gather(in.at(0), all.rank() == 0 ? 0 : all.dim(0)).type()};
+    }
     case Opcode::linear:
       check(!has_change(node) || in.back().type() == in.at(1).type(), ErrorKind::internal, "linear",
             "bad change: got {}, expected {}.", in.back().type().str(), in.at(1).type().str());

@@ -38,6 +38,7 @@ struct OtherNetwork {
   std::string_view begin, name;
 };
 constexpr OtherNetwork kOthers[] = {
+    {"pose_patch_embedding.", "Animate"},
     {"ref_conv.", "Fun Control"},
     {"control_adapter.", "Fun Camera Control"},
     {"audio_injector.", "S2V"},

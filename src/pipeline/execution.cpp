@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "compiler/profile.h"
+#include "platform/group.h"
 
 namespace zoe {
 
@@ -16,10 +17,30 @@ double seconds_since(StepClock::time_point start) { return std::chrono::duration
 
 }  // namespace
 
-std::size_t Resources::held_bytes() const {
+namespace {
+
+std::vector<Platform*> devices_of(Platform& platform) {
+  if (!platform.group()) return {&platform};
+  return {platform.group()->devices().begin(), platform.group()->devices().end()};
+}
+
+bool is_of(const std::string& name, std::size_t device) {
+  return device == 0 ? !name.starts_with('@') : name.starts_with(device_prefix(static_cast<int>(device)));
+}
+
+}  // namespace
+
+Resources::Resources(Platform& on) : platform(on), threads(devices_of(on)) {
+  for (Platform* const device : devices_of(on)) devices.push_back({device, device->make_stream(), device->make_stream()});
+}
+
+std::size_t Resources::held_bytes(std::size_t device) const {
+  const Tensor& workspace = devices[device].workspace;
   std::size_t bytes = workspace.buffer ? workspace.size_bytes() : 0;
-  for (const auto& [name, component] : components) bytes += component->weights().size_bytes();
-  for (const auto& [name, tensor] : tensors) bytes += tensor.size_bytes();
+  for (const auto& [name, component] : components)
+    if (is_of(name, device)) bytes += component->weights().size_bytes();
+  for (const auto& [name, tensor] : tensors)
+    if (is_of(name, device)) bytes += tensor.size_bytes();
   return bytes;
 }
 
@@ -35,15 +56,19 @@ std::uint64_t Resources::weight_bytes_loaded() const {
   return bytes;
 }
 
+void Resources::forget_graphs() {
+  for (Device& device : devices) device.captured_graphs = {};
+}
+
 void Resources::forget(const Plan& plan) {
-  captured_graphs = {};
+  forget_graphs();
   for (const auto& [name, component] : components) component->weights().forget(plan);
 }
 
 void Resources::clear(bool host) {
-  captured_graphs = {};
+  forget_graphs();
   tensors.clear();
-  workspace = {};
+  for (Device& device : devices) device.workspace = {};
   for (const auto& [name, component] : components) {
     if (host) component->weights().clear();
     else component->weights().clear_device();
@@ -94,7 +119,10 @@ Timings Execution::go(Work& work) {
 void Execution::stop(bool cancelled) {
   end_preparing(true);
   end_loading();
-  for (Stream* stream : {resources_.stream.get(), resources_.downloads.get()}) {
+  std::vector<Stream*> streams;
+  for (const Resources::Device& device : resources_.devices)
+    streams.insert(streams.end(), {device.stream.get(), device.downloads.get()});
+  for (Stream* const stream : streams) {
     try {
       stream->synchronize();
     } catch (const Error&) {
@@ -115,7 +143,7 @@ void Execution::begin() {
     return found != wanted.end() && found->second.type == entry.second.type;
   });
   if (stays && all_fit) return;
-  r.captured_graphs = {};
+  r.forget_graphs();
   if (!stays) return r.clear(!placement_.keeps_host);
   std::erase_if(r.tensors, [&](const auto& entry) {
     const auto found = wanted.find(entry.first);
@@ -136,16 +164,11 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
 
   start = StepClock::now();
   make_tensors(number);
-  StageRun run(resources_.platform, *resources_.stream, *resources_.downloads, callbacks_);
+  StageRun run(resources_, callbacks_);
   run.program_ = &program_;
   run.stage_ = number;
   run.video_ = video;
-  run.tensors_ = &resources_.tensors;
-  run.filled_ = &resources_.filled;
-  for (const auto& [name, component] : resources_.components) run.weights_[name] = &component->weights();
   run.no_weights_ = no_weights_.get();
-  run.workspace_ = &resources_.workspace;
-  run.captured_graphs_ = &resources_.captured_graphs;
   run.timer_ = timer_ ? &timer_ : nullptr;
   run.runner_ = &runner_;
   run.stored_ = &stored_;
@@ -153,7 +176,7 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
     if (stage.phase == Phase::denoise && done == 1 && timings_.first_step == 0) timings_.first_step = seconds_since(start_);
   };
   work.run(number, video, run);
-  resources_.stream->synchronize();
+  for (const Resources::Device& device : resources_.devices) device.stream->synchronize();
   const double seconds = seconds_since(start);
   if (timings_.stages.size() <= number) timings_.stages.resize(program_.program().stages.size());
   StageTime& time = timings_.stages[number];
@@ -170,18 +193,24 @@ void Execution::run_stage(Work& work, std::size_t number, std::size_t video) {
 }
 
 void Execution::load_weights(std::size_t stage, std::size_t video) {
-  std::map<std::string, std::vector<const Plan*>> plans;
+  std::vector<std::map<std::string, std::vector<const Plan*>>> plans(resources_.devices.size());  // of each device
   for (const BoundProgram::Use& use : program_.uses(stage))
-    if (!use.use->component.empty()) plans[use.use->component].push_back(&use.plan->plan);
-  for (const auto& [name, of] : plans) {
-    const auto progress = [&](std::size_t done, std::size_t total) {
-      if (callbacks_.progress) callbacks_.progress({Phase::load, video, done, total});
-    };
-    wait_for(name);
-    Component& component = *resources_.components.at(name);
-    if (const StageStreaming& streaming = placement_.streaming[stage]) component.stream(program_.plans_of(stage, name), *streaming);
-    else component.load(of, callbacks_.cancel, progress);
-  }
+    if (!use.use->component.empty()) plans[static_cast<std::size_t>(use.device)][use.use->component].push_back(&use.plan->plan);
+  std::size_t used = 1;
+  for (std::size_t device = 0; device < plans.size(); ++device)
+    if (!plans[device].empty()) used = device + 1;
+  for (const auto& [name, of] : plans[0]) wait_for(name);
+  resources_.threads.all(used, [&](std::size_t device) {
+    for (const auto& [name, of] : plans[device]) {
+      const auto progress = [&](std::size_t done, std::size_t total) {
+        if (callbacks_.progress && device == 0) callbacks_.progress({Phase::load, video, done, total});
+      };
+      Component& component = *resources_.components.at(name);
+      if (const StageStreaming& streaming = placement_.streaming[stage])
+        component.stream(program_.plans_of(stage, name), *streaming);
+      else component.load(of, callbacks_.cancel, progress);
+    }
+  });
 }
 
 // Components whose first stage comes later are loaded while this one runs, one behind the other, each with the plans of all its
@@ -194,7 +223,8 @@ void Execution::load_ahead(const Work& work, std::size_t stage, std::size_t vide
     for (const BoundProgram::Use& use : program_.uses(later)) {
       const std::string& name = use.use->component;
       const auto found = placement_.ahead.find(name);
-      if (found == placement_.ahead.end() || found->second > stage || loaded_.contains(name)) continue;
+      // Those of other devices are loaded by their devices' threads, all at once.
+      if (use.device != 0 || found == placement_.ahead.end() || found->second > stage || loaded_.contains(name)) continue;
       Component* const component = resources_.components.at(name).get();
       if (component->weights().size_bytes() > 0 || !work.takes_weights(later, video, callbacks_)) continue;
       std::vector<const Plan*> plans;
@@ -291,22 +321,30 @@ void Execution::release_weights(std::size_t stage, std::size_t video) {
 
 void Execution::make_tensors(std::size_t stage) {
   Resources& r = resources_;
-  std::size_t workspace = 64;
+  std::vector<std::size_t> workspaces(r.devices.size());
+  workspaces[0] = 64;
   const bool stays = placement_.residency == Residency::always;
   for (std::size_t other = 0; other < program_.program().stages.size(); ++other)
     if (stays || other == stage)
-      for (const BoundProgram::Use& use : program_.uses(other)) workspace = std::max(workspace, use.plan->plan.workspace_bytes);
-  if (!r.workspace.buffer || r.workspace.size_bytes() < workspace) {
-    r.captured_graphs = {};
-    r.workspace = {};
-    r.workspace = make_tensor(r.platform, {DType::f32, {static_cast<std::int64_t>((workspace + 3) / 4)}}, "workspace");
+      for (const BoundProgram::Use& use : program_.uses(other)) {
+        std::size_t& workspace = workspaces[static_cast<std::size_t>(use.device)];
+        workspace = std::max({workspace, std::size_t{64}, use.plan->plan.workspace_bytes});
+      }
+  for (std::size_t d = 0; d < r.devices.size(); ++d) {
+    Resources::Device& device = r.devices[d];
+    if (workspaces[d] <= (device.workspace.buffer ? device.workspace.size_bytes() : 0)) continue;
+    device.captured_graphs = {};
+    device.workspace = {};
+    device.workspace =
+        make_tensor(*device.platform, {DType::f32, {static_cast<std::int64_t>((workspaces[d] + 3) / 4)}}, "workspace");
   }
   for (const auto& [name, tensor] : program_.tensors()) {
     if (tensor.first != stage) continue;
     Tensor& made = r.tensors[name];
-    if (made.buffer && tensor.zeroed) r.platform.zero(*r.stream, made.slot(), made.size_bytes());
+    const Resources::Device& device = r.devices[static_cast<std::size_t>(tensor.device)];
+    if (made.buffer && tensor.zeroed) device.platform->zero(*device.stream, made.slot(), made.size_bytes());
     if (made.buffer) continue;
-    made = make_tensor(r.platform, tensor.type, name);
+    made = make_tensor(*device.platform, tensor.type, name);
     ++r.tensors_made;
   }
 }
@@ -318,8 +356,8 @@ void Execution::free_tensors(std::size_t stage, std::size_t video) {
     const bool of_every_video = tensor.first < repeated && tensor.last >= repeated;
     if (tensor.last == stage && (!of_every_video || is_last(video))) resources_.tensors.erase(name);
   }
-  resources_.workspace = {};
-  resources_.captured_graphs = {};
+  resources_.forget_graphs();
+  for (Resources::Device& device : resources_.devices) device.workspace = {};
 }
 
 }  // namespace zoe

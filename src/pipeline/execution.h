@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "pipeline/component.h"
+#include "pipeline/device_threads.h"
 #include "pipeline/recipe.h"
 #include "pipeline/stage_run.h"
 
@@ -28,20 +29,28 @@ struct Placement {
 
 // What a session owns and its requests use in turn.
 struct Resources {
-  explicit Resources(Platform& on) : platform(on), stream(on.make_stream()), downloads(on.make_stream()) {}
+  explicit Resources(Platform& on);
 
-  Platform& platform;
-  std::unique_ptr<Stream> stream, downloads;
+  // Of one device of the platform's group, or of the platform that is alone.
+  struct Device {
+    Platform* platform;
+    std::unique_ptr<Stream> stream, downloads;
+    Tensor workspace = {};
+    CapturedGraphs captured_graphs = {};  // of its tensors and weights
+  };
+
+  Platform& platform;           // the first device
+  std::vector<Device> devices;  // by rank
   std::map<std::string, std::unique_ptr<Component>> components;
   std::map<std::string, Tensor> tensors;  // by name; between requests: those of the last one that let them stay
   std::map<std::string, Filled> filled;   // of those that hold tables, by name
-  Tensor workspace;
-  CapturedGraphs captured_graphs;  // captured graphs, of these tensors and weights
   std::size_t tensors_made = 0;
+  DeviceThreads threads;
 
-  std::size_t held_bytes() const;       // weights, tensors and workspace
-  std::size_t held_host_bytes() const;  // weights that are packed in this process's memory, beside the device's
+  std::size_t held_bytes(std::size_t device = 0) const;  // weights, tensors and workspace
+  std::size_t held_host_bytes() const;                   // weights that are packed in this process's memory, beside the device's
   std::uint64_t weight_bytes_loaded() const;
+  void forget_graphs();
   void forget(const Plan& plan);  // its captured graphs; it is about to go
   void clear(bool host = true);   // weights, tensors, graphs; `host`: and what is packed in this process's memory
 };

@@ -39,48 +39,57 @@ class WeightBytes {
 
 }  // namespace
 
+std::string device_prefix(int device) { return device == 0 ? std::string() : fmt::format("@{}.", device); }
+
 BoundProgram::BoundProgram(Program program, std::vector<const NamedPlan*> plans)
     : program_(std::move(program)), plans_(std::move(plans)) {
   ZOE_INTERNAL_CHECK(plans_.size() == program_.plans.size());
   for (std::size_t stage = 0; stage < program_.stages.size(); ++stage) bind(stage);
 }
 
-const NamedPlan& BoundProgram::plan(std::string_view name) const {
+std::size_t BoundProgram::number(std::string_view name) const {
   for (std::size_t i = 0; i < program_.plans.size(); ++i)
-    if (program_.plans[i].name == name) return *plans_[i];
+    if (program_.plans[i].name == name) return i;
   fail(ErrorKind::internal, "program", "no plan {}.", name);
 }
 
-void BoundProgram::add_tensor(std::size_t stage, const std::string& name, const Type& type, bool zeroed) {
-  const auto [found, is_new] = tensors_.try_emplace(name, Lifetime{type, zeroed, stage, stage});
+void BoundProgram::add_tensor(std::size_t stage, const std::string& name, const Type& type, bool zeroed, int device) {
+  const auto [found, is_new] = tensors_.try_emplace(name, Lifetime{type, zeroed, stage, stage, device});
   Lifetime& tensor = found->second;
+  ZOE_INTERNAL_CHECK(tensor.device == device);
   check(tensor.type == type, ErrorKind::internal, "program", "tensor {} of stage {} has two types: {} and {}.", name,
         program_.stages[stage].name, tensor.type.str(), type.str());
   tensor.last = stage;
   tensor.zeroed |= zeroed;
 }
 
-void BoundProgram::bind(std::size_t number) {
-  const Stage& stage = program_.stages[number];
+void BoundProgram::bind(std::size_t number_of_stage) {
+  const Stage& stage = program_.stages[number_of_stage];
   std::vector<Use>& uses = uses_.emplace_back();
   for (const PlanUse& use : stage.uses) {
-    Use bound{&use, &plan(use.plan), {}, {}};
+    const std::size_t of = number(use.plan);
+    const int device = program_.plans[of].device;
+    Use bound{.use = &use, .plan = plans_[of], .inputs = {}, .outputs = {}, .device = device};
     const Graph& graph = bound.plan->plan.graph;
+    bound.exchanges = std::ranges::any_of(
+        graph.nodes, [](const NodePtr& node) { return node->opcode == Opcode::all_to_all || node->opcode == Opcode::all_gather; });
     ZOE_INTERNAL_CHECK(bound.plan->outputs.size() == graph.outputs.size());
     for (const Value& value : graph.inputs)
       bound.inputs.push_back({value.node().name, tensor_name(use, value.node().name), value.type()});
     for (std::size_t i = 0; i < graph.outputs.size(); ++i)
       bound.outputs.push_back({bound.plan->outputs[i], tensor_name(use, bound.plan->outputs[i]), graph.outputs[i].type()});
     for (const auto* arguments : {&bound.inputs, &bound.outputs})
-      for (const Argument& argument : *arguments) add_tensor(number, argument.tensor, argument.type, false);
-    for (const auto& [tensor, type] : bound.plan->tensors) add_tensor(number, tensor_name(use, tensor), type, true);
+      for (const Argument& argument : *arguments) add_tensor(number_of_stage, argument.tensor, argument.type, false, device);
+    for (const auto& [tensor, type] : bound.plan->tensors)
+      add_tensor(number_of_stage, tensor_name(use, tensor), type, true, device);
     // What is read and written in one place must have been read when it is written.
     for (std::size_t out = 0; out < bound.outputs.size(); ++out)
       for (std::size_t in = 0; in < bound.inputs.size(); ++in)
         if (bound.inputs[in].tensor == bound.outputs[out].tensor) ZOE_INTERNAL_CHECK(bound.plan->plan.can_update_in_place(in, out));
     uses.push_back(std::move(bound));
   }
-  for (const ProgramTensor& tensor : stage.tensors) add_tensor(number, tensor.name, tensor.type, tensor.zeroed);
+  for (const ProgramTensor& tensor : stage.tensors)
+    add_tensor(number_of_stage, tensor.name, tensor.type, tensor.zeroed, tensor.device);
 }
 
 bool BoundProgram::uses_component(std::size_t stage, std::string_view component) const {
@@ -121,6 +130,7 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     StageMemory memory{.stage = stage.name, .phase = stage.phase, .caller = stage.caller_bytes};
     WeightBytes own, all;
     for (const Use& use : uses_[number]) {
+      if (use.device != 0) continue;
       own.add(use.use->component, use.plan->plan);
       if (!use.use->component.empty()) memory.component = use.use->component;
       if (!streaming[number]) all.add(use.use->component, use.plan->plan);
@@ -129,6 +139,7 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     }
     for (std::size_t other = 0; other < program_.stages.size(); ++other) {
       for (const Use& use : uses_[other]) {
+        if (use.device != 0) continue;
         const std::string& component = use.use->component;
         if (all_stay || other == number) memory.workspace = std::max(memory.workspace, use.plan->plan.workspace_bytes);
         const bool to_the_last_video =
@@ -176,6 +187,7 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     for (const auto& [tensor, life] : tensors_) {
       const bool of_every_video = life.first < program_.repeated_from && life.last >= program_.repeated_from && repeats;
       const std::size_t last = of_every_video ? program_.stages.size() - 1 : life.last;
+      if (life.device != 0) continue;
       if (all_stay || (life.first <= number && number <= last)) memory.tensors += life.type.size_bytes();
     }
     statement.stages.push_back(std::move(memory));

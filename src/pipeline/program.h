@@ -41,7 +41,11 @@ struct ProgramPlan {
   std::function<NamedGraph()> trace;
   // Whose weights it runs with, where it follows from them, too: those that stay as they are stored. Filled in by a session.
   std::string component = {};
+  int device = 0;  // of a group, by rank, that it is compiled for; all that its uses name lies there
 };
+
+// What belongs to another device of a group than the first has its name behind this: "@1.latents".
+std::string device_prefix(int device);
 
 // A plan as a stage runs it.
 struct PlanUse {
@@ -57,6 +61,7 @@ struct ProgramTensor {
   std::string name;
   Type type;
   bool zeroed = false;  // when its first stage begins; else it holds anything
+  int device = 0;       // where it lies
 };
 
 struct Stage {
@@ -93,7 +98,7 @@ class BoundProgram {
   BoundProgram(Program program, std::vector<const NamedPlan*> plans);
 
   const Program& program() const { return program_; }
-  const NamedPlan& plan(std::string_view name) const;
+  const NamedPlan& plan(std::string_view name) const { return *plans_[number(name)]; }
 
   struct Argument {
     std::string name, tensor;
@@ -103,6 +108,8 @@ class BoundProgram {
     const PlanUse* use;
     const NamedPlan* plan;
     std::vector<Argument> inputs, outputs;
+    int device = 0;
+    bool exchanges = false;  // with other devices: it is stopped before it begins, or not at all
   };
   const std::vector<Use>& uses(std::size_t stage) const { return uses_[stage]; }
 
@@ -110,6 +117,7 @@ class BoundProgram {
     Type type;
     bool zeroed;
     std::size_t first, last;  // stages
+    int device;
   };
   const std::map<std::string, Lifetime>& tensors() const { return tensors_; }
 
@@ -121,13 +129,15 @@ class BoundProgram {
   std::vector<const Plan*> plans_of(std::size_t stage, std::string_view component) const;
   // The component that the stage behind this one denoises with, where it is another: its weights are prepared meanwhile. Else "".
   std::string prepares(std::size_t stage) const;
-  // `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for packed weights of a component beside the device's;
+  // Of the first device: no other of a group takes more. `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for
+  // packed weights of a component beside the device's;
   MemoryStatement memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
                          std::size_t host_bytes, std::size_t always, const Ahead& ahead = {}) const;
 
  private:
+  std::size_t number(std::string_view plan) const;
   void bind(std::size_t stage);
-  void add_tensor(std::size_t stage, const std::string& name, const Type& type, bool zeroed);
+  void add_tensor(std::size_t stage, const std::string& name, const Type& type, bool zeroed, int device);
 
   Program program_;
   std::vector<const NamedPlan*> plans_;

@@ -34,7 +34,8 @@ struct RecipeContext {
   std::size_t free_bytes;  // of the device, with what the session holds counted as free
   // What the caller needs while frames are decoded, asked once the sizes are settled; may throw to refuse them. May be empty.
   const std::function<std::size_t(const Settled&)>& caller_bytes;
-  Spelling spelling;  // of fields in errors
+  Spelling spelling;                   // of fields in errors
+  Parallel parallel = Parallel::none;  // how devices of the platform's group may share the work
 };
 
 class Work {
@@ -60,9 +61,9 @@ class Work {
 class Recipe {
  public:
   virtual ~Recipe() = default;
-  virtual std::string_view name() const = 0;                         // "text to video"
-  virtual Members member() const = 0;                                // one bit: which fields it takes
-  virtual std::vector<std::string> components() const = 0;           // whose weights its stages use
+  virtual std::string_view name() const = 0;                // "text to video"
+  virtual Members member() const = 0;                       // one bit: which fields it takes
+  virtual std::vector<std::string> components() const = 0;  // whose weights its stages use
   // invalid_argument names a field that makes no sense, out_of_memory what cannot fit by any plan.
   virtual std::unique_ptr<Work> plan(const Request& request, const RecipeContext& context) const = 0;
 };

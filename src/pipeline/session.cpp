@@ -124,8 +124,11 @@ struct Session::State {
         recipe(r ? std::move(r) : make_recipe(model)),
         tokenizer(std::make_unique<Tokenizer>(open_tokenizer(model))),
         resources(*platform) {
-    for (const std::string& name : recipe->components())
-      resources.components.emplace(name, std::make_unique<Component>(*platform, model, name));
+    for (std::size_t device = 0; device < resources.devices.size(); ++device)
+      for (const std::string& name : recipe->components())
+        if (device == 0 || options.parallel != Parallel::none)
+          resources.components.emplace(device_prefix(static_cast<int>(device)) + name,
+                                       std::make_unique<Component>(*resources.devices[device].platform, model, name));
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
@@ -185,40 +188,50 @@ struct Session::State {
     const LoraMode mode = options.compile.keep_stored && exact ? request.lora_mode : LoraMode::merge;
     Changes changes;
     for (const auto& [name, of] : loras.changes(request, model, recipe->components(), options.spelling)) {
-      const ComponentChanges& made = changes[name] = resources.components.at(name)->split(of, mode);
+      const ComponentChanges made = changes[name] = resources.components.at(name)->split(of, mode);
       if (!made.beside.empty())
         log(LogLevel::notice,
             fmt::format("{}: LoRAs stay beside {} matrices and are added where these are used; {} tensors are changed "
                         "as they are read",
                         name, made.beside.size(), made.merged.size()));
+      for (std::size_t device = 1; device < resources.devices.size(); ++device)
+        changes[device_prefix(static_cast<int>(device)) + name] = made;
     }
     return changes;
   }
 
+  static std::string key_of(const ProgramPlan& plan) { return device_prefix(plan.device) + plan.key; }
+
   // The plans of a program, compiled in one go where they are new, with `others` that later requests will want.
   std::vector<std::shared_ptr<const NamedPlan>> get_plans(const std::vector<ProgramPlan>& wanted, std::vector<ProgramPlan> others,
                                                           const Changes& changes) {
-    std::vector<NamedGraph> traced;
-    std::vector<std::string> keys;
     others.insert(others.begin(), wanted.begin(), wanted.end());
-    for (const ProgramPlan& plan : others) {
-      if (plans.count(plan.key) || std::count(keys.begin(), keys.end(), plan.key)) continue;
-      traced.push_back(trace(plan, changes));
-      keys.push_back(plan.key);
+    // One device behind the other: what the first one builds, and what its libraries choose, the next ones find.
+    for (std::size_t device = 0; device < resources.devices.size(); ++device) {
+      std::vector<NamedGraph> traced;
+      std::vector<std::string> keys;
+      for (const ProgramPlan& plan : others) {
+        const std::string key = key_of(plan);
+        if (static_cast<std::size_t>(plan.device) != device || plans.count(key) || std::count(keys.begin(), keys.end(), key))
+          continue;
+        traced.push_back(trace(plan, changes));
+        keys.push_back(key);
+      }
+      std::vector<Graph> graphs;
+      for (const NamedGraph& named : traced) graphs.push_back(named.graph);
+      std::vector<Plan> made;
+      if (!graphs.empty()) made = compile(graphs, *resources.devices[device].platform, options.compile);
+      for (std::size_t i = 0; i < made.size(); ++i) {
+        log(LogLevel::detail, summarize(made[i]));
+        plans[keys[i]] = {
+            std::make_shared<NamedPlan>(NamedPlan{std::move(made[i]), std::move(traced[i].outputs), std::move(traced[i].tensors)}),
+            0};
+      }
+      compiled += made.size();
     }
-    std::vector<Graph> graphs;
-    for (const NamedGraph& named : traced) graphs.push_back(named.graph);
-    std::vector<Plan> made = graphs.empty() ? std::vector<Plan>() : compile(graphs, *platform, options.compile);
-    for (std::size_t i = 0; i < made.size(); ++i) {
-      log(LogLevel::detail, summarize(made[i]));
-      plans[keys[i]] = {
-          std::make_shared<NamedPlan>(NamedPlan{std::move(made[i]), std::move(traced[i].outputs), std::move(traced[i].tensors)}),
-          0};
-    }
-    compiled += made.size();
     std::vector<std::shared_ptr<const NamedPlan>> result;
     for (const ProgramPlan& plan : wanted) {
-      Kept& kept = plans.at(plan.key);
+      Kept& kept = plans.at(key_of(plan));
       kept.last_use = ++uses;
       result.push_back(kept.plan);
     }
@@ -234,6 +247,16 @@ struct Session::State {
       resources.forget(oldest->second.plan->plan);
       plans.erase(oldest);
     }
+  }
+
+  // Of the device that has least.
+  std::size_t free_bytes() const {
+    std::size_t least = platform->free_bytes() + resources.held_bytes();
+    if (options.parallel == Parallel::none) return least;
+    if (platform->host_addressable()) return least / resources.devices.size();  // all of them live on it
+    for (std::size_t device = 1; device < resources.devices.size(); ++device)
+      least = std::min<std::size_t>(least, resources.devices[device].platform->free_bytes() + resources.held_bytes(device));
+    return least;
   }
 
   // How long things stay, and what streams: the first of the ways, best first, that fits; the last one if none does.
@@ -321,7 +344,7 @@ struct Session::State {
     Placement placement{.residency = residency, .streaming = std::vector<StageStreaming>(stages.size())};
     std::size_t denoisers = 0;
     for (const Stage& stage : stages) denoisers += stage.phase == Phase::denoise;
-    placement.host_bytes = host_limit() / std::max<std::size_t>(1, denoisers);
+    placement.host_bytes = host_limit() / std::max<std::size_t>(1, denoisers) / resources.devices.size();
     placement.keeps_host = !options.single_request;
     const MemoryStatement whole = program.memory(residency, placement.streaming, slots, placement.host_bytes, always);
     for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -410,10 +433,10 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   const Turns::Turn turn(state_->turns);
   State& state = *state_;
   // What the session holds it can let go.
-  const std::size_t free_bytes = state.platform->free_bytes() + state.resources.held_bytes();
+  const std::size_t free_bytes = state.free_bytes();
   auto job = std::make_unique<Job::State>();
-  job->work = state.recipe->plan(
-      request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes, state.options.spelling});
+  job->work = state.recipe->plan(request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes,
+                                           state.options.spelling, state.options.parallel});
   job->changes = state.changes_by(request);
   bool does_with_less = false;
   for (;;) {

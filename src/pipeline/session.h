@@ -36,6 +36,7 @@ struct SessionOptions {
   Spelling spelling = Spelling::key;  // how errors spell a field: num_frames, --num-frames
   std::size_t most_plans = 256;       // that are kept; the ones used longest ago go
   Offload offload = Offload::automatic;
+  Parallel parallel = Parallel::automatic;  // on a platform of several devices
   // Of packed weights in this process's memory, beside those on a device; not said: two thirds of what is free.
   std::optional<std::uint64_t> host_memory_limit_bytes = {};
 };

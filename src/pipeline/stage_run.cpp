@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "compiler/profile.h"
+#include "pipeline/execution.h"
 
 namespace zoe {
 
@@ -20,20 +21,47 @@ void set(const std::vector<BoundProgram::Argument>& arguments, std::vector<Tenso
 void BoundPlan::set_input(std::string_view argument, Tensor tensor) { set(use->inputs, inputs, argument, std::move(tensor)); }
 void BoundPlan::set_output(std::string_view argument, Tensor tensor) { set(use->outputs, outputs, argument, std::move(tensor)); }
 
+namespace {
+
+Resources::Device& device_of(Resources& resources, int device) { return resources.devices[static_cast<std::size_t>(device)]; }
+
+}  // namespace
+
+Platform& StageRun::platform() const { return *device_of(resources_, device_).platform; }
+Stream& StageRun::stream() const { return *device_of(resources_, device_).stream; }
+Stream& StageRun::downloads() const { return *device_of(resources_, device_).downloads; }
+
+StageRun StageRun::on(int device) const {
+  StageRun other = *this;
+  other.device_ = device;
+  if (device != 0) other.timer_ = nullptr;  // profiles show the first device
+  return other;
+}
+
+void StageRun::at_once(int count, const std::function<void(int device, const StageRun& run)>& work) const {
+  resources_.threads.all(static_cast<std::size_t>(count), [&](std::size_t rank) {
+    const int device = static_cast<int>(rank);
+    work(device, on(device));
+  });
+}
+
 const Tensor& StageRun::tensor(std::string_view name) const {
-  const auto found = tensors_->find(std::string(name));
-  check(found != tensors_->end(), ErrorKind::internal, program_->program().stages[stage_].name, "no tensor {}.", name);
+  const auto found = resources_.tensors.find(device_prefix(device_) + std::string(name));
+  check(found != resources_.tensors.end(), ErrorKind::internal, program_->program().stages[stage_].name, "no tensor {}.", name);
   return found->second;
 }
 
 BoundPlan StageRun::bind(std::string_view use) const {
   const std::vector<BoundProgram::Use>& uses = program_->uses(stage_);
-  const auto found = std::find_if(uses.begin(), uses.end(), [&](const BoundProgram::Use& each) { return each.use->name == use; });
+  const auto found = std::find_if(uses.begin(), uses.end(), [&](const BoundProgram::Use& each) {
+    return each.device == device_ && each.use->name == device_prefix(device_) + std::string(use);
+  });
   check(found != uses.end(), ErrorKind::internal, program_->program().stages[stage_].name, "no use of a plan {}.", use);
   BoundPlan plan{&*found, no_weights_, {}, {}};
-  if (const auto weights = weights_.find(found->use->component); weights != weights_.end()) plan.weights = weights->second;
-  for (const auto& argument : found->inputs) plan.inputs.push_back(tensor(argument.tensor));
-  for (const auto& argument : found->outputs) plan.outputs.push_back(tensor(argument.tensor));
+  if (const auto component = resources_.components.find(found->use->component); component != resources_.components.end())
+    plan.weights = &component->second->weights();
+  for (const auto& argument : found->inputs) plan.inputs.push_back(resources_.tensors.at(argument.tensor));
+  for (const auto& argument : found->outputs) plan.outputs.push_back(resources_.tensors.at(argument.tensor));
   return plan;
 }
 
@@ -43,21 +71,24 @@ void StageRun::read_stored(std::string_view component, std::string_view tensor, 
 }
 
 void StageRun::run(const BoundPlan& plan, bool capture) const {
-  const RunOptions options{
-      .cancel = callbacks_.cancel, .time = timer_, .captured_graphs = capture ? captured_graphs_ : nullptr, .wait = false};
-  (*runner_)(*plan.use->plan, stream_, *plan.weights, plan.inputs, plan.outputs, *workspace_, options);
+  Resources::Device& device = device_of(resources_, plan.use->device);
+  const RunOptions options{.cancel = plan.use->exchanges ? nullptr : callbacks_.cancel,  // not one device of several
+                           .time = timer_,
+                           .captured_graphs = capture ? &device.captured_graphs : nullptr,
+                           .wait = false};
+  (*runner_)(*plan.use->plan, *device.stream, *plan.weights, plan.inputs, plan.outputs, device.workspace, options);
 }
 
 void StageRun::upload(const Tensor& tensor, std::span<const float> values) const {
-  zoe::upload(platform_, stream_, values, tensor);
+  zoe::upload(platform(), stream(), values, tensor);
 }
 void StageRun::upload(const Tensor& tensor, std::span<const std::int32_t> values) const {
-  zoe::upload(platform_, stream_, values, tensor);
+  zoe::upload(platform(), stream(), values, tensor);
 }
 
 void StageRun::fill_once(std::string_view name, std::string contents, const std::function<std::vector<float>()>& make) const {
   const Tensor& of = tensor(name);
-  Filled& filled = (*filled_)[std::string(name)];
+  Filled& filled = resources_.filled[device_prefix(device_) + std::string(name)];
   if (filled.buffer.lock() == of.buffer && filled.contents == contents) return;
   filled = {};  // if this fails, it holds who knows what
   upload(of, make());
@@ -66,12 +97,17 @@ void StageRun::fill_once(std::string_view name, std::string contents, const std:
 
 void StageRun::copy(const Tensor& from, const Tensor& to) const {
   ZOE_INTERNAL_CHECK(from.size_bytes() == to.size_bytes());
-  platform_.copy(stream_, from.slot(), to.slot(), from.size_bytes());
+  platform().copy(stream(), from.slot(), to.slot(), from.size_bytes());
+}
+
+void StageRun::pull(const StageRun& other, const Tensor& from, const Tensor& to) const {
+  ZOE_INTERNAL_CHECK(from.size_bytes() == to.size_bytes());
+  platform().pull(stream(), to.slot(), other.platform(), from.slot(), from.size_bytes());
 }
 
 std::vector<float> StageRun::download(const Tensor& tensor) const {
   std::vector<float> values(static_cast<std::size_t>(tensor.type.shape.count()));
-  zoe::download(platform_, stream_, tensor, values);
+  zoe::download(platform(), stream(), tensor, values);
   return values;
 }
 

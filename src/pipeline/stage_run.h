@@ -16,6 +16,8 @@
 
 namespace zoe {
 
+struct Resources;
+
 // Runs a plan; zoe::run, unless somebody looks on (verify).
 using PlanRunner = std::function<void(const NamedPlan&, Stream&, WeightStore&, std::span<const Tensor> inputs,
                                       std::span<const Tensor> outputs, const Tensor& workspace, const RunOptions&)>;
@@ -43,9 +45,13 @@ class StageRun {
   using StoredReader =
       std::function<void(std::string_view component, std::string_view tensor, std::int64_t begin, std::int64_t count, float* out)>;
 
-  Platform& platform() const { return platform_; }
-  Stream& stream() const { return stream_; }        // where plans run
-  Stream& downloads() const { return downloads_; }  // for results that are copied out while the next are made
+  Platform& platform() const;
+  Stream& stream() const;     // where plans run
+  Stream& downloads() const;  // for results that are copied out while the next are made
+  // The same on another device of the group: tensors and uses are those of its prefix (device_prefix), plans run there.
+  StageRun on(int device) const;
+  // work(run) on each of the first `count` devices at once, see DeviceThreads.
+  void at_once(int count, const std::function<void(int device, const StageRun& run)>& work) const;
   const Callbacks& callbacks() const { return callbacks_; }
 
   // By the names that the stage gave.
@@ -61,7 +67,9 @@ class StageRun {
   // For tables that follow from sizes and that no plan writes: uploads what `make` gives unless the tensor holds `contents`, their
   // name, already, from an earlier stage or request.
   void fill_once(std::string_view tensor, std::string contents, const std::function<std::vector<float>()>& make) const;
-  void copy(const Tensor& from, const Tensor& to) const;    // of equal size
+  void copy(const Tensor& from, const Tensor& to) const;  // of equal size
+  // From another device, whose stream this one already waits for.
+  void pull(const StageRun& other, const Tensor& from, const Tensor& to) const;
   std::vector<float> download(const Tensor& tensor) const;  // f32; waits for what is queued
 
   void progress(std::size_t done, std::size_t total) const;
@@ -69,21 +77,14 @@ class StageRun {
 
  private:
   friend class Execution;
-  StageRun(Platform& platform, Stream& stream, Stream& downloads, const Callbacks& callbacks)
-      : platform_(platform), stream_(stream), downloads_(downloads), callbacks_(callbacks) {}
+  StageRun(Resources& resources, const Callbacks& callbacks) : resources_(resources), callbacks_(callbacks) {}
 
-  Platform& platform_;
-  Stream& stream_;
-  Stream& downloads_;
+  Resources& resources_;
   const Callbacks& callbacks_;
+  int device_ = 0;
   const BoundProgram* program_ = nullptr;
   std::size_t stage_ = 0, video_ = 0;
-  const std::map<std::string, Tensor>* tensors_ = nullptr;
-  std::map<std::string, Filled>* filled_ = nullptr;  // by tensor
-  std::map<std::string, WeightStore*> weights_;      // by component
   WeightStore* no_weights_ = nullptr;
-  const Tensor* workspace_ = nullptr;
-  CapturedGraphs* captured_graphs_ = nullptr;
   const StepTimer* timer_ = nullptr;
   const PlanRunner* runner_ = nullptr;
   const StoredReader* stored_ = nullptr;

@@ -20,6 +20,11 @@ std::string_view name(Offload offload) {
   return kNames[static_cast<std::size_t>(offload)];
 }
 
+std::string_view name(Parallel parallel) {
+  constexpr std::string_view kNames[] = {"auto", "none", "guidance", "sequence", "guidance+sequence"};
+  return kNames[static_cast<std::size_t>(parallel)];
+}
+
 std::size_t MemoryStatement::host_peak() const {
   std::size_t most = 0;
   for (const StageMemory& stage : stages) most = std::max(most, stage.host);

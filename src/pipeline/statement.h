@@ -39,6 +39,9 @@ struct Settled {
   std::int64_t batch = 1;                         // texts that the transformer takes as a batch: 1 where guidance is off or apart
   std::int64_t token_pieces = 1;                  // in which it takes a video's tokens
   std::int64_t vae_tiles = 1;                     // in which the VAE takes a picture
+  // Devices at work: each text of guidance has so many / 2, or all have both; of each text's tokens each of them takes a share.
+  int guidance_devices = 1, sequence_devices = 1;
+  std::size_t exchanged_bytes = 0;  // that a device takes from others in a step
 };
 
 // "int8 products, exact attention, blocks 0-1 exact"; "" where all is exact.
@@ -70,6 +73,11 @@ struct StageMemory {
 // weights but those of the transformer at work; its blocks, too. `automatic` is the least of them that fits.
 enum class Offload : std::uint8_t { automatic, none, encoder, experts, blocks };
 std::string_view name(Offload offload);  // "auto", "none", ...
+
+// How a step is cut among the devices of a group: by the two texts of guidance, by a video's tokens, or both; `automatic` takes
+// what uses most of them, guidance first.
+enum class Parallel : std::uint8_t { automatic, none, guidance, sequence, both };
+std::string_view name(Parallel parallel);  // "auto", "none", ..., "guidance+sequence"
 
 struct MemoryStatement {
   std::size_t always = 0;  // what a process holds beside

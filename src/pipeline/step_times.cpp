@@ -52,9 +52,12 @@ std::string step_key(const Session& session, const Settled& settled, const Memor
   std::size_t blocks = 0;
   for (const StageMemory& stage : memory.stages)
     if (stage.phase == Phase::denoise) blocks = std::max(blocks, stage.coming_blocks);
-  return fmt::format("{} | {}x{}x{} | {} texts in batches of {}, {} pieces, {} blocks come{}{}", device_key(session),
+  return fmt::format("{} | {}x{}x{} | {} texts in batches of {}, {} pieces, {} blocks come{}{}{}", device_key(session),
                      settled.made_width, settled.made_height, settled.num_frames, settled.guidance_scale > 1 ? 2 : 1, settled.batch,
-                     settled.token_pieces, blocks, arithmetic_text(settled).empty() ? "" : ", ", arithmetic_text(settled));
+                     settled.token_pieces, blocks, arithmetic_text(settled).empty() ? "" : ", ", arithmetic_text(settled),
+                     settled.guidance_devices * settled.sequence_devices == 1
+                         ? ""
+                         : fmt::format(" | {}x{} devices", settled.guidance_devices, settled.sequence_devices));
 }
 
 StepSeconds modelled_step(const StepWork& work, double operations_per_second, double bus_bytes_per_second) {

@@ -226,7 +226,7 @@ bool VerifyReport::passed() const {
 VerifyReport verify(const ModelConfig& model, std::shared_ptr<Platform> platform, DType dtype, const Request& request,
                     const CompileOptions& options) {
   const auto open = [&](bool compile) {
-    SessionOptions own{.dtype = dtype, .compile = options, .single_request = true};
+    SessionOptions own{.dtype = dtype, .compile = options, .single_request = true, .parallel = Parallel::none};
     own.compile.compile = compile;
     return Session(model, platform, own);
   };

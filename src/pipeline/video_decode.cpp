@@ -1,6 +1,7 @@
 #include "pipeline/video_decode.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <deque>
@@ -14,6 +15,7 @@
 #include "pipeline/settle.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/vae_states.h"
+#include "platform/group.h"
 
 namespace zoe {
 
@@ -47,14 +49,27 @@ Tensor frames_of(const Tensor& all, std::int64_t begin, const Type& type) {
 }  // namespace
 
 VideoDecode::VideoDecode(const RecipeContext& context)
-    : model_(context.model), dtype_(context.dtype), platform_(context.platform), free_bytes_(context.free_bytes) {}
+    : model_(context.model), dtype_(context.dtype), platform_(context.platform), free_bytes_(context.free_bytes) {
+  if (context.parallel != Parallel::none && platform_.group()) devices_ = static_cast<int>(platform_.group()->size());
+}
 
-void VideoDecode::settle(const Settled& settled) {
+void VideoDecode::settle(const Settled& settled, bool tiles_are_asked) {
   settled_ = settled;
   if (settled.latent_frames > 1)
     group_frames_ = decode_group_frames(model_, dtype_, {settled.made_height, settled.made_width, settled.num_frames, 0}, platform_,
                                         free_bytes_);
   set_tiles(settled.vae_tiles);
+  if (tiles_are_asked || devices_ == 1 || is_tiled()) return;
+  VideoDecode shared = *this;
+  shared.set_tiles(devices_);
+  if (gets_much_smaller(shared.tiles_)) set_tiles(devices_);
+}
+
+// Overlapping, tiles must take a good deal less to be worth their time.
+bool VideoDecode::gets_much_smaller(const PictureTiles& tiles) const {
+  const std::int64_t window =
+      is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
+  return tiles.window_height * tiles.window_width * 5 <= window * 4;
 }
 
 void VideoDecode::set_tiles(std::int64_t count) {
@@ -75,13 +90,10 @@ void VideoDecode::set_tiles(std::int64_t count) {
 std::int64_t VideoDecode::more_tiles() const {
   constexpr std::int64_t kMostTiles = 64;
   const std::int64_t now = std::max<std::int64_t>(1, settled_.vae_tiles);
-  const std::int64_t window =
-      is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
   for (std::int64_t more = 2 * now; more <= kMostTiles; more *= 2) {
     VideoDecode other = *this;
     other.set_tiles(more);
-    // Overlapping, they must take a good deal less to be worth their time.
-    if (other.tiles_.window_height * other.tiles_.window_width * 5 <= window * 4) return more;
+    if (gets_much_smaller(other.tiles_)) return more;
   }
   return 0;
 }
@@ -137,35 +149,46 @@ NamedGraph VideoDecode::trace_tile(std::int64_t latent_frames, bool first) const
 void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
   const std::string size = fmt::format("{}x{}", settled_.latent_height, settled_.latent_width);
   const std::string window = fmt::format("{} window {}x{}", size, tiles_.window_height, tiles_.window_width);
-  const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
+  const auto add_latents = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"decode_latents_" + name, fmt::format("decode_latents_{} {} {}", name, size, frames),
                              [this, frames, first] { return trace_latent_side(frames, first); }});
     stage.uses.push_back({"latents " + name,
                           "decode_latents_" + name,
                           "vae",
                           {{"latent", name + ".latent"}, {"features_*", name + ".features_*"}, {"state_*", "decoder.state_*"}}});
-    program.plans.push_back({"decode_tile_" + name, fmt::format("decode_tile_{} {} {}", name, window, frames),
-                             [this, frames, first] { return trace_tile(frames, first); }});
-    stage.uses.push_back({name,
-                          "decode_tile_" + name,
-                          "vae",
-                          {{"features_*", name + ".features_*"},
-                           {"window", name + ".window"},
-                           {"frames", name + ".frames"},
-                           {"finite", name + ".finite"},
-                           {"state_*", "decoder.tile.state_*"}}});
   };
-  add("first", 1, true);
-  if (group_frames_) {
-    add("group", group_frames_, false);
-    const std::int64_t frames = group_frames_ * model_.vae.scale_factor_temporal;
-    stage.tensors.push_back(
-        {"group.frames.second", {DType::u8, {frames, tiles_.window_height * scale_, tiles_.window_width * scale_, 3}}});
-  }
-  for (std::size_t i = 0; i < features_.size(); ++i) {
-    Type all = features_[i];
-    all.shape.dim(0) = settled_.latent_frames;
-    stage.tensors.push_back({fmt::format("all features_{}", i), all});
+  const auto add_tile = [&](int device, const std::string& name, std::int64_t frames, bool first) {
+    const std::string here = device_prefix(device);
+    program.plans.push_back({.name = here + "decode_tile_" + name,
+                             .key = fmt::format("decode_tile_{} {} {}", name, window, frames),
+                             .trace = [this, frames, first] { return trace_tile(frames, first); },
+                             .device = device});
+    stage.uses.push_back({here + name,
+                          here + "decode_tile_" + name,
+                          here + "vae",
+                          {{"features_*", here + name + ".features_*"},
+                           {"window", here + name + ".window"},
+                           {"frames", here + name + ".frames"},
+                           {"finite", here + name + ".finite"},
+                           {"state_*", here + "decoder.tile.state_*"}}});
+  };
+  add_latents("first", 1, true);
+  if (group_frames_) add_latents("group", group_frames_, false);
+  for (int device = 0; device < used_devices(); ++device) {
+    const std::string here = device_prefix(device);
+    add_tile(device, "first", 1, true);
+    if (group_frames_) {
+      add_tile(device, "group", group_frames_, false);
+      const std::int64_t frames = group_frames_ * model_.vae.scale_factor_temporal;
+      stage.tensors.push_back({.name = here + "group.frames.second",
+                               .type = {DType::u8, {frames, tiles_.window_height * scale_, tiles_.window_width * scale_, 3}},
+                               .device = device});
+    }
+    for (std::size_t i = 0; i < features_.size(); ++i) {
+      Type all = features_[i];
+      all.shape.dim(0) = settled_.latent_frames;
+      stage.tensors.push_back({.name = fmt::format("{}all features_{}", here, i), .type = all, .device = device});
+    }
   }
   // All frames wait in this process for the last tile.
   if (platform_.info().unified_memory)
@@ -196,7 +219,10 @@ void VideoDecode::add_to(Program& program, std::size_t caller_bytes) const {
   }
   stage.tensors.push_back({"all latents", latent_type(settled_.latent_frames)});
   const std::size_t flags = groups() * std::max<std::size_t>(1, tiles_.tiles.size());
-  stage.tensors.push_back({"finite frames", {DType::f32, {static_cast<std::int64_t>(flags), kFiniteRow}}});
+  for (int device = 0; device < used_devices(); ++device)
+    stage.tensors.push_back({.name = device_prefix(device) + "finite frames",
+                             .type = {DType::f32, {static_cast<std::int64_t>(flags), kFiniteRow}},
+                             .device = device});
   program.stages.push_back(std::move(stage));
 }
 
@@ -228,7 +254,7 @@ void VideoDecode::make_features(StageRun& run) const {
 }
 
 // The numbers of the pixels that its window shows, and states as before a video.
-void VideoDecode::begin_tile(const PictureTile& tile, StageRun& run) const {
+void VideoDecode::begin_tile(const PictureTile& tile, const StageRun& run) const {
   for (std::size_t i = first_state_; i < states_; ++i) {
     const Tensor& state = run.tensor(fmt::format("decoder.tile.state_{}", i));
     run.platform().zero(run.stream(), state.slot(), state.size_bytes());
@@ -248,14 +274,59 @@ void VideoDecode::begin_tile(const PictureTile& tile, StageRun& run) const {
 
 void VideoDecode::run(const std::vector<float>& latents, std::size_t video, StageRun& run) const {
   const Callbacks& callbacks = run.callbacks();
-  const Tensor &all = run.tensor("all latents"), &flags = run.tensor("finite frames");
+  const Tensor& all = run.tensor("all latents");
   run.upload(all, denormalised(latents));
   if (is_tiled()) {
     const auto start = StepClock::now();
     make_features(run);
     run.phase("decode latents' side", start);
   }
+  const std::unique_ptr<Event> ready = run.stream().record_event();
+  const auto frame_size = static_cast<std::size_t>(settled_.made_height * settled_.made_width * 3);
+  std::vector<std::uint8_t> cropped, whole(is_tiled() ? frame_size * static_cast<std::size_t>(settled_.num_frames) : 0);
+  const auto emit = [&](std::int64_t number, std::span<const std::uint8_t> frame) {
+    if (settled_.made_height != settled_.height || settled_.made_width != settled_.width) {
+      crop(frame, settled_.made_height, settled_.made_width, settled_.height, settled_.width, cropped);
+      frame = cropped;
+    }
+    if (callbacks.frame) callbacks.frame(video, number, frame);
+  };
+  // Frames are handed out as they come, those of tiles when all tiles of them are there: by the first device's thread, the
+  // caller's.
+  std::vector<std::atomic<std::size_t>> tiles_there(is_tiled() ? static_cast<std::size_t>(settled_.num_frames) : 0);
+  std::size_t next = 0;
+  const auto emit_whole = [&] {
+    for (; next < tiles_there.size() && tiles_there[next] == tiles_.tiles.size(); ++next)
+      emit(static_cast<std::int64_t>(next), {whole.data() + next * frame_size, frame_size});
+  };
+  run.at_once(used_devices(), [&](int device, const StageRun& own) {
+    if (device > 0) {
+      own.stream().wait_for(*ready);
+      for (std::size_t i = 0; i < features_.size(); ++i) {
+        const std::string features = fmt::format("all features_{}", i);
+        own.pull(run, run.tensor(features), own.tensor(features));
+      }
+    }
+    std::vector<const PictureTile*> tiles;
+    for (std::size_t i = static_cast<std::size_t>(device); i < tiles_.tiles.size(); i += static_cast<std::size_t>(used_devices()))
+      tiles.push_back(&tiles_.tiles[i]);
+    if (tiles.empty()) tiles.push_back(nullptr);
+    decode(tiles, own, [&](const PictureTile* tile, std::int64_t number, std::span<const std::uint8_t> frame, std::int64_t width) {
+      if (!tile) return emit(number, frame);
+      const auto place = static_cast<std::size_t>(number);
+      paste(frame, width, *tile, scale_, whole.data() + place * frame_size, settled_.made_width);
+      ++tiles_there[place];
+      if (device == 0) emit_whole();
+    });
+  });
+  emit_whole();
+}
+
+// On one device: its tiles one behind the other, null for all of the picture.
+void VideoDecode::decode(const std::vector<const PictureTile*>& tiles, const StageRun& run, const TakeFrame& take_frame) const {
+  const bool reports = &run.platform() == &platform_;  // the caller hears of the first device's
   BoundPlan first = run.bind("first"), group = group_frames_ ? run.bind("group") : BoundPlan{};
+  const Tensor& flags = run.tensor("finite frames");
   std::vector<Tensor> free_frames;
   if (group_frames_) free_frames = {run.tensor("group.frames"), run.tensor("group.frames.second")};
 
@@ -263,7 +334,7 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
     Tensor frames;
     std::unique_ptr<Event> event;
     std::size_t latent_frames;
-    const PictureTile* tile;  // that these are of; null: all of the picture
+    const PictureTile* tile;  // that these are of
     std::int64_t first_frame;
   };
   // While the device decodes a group, the one before is copied out and written. Where work is done as it is queued, each group is
@@ -272,49 +343,36 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
   std::deque<Decoded> ahead;
   std::size_t done = 0;
   const auto latent_frames = static_cast<std::size_t>(settled_.latent_frames);
-  const std::size_t total = latent_frames * std::max<std::size_t>(1, tiles_.tiles.size());
-  const auto frame_size = static_cast<std::size_t>(settled_.made_height * settled_.made_width * 3);
-  std::vector<std::uint8_t> rgb, cropped, whole(is_tiled() ? frame_size * static_cast<std::size_t>(settled_.num_frames) : 0);
-  const auto emit = [&](std::int64_t number, std::span<const std::uint8_t> frame) {
-    if (settled_.made_height != settled_.height || settled_.made_width != settled_.width) {
-      crop(frame, settled_.made_height, settled_.made_width, settled_.height, settled_.width, cropped);
-      frame = cropped;
-    }
-    if (callbacks.frame) callbacks.frame(video, number, frame);
-  };
+  std::vector<std::uint8_t> rgb;
   const auto take = [&](const Decoded& decoded) {
     rgb.resize(decoded.frames.size_bytes());
     run.platform().download(run.downloads(), decoded.frames.slot(), rgb.data(), rgb.size());
     run.downloads().synchronize();
     const Shape& shape = decoded.frames.type.shape;
     const auto size = static_cast<std::size_t>(shape.count(1, 4));
-    for (std::int64_t i = 0; i < shape.dim(0); ++i) {
-      const std::span<const std::uint8_t> frame{rgb.data() + static_cast<std::size_t>(i) * size, size};
-      const std::int64_t number = decoded.first_frame + i;
-      if (!decoded.tile) emit(number, frame);
-      else
-        paste(frame, shape.dim(2), *decoded.tile, scale_, whole.data() + static_cast<std::size_t>(number) * frame_size,
-              settled_.made_width);
-    }
+    for (std::int64_t i = 0; i < shape.dim(0); ++i)
+      take_frame(decoded.tile, decoded.first_frame + i, {rgb.data() + static_cast<std::size_t>(i) * size, size}, shape.dim(2));
   };
   const auto take_done = [&](std::size_t most_ahead) {
     for (; !ahead.empty() && (ahead.size() > most_ahead || ahead.front().event->reached()); ahead.pop_front()) {
       run.downloads().wait_for(*ahead.front().event);
       take(ahead.front());
       done += ahead.front().latent_frames;
-      run.progress(done, total);
+      if (reports) run.progress(done, latent_frames * tiles.size());
       if (ahead.front().first_frame > 0) free_frames.push_back(ahead.front().frames);
     }
   };
   std::int64_t number = 0;  // of the group
-  const auto decode = [&](const PictureTile* tile) {
+  for (const PictureTile* const tile : tiles) {
+    take_done(0);  // the first group's frames have one place
+    if (tile) begin_tile(*tile, run);
     std::int64_t frame = 0;
     for (std::size_t begin = 0; begin < latent_frames; ++number) {
       const auto group_start = StepClock::now();
       BoundPlan& plan = begin == 0 ? first : group;
       const std::size_t inputs = tile ? features_.size() : 1;
       for (std::size_t i = 0; i < inputs; ++i)
-        run.copy(frames_of(tile ? run.tensor(fmt::format("all features_{}", i)) : all, static_cast<std::int64_t>(begin),
+        run.copy(frames_of(run.tensor(tile ? fmt::format("all features_{}", i) : "all latents"), static_cast<std::int64_t>(begin),
                            plan.inputs[i].type),
                  plan.inputs[i]);
       if (begin > 0) {
@@ -327,15 +385,9 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
       ahead.push_back({plan.outputs[0], run.stream().record_event(), count, tile, frame});
       begin += count;
       frame += plan.outputs[0].type.shape.dim(0);
-      run.phase(fmt::format("decode {}", begin), group_start);
+      if (reports) run.phase(fmt::format("decode {}", begin), group_start);
       take_done(kGroupsAhead);
     }
-  };
-  if (!is_tiled()) decode(nullptr);
-  for (const PictureTile& tile : tiles_.tiles) {
-    take_done(0);  // the first group's frames have one place
-    begin_tile(tile, run);
-    decode(&tile);
   }
   take_done(0);
   const std::vector<float> finite = run.download(flags);
@@ -345,8 +397,6 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
         "not a number: frames of group {} of {} are not finite. A weight of vae is damaged or does not fit {}: check its files, or "
         "try --dtype f32.",
         i % static_cast<std::int64_t>(groups()) + 1, groups(), name(dtype_));
-  for (std::int64_t i = 0; is_tiled() && i < settled_.num_frames; ++i)
-    emit(i, {whole.data() + static_cast<std::size_t>(i) * frame_size, frame_size});
 }
 
 }  // namespace zoe

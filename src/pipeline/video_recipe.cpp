@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "compiler/passes/split_rows.h"
 #include "ir/trace.h"
 #include "models/umt5/model.h"
@@ -19,14 +20,15 @@
 #include "pipeline/start_video.h"
 #include "pipeline/text_prompts.h"
 #include "pipeline/video_decode.h"
+#include "platform/group.h"
 #include "schedulers/noise.h"
 
 namespace zoe {
 
 namespace {
 
-// Pieces of fewer tokens do not fill a device.
-constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 16;
+// Pieces of fewer tokens do not fill a device. More pieces than four save little more, and a 14B plan of eight takes 9 s to make.
+constexpr std::int64_t kFewestTokens = 256, kMostTokenPieces = 4;
 
 // A run of steps that one transformer takes.
 struct Expert {
@@ -98,21 +100,35 @@ class VideoWork : public Work {
   Type latent_type() const {
     return {DType::f32, {model_.vae.z_dim, step_frames(), settled_.latent_height, settled_.latent_width}};
   }
-  WanDitSizes sizes(std::int64_t text_rows) const {
-    return {step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
-            texts(),       model_.image_rows(),    first_frame(),         has_nag()};
+  WanDitSizes sizes(std::int64_t text_rows, int device = 0) const {
+    return {.frames = step_frames(),
+            .height = settled_.latent_height,
+            .width = settled_.latent_width,
+            .text_rows = text_rows,
+            .batch = texts(),
+            .image_rows = model_.image_rows(),
+            .first_frame = first_frame(),
+            .negative_keys = has_nag(),
+            .devices = settled_.sequence_devices,
+            .device = device % settled_.sequence_devices};
   }
   bool has_nag() const { return !nag_.empty(); }
   // The transformer sees the texts of all predictions in one forward. With normalized attention guidance one has two texts.
-  std::int64_t texts() const { return guided() || has_nag() ? 2 : 1; }
+  std::int64_t texts() const { return apart() || !(guided() || has_nag()) ? 1 : 2; }
+  // The devices of a group that step: the first ones have the prompt, or both texts, those behind them the negative prompt.
+  int devices() const { return settled_.guidance_devices * settled_.sequence_devices; }
+  bool apart() const { return settled_.guidance_devices == 2; }
+  bool is_negative(int device) const { return apart() && device >= settled_.sequence_devices; }
+  void share_among(const RecipeContext& context, bool batch_is_asked);
+  std::size_t exchanged_bytes() const;
   std::int64_t tokens() const;
   RowSplit row_split() const;
   // A picture stands in the place of the first latent frame.
   bool first_frame() const { return image_ && model_.expand_timesteps; }
   std::int64_t timesteps() const { return first_frame() ? 2 : 1; }  // of a step
 
-  ProgramPlan context_plan(std::int64_t text_rows) const;
-  ProgramPlan step_plan(std::int64_t text_rows) const;
+  ProgramPlan context_plan(std::int64_t text_rows, int device) const;
+  ProgramPlan step_plan(std::int64_t text_rows, int device) const;
   Stage denoise_stage(const Expert& expert) const;
 
   void encode(StageRun& run);
@@ -126,8 +142,10 @@ class VideoWork : public Work {
   // In the first latent frame's place, where it is given.
   void put_first_frame(std::vector<float>& latents) const;
   std::vector<float> clean_latents(const Expert& expert, int step, StageRun& run) const;
-  void prepare_context(std::size_t video, StageRun& run) const;
+  void prepare_context(std::size_t video, const StageRun& run, bool is_negative) const;
   void fill_rotary(StageRun& run) const;
+  void share_inputs(std::string_view use, const StageRun& run) const;
+  void predict(const BoundPlan& first, const Tensor& timestep, StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
 
   const ModelConfig& model_;
@@ -205,14 +223,17 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   // Where the other way was measured, it was never faster (docs/performance.md): only memory speaks against a batch.
   // In pieces, keys and values of a batch would have to be copied together.
   settled_.token_pieces = asked_pieces_.value_or(1);
+  share_among(context, asked_batch_ == GuidanceBatch::on);
+  settled_.exchanged_bytes = exchanged_bytes();
   const bool as_batch =
       asked_batch_ == GuidanceBatch::on || (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1);
-  settled_.batch = guided() && as_batch ? 2 : 1;
+  settled_.batch = guided() && !apart() && as_batch ? 2 : 1;
   settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
   if (control_) control_->settle(settled_);
-  decode_.settle(settled_);
+  decode_.settle(settled_, asked_tiles_.has_value());
+  settled_.vae_tiles = decode_.tiles();
 }
 
 // What the largest stage can do about it.
@@ -234,6 +255,7 @@ std::string VideoWork::need_less(const MemoryStatement& memory) {
     settled_.batch = 1;
     return "prompt and negative prompt go through each block one behind the other";
   }
+  if (settled_.sequence_devices > 1) return {};  // tokens are shared already
   const std::int64_t more = 2 * settled_.token_pieces;
   if (asked_pieces_ || settled_.batch > 1 || more > kMostTokenPieces || tokens() < more * kFewestTokens) return {};
   settled_.token_pieces = more;
@@ -248,7 +270,8 @@ std::int64_t VideoWork::tokens() const {
 RowSplit VideoWork::row_split() const {
   // Whole tiles of a product's rows; whole frames where these are modulated apart.
   constexpr std::int64_t kMultiple = 64;
-  return {tokens(), settled_.token_pieces, guided() && settled_.batch == 1, first_frame() ? tokens() / step_frames() : kMultiple};
+  return {tokens(), settled_.token_pieces, guided() && !apart() && settled_.batch == 1,
+          first_frame() ? tokens() / step_frames() : kMultiple};
 }
 
 std::string VideoWork::advice() const {
@@ -258,31 +281,107 @@ std::string VideoWork::advice() const {
                                                                           : "");
 }
 
-ProgramPlan VideoWork::context_plan(std::int64_t text_rows) const {
-  return {"context", fmt::format("context rows {} batch {}", text_rows, texts()), [this, text_rows] {
-            return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, texts(), model_.image_rows()),
-                              wan_context_outputs(model_.transformer)};
-          }};
+// Guidance first: its halves meet once a step, shares of tokens four times a block.
+void VideoWork::share_among(const RecipeContext& context, bool batch_is_asked) {
+  const DeviceGroup* const group = context.platform.group();
+  const int all = group ? static_cast<int>(group->size()) : 1;
+  const std::string where = spelled("parallel", context.spelling);
+  const auto asks = [&](Parallel parallel) { return context.parallel == parallel; };
+  if (asks(Parallel::none)) return;
+  if (all == 1) {
+    check(asks(Parallel::automatic), ErrorKind::invalid_argument, where,
+          "got {}, expected several devices to share a step. Name them (--platform cuda:0,1), or leave this out.",
+          name(context.parallel));
+    return;
+  }
+  const Support halves = !guided() ? Support::no("without guidance there is one text: its scale is {}", settled_.guidance_scale)
+                         : batch_is_asked ? Support::no("the texts are asked for as a batch on each device")
+                         : all % 2 != 0   ? Support::no("{} devices are not two halves", all)
+                                          : Support::yes();
+  const auto shares = [&](int devices) {
+    if (devices > 1 && settled_.token_pieces > 1) return Support::no("tokens in pieces stay on one device");
+    return shares_tokens(model_.transformer, sizes(1), devices);
+  };
+  const auto take = [&](int guidance, int sequence) { settled_.guidance_devices = guidance, settled_.sequence_devices = sequence; };
+  const auto refuse = [&](const Support& no) {
+    fail(ErrorKind::unsupported, where, "got {} of {} devices: {}. Say auto, or name other devices.", name(context.parallel), all,
+         no.reason());
+  };
+  switch (context.parallel) {
+    case Parallel::guidance:
+      if (!halves) refuse(halves);
+      take(2, 1);
+      break;
+    case Parallel::sequence:
+      if (const Support shared = shares(all); !shared) refuse(shared);
+      take(1, all);
+      break;
+    case Parallel::both:
+      if (!halves) refuse(halves);
+      if (const Support shared = shares(all / 2); !shared) refuse(shared);
+      take(2, all / 2);
+      break;
+    default:
+      if (halves && shares(all / 2)) take(2, all / 2);
+      else if (shares(all)) take(1, all);
+      else if (halves) take(2, 1);
+  }
+  if (devices() == all) return;
+  const Support shared = shares(halves ? all / 2 : all);
+  log(LogLevel::notice, fmt::format("{} of {} devices are at work: {}", devices(), all,
+                                    asks(Parallel::guidance) ? "guidance has two halves"
+                                    : !shared                ? shared.reason()
+                                                             : halves.reason()));
 }
 
-ProgramPlan VideoWork::step_plan(std::int64_t text_rows) const {
-  return {"step",
-          fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}", first_frame() ? " first" : "",
-                      has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows, texts(),
-                      settled_.batch, settled_.token_pieces, arithmetic_text(settled_)),
-          [this, text_rows] {
-            NamedGraph named{
-                split_rows(trace_wan_dit(model_.transformer, precision_of(settled_, dtype_), sizes(text_rows)), row_split()),
-                {"prediction"}};
-            if (guided()) named.outputs.emplace_back("unconditional");
-            return named;
-          }};
+// The latents and a prediction; queries, keys, values and what comes of them in each block, and the patches at the end.
+std::size_t VideoWork::exchanged_bytes() const {
+  const std::size_t latents = apart() ? latent_type().size_bytes() : 0;
+  const std::int64_t all = settled_.sequence_devices;
+  if (all == 1) return latents;
+  const WanDitConfig& model = model_.transformer;
+  const std::int64_t share = (tokens() + all - 1) / all, of_others = texts() * share * (all - 1);
+  const std::int64_t blocks = model.num_layers + static_cast<std::int64_t>(model.vace_layers.size());
+  const std::int64_t elements = of_others * (4 * blocks * model.dim() / all + model.out_channels * model.patch_volume());
+  return latents + static_cast<std::size_t>(elements) * size_of(dtype_);
+}
+
+ProgramPlan VideoWork::context_plan(std::int64_t text_rows, int device) const {
+  return {.name = device_prefix(device) + "context",
+          .key = fmt::format("context rows {} batch {}", text_rows, texts()),
+          .trace =
+              [this, text_rows] {
+                return NamedGraph{trace_wan_context(model_.transformer, dtype_, text_rows, texts(), model_.image_rows()),
+                                  wan_context_outputs(model_.transformer)};
+              },
+          .device = device};
+}
+
+ProgramPlan VideoWork::step_plan(std::int64_t text_rows, int device) const {
+  const std::string share = settled_.sequence_devices == 1 ? "" : fmt::format(" of {}", settled_.sequence_devices);
+  return {.name = device_prefix(device) + "step",
+          .key = fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}{}", first_frame() ? " first" : "",
+                             has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
+                             texts(), settled_.batch, settled_.token_pieces, arithmetic_text(settled_), share),
+          .trace =
+              [this, text_rows, device] {
+                const Graph traced = trace_wan_dit(model_.transformer, precision_of(settled_, dtype_), sizes(text_rows, device));
+                NamedGraph named{settled_.sequence_devices == 1 ? split_rows(traced, row_split()) : traced, {"prediction"}};
+                if (guided() && !apart()) named.outputs.emplace_back("unconditional");
+                return named;
+              },
+          .device = device};
 }
 
 Stage VideoWork::denoise_stage(const Expert& expert) const {
   Stage stage{.name = expert.stage, .phase = Phase::denoise, .uses = {}, .may_stream = true};
-  stage.uses.push_back({"context", "context", expert.component, {{"text", "prompts.text"}}});
-  stage.uses.push_back({"forward", "step", expert.component, {{"latent", "latents"}}});
+  for (int device = 0; device < devices(); ++device) {
+    const std::string here = device_prefix(device);
+    stage.uses.push_back(
+        {here + "context", here + "context", here + expert.component, {{"text", here + "prompts.text"}, {"*", here + "*"}}});
+    stage.uses.push_back(
+        {here + "forward", here + "step", here + expert.component, {{"latent", here + "latents"}, {"*", here + "*"}}});
+  }
   // At step i the scheduler reads and writes those of its tensors that reads(i) and writes(i) say; here each has some.
   PlanUse update{"update", "update", "", {}};
   int next = 0;
@@ -306,11 +405,13 @@ Program VideoWork::program() const {
   const Type latents = latent_type();
   const bool guided_steps = guided();
   program.plans = {texts_.plan(),
-                   context_plan(texts_.rows()),
-                   step_plan(texts_.rows()),
                    {"update", fmt::format("update {} {} guided {}", latents.str(), settled_.scheduler, guided_steps),
                     [this, latents, guided_steps] { return trace_update(*scheduler_, latents, guided_steps); }},
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
+  for (int device = 0; device < devices(); ++device) {
+    program.plans.push_back(context_plan(texts_.rows(), device));
+    program.plans.push_back(step_plan(texts_.rows(), device));
+  }
   program.stages = {texts_.stage()};
   if (image_) image_->add_to(program);
   if (start_) start_->add_to(program);
@@ -326,8 +427,10 @@ std::vector<ProgramPlan> VideoWork::companions() const {
   std::vector<ProgramPlan> plans;
   for (const std::int64_t length : TextPrompts::lengths()) {
     plans.push_back(texts_.plan(length));
-    plans.push_back(context_plan(length));
-    plans.push_back(step_plan(length));
+    for (int device = 0; device < devices(); ++device) {
+      plans.push_back(context_plan(length, device));
+      plans.push_back(step_plan(length, device));
+    }
   }
   return plans;
 }
@@ -373,14 +476,14 @@ void VideoWork::begin_video(std::size_t video, const DenoiseState* saved) {
 
 // What a forward knows of its texts: their keys and values for every block, and the logarithm of how often each key row counts:
 // all padding rows of a text are the same row, so they are one key with log(count) on its logit.
-void VideoWork::prepare_context(std::size_t video, StageRun& run) const {
+void VideoWork::prepare_context(std::size_t video, const StageRun& run, bool is_negative) const {
   const BoundPlan plan = run.bind("context");
   const Shape& padded = plan.inputs[0].type.shape;  // [B,R,text_dim]
   std::vector<float> bias;
   std::int64_t done = 0;
   run.platform().zero(run.stream(), plan.inputs[0].slot(), plan.inputs[0].size_bytes());
   while (done < texts()) {
-    const std::vector<float>& text = done > 0 ? texts_.negative_states() : texts_.states(video);
+    const std::vector<float>& text = done > 0 || is_negative ? texts_.negative_states() : texts_.states(video);
     const std::int64_t count = static_cast<std::int64_t>(text.size()) / padded.dim(2);
     run.upload(row_of(plan.inputs[0], done++, {DType::f32, {count, padded.dim(2)}}), text);
     bias.insert(bias.end(), static_cast<std::size_t>(count), 0.0f);
@@ -403,6 +506,41 @@ void VideoWork::fill_rotary(StageRun& run) const {
   run.fill_once("sin_signed", of_size, [&] { return table(&RotaryTables::sin_signed); });
 }
 
+// What other devices read, and the first one has, beside what comes with every step and what their contexts make.
+void VideoWork::share_inputs(std::string_view use, const StageRun& run) const {
+  if (devices() == 1) return;
+  const std::vector<std::string> made = wan_context_outputs(model_.transformer);
+  const auto is_own = [&](const std::string& name) {
+    return name == "text" || name == "latent" || name == "timestep" || name == "text_bias" || std::ranges::count(made, name) > 0;
+  };
+  const std::unique_ptr<Event> ready = run.stream().record_event();
+  for (int device = 1; device < devices(); ++device) {
+    const StageRun other = run.on(device);
+    other.stream().wait_for(*ready);
+    for (const BoundProgram::Argument& argument : other.bind(use).use->inputs)
+      if (!is_own(argument.name)) other.pull(run, run.tensor(argument.name), other.tensor(argument.name));
+  }
+}
+
+// The forwards of all devices. What a step needs of the others' is on the first device then.
+void VideoWork::predict(const BoundPlan& first, const Tensor& timestep, StageRun& run) const {
+  if (devices() == 1) return run.run(first);
+  std::vector<std::unique_ptr<Event>> done(static_cast<std::size_t>(devices()));
+  const std::unique_ptr<Event> ready = run.stream().record_event();
+  run.at_once(devices(), [&](int device, const StageRun& own) {
+    if (device == 0) return own.run(first);
+    own.stream().wait_for(*ready);
+    own.pull(run, run.tensor("latents"), own.tensor("latents"));
+    own.pull(run, timestep, own.tensor("timestep"));
+    own.run(own.bind("forward"));
+    done[static_cast<std::size_t>(device)] = own.stream().record_event();
+  });
+  for (int device = 1; device < devices(); ++device) run.stream().wait_for(*done[static_cast<std::size_t>(device)]);
+  if (!apart()) return;
+  const StageRun negative = run.on(settled_.sequence_devices);
+  run.pull(negative, negative.tensor("prediction"), run.tensor("unconditional"));
+}
+
 void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) {
   auto start = StepClock::now();
   const Callbacks& callbacks = run.callbacks();
@@ -414,7 +552,8 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
     if (expert.end == scheduler_->steps()) finish_denoising(video, callbacks);
     return;
   }
-  prepare_context(video, run);
+  share_inputs("context", run);
+  run.at_once(devices(), [&](int device, const StageRun& own) { prepare_context(video, own, is_negative(device)); });
   run.phase("text keys and values", start);
 
   // All that steps read is on the device before the first of them. Latents and timestep stay in one place, so that all steps run
@@ -452,8 +591,10 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
 
+  share_inputs("forward", run);
+
   std::vector<float> noise;
-  const BoundPlan predict = run.bind("forward");
+  const BoundPlan forward = run.bind("forward");
   BoundPlan update = run.bind("update");
   const BoundPlan finite = run.bind("finite");
   const Type row_type = run.tensor("coefficients").type, flag = finite.outputs[0].type;
@@ -472,9 +613,11 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   if (begin == 0) run.progress(0, total);
   for (int i = begin; i < expert.end; ++i) {
     const auto step_start = StepClock::now();
+    check(!callbacks.cancel || !callbacks.cancel->load(std::memory_order_relaxed), ErrorKind::cancelled, expert.component,
+          "stopped at step {} of {}.", i + 1, total);
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
-      run.run(predict);
+      predict(forward, timestep, run);
     }
     if (const std::optional<int> fresh = scheduler.noise()) {
       // Also that of steps which a resumed run does not take.

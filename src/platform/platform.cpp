@@ -69,6 +69,16 @@ void Platform::copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) 
   upload(stream, bytes.data(), to, size_bytes);
 }
 
+void Platform::pull(Stream& stream, Slot to, Platform& other, Slot from, std::size_t size_bytes) {
+  stream.synchronize();
+  std::vector<std::byte> bytes(size_bytes);
+  const std::unique_ptr<Stream> of_other = other.make_stream();
+  other.download(*of_other, from, bytes.data(), size_bytes);
+  upload(stream, bytes.data(), to, size_bytes);
+}
+
+Support Platform::reaches(const Platform&) const { return Support::no("{} copies through this process", info().platform); }
+
 void Platform::zero(Stream& stream, Slot slot, std::size_t size_bytes) {
   const std::vector<std::byte> zeros(std::min(size_bytes, std::size_t{16} << 20));
   for (std::size_t done = 0; done < size_bytes; done += zeros.size())

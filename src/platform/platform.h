@@ -121,6 +121,9 @@ class Kernel {
   // time before, or where, the same element of the output is written.
   virtual bool can_overwrite(int input, int output) const;
 
+  // False if a run does more than to queue the same on its stream: its block is then queued kernel by kernel.
+  virtual bool can_capture() const { return true; }
+
   // Queues the work. `inputs` are in the node's operand order, `outputs` in that of its results; packed weights stand where their
   // parameters do. No output overlaps an input, except where can_overwrite allows it and that an input of a concat may already
   // lie in its place.
@@ -154,6 +157,8 @@ struct Implemented {
   std::vector<Refusal> refused = {};
 };
 
+class DeviceGroup;
+
 // An opened device. Several threads may use one at a time: compile plans, allocate, run kernels (each on a stream of its own), ask.
 class Platform {
  public:
@@ -184,6 +189,15 @@ class Platform {
   }
   // From one place to another of equal size, in stream order; the two do not overlap.
   virtual void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes);
+  // The same from another device's memory, whose stream the given one already waits for. By default through this process.
+  virtual void pull(Stream& stream, Slot to, Platform& other, Slot from, std::size_t size_bytes);
+  // Whether that goes from device to device.
+  virtual Support reaches(const Platform& other) const;
+  // Of the group that it was opened with (group.h); null: it is alone.
+  DeviceGroup* group() const { return group_; }
+  int rank() const { return rank_; }
+  // For a thread that did not open the device, before it works with it.
+  virtual void enter_thread() const {}
   // Zeroes, in stream order.
   virtual void zero(Stream& stream, Slot slot, std::size_t size_bytes);
   // The platform's table, best first: unchanged for its life.
@@ -204,6 +218,12 @@ class Platform {
   virtual std::uint64_t kernel_memory_bytes() const { return 0; }
   // The vendor's libraries, for people: opens those that nothing has asked for yet.
   virtual std::vector<LibraryInfo> libraries() const { return {}; }
+
+ private:
+  friend class DeviceGroup;
+  DeviceGroup* group_ = nullptr;
+  int rank_ = 0;
+  std::shared_ptr<void> owned_group_;  // the first device's; the last to go
 };
 
 struct PlatformOptions {
@@ -221,10 +241,12 @@ struct PlatformReport {  // a line of `zoe platforms`
   bool opens;
   std::string detail;  // the device if it opens, else why not
   std::vector<LibraryInfo> libraries;
+  std::vector<std::string> links;  // between its devices, where there are several: "cuda:0 - cuda:1: peer copies"
 };
 
-// "auto" takes the best platform that opens; "cuda:1" is the second device of a vendor. Unknown names are answered with the nearest
-// known one.
+// "auto" takes the best platform that opens; "cuda:1" is the second device of a vendor, "cuda:0,1" the first of a group of two and
+// "cuda:all" of as many as there are; "cpu:0,1" are two that share the threads. Unknown names are answered with the nearest known
+// one.
 std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOptions& options = {});
 std::vector<PlatformReport> list_platforms(const PlatformOptions& options = {});
 

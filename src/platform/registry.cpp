@@ -1,13 +1,16 @@
 #include <algorithm>
 #include <array>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "platform/cpu/host.h"
 #include "platform/cpu/platform.h"
 #include "platform/cuda/platform.h"
+#include "platform/group.h"
 #include "platform/null/platform.h"
 #include "platform/opencl/platform.h"
 #include "platform/platform.h"
@@ -72,6 +75,51 @@ Opened open_best(const PlatformOptions& options) {
 
 }  // namespace
 
+namespace {
+
+// "0,1,2" behind "cuda:", each once.
+std::vector<std::string_view> split_ordinals(std::string_view platform, std::string_view text) {
+  std::vector<std::string_view> parts;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    parts.push_back(text.substr(begin, end - begin));
+    check(std::count(parts.begin(), parts.end(), parts.back()) == 1, ErrorKind::invalid_argument, "platform",
+          "device {} is named twice: got {}:{}, expected each once.", parts.back(), platform, text);
+    begin = end + 1;
+  }
+  return parts;
+}
+
+Opened open_cuda_group(const cuda::Vendor& vendor, std::string_view text, const PlatformOptions& options) {
+  std::vector<int> ordinals;
+  if (text == "all") {
+    ordinals.resize(static_cast<std::size_t>(cuda::count_devices(vendor, options)));
+    std::iota(ordinals.begin(), ordinals.end(), 0);
+  } else {
+    for (const std::string_view part : split_ordinals(vendor.platform, text)) ordinals.push_back(cuda::parse_ordinal(vendor, part));
+  }
+  std::vector<Opened> devices;
+  for (const int ordinal : ordinals) devices.push_back(cuda::open(vendor, options, ordinal));
+  return DeviceGroup::form(std::move(devices));
+}
+
+// Devices that share this process's cores: how plans for a group run where there is no second device.
+Opened open_cpu_group(std::string_view text, const PlatformOptions& options) {
+  constexpr std::size_t kMost = 64;
+  const std::vector<std::string_view> parts = split_ordinals("cpu", text);
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    check(parts[i] == std::to_string(i) && parts.size() <= kMost, ErrorKind::invalid_argument, "platform",
+          "bad group: got \"cpu:{}\", expected cpu:0,1 or more numbers in order, up to {}.", text, kMost - 1);
+  PlatformOptions each = options;
+  const int threads = options.threads > 0 ? options.threads : cpu::usable_threads();
+  each.threads = std::max(1, threads / static_cast<int>(parts.size()));
+  std::vector<Opened> devices;
+  for (std::size_t i = 0; i < parts.size(); ++i) devices.push_back(cpu::open(each));
+  return DeviceGroup::form(std::move(devices));
+}
+
+}  // namespace
+
 std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOptions& options) {
   if (name == "auto") return open_best(options);
   const auto found = std::find_if(kPlatforms.begin(), kPlatforms.end(), [&](const Entry& entry) { return entry.name == name; });
@@ -79,7 +127,8 @@ std::unique_ptr<Platform> open_platform(std::string_view name, const PlatformOpt
   if (name.starts_with("opencl:")) return opencl::open(options, opencl::parse_selector(name.substr(7)));
   for (const cuda::Vendor* vendor : {&cuda::kCuda, &cuda::kMusa, &cuda::kRocm})
     if (name.starts_with(vendor->platform) && name.substr(vendor->platform.size()).starts_with(':'))
-      return cuda::open(*vendor, options, cuda::parse_ordinal(*vendor, name.substr(vendor->platform.size() + 1)));
+      return open_cuda_group(*vendor, name.substr(vendor->platform.size() + 1), options);
+  if (name.starts_with("cpu:")) return open_cpu_group(name.substr(4), options);
   std::vector<std::string> known = {"auto"};
   for (const Entry& entry : kPlatforms) known.emplace_back(entry.name);
   std::sort(known.begin(), known.end());
@@ -95,9 +144,10 @@ std::vector<PlatformReport> list_platforms(const PlatformOptions& options) {
     try {
       const auto platform = entry.open(options);
       const DeviceInfo& info = platform->info();
-      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")", platform->libraries()});
+      reports.push_back({name, true, info.features.empty() ? info.name : info.name + " (" + info.features + ")",
+                         platform->libraries(), cuda::links(info.platform, options)});
     } catch (const Error& error) {
-      reports.push_back({name, false, error.what(), {}});
+      reports.push_back({name, false, error.what(), {}, {}});
     }
   }
   return reports;

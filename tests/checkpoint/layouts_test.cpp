@@ -349,6 +349,7 @@ TEST_P(WrongLayout, IsOneLine) {
 // A file of a network that is not built says of which, instead of running as the plain one it has inside.
 TEST(Layouts, NetworksThatAreNotBuiltAreRefusedByName) {
   for (const auto& [key, network] : std::map<std::string, std::string>{{"ref_conv.weight", "Fun Control"},
+                                                                       {"pose_patch_embedding.weight", "Animate"},
                                                                        {"control_adapter.conv.weight", "Fun Camera Control"},
                                                                        {"audio_injector.injector.0.q.weight", "S2V"},
                                                                        {"audio_proj.proj1.weight", "sound"}})

@@ -57,7 +57,7 @@ struct Fake {
   std::string log, problems, report;
   // Orders.
   std::size_t memory = std::size_t{8} << 30;
-  int devices = 1, major = 7, minor = 5, stale = 0, integrated = 0;
+  int devices = 1, major = 7, minor = 5, stale = 0, integrated = 0, linked = 1;
   std::string fail_member, refused, rejected;
   int fail_in = 0;
   Status fail_status = 0, lost = kSuccess;
@@ -96,7 +96,7 @@ struct Fake {
     rejected.clear();
     lost = kSuccess;
     memory = std::size_t{8} << 30;
-    devices = 1, major = 7, minor = 5, stale = 0, integrated = 0;
+    devices = 1, major = 7, minor = 5, stale = 0, integrated = 0, linked = 1;
     std::istringstream all(orders);
     for (std::string one; std::getline(all, one, ';');) {
       std::istringstream words(one);
@@ -109,6 +109,7 @@ struct Fake {
       if (verb == "refuse") words >> refused >> fail_status;
       if (verb == "stale") words >> stale;
       if (verb == "integrated") words >> integrated;
+      if (verb == "linked") words >> linked;
       if (verb == "reject") words >> rejected;
     }
   }
@@ -464,6 +465,21 @@ Status fake_host_allocate(void** address, std::size_t bytes, unsigned flags) {
 Status fake_host_free(void* address) {
   Call call("host_free", true);
   return release(fake().host, reinterpret_cast<Address>(address), "host_free", call);
+}
+Status fake_pool_share(PoolHandle, const PoolAccess* access, std::size_t count) {
+  Call call("pool_share");
+  if (!call) return call.status;
+  if (count != 1 || access->kind != 1 || access->flags != 3) return fake().problem("pool_share with a bad access", kInvalidValue);
+  call << access->device;
+  return kSuccess;
+}
+Status fake_can_reach(int* can, int device, int other) {
+  Call call("can_reach");
+  call << device << other;
+  if (!call) return call.status;
+  if (device == other) return fake().problem("can_reach of one device", kInvalidDevice);
+  *can = fake().linked;
+  return kSuccess;
 }
 Status fake_set_bytes_async(Address to, unsigned char value, std::size_t bytes, StreamHandle stream) {
   Call call("set_bytes_async");

@@ -7,6 +7,7 @@ namespace zoe::testing {
 //   memory BYTES            of the device
 //   devices COUNT
 //   capability MAJOR MINOR
+//   linked 0                devices do not reach each other's memory
 //   fail MEMBER NTH STATUS  the NTH call (from 1) of an entry point (driver.def's name, "any") answers STATUS and does nothing
 //                           more, unless it frees something; 700 and above: so does every later call, as a lost device does
 //   refuse MEMBER STATUS    every call of one entry point answers STATUS and does nothing

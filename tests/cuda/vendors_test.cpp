@@ -377,7 +377,8 @@ TEST(Vendors, EveryRowThatDoesNotRunSaysWhy) {
       EXPECT_EQ(made[1].row, "product");
       EXPECT_EQ(refused(1), (Rows{"kept", "i8_linear", "cublaslt"}));
       EXPECT_EQ(made[2].row, wgmma ? "flash_attention" : "attention");
-      EXPECT_EQ(refused(2), wgmma ? Rows{"i8_attention"} : (Rows{"i8_attention", "flash_attention", "wide_attention", "cudnn_attention"}));
+      EXPECT_EQ(refused(2),
+                wgmma ? Rows{"i8_attention"} : (Rows{"i8_attention", "flash_attention", "wide_attention", "cudnn_attention"}));
       EXPECT_EQ(made[3].row, "generated");
       EXPECT_EQ(refused(3), Rows{});
     }
@@ -676,6 +677,14 @@ class VendorCommand : public ::testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return zoe(arguments, orders);
   }
+  CommandResult generate_on(const std::string& platform, const std::string& orders, std::vector<std::string> more = {}) {
+    fs::remove_all(folder_.path() / "frames");
+    std::vector<std::string> arguments = {
+        "generate",     "--platform", platform, "--prompt", "a red circle",          "--height", "64", "--width", "64",
+        "--num-frames", "5",          "-o",     "frames",   "--num-inference-steps", "2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return zoe(arguments, orders);
+  }
   std::string report() {
     std::ifstream file(folder_.path() / "report");
     return {std::istreambuf_iterator<char>(file), {}};
@@ -746,6 +755,35 @@ TEST_F(VendorCommand, ADeviceTooSmallForThePlanSaysSo) {
     EXPECT_EQ(report(), "");
     expect_nothing_left();
   }
+}
+
+// Several devices (docs/devices.md).
+TEST_F(VendorCommand, DevicesShareAStepAndAllIsFreed) {
+  for (const auto& [orders, platform, parallel] : {std::tuple{"devices 2", "cuda:0,1", "guidance"},
+                                                   {"devices 2", "cuda:1,0", "sequence"},
+                                                   {"devices 4", "cuda:all", "guidance+sequence"},
+                                                   {"devices 2;linked 0", "cuda:0,1", "sequence"}}) {
+    const CommandResult result = generate_on(platform, orders, {"--parallel", parallel, "--vae-tiles", "2"});
+    EXPECT_EQ(result.code, 0) << parallel << result.err;
+    EXPECT_TRUE(fs::exists(folder_.path() / "frames" / "0005.png"));
+    EXPECT_EQ(report(), "") << parallel;
+  }
+}
+
+TEST_F(VendorCommand, ADeviceOfAGroupThatIsLostIsOneLineAndLeavesNothing) {
+  for (const char* parallel : {"guidance", "sequence"})
+    for (const char* orders :
+         {"fail launch 400 719", "fail launch 700 719", "fail copy_async 40 719", "fail stream_wait_event 60 719",
+          "fail event_create 90 719", "fail stream_synchronize 40 719", "fail memory_allocate_async 120 2"}) {
+      const CommandResult result = generate_on("cuda:0,1", std::string("devices 2;") + orders, {"--parallel", parallel});
+      if (result.code == 0) continue;  // there were fewer such calls
+      EXPECT_TRUE(result.code == 1 || result.code == 3) << orders << result.err;
+      EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << orders << result.err;
+      EXPECT_EQ(result.err.find("zoe: ["), 0u) << orders << result.err;
+      EXPECT_EQ(result.err.find("one of its group has failed"), std::string::npos) << orders << result.err;
+      EXPECT_EQ(report(), "") << parallel << ", " << orders;
+      expect_nothing_left();
+    }
 }
 
 TEST_F(VendorCommand, AKernelThatDoesNotBuildIsOneLineOfLog) {

@@ -321,7 +321,7 @@ std::vector<Case> cases() {
              testing::renamed(testing::stored_tensors(kToy / "transformer"), wan_dit_original_names(), "model.diffusion_model.");
          for (TensorToWrite& tensor : testing::stored_tensors(
                   testing::fs::path(files.text_encoder("t.safetensors", nullptr, true)))) {  // with its tokenizer
-           tensor.name = "text_encoders." + tensor.name;
+           tensor.name = "text_encoders." + std::string(tensor.name == "spiece_model" ? "" : "umt5xxl.transformer.") + tensor.name;
            all.push_back(std::move(tensor));
          }
          for (TensorToWrite& tensor : testing::renamed(testing::stored_tensors(kToy / "vae"), *testing::vae_names(), "vae."))

@@ -328,6 +328,7 @@ TEST(Workspaces, AreWithinFivePerCentOfWhatIsAlive) {
     for (const char* part : {"transformer", "text-encoder", "vae-decode", "vae-encode"})
       for (const auto& [batch, pieces] : {std::pair{1, 1}, {2, 1}, {2, 2}, {2, 8}}) {
         if (pieces > 1 && std::string_view(part) != "transformer") continue;
+        if (pieces > 2 && model == &large) continue;  // a plan of 14B in eight pieces takes 9 s to make
         const PartSize size{480, 832, 81, 512, batch, 1, pieces};
         for (const PartGraph& graph : trace_part(*model, part, DType::bf16, size)) {
           const Plan plan = compile(graph.graph, *null);

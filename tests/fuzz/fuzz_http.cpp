@@ -1,6 +1,7 @@
 // Any bytes as what a client sends: heads, queries, forms. The server answers or closes, and goes on.
 #include <arpa/inet.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <cstdint>
@@ -45,6 +46,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const int client = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   const linger at_once{1, 0};  // no port waits behind a test
   ::setsockopt(client, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  // Half a request has no answer: the server would wait a second for the rest.
+  const timeval soon{0, 5'000};
+  ::setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &soon, sizeof soon);
   if (::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) std::abort();
   while (size > 0) {
     const ssize_t sent = ::send(client, data, size, MSG_NOSIGNAL);

@@ -82,9 +82,10 @@ struct Weights {
 
   Value attend(const Value& q, const Value& k, const Value& v, const Value& bias = {}, Codes codes = Codes::none) const {
     const double scale = 1.0 / std::sqrt(static_cast<double>(q.dim(3)));
-    const Value y = attention(attended(q), attended(k), attended(v), scale, bias, codes);
-    return cast(reshape(y, {q.dim(0), q.dim(1), q.dim(2) * q.dim(3)}), precision.stream);
+    return attention(attended(q), attended(k), attended(v), scale, bias, codes);
   }
+  // [B,L,N,Dh] -> [B,L,D] in the stream's dtype.
+  Value merge_heads(const Value& y) const { return cast(reshape(y, {y.dim(0), y.dim(1), y.dim(2) * y.dim(3)}), precision.stream); }
 };
 
 Weights block_weights(const WanDitConfig& config, const ComponentPrecision& precision, std::int64_t block) {
@@ -136,11 +137,56 @@ Value embed_images(const WanDitConfig& config, const Precision& precision, const
   return norm("norm2", embedder.project("ff.net.2", hidden, config.dim()));
 }
 
+// How the devices of a group share the tokens [B,L,..] of a video.
+struct TokenShares {
+  std::int64_t devices = 1, device = 0, tokens = 0;
+  std::int64_t share() const { return (tokens + devices - 1) / devices; }
+
+  // The device's own tokens of all along `axis`; where they end early, the first ones fill up.
+  Value own(const Value& all, int axis) const {
+    if (devices == 1) return all;
+    const std::int64_t begin = device * share(), end = begin + share();
+    if (begin >= tokens) return slice(all, axis, begin - tokens, end - tokens);
+    if (end <= tokens) return slice(all, axis, begin, end);
+    return concat({slice(all, axis, begin, tokens), slice(all, axis, 0, end - tokens)}, axis);
+  }
+  // [B,share,N,Dh] of the device's tokens -> [B,L,N/devices,Dh] of its heads.
+  Value heads_of(const Value& x) const {
+    if (devices == 1) return x;
+    const std::int64_t batch = x.dim(0), heads = x.dim(2) / devices, width = x.dim(3);
+    const Value pieces = permute(reshape(x, {batch, share(), devices, heads, width}), {2, 0, 1, 3, 4});
+    return joined(all_to_all(pieces));
+  }
+  // The way back: [B,L,N/devices,Dh] -> [B,share,N,Dh].
+  Value tokens_of(const Value& x) const {
+    if (devices == 1) return x;
+    const std::int64_t batch = x.dim(0), heads = x.dim(2), width = x.dim(3), filled = share() * devices;
+    const Value all = filled == tokens ? x : concat({x, slice(x, 1, 0, filled - tokens)}, 1);
+    const Value by_device = reshape(all, {batch, devices, share(), heads, width});
+    const Value pieces = batch == 1 ? reshape(by_device, {devices, 1, share(), heads, width}) : permute(by_device, {1, 0, 2, 3, 4});
+    return reshape(permute(all_to_all(pieces), {1, 2, 0, 3, 4}), {batch, share(), devices * heads, width});
+  }
+  // [B,share,C] of each device -> [B,L,C] on all of them.
+  Value gathered(const Value& x) const { return devices == 1 ? x : joined(all_gather(x, devices)); }
+
+ private:
+  // [devices,B,share,..] -> [B,L,..]
+  Value joined(const Value& pieces) const {
+    std::vector<std::int64_t> dims = pieces.shape().dims();
+    std::vector<int> axes(dims.size());
+    for (std::size_t i = 0; i < axes.size(); ++i) axes[i] = static_cast<int>(i < 2 ? 1 - i : i);
+    dims.erase(dims.begin());
+    dims[1] = devices * share();
+    return slice(reshape(pieces.dim(1) == 1 ? pieces : permute(pieces, axes), Shape(dims)), 1, 0, tokens);
+  }
+};
+
 struct Conditions {
   Value modulation;            // f32 [1,6,D] or of each frame [F,6,D], to which each block adds its table
   Value cos_full, sin_signed;  // [L,1,Dh]
   Value text_bias;             // [B,1,1,R]
   Value nag;                   // f32 [3], where the second text is what not to show; else none
+  TokenShares shares;
 };
 
 // Keys and values of a block's cross-attention, those of images where there are any.
@@ -161,9 +207,11 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
   const auto rotated = [&](std::string_view projection, std::string_view norm) {
     return rotary_interleaved(block.normed(norm, block.project(projection, n, dim)), conditions.cos_full, conditions.sin_signed);
   };
-  const Value q = rotated("attn1.to_q", "attn1.norm_q"), k = rotated("attn1.to_k", "attn1.norm_k");
-  const Value v = block.split_heads(block.project("attn1.to_v", n, dim));
-  const Value self = block.project("attn1.to_out.0", block.attend(q, k, v, {}, block.precision.attention_codes), dim);
+  const TokenShares& shares = conditions.shares;
+  const auto exchanged = [&](const Value& own) { return shares.devices == 1 ? own : shares.heads_of(block.attended(own)); };
+  const Value q = exchanged(rotated("attn1.to_q", "attn1.norm_q")), k = exchanged(rotated("attn1.to_k", "attn1.norm_k"));
+  const Value v = exchanged(block.split_heads(block.project("attn1.to_v", n, dim)));
+  const Value self = block.project("attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v, {}, block.precision.attention_codes))), dim);
 
   NormedResidual stream;
   if (block.config.cross_attn_norm) {
@@ -180,10 +228,11 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
     cross_q = repeat(cross_q, texts);
     stream.residual = repeat(stream.residual, texts);
   }
-  Value crossed =
-      block.attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias);
+  Value crossed = block.merge_heads(
+      block.attend(conditions.nag ? repeat(cross_q, 2) : cross_q, seen.text_keys, seen.text_values, conditions.text_bias));
   if (conditions.nag) crossed = normalized_guidance(slice(crossed, 0, 0, 1), slice(crossed, 0, 1, 2), conditions.nag);
-  if (seen.image_keys) crossed = crossed + block.attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts));
+  if (seen.image_keys)
+    crossed = crossed + block.merge_heads(block.attend(cross_q, repeat(seen.image_keys, texts), repeat(seen.image_values, texts)));
   // The ungated residual rides on the product: one rounding, and no pass of its own.
   const Value middle = block.project("attn2.to_out.0", crossed, dim, {.residual = stream.residual});
 
@@ -247,6 +296,9 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   check_images(config, sizes.image_rows);
   const auto [pt, ph, pw] = config.patch_size;
   const std::int64_t tokens = f * h * w, dim = config.dim(), volume = config.patch_volume();
+  const Support shared = shares_tokens(config, sizes, sizes.devices);
+  check(static_cast<bool>(shared), ErrorKind::unsupported, "wan_dit", "{}", shared.reason());
+  const TokenShares shares{sizes.devices, sizes.device, tokens};
 
   const Value latent = input("latent", DType::f32, {config.out_channels, sizes.frames, sizes.height, sizes.width});
   const Value timestep = input("timestep", DType::f32, {sizes.first_frame ? 2 : 1, config.freq_dim});
@@ -293,7 +345,8 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   const auto embed_patches = [&, f = f, h = h, w = w, pt = pt, ph = ph, pw = pw](std::string_view name, const Value& pictures) {
     const std::int64_t channels = pictures.dim(0);
     const Value by_patch = permute(reshape(pictures, {channels, f, pt, h, ph, w, pw}), {1, 3, 5, 0, 2, 4, 6});
-    return embeddings.project(name, reshape(by_patch, {1, tokens, channels * volume}), dim, {}, {dim, channels, pt, ph, pw});
+    const Value rows = shares.own(reshape(by_patch, {1, tokens, channels * volume}), 1);
+    return embeddings.project(name, rows, dim, {}, {dim, channels, pt, ph, pw});
   };
   Value x = embed_patches("patch_embedding", seen);
 
@@ -301,8 +354,12 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   const Value hidden = embedder.project("time_embedder.linear_1", timestep, dim, {.activation = Activation::silu});
   const Value time = cast(embedder.project("time_embedder.linear_2", hidden, dim), dtype);  // [T,D]
   const Value modulation = by_frame(cast(embedder.project("time_proj", silu(time), 6 * dim), DType::f32));
-  const Conditions conditions{reshape(modulation, {distinct, 6, dim}), cos_full, sin_signed,
-                              reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows}), nag};
+  const Conditions conditions{reshape(modulation, {distinct, 6, dim}),
+                              shares.own(cos_full, 0),
+                              shares.own(sin_signed, 0),
+                              reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows}),
+                              nag,
+                              shares};
 
   // VACE's blocks hand on a stream of their own, which begins with what the first block sees; each makes a hint of it. They run
   // beside the block whose hint they make, not all in front: one hint is kept at a time.
@@ -341,7 +398,8 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   const Value table =
       head.weight("scale_shift_table", DType::f32, {1, 2, dim}) + reshape(by_frame(cast(time, DType::f32)), {distinct, 1, dim});
   const Value n = norm_scale_shift(x, row(table, 1, x.dim(0)), row(table, 0, x.dim(0)), {.eps = config.eps});
-  const Value patches = head.project("proj_out", n, config.out_channels * volume);  // a patch's columns: pt, ph, pw, channel
+  // A patch's columns: pt, ph, pw, channel.
+  const Value patches = shares.gathered(head.project("proj_out", n, config.out_channels * volume));
   std::vector<Value> outputs;
   for (std::int64_t text = 0; text < patches.dim(0); ++text) {
     const Value own = reshape(slice(patches, 0, text, text + 1), {f, h, w, pt, ph, pw, config.out_channels});
@@ -350,6 +408,18 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
   }
   if (block_outputs) outputs.insert(outputs.end(), blocks.begin(), blocks.end());
   return make_graph("wan_dit", std::move(inputs), std::move(outputs));
+}
+
+Support shares_tokens(const WanDitConfig& config, const WanDitSizes& sizes, std::int64_t devices) {
+  if (devices == 1) return Support::yes();
+  const auto grid = token_grid(config, sizes.frames, sizes.height, sizes.width);
+  if (sizes.first_frame)
+    return Support::no("the tokens of a first frame that is given are modulated apart: they stay on one device");
+  if (config.num_heads % devices != 0)
+    return Support::no("{} heads are no multiple of {} devices: each takes as many heads as the others", config.num_heads, devices);
+  if (const std::int64_t tokens = grid[0] * grid[1] * grid[2]; tokens < devices)
+    return Support::no("{} tokens are fewer than {} devices", tokens, devices);
+  return Support::yes();
 }
 
 std::vector<ExpectedTensor> wan_dit_tensors(const WanDitConfig& config) {

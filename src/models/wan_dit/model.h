@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/support.h"
 #include "ir/graph.h"
 #include "models/precision.h"
 #include "models/wan_dit/config.h"
@@ -34,6 +35,10 @@ struct WanDitSizes {
   std::int64_t image_rows = 0;         // S, of a model with an image_dim
   bool first_frame = false;            // it is given: taken as it is, at timestep 0 (Wan 2.2 TI2V)
   bool negative_keys = false;          // the second of two texts is a negative prompt of normalized attention guidance
+  // Of the tokens a device has its share: those from number device * share on, the last ones filled up with others that no
+  // result comes from. Before self-attention devices exchange heads for tokens, so that each sees all tokens with its share of the
+  // heads (Ulysses, arXiv:2309.14509); the noise is whole on all of them.
+  std::int64_t devices = 1, device = 0;
 };
 
 // Inputs:  latent f32 [out_channels,F,H,W], timestep f32 [1,freq_dim] (timestep_sinusoid), cos_full and sin_signed f32 [L,1,Dh]
@@ -52,9 +57,13 @@ struct WanDitSizes {
 // added to the cross-attention's scores: the logarithm of how often a text row counts. The rows of padding are all the same, so
 // that they are one row with a count; -inf leaves a row out.
 //
-// Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len.
+// Errors: invalid_argument if a size is not a positive multiple of the patch or has more patches than rope_max_seq_len;
+// unsupported if tokens cannot be shared among so many devices, see shares_tokens().
 Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precision, const WanDitSizes& sizes,
                     bool block_outputs = false);
+
+// Whether so many devices can share the tokens of a video of these sizes.
+Support shares_tokens(const WanDitConfig& config, const WanDitSizes& sizes, std::int64_t devices);
 
 // [cos(t w_i)..., sin(t w_i)...] with w_i = 10000^(-i / (freq_dim/2)). Frequencies and angles are rounded to f32 as the reference
 // does, their functions are the exact ones rounded once.

@@ -17,6 +17,7 @@
 #include "platform/cpu/onednn.h"
 #include "platform/cpu/spins.h"
 #include "platform/cpu/tiles.h"
+#include "platform/group.h"
 
 namespace zoe::cpu {
 namespace {
@@ -116,6 +117,15 @@ class CpuPlatform : public Platform {
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CpuStream>(); }
 
+  void enter_thread() const override { omp_set_num_threads(info_.threads); }  // it is the thread's own setting
+  void pull(Stream&, Slot to, Platform& other, Slot from, std::size_t size_bytes) override {
+    ZOE_INTERNAL_CHECK(other.host_addressable());
+    std::memcpy(to.data(), from.data(), size_bytes);
+  }
+  Support reaches(const Platform& other) const override {
+    return other.host_addressable() ? Support::yes() : Platform::reaches(other);
+  }
+
   void upload(Stream&, const void* host, Slot device, std::size_t size_bytes) override {
     std::memcpy(device.data(), host, size_bytes);
   }
@@ -165,6 +175,9 @@ class CpuPlatform : public Platform {
 
   std::vector<Implementation> make_table() {
     std::vector<Implementation> table = cpu::implementations(info_);
+    table.push_back({.name = "exchange",
+                     .of = one_of<Opcode::all_to_all, Opcode::all_gather>,
+                     .make = [this](const Node& node, Making&) { return make_exchange_kernel(node, *this); }});
     table.push_back({.name = "generated",
                      .of = one_of<Opcode::fused>,
                      .make_all = [this](std::span<const Node* const> nodes, std::string& why) { return generate(nodes, why); }});

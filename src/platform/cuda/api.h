@@ -33,6 +33,12 @@ inline constexpr int kCaptureThreadLocal = 1;
 inline constexpr int kPoolReleaseThreshold = 4, kPoolReserved = 5, kPoolUsed = 7;
 inline constexpr int kFunctionMaxDynamicSharedBytes = 8;  // a function's attribute
 
+// Which device may read and write a pool's memory: that of a kind (1: a device) and number.
+struct PoolAccess {
+  int kind, device, flags;
+};
+inline constexpr int kPoolOfDevice = 1, kPoolReadAndWrite = 3;
+
 // How a tensor lies in memory, for copies of boxes of it to shared memory; the driver fills it in, and it is passed by value.
 struct alignas(64) TensorMap {
   std::uint64_t words[16];

@@ -142,6 +142,17 @@ Device::~Device() {
   api.context_release(description.handle);
 }
 
+Support Device::reaches(const Device& other) const {
+  int can = 0;
+  check_status(api.can_reach(&can, description.handle, other.description.handle), "asking for the link to another device");
+  if (can == 0)
+    return Support::no("{}:{} does not reach the memory of {}:{}", vendor.platform, description.ordinal, vendor.platform,
+                       other.description.ordinal);
+  const PoolAccess access{kPoolOfDevice, description.handle, kPoolReadAndWrite};
+  check_status(api.pool_share(other.pool_, &access, 1), "sharing memory with another device");
+  return Support::yes();
+}
+
 void Device::make_current() const { check_status(api.context_set_current(context_), "making a context current"); }
 
 struct Device::Build {

@@ -132,6 +132,8 @@ class Device : public std::enable_shared_from_this<Device> {
   // What allocate() can still hand out: of the device, and of what the pool keeps of freed memory, within the limit.
   std::uint64_t free_bytes() const;
   std::uint64_t peak_bytes() const { return peak_; }
+  // Whether this device's copy engines and kernels reach the other's memory; then from now on they may.
+  Support reaches(const Device& other) const;
 
  private:
   friend struct DeviceBuffer;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <charconv>
 #include <future>
+#include <map>
 #include <mutex>
 
 #include "base/error.h"
@@ -11,6 +12,8 @@
 #include "platform/cuda/cublaslt.h"
 #include "platform/cuda/cudnn_plan.h"
 #include "platform/cuda/kernels.h"
+#include "platform/group.h"
+#include "platform/implementation.h"
 
 namespace zoe::cuda {
 namespace {
@@ -27,8 +30,7 @@ class CudaPlatform : public Platform {
       : cublaslt_library_(start_loading(vendor, options)),
         device_(std::make_shared<Device>(vendor, ordinal, options)),
         stream_(device_),
-        table_(cuda::implementations(device_, {.cublaslt = [this](std::string& why) { return cublaslt(why); },
-                                               .cudnn = [this](std::string& why) { return cudnn(why); }})) {
+        table_(make_table(*this)) {
     const DeviceDescription& device = device_->description;
     info_ = {.platform = std::string(vendor.platform),
              .name = device.name,
@@ -104,6 +106,15 @@ class CudaPlatform : public Platform {
     device_->check_status(device_->api.set_bytes_async(address_of(slot), 0, size_bytes, handle_of(stream)), "a fill");
   }
 
+  void pull(Stream& stream, Slot to, Platform& other, Slot from, std::size_t size_bytes) override {
+    if (!reach(other)) return Platform::pull(stream, to, other, from, size_bytes);
+    copy(stream, from, to, size_bytes);
+  }
+  // Of the other devices of a group: these are of one vendor.
+  Support reaches(const Platform& other) const override {
+    return device_->reaches(*static_cast<const CudaPlatform&>(other).device_);
+  }
+
   std::span<const Implementation> implementations() const override { return table_; }
 
   // Chains and kernels of our own are compiled while libraries are asked for their fastest.
@@ -112,6 +123,26 @@ class CudaPlatform : public Platform {
   }
 
  private:
+  // Asked once a device: the answer stays.
+  bool reach(const Platform& other) {
+    const std::lock_guard lock(reached_mutex_);
+    const auto [found, is_new] = reached_.try_emplace(&other, false);
+    if (!is_new) return found->second;
+    const Support reached = reaches(other);
+    if (!reached) log(LogLevel::notice, fmt::format("{}: copies go through this process, slower", reached.reason()));
+    return found->second = static_cast<bool>(reached);
+  }
+
+  static std::vector<Implementation> make_table(CudaPlatform& platform) {
+    std::vector<Implementation> table =
+        cuda::implementations(platform.device_, {.cublaslt = [&platform](std::string& why) { return platform.cublaslt(why); },
+                                                 .cudnn = [&platform](std::string& why) { return platform.cudnn(why); }});
+    table.push_back({.name = "exchange",
+                     .of = one_of<Opcode::all_to_all, Opcode::all_gather>,
+                     .make = [&platform](const Node& node, Making&) { return make_exchange_kernel(node, platform); }});
+    return table;
+  }
+
   std::shared_ptr<Cublaslt> cublaslt(std::string& why) {
     std::call_once(cublaslt_once_, [&] {
       if (!cublaslt_library_.valid()) return;
@@ -147,6 +178,8 @@ class CudaPlatform : public Platform {
   std::shared_ptr<Cudnn> cudnn_;
   DeviceInfo info_;
   std::atomic<bool> said_unlocked_ = false;
+  std::mutex reached_mutex_;
+  std::map<const Platform*, bool> reached_;
   const std::vector<Implementation> table_;
 };
 
@@ -154,6 +187,31 @@ class CudaPlatform : public Platform {
 
 std::unique_ptr<Platform> open(const Vendor& vendor, const PlatformOptions& options, int ordinal) {
   return std::make_unique<CudaPlatform>(vendor, ordinal, options);
+}
+
+int count_devices(const Vendor& vendor, const PlatformOptions& options) {
+  const DriverApi& api = load_driver(vendor, options.cuda_path);
+  int count = 0;
+  if (api.init(0) == kSuccess) check_driver(api, vendor, api.device_count(&count), "counting devices");
+  return std::max(count, 1);  // opening the first one says why there is none
+}
+
+std::vector<std::string> links(std::string_view platform, const PlatformOptions& options) {
+  std::vector<std::string> lines;
+  for (const Vendor* vendor : {&kCuda, &kMusa, &kRocm}) {
+    if (vendor->platform != platform) continue;
+    const DriverApi& api = load_driver(*vendor, options.cuda_path);
+    const int count = count_devices(*vendor, options);
+    for (int a = 0; a < count; ++a)
+      for (int b = a + 1; b < count; ++b) {
+        int one = 0, other = 0, there = 0, back = 0;
+        if (api.device_get(&one, a) != kSuccess || api.device_get(&other, b) != kSuccess) continue;
+        const bool said = api.can_reach(&there, one, other) == kSuccess && api.can_reach(&back, other, one) == kSuccess;
+        lines.push_back(fmt::format("{0}:{1} - {0}:{2}: {3}", platform, a, b,
+                                    said && there && back ? "peer copies" : "no peer access, copies go through this process"));
+      }
+  }
+  return lines;
 }
 
 int parse_ordinal(const Vendor& vendor, std::string_view text) {

@@ -5,8 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "base/error.h"
+#include "codegen/chain.h"
+#include "ir/graph.h"
 #include "platform/coded_weight.h"
 #include "platform/implementation.h"
 
@@ -35,15 +39,34 @@ struct NullStream : Stream {
   void synchronize() override {}
 };
 
+// Results may take the place of operands as they do where kernels run: in chains, and of a product's residual. So plans have the
+// memory that they have there.
 struct NullKernel : Kernel {
+  explicit NullKernel(const Node& node) {
+    if (node.opcode == Opcode::linear || node.opcode == Opcode::conv) {
+      const auto& product = node.as<ProductAttributes>();
+      if (product.has_residual) overwritable.emplace(product.has_bias ? 3 : 2, 0);
+    } else if (node.opcode == Opcode::fused || is_unary(node.opcode) || is_binary(node.opcode) || node.opcode == Opcode::cast) {
+      const Lowered lowered =
+          lower(node.opcode == Opcode::fused ? node.as<std::shared_ptr<const CallAttributes>>()->native : single_node_graph(node));
+      if (!lowered.chain) return;
+      for (int input = 0; input < static_cast<int>(node.inputs.size()); ++input)
+        for (int output = 0; output < static_cast<int>(node.types.size()); ++output)
+          if (zoe::can_overwrite(*lowered.chain, input, output)) overwritable.emplace(input, output);
+    }
+  }
+  bool can_overwrite(int input, int output) const override { return overwritable.contains({input, output}); }
   std::string_view implementation() const override { return "null"; }
   void pack_weight(int, const Type&, const WeightReader&, std::byte*) const override {}
   void run(Stream&, std::span<const Slot>, std::span<const Slot>, Slot) const override {}
+  std::set<std::pair<int, int>> overwritable;  // operand, result
 };
 
 struct NullCodesKernel : NullKernel {
   explicit NullCodesKernel(const Node& node)
-      : is_linear(node.opcode == Opcode::linear), codes_of_x(static_cast<std::size_t>(node.inputs[0].shape().count())) {}
+      : NullKernel(node),
+        is_linear(node.opcode == Opcode::linear),
+        codes_of_x(static_cast<std::size_t>(node.inputs[0].shape().count())) {}
   std::size_t scratch_bytes() const override { return codes_of_x; }
   std::string weight_layout(int input) const override {
     return is_linear && input == 1 ? std::string(kCodedLayout) : Kernel::weight_layout(input);
@@ -75,7 +98,7 @@ class NullPlatform : public Platform {
   std::span<const Implementation> implementations() const override { return table_; }
 
  private:
-  static std::unique_ptr<Kernel> make(const Node&, Making&) { return std::make_unique<NullKernel>(); }
+  static std::unique_ptr<Kernel> make(const Node& node, Making&) { return std::make_unique<NullKernel>(node); }
   const std::vector<Implementation> table_ = {
       {.name = "null_kept", .of = one_of<Opcode::linear>, .make = make, .takes_kept = true},
       {.name = "null_codes",
