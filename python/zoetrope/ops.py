@@ -164,7 +164,7 @@ class Graph:
         power = math.fsum(value * value for values in expected for value in values)
         error = math.fsum(value * value for value in differences)
         return Check(
-            max_abs=builtins.max((abs(value) for value in differences), default=0.0),
+            max_abs=builtins.max((builtins.abs(value) for value in differences), default=0.0),
             relative_rms=math.sqrt(error / power) if power else math.sqrt(error),
             same_bits=all(bytes(a.bytes()) == bytes(b.bytes()) for a, b in zip(compiled, uncompiled)),
             platform=on.name)
