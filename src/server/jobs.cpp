@@ -320,14 +320,18 @@ void Jobs::finish(const std::shared_ptr<RunningJob>& job) {
   std::vector<Waiter> waiters;
   std::optional<JobView> view;
   if (now) view = JobView{.record = *now, .progress = {}, .queue_position = {}};
+  bool removed = false;
   {
     const std::lock_guard lock(mutex_);
     running_.erase(record.id);
+    removed = job->stop == RunningJob::Stop::removed;
     --open_;
     if (--owned_[record.owner] == 0) owned_.erase(record.owner);
     if (counts || !now) waiters = done_locked(record.id, view);
     idle_.notify_all();
   }
+  // Who removes a job that runs leaves its files to this thread: also if that came when it was found done above.
+  if (removed) folders_.remove_all(record.id);
   for (const Waiter& waiter : waiters) waiter.then(view);
 }
 
