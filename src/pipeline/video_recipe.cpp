@@ -225,8 +225,9 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   settled_.token_pieces = asked_pieces_.value_or(1);
   share_among(context, asked_batch_ == GuidanceBatch::on);
   settled_.exchanged_bytes = exchanged_bytes();
-  const bool as_batch =
-      asked_batch_ == GuidanceBatch::on || (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1);
+  // Where devices share tokens, a batch's parts lie apart in what is exchanged, which was slower (docs/performance.md).
+  const bool as_batch = asked_batch_ == GuidanceBatch::on ||
+                        (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1 && settled_.sequence_devices == 1);
   settled_.batch = guided() && !apart() && as_batch ? 2 : 1;
   settled_.vae_tiles = asked_tiles_.value_or(1);
   if (image_) image_->settle(settled_);
