@@ -242,6 +242,28 @@ Session open(const fs::path& folder, DType dtype, const std::string& platform = 
 
 constexpr std::uint64_t kFactors = 16 * 2 * (2 * (256 + 256) + 2 * (1024 + 256));  // of kPairs, rank 4 of 16, in bf16
 
+// Codes are made of weights that the LoRA is a part of, also where these are stored in a way that they would stay in.
+TEST(LoraAndCodes, AreOfTheMergedWeights) {
+  const testing::TemporaryFolder folder;
+  const std::string lora = write_lora(folder.path() / "style.safetensors", 4, false);
+  for (const fs::path& model : {kToy, make_q8_0(folder.path() / "q8")}) {
+    Session session = open(model, DType::f32);
+    Request coded = small({{lora, -0.6}}), plain = small({});
+    coded.precision = plain.precision = Arithmetic::int8;
+    const Made exact = make(session, with(LoraMode::merge, {{lora, -0.6}})), got = make(session, coded),
+               base = make(session, plain);
+    EXPECT_LT(relative(got.latents, exact.latents), relative(got.latents, base.latents) / 2);
+    EXPECT_LT(relative(got.latents, exact.latents), 0.1);
+    coded.lora_mode = LoraMode::beside;
+    try {
+      session.prepare(coded);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()).find("[lora_mode] got beside and products of 8 bits"), 0U) << error.what();
+    }
+  }
+}
+
 // In bf16 the difference is that of weights which are rounded at another place; two orders of the sums differ by as much.
 TEST(LoraBeside, GivesTheVideoOfMergedWeights) {
   const testing::TemporaryFolder folder;
