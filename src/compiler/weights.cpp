@@ -349,6 +349,10 @@ std::shared_ptr<Buffer> WeightStore::find(const PlanWeight& weight) const {
   return found == packed_.end() ? nullptr : found->second.buffer;
 }
 
+bool WeightStore::has(const Plan& plan) const {
+  return std::all_of(plan.weights.begin(), plan.weights.end(), [&](const PlanWeight& weight) { return find(weight) != nullptr; });
+}
+
 void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOptions& options) {
   if (blocks_) clear_device();
   Laps laps;

@@ -61,6 +61,7 @@ class WeightStore {
   // Packs what load() or a stream of the plans will want, in memory of this process, as far as `host_bytes` go: what was kept there
   // for other plans makes room. For a thread beside runs with other stores' weights.
   void prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options = {});
+  bool has(const Plan& plan) const;  // all that load() would bring
   // Asks the system to read what a plan needs, and does not wait.
   void read_ahead(const Plan& plan) const;
 

@@ -15,10 +15,6 @@ namespace {
 
 double seconds_since(StepClock::time_point start) { return std::chrono::duration<double>(StepClock::now() - start).count(); }
 
-}  // namespace
-
-namespace {
-
 std::vector<Platform*> devices_of(Platform& platform) {
   if (!platform.group()) return {&platform};
   return {platform.group()->devices().begin(), platform.group()->devices().end()};
@@ -226,11 +222,14 @@ void Execution::load_ahead(const Work& work, std::size_t stage, std::size_t vide
       // Those of other devices are loaded by their devices' threads, all at once.
       if (use.device != 0 || found == placement_.ahead.end() || found->second > stage || loaded_.contains(name)) continue;
       Component* const component = resources_.components.at(name).get();
-      if (component->weights().size_bytes() > 0 || !work.takes_weights(later, video, callbacks_)) continue;
+      if (!program_.plans_of(stage, name).empty() || !work.takes_weights(later, video, callbacks_)) continue;
       std::vector<const Plan*> plans;
       for (std::size_t each = later; each < program_.program().stages.size(); ++each)
         for (const Plan* plan : program_.plans_of(each, name))
           if (std::find(plans.begin(), plans.end(), plan) == plans.end()) plans.push_back(plan);
+      // Not "anything": a load that was given up leaves the weights of the plans before it.
+      const auto is_there = [&](const Plan* plan) { return component->weights().has(*plan); };
+      if (std::all_of(plans.begin(), plans.end(), is_there)) continue;
       tasks.emplace_back([this, component, name, plans = std::move(plans)] {
         const auto start = StepClock::now();
         component->load(plans, &give_up_, [&](std::size_t done, std::size_t total) {
