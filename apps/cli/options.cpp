@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/split.h"
 #include "compiler/policy.h"
 #include "ops/register.h"
 #include "platform/implementation.h"
@@ -101,33 +102,37 @@ void add_request_field(CLI::App& app, Request& request, std::string_view name, s
   add_request_field(app, request, *find_field(name), fallback);
 }
 
+namespace {
+
+// An option that sets `to` to the one of `all` whose name is given.
+template <class T>
+void add_choice(CLI::App& app, const char* option, T& to, std::vector<T> all, const char* help) {
+  std::vector<std::string_view> names;
+  for (const T each : all) names.push_back(name(each));
+  const std::string type = fmt::format("{}", fmt::join(names, "|"));
+  app.add_option_function<std::string>(
+         option,
+         [option, &to, all = std::move(all), names = std::move(names)](const std::string& text) {
+           const auto chosen = std::find(names.begin(), names.end(), text);
+           check(chosen != names.end(), ErrorKind::invalid_argument, option, "got {}, expected {} or {}.", in_quotes(text),
+                 fmt::join(names.begin(), names.end() - 1, ", "), names.back());
+           to = all[static_cast<std::size_t>(chosen - names.begin())];
+         },
+         help)
+      ->type_name(type);
+}
+
+}  // namespace
+
 void add_memory_options(CLI::App& app, SessionOptions& options) {
-  app.add_option_function<std::string>(
-         "--offload",
-         [&options](const std::string& text) {
-           using enum Offload;
-           const Offload all[] = {automatic, none, encoder, experts, blocks};
-           const auto chosen = std::find_if(std::begin(all), std::end(all), [&](Offload each) { return name(each) == text; });
-           check(chosen != std::end(all), ErrorKind::invalid_argument, "--offload",
-                 "got {}, expected auto, none, encoder, experts or blocks.", in_quotes(text));
-           options.offload = *chosen;
-         },
-         "Weights that leave the device while others are at work: none, those of the text encoder's other layers, of the other "
-         "experts, too, of the transformer's other blocks, too; auto is the least of these that fits (default auto)")
-      ->type_name("auto|none|encoder|experts|blocks");
-  app.add_option_function<std::string>(
-         "--parallel",
-         [&options](const std::string& text) {
-           using enum Parallel;
-           const Parallel all[] = {automatic, none, guidance, sequence, both};
-           const auto chosen = std::find_if(std::begin(all), std::end(all), [&](Parallel each) { return name(each) == text; });
-           check(chosen != std::end(all), ErrorKind::invalid_argument, "--parallel",
-                 "got {}, expected auto, none, guidance, sequence or guidance+sequence.", in_quotes(text));
-           options.parallel = *chosen;
-         },
-         "How a step is shared among the devices of --platform cuda:0,1: by the two texts of guidance, by a video's tokens, by "
-         "both, or none; auto takes what uses most devices, guidance first (default auto)")
-      ->type_name("auto|none|guidance|sequence|guidance+sequence");
+  using enum Offload;
+  add_choice(app, "--offload", options.offload, {automatic, none, encoder, experts, blocks},
+             "Weights that leave the device while others are at work: none, those of the text encoder's other layers, of the other "
+             "experts, too, of the transformer's other blocks, too; auto is the least of these that fits (default auto)");
+  add_choice(app, "--parallel", options.parallel,
+             {Parallel::automatic, Parallel::none, Parallel::guidance, Parallel::sequence, Parallel::both},
+             "How a step is shared among the devices of --platform cuda:0,1: by the two texts of guidance, by a video's tokens, by "
+             "both, or none; auto takes what uses most devices, guidance first (default auto)");
   app.add_option_function<std::string>(
          "--host-memory-limit",
          [&options](const std::string& text) { options.host_memory_limit_bytes = parse_bytes("--host-memory-limit", text, 0); },
@@ -176,11 +181,9 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
          "--compile-exclude",
          [&options](const std::string& text) {
            options.excluded_ops.clear();
-           for (std::size_t begin = 0; begin <= text.size();) {
-             const std::size_t end = std::min(text.find(',', begin), text.size());
-             options.excluded_ops.push_back(text.substr(begin, end - begin));
+           for (const std::string_view op : split(text, ',')) {
+             options.excluded_ops.emplace_back(op);
              check_op_name("--compile-exclude", options.excluded_ops.back());
-             begin = end + 1;
            }
          },
          "Ops whose nodes stay out of generated kernels")

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/split.h"
 #include "pipeline/model.h"
 #include "server/api_keys.h"
 #include "server/server.h"
@@ -38,17 +39,14 @@ fs::path default_data_folder() {
 }
 
 // Devices with a job of their own each: "cuda:0,cuda:1" are two, "cuda:0,1" is a group that gives each job both.
-std::vector<std::string> split(const std::string& text) {
-  std::vector<std::string> parts;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string part = text.substr(begin, end - begin);
+std::vector<std::string> split_devices(const std::string& text) {
+  std::vector<std::string> devices;
+  for (const std::string_view part : split(text, ',')) {
     const bool is_number = !part.empty() && part.find_first_not_of("0123456789") == part.npos;
-    if (is_number && !parts.empty() && parts.back().find(':') != part.npos) parts.back() += "," + part;
-    else parts.push_back(part);
-    begin = end + 1;
+    if (is_number && !devices.empty() && devices.back().find(':') != part.npos) devices.back().append(",").append(part);
+    else devices.emplace_back(part);
   }
-  return parts;
+  return devices;
 }
 
 // NAME=MODEL, or MODEL under its own name.
@@ -87,7 +85,7 @@ int serve(ServeOptions& options) {
     for (const EmbeddedModel which : {EmbeddedModel::text_to_video, EmbeddedModel::image_to_video})
       options.models.push_back(embedded_model_path(which).string());
   for (const std::string& text : options.models) to.models.push_back(open_served(text));
-  for (const std::string& name : split(options.device.platform)) {
+  for (const std::string& name : split_devices(options.device.platform)) {
     DeviceOptions one = options.device;
     one.platform = name;
     const std::shared_ptr<Platform> platform = open(one);

@@ -354,4 +354,8 @@ Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origi
   return make_node(node.opcode, std::move(inputs), node.attributes, node.types, std::move(origin), node.block);
 }
 
+Value in_block(const Value& x, int block, std::string origin) {
+  return make_node(Opcode::reshape, {x}, {}, {x.type()}, std::move(origin), block);
+}
+
 }  // namespace zoe

@@ -82,9 +82,9 @@ Value conv(const Value& x, const Value& weight, const ConvWindow& window, const 
 
 // softmax(scale * q k^T + bias) v for each of N heads, softmax in f32; the L x L matrix is never stored.
 // q [B,Lq,N,D], k [B,Lk,N,D], v [B,Lk,N,D], bias f32 [1|B,1|N,1|Lq,Lk] or absent -> [B,Lq,N,D]
-Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {}, Codes codes = Codes::none);
 // With codes, of each batch and head: q and k (which is off by its mean over the keys, a constant that softmax does not see) become
 // codes a token, v a channel; weights exp(score - largest of the row) become nearest(255 w), which are also what is summed.
+Value attention(const Value& q, const Value& k, const Value& v, double scale, const Value& bias = {}, Codes codes = Codes::none);
 // For passes: N is attributes.heads, and q, k and v may have more of them.
 Value attention(const Value& q, const Value& k, const Value& v, const AttentionAttributes& attributes, const Value& bias);
 
@@ -97,6 +97,10 @@ std::vector<Value> make_fused(std::string op, const std::vector<Value>& argument
 
 // For passes: a new node like `node` with other inputs of the same types; `origin` becomes its name.
 Value with_inputs(const Node& node, std::vector<Value> inputs, std::string origin);
+
+// x as a value of a later block, a reshape to its own shape: what is made of it is made there, and not fused with what makes x and
+// kept until then (is_border in compiler/passes/rebuild.h). `origin` becomes its name.
+Value in_block(const Value& x, int block, std::string origin = {});
 
 template <class Native>
 std::vector<Value> call(std::string op, const std::vector<Value>& arguments, Native&& native) {

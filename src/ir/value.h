@@ -55,6 +55,7 @@ std::string_view name(Opcode opcode);
 bool is_unary(Opcode opcode);   // element-wise with one operand, cast excluded
 bool is_binary(Opcode opcode);  // element-wise with two operands
 bool is_reduction(Opcode opcode);
+constexpr bool is_exchange(Opcode opcode) { return opcode == Opcode::all_to_all || opcode == Opcode::all_gather; }
 // What a reduction is made of.
 struct Reduction {
   Opcode combine;  // of an element and the total so far

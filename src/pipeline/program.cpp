@@ -71,8 +71,7 @@ void BoundProgram::bind(std::size_t number_of_stage) {
     const int device = program_.plans[of].device;
     Use bound{.use = &use, .plan = plans_[of], .inputs = {}, .outputs = {}, .device = device};
     const Graph& graph = bound.plan->plan.graph;
-    bound.exchanges = std::ranges::any_of(
-        graph.nodes, [](const NodePtr& node) { return node->opcode == Opcode::all_to_all || node->opcode == Opcode::all_gather; });
+    bound.exchanges = std::ranges::any_of(graph.nodes, [](const NodePtr& node) { return is_exchange(node->opcode); });
     ZOE_INTERNAL_CHECK(bound.plan->outputs.size() == graph.outputs.size());
     for (const Value& value : graph.inputs)
       bound.inputs.push_back({value.node().name, tensor_name(use, value.node().name), value.type()});

@@ -19,6 +19,7 @@
 #include "pipeline/model.h"
 #include "pipeline/recipe.h"
 #include "pipeline/session_access.h"
+#include "pipeline/settle.h"
 #include "platform/cpu/host.h"
 #include "text/tokenizer.h"
 
@@ -180,8 +181,7 @@ struct Session::State {
         spelled("lora_mode", options.spelling),
         "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
         "keep), or merge.");
-    const bool exact =
-        request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8) == Arithmetic::exact;
+    const bool exact = wanted_precision(request) == Arithmetic::exact;
     check(exact || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument, spelled("lora_mode", options.spelling),
           "got beside and products of 8 bits, whose weights a LoRA is a part of: expected auto or merge, or {} exact.",
           spelled("precision", options.spelling));

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/split.h"
 #include "ir/trace.h"
 #include "pipeline/request_choices.h"
 
@@ -41,14 +42,12 @@ std::vector<std::pair<int, int>> block_ranges(std::string_view text, std::int64_
     if (digits.empty() || status != std::errc() || end != digits.data() + digits.size() || value < 0 || value >= blocks) refuse();
     return value;
   };
-  for (std::size_t begin = 0; begin <= text.size() && !text.empty();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string_view part = text.substr(begin, end - begin);
+  if (text.empty()) return ranges;
+  for (const std::string_view part : split(text, ',')) {
     const std::size_t dash = std::min(part.find('-'), part.size());
     const int first = number(part.substr(0, dash)), last = dash == part.size() ? first : number(part.substr(dash + 1));
     if (last < first) refuse();
     ranges.emplace_back(first, last);
-    begin = end + 1;
   }
   return ranges;
 }
@@ -57,6 +56,14 @@ std::vector<std::pair<int, int>> block_ranges(std::string_view text, std::int64_
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
 
+Arithmetic wanted_precision(const Request& request) {
+  return request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8);
+}
+
+Arithmetic wanted_attention(const Request& request) {
+  return request.attention.value_or(request.quality == Quality::fast ? Arithmetic::int8 : Arithmetic::exact);
+}
+
 void settle_arithmetic(const Request& request, const ModelConfig& model, DType dtype, std::int64_t tokens, const Platform& platform,
                        Spelling spelling, Settled& settled) {
   const WanDitConfig& transformer = model.transformer;
@@ -64,9 +71,8 @@ void settle_arithmetic(const Request& request, const ModelConfig& model, DType d
               heads = input("x", dtype, {1, tokens, transformer.num_heads, transformer.head_dim});
   const Value product = linear(x, parameter("weight", dtype, {transformer.dim(), transformer.dim()}), {.codes = Codes::i8}),
               attended = attention(heads, heads, heads, 1, {}, Codes::i8);
-  const auto settle = [&](std::string_view field, const std::optional<Arithmetic>& asked, bool by_quality, const Value& node) {
-    if (!asked && !by_quality) return Arithmetic::exact;
-    if (asked == Arithmetic::exact) return Arithmetic::exact;
+  const auto settle = [&](std::string_view field, const std::optional<Arithmetic>& asked, Arithmetic wanted, const Value& node) {
+    if (wanted == Arithmetic::exact) return wanted;
     const Support support = platform.takes(node.node());
     if (support) return Arithmetic::int8;
     check(!asked, ErrorKind::unsupported, spelled(field, spelling),
@@ -76,8 +82,8 @@ void settle_arithmetic(const Request& request, const ModelConfig& model, DType d
                     field == "precision" ? "precision" : "attention", platform.info().platform, support.reason()));
     return Arithmetic::exact;
   };
-  settled.precision = settle("precision", request.precision, request.quality != Quality::exact, product);
-  settled.attention = settle("attention", request.attention, request.quality == Quality::fast, attended);
+  settled.precision = settle("precision", request.precision, wanted_precision(request), product);
+  settled.attention = settle("attention", request.attention, wanted_attention(request), attended);
   settled.exact_blocks = block_ranges(request.exact_blocks, transformer.num_layers, spelled("exact_blocks", spelling));
 }
 

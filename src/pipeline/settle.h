@@ -22,6 +22,10 @@ void settle_size(const Request& request, const ModelConfig& model, Spelling spel
 void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled,
                      SchedulerConfig& scheduler);
 
+// What a request asks for, by name or by its quality, whether or not a device can.
+Arithmetic wanted_precision(const Request& request);
+Arithmetic wanted_attention(const Request& request);
+
 // What products and attention of the transformer are computed from, by precision, attention and exact_blocks, or by the quality
 // where these are open. `unsupported` where a device cannot do what was named; a notice where quality means less on it. `tokens`:
 // of a video.

@@ -88,14 +88,20 @@ class ExchangeKernel : public Kernel {
   const std::size_t member_, piece_bytes_, step_;
 };
 
-}  // namespace
-
 std::unique_ptr<Kernel> make_exchange_kernel(const Node& node, Platform& device) {
   const auto size = static_cast<int>(node.types[0].shape.dim(0));
   DeviceGroup* const group = device.group();
   check(group && group->size() % static_cast<std::size_t>(size) == 0, ErrorKind::unsupported, device.info().platform,
         "an exchange of {} devices: got {}, expected a group of them.", size, group ? group->size() : 1);
   return std::make_unique<ExchangeKernel>(node, group->among(device.rank(), size), static_cast<std::size_t>(device.rank() % size));
+}
+
+}  // namespace
+
+Implementation exchange_row(Platform& device) {
+  return {.name = "exchange", .of = is_exchange, .make = [&device](const Node& node, Making&) {
+            return make_exchange_kernel(node, device);
+          }};
 }
 
 std::unique_ptr<Platform> DeviceGroup::form(std::vector<std::unique_ptr<Platform>> devices) {

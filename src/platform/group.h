@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "platform/implementation.h"
 #include "platform/platform.h"
 
 namespace zoe {
@@ -75,7 +76,8 @@ class DeviceGroup {
   std::map<std::pair<int, int>, std::shared_ptr<Exchange>> exchanges_;  // by first rank and size
 };
 
-// The kernel of an all_to_all or all_gather on a device of a group; `unsupported` if it is in none of the size.
-std::unique_ptr<Kernel> make_exchange_kernel(const Node& node, Platform& device);
+// The row of a device's table for all_to_all and all_gather. Its kernel is `unsupported` where the device is in no group of the
+// size.
+Implementation exchange_row(Platform& device);
 
 }  // namespace zoe

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/split.h"
 #include "ir/change.h"
 #include "ir/graph.h"
 #include "platform/kept_weight.h"
@@ -81,9 +82,7 @@ OverrideRules parse_override_rules(std::string_view text) {
   constexpr std::pair<std::string_view, OverrideRules::Ops> kOps[] = {{"allow", allow}, {"native", native}, {"require", require}};
   constexpr std::string_view kNever = "no-";
   OverrideRules rules;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    const std::string_view part = text.substr(begin, end - begin);
+  for (const std::string_view part : split(text, ',')) {
     const auto* const ops = std::find_if(std::begin(kOps), std::end(kOps), [&](const auto& row) { return row.first == part; });
     const bool never = part.starts_with(kNever);
     check(!part.empty() && part != kNever, ErrorKind::invalid_argument, "--override",
@@ -92,7 +91,6 @@ OverrideRules parse_override_rules(std::string_view text) {
     if (ops != std::end(kOps)) rules.ops = ops->second;
     else if (never) rules.never.emplace_back(part.substr(kNever.size()));
     else rules.first.emplace_back(part);
-    begin = end + 1;
   }
   return rules;
 }

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
+#include "base/split.h"
 #include "platform/cpu/host.h"
 #include "platform/cpu/platform.h"
 #include "platform/cuda/platform.h"
@@ -79,14 +80,10 @@ namespace {
 
 // "0,1,2" behind "cuda:", each once.
 std::vector<std::string_view> split_ordinals(std::string_view platform, std::string_view text) {
-  std::vector<std::string_view> parts;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const std::size_t end = std::min(text.find(',', begin), text.size());
-    parts.push_back(text.substr(begin, end - begin));
-    check(std::count(parts.begin(), parts.end(), parts.back()) == 1, ErrorKind::invalid_argument, "platform",
-          "device {} is named twice: got {}:{}, expected each once.", parts.back(), platform, text);
-    begin = end + 1;
-  }
+  std::vector<std::string_view> parts = split(text, ',');
+  for (auto part = parts.begin(); part != parts.end(); ++part)
+    check(std::find(parts.begin(), part, *part) == part, ErrorKind::invalid_argument, "platform",
+          "device {} is named twice: got {}:{}, expected each once.", *part, platform, text);
   return parts;
 }
 

@@ -8,9 +8,12 @@
 #include "pipeline/model.h"
 #include "pipeline/session.h"
 #include "platform/platform.h"
+#include "testing/compare.h"
 
 namespace zoe {
 namespace {
+
+using testing::relative_rms;
 
 Request small(Quality quality = Quality::exact) {
   Request request;
@@ -52,23 +55,13 @@ Session open(DType dtype, bool compile = true, Offload offload = Offload::automa
           {.dtype = dtype, .compile = {.compile = compile}, .offload = offload}};
 }
 
-double relative(const std::vector<float>& got, const std::vector<float>& expected) {
-  double squares = 0, power = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = static_cast<double>(got.at(i)) - static_cast<double>(expected[i]);
-    squares += difference * difference;
-    power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
-  }
-  return std::sqrt(squares / power);
-}
-
 TEST(Arithmetic, EightBitsAreNearAndSmaller) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     Session session = open(dtype);
     const Made exact = make(session, small()), coded = make(session, with(Arithmetic::int8));
     EXPECT_EQ(exact.not_exact, "");
     EXPECT_EQ(coded.not_exact, "int8 products, exact attention");
-    const double distance = relative(coded.latents, exact.latents);
+    const double distance = relative_rms(coded.latents, exact.latents);
     std::printf("%s: %.3g from exact, weights %zu of %zu bytes\n", std::string(name(dtype)).c_str(), distance, coded.weights,
                 exact.weights);
     EXPECT_GT(distance, 1e-4);

@@ -12,6 +12,7 @@
 #include "pipeline/session.h"
 #include "pipeline/video_files.h"
 #include "platform/platform.h"
+#include "testing/compare.h"
 #include "testing/read_video.h"
 #include "testing/temporary_folder.h"
 #include "testing/two_experts_folder.h"
@@ -20,6 +21,8 @@
 
 namespace zoe {
 namespace {
+
+using testing::relative_rms;
 
 namespace fs = std::filesystem;
 using Frames = std::vector<std::uint8_t>;
@@ -226,16 +229,6 @@ Made make(Session& session, const Request& request) {
   return made;
 }
 
-double relative(const std::vector<float>& got, const std::vector<float>& expected) {
-  double squares = 0, power = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double difference = static_cast<double>(got.at(i)) - static_cast<double>(expected[i]);
-    squares += difference * difference;
-    power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
-  }
-  return std::sqrt(squares / power);
-}
-
 Session open(const fs::path& folder, DType dtype, const std::string& platform = "cpu", bool keep = true) {
   return {read_model_config(folder), open_platform(platform, {.threads = 2}), {.dtype = dtype, .compile = {.keep_stored = keep}}};
 }
@@ -252,8 +245,8 @@ TEST(LoraAndCodes, AreOfTheMergedWeights) {
     coded.precision = plain.precision = Arithmetic::int8;
     const Made exact = make(session, with(LoraMode::merge, {{lora, -0.6}})), got = make(session, coded),
                base = make(session, plain);
-    EXPECT_LT(relative(got.latents, exact.latents), relative(got.latents, base.latents) / 2);
-    EXPECT_LT(relative(got.latents, exact.latents), 0.1);
+    EXPECT_LT(relative_rms(got.latents, exact.latents), relative_rms(got.latents, base.latents) / 2);
+    EXPECT_LT(relative_rms(got.latents, exact.latents), 0.1);
     coded.lora_mode = LoraMode::beside;
     try {
       session.prepare(coded);
@@ -278,7 +271,7 @@ TEST(LoraBeside, GivesTheVideoOfMergedWeights) {
     Session session = open(model, dtype);
     const Made plain = make(session, small()), merged = make(session, with(LoraMode::merge, {{lora, -0.6}})),
                beside = make(session, with(LoraMode::automatic, {{lora, -0.6}}));
-    const double difference = relative(beside.latents, merged.latents), changed = relative(beside.latents, plain.latents);
+    const double difference = relative_rms(beside.latents, merged.latents), changed = relative_rms(beside.latents, plain.latents);
     std::printf("%s: %.2g from merged weights, %.2g from the base\n", std::string(name(dtype)).c_str(), difference, changed);
     EXPECT_GT(changed, 20 * difference);
     // In bf16 0.023 on AMX, where two orders of the sums differ by 0.022.
@@ -296,11 +289,11 @@ TEST(LoraBeside, GivesTheVideoOfMergedWeights) {
     Session elsewhere = open(model, dtype, "opencl");
     const Made there = make(elsewhere, with(LoraMode::merge, {{lora, -0.6}})),
                there_beside = make(elsewhere, with(LoraMode::beside, {{lora, -0.6}}));
-    const double orders = relative(there.latents, merged.latents);
+    const double orders = relative_rms(there.latents, merged.latents);
     std::printf("    two orders of sums: %.2g; beside on opencl: %.2g from its merged weights\n", orders,
-                relative(there_beside.latents, there.latents));
+                relative_rms(there_beside.latents, there.latents));
     EXPECT_LE(difference, 2 * orders);
-    EXPECT_LE(relative(there_beside.latents, there.latents), 2 * orders);
+    EXPECT_LE(relative_rms(there_beside.latents, there.latents), 2 * orders);
   }
 }
 
@@ -318,7 +311,7 @@ TEST(LoraBeside, ReadsNothingButFactors) {
   const Made both = make(session, small({{one, 0.5}, {all, 1}}));
   EXPECT_EQ(both.loaded, 2 * kFactors + kOne);  // and zeros for the k of the v of cross-attention
   const Made merged = make(session, with(LoraMode::merge, {{one, 0.5}, {all, 1}}));
-  EXPECT_LE(relative(both.latents, merged.latents), 1e-5);
+  EXPECT_LE(relative_rms(both.latents, merged.latents), 1e-5);
   EXPECT_GT(merged.loaded, 4 * kFactors);
   make(session, small());
   const Made again = make(session, small());
@@ -338,7 +331,7 @@ TEST(LoraBeside, WhatIsNotLowRankIsMerged) {
   EXPECT_NE(mixed.notices.find("beside 4 matrices and are added where these are used; 1 tensors are changed as they are read"),
             std::string::npos)
       << mixed.notices;
-  EXPECT_LE(relative(mixed.latents, make(session, with(LoraMode::merge, {{lora, 1}})).latents), 1e-5);
+  EXPECT_LE(relative_rms(mixed.latents, make(session, with(LoraMode::merge, {{lora, 1}})).latents), 1e-5);
   const Made of_dora = make(session, small({{dora, 1}}));
   EXPECT_EQ(of_dora.notices.find("beside"), std::string::npos) << of_dora.notices;
   EXPECT_EQ(of_dora.latents, make(session, with(LoraMode::merge, {{dora, 1}})).latents);
@@ -352,7 +345,7 @@ TEST(LoraBeside, AWideBaseMayBeKeptToo) {
   const Made plain = make(session, small()), merged = make(session, small({{lora, 1}})),
              beside = make(session, with(LoraMode::beside, {{lora, 1}}));
   EXPECT_EQ(merged.notices.find("beside"), std::string::npos) << merged.notices;
-  EXPECT_LE(relative(beside.latents, merged.latents), 1e-5);
+  EXPECT_LE(relative_rms(beside.latents, merged.latents), 1e-5);
   EXPECT_EQ(make(session, with(LoraMode::beside, {{lora, 0.5}})).loaded, 2 * kFactors);
   EXPECT_EQ(make(session, small()).latents, plain.latents);
   Session widened = open(kToy, DType::f32, "cpu", false);

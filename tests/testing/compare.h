@@ -12,6 +12,18 @@
 
 namespace zoe::testing {
 
+// sqrt(sum (got - expected)^2 / sum expected^2).
+template <class Got, class Expected>
+double relative_rms(const Got& got, const Expected& expected) {
+  double error = 0, power = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double difference = static_cast<double>(got.at(i)) - static_cast<double>(expected[i]);
+    error += difference * difference;
+    power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
+  }
+  return std::sqrt(error / power);
+}
+
 // Passes if sqrt(sum (got - expected)^2 / sum expected^2) <= tolerance. Fails, too, for expected values that could prove nothing:
 // none, not finite, or all the same (one value alone may be anything but 0).
 template <class Got, class Expected>

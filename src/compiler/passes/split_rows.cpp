@@ -384,9 +384,7 @@ class Splitter : public Parts {
 
   // A piece that was made in an earlier block, for what is made of it now: norms of it, say, which are small beside all of them.
   Value behind_border(const Value& piece) const {
-    if (piece.node().block >= block_) return piece;
-    const Node border{Opcode::reshape, {}, {}, {piece.type()}, {}, block_};
-    return with_inputs(border, {piece}, piece.node().name);
+    return piece.node().block >= block_ ? piece : in_block(piece, block_, piece.node().name);
   }
 
   Value joined(const Value& value) {

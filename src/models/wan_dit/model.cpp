@@ -100,12 +100,6 @@ Weights vace_weights(const WanDitConfig& config, const ComponentPrecision& preci
 // [1,..] -> [B,..], each the same.
 Value repeat(const Value& x, std::int64_t batch) { return concat(std::vector<Value>(static_cast<std::size_t>(batch), x), 0); }
 
-// x as a value of a later block: what is made of it is made there, and not fused with what makes x and kept until then.
-Value in_block(const Value& x, int block) {
-  const Node same{Opcode::reshape, {}, {}, {x.type()}, {}, block};
-  return with_inputs(same, {x}, {});
-}
-
 // Row i of a table of modulations [F,n,D] for a batch of B -> [1,1,D], or [B,F,1,D] where frames differ.
 Value row(const Value& table, std::int64_t i, std::int64_t batch) {
   const Value rows = slice(table, 1, i, i + 1);
@@ -211,7 +205,8 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
   const auto exchanged = [&](const Value& own) { return shares.devices == 1 ? own : shares.heads_of(block.attended(own)); };
   const Value q = exchanged(rotated("attn1.to_q", "attn1.norm_q")), k = exchanged(rotated("attn1.to_k", "attn1.norm_k"));
   const Value v = exchanged(block.split_heads(block.project("attn1.to_v", n, dim)));
-  const Value self = block.project("attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v, {}, block.precision.attention_codes))), dim);
+  const Value self = block.project(
+      "attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v, {}, block.precision.attention_codes))), dim);
 
   NormedResidual stream;
   if (block.config.cross_attn_norm) {

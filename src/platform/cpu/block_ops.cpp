@@ -437,9 +437,11 @@ auto by_reduction(Opcode opcode, const Make& make) {
   switch (opcode) {
 #define ZOE_UNARY(name, value, spelling)
 #define ZOE_BINARY(name, value, spelling)
-#define ZOE_REDUCTION(name, combine, identity)                        \
+// clang-format off
+#define ZOE_REDUCTION(name, combine, identity) \
   case Opcode::name: return make.template operator()<Opcode::name>();
 #include "ir/opcodes.def"
+    // clang-format on
     default: return decltype(make.template operator()<Opcode::sum>()){};
   }
 }

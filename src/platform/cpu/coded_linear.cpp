@@ -16,8 +16,6 @@
 
 #ifndef ZOE_PLATFORM_CPU_CODED_LINEAR_ONCE
 #define ZOE_PLATFORM_CPU_CODED_LINEAR_ONCE
-#include <omp.h>
-
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -470,7 +468,7 @@ class CodedTileLinear : public CodedLinear {
       : CodedLinear(node, device, loops, kPanelColumns, 4, 1, kTileBytes), tasks_(rows_, padded_ / 2, columns_, threads_) {
     implementation_ = fmt::format("i8 codes, {}", name);
     layout_ = "i8 codes, panels of 32 columns, tiles of 64x16 in fours";
-    thread_bytes_ = static_cast<std::size_t>(tasks_.packed_bytes()) + static_cast<std::size_t>(tasks_.sums()) * sizeof(float);
+    thread_bytes_ = tasks_.work_bytes();
   }
 
  private:
@@ -484,34 +482,12 @@ class CodedTileLinear : public CodedLinear {
   }
 
   void add_sums(const std::int32_t* codes, const std::byte* weight, std::byte* work, const TakeSums& take) const override {
-    const bool is_small = rows_ * columns_ * blocks_of(depth_, kTileBytes) < kParallelElements;
-#pragma omp parallel num_threads(threads_) if (!is_small)
-    {
-      std::byte* const own = work + static_cast<std::size_t>(omp_get_thread_num()) * thread_bytes_;
-      std::int64_t packed_row = -1;
-      // Tasks of the same rows follow one another in a thread, which packs them once.
-#pragma omp for schedule(static)
-      for (std::int64_t i = 0; i < tasks_.total; ++i) {
-        const std::int64_t row0 = i / tasks_.across * tasks_.task_rows, column0 = i % tasks_.across * tasks_.task_columns;
-        const TileTask task{reinterpret_cast<const std::byte*>(codes + row0 * words()),
-                            padded_,
-                            padded_ / 2,
-                            std::min(tasks_.task_rows, rows_ - row0),
-                            weight + column0 / kPanelColumns * panel_bytes(),
-                            std::min(tasks_.task_columns, columns_ - column0),
-                            own,
-                            reinterpret_cast<float*>(own + tasks_.packed_bytes())};
-        const bool is_packed = row0 == packed_row && tasks_.block_steps == tasks_.steps;
-        packed_row = row0;
-        run_tile_task<Tiles>(
-            tasks_, task, is_packed,
-            [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-              take(reinterpret_cast<const std::int32_t*>(sums), kPanelColumns, row0 + row, rows, column0 + column, columns);
-            },
-            [](std::int64_t, std::int64_t, std::int64_t) {});
-      }
-      Tiles::release();
-    }
+    run_tile_tasks<Tiles>(
+        tasks_, {reinterpret_cast<const std::byte*>(codes), padded_, padded_ / 2, rows_, weight, columns_}, threads_, work,
+        [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+          take(reinterpret_cast<const std::int32_t*>(sums), kPanelColumns, row, rows, column, columns);
+        },
+        [](std::int64_t, std::int64_t, std::int64_t) {});
   }
 
   const TileTasks tasks_;

@@ -165,9 +165,11 @@ ReductionLoop select_reduction(Opcode opcode) {
   switch (opcode) {
 #define ZOE_UNARY(name, value, spelling)
 #define ZOE_BINARY(name, value, spelling)
-#define ZOE_REDUCTION(name, combine, identity)            \
+// clang-format off
+#define ZOE_REDUCTION(name, combine, identity) \
   case Opcode::name: return reduction_loop<Opcode::name>;
 #include "ir/opcodes.def"
+    // clang-format on
     default: return nullptr;
   }
 }

@@ -175,9 +175,7 @@ class CpuPlatform : public Platform {
 
   std::vector<Implementation> make_table() {
     std::vector<Implementation> table = cpu::implementations(info_);
-    table.push_back({.name = "exchange",
-                     .of = one_of<Opcode::all_to_all, Opcode::all_gather>,
-                     .make = [this](const Node& node, Making&) { return make_exchange_kernel(node, *this); }});
+    table.push_back(exchange_row(*this));
     table.push_back({.name = "generated",
                      .of = one_of<Opcode::fused>,
                      .make_all = [this](std::span<const Node* const> nodes, std::string& why) { return generate(nodes, why); }});

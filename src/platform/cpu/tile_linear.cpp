@@ -1,7 +1,5 @@
 // linear in bf16 on AMX tiles.
 
-#include <omp.h>
-
 #include "base/dtype.h"
 #include "base/error.h"
 #include "platform/cpu/finish.h"
@@ -28,7 +26,7 @@ class TileLinearKernel : public Kernel {
         finish_(finish_loop<std::uint16_t>()) {}
 
   std::string_view implementation() const override { return implementation_; }
-  std::size_t scratch_bytes() const override { return static_cast<std::size_t>(threads_) * work_bytes(); }
+  std::size_t scratch_bytes() const override { return static_cast<std::size_t>(threads_) * tasks_.work_bytes(); }
   bool can_overwrite(int input, int) const override { return attributes_.has_residual && input == (attributes_.has_bias ? 3 : 2); }
   std::string weight_layout(int input) const override {
     return input == 1 ? "bf16 panels of 32 columns, tiles of 32x16 in pairs" : Kernel::weight_layout(input);
@@ -51,48 +49,21 @@ class TileLinearKernel : public Kernel {
     const std::uint16_t* const bias = attributes_.has_bias ? numbers(inputs[2]) : nullptr;
     const std::uint16_t* const residual = attributes_.has_residual ? numbers(inputs[attributes_.has_bias ? 3 : 2]) : nullptr;
     std::uint16_t* const result = numbers(outputs[0]);
-    const bool is_small = rows_ * columns_ * blocks_of(depth_, kStepDepth) < kParallelElements;
-#pragma omp parallel num_threads(threads_) if (!is_small)
-    {
-      std::byte* const work = scratch.data() + static_cast<std::size_t>(omp_get_thread_num()) * work_bytes();
-      std::int64_t packed_row = -1;
-      // Tasks of the same rows follow one another in a thread, which packs them once.
-#pragma omp for schedule(static)
-      for (std::int64_t i = 0; i < tasks_.total; ++i) {
-        const std::int64_t row0 = i / tasks_.across * tasks_.task_rows, column0 = i % tasks_.across * tasks_.task_columns;
-        const TileTask task{inputs[0].data() + row0 * depth_ * 2,
-                            depth_ * 2,
-                            depth_,
-                            std::min(tasks_.task_rows, rows_ - row0),
-                            inputs[1].data() + column0 / kPanelColumns * tasks_.panel_bytes(),
-                            std::min(tasks_.task_columns, columns_ - column0),
-                            work,
-                            reinterpret_cast<float*>(work + tasks_.packed_bytes())};
-        const bool is_packed = row0 == packed_row && tasks_.block_steps == tasks_.steps;
-        packed_row = row0;
-        run_tile_task<Tiles>(
-            tasks_, task, is_packed,
-            [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
-              const std::int64_t at = (row0 + row) * columns_ + column0 + column;
-              finish_({bias ? bias + column0 + column : nullptr, residual ? residual + at : nullptr, result + at, columns_,
-                       attributes_.activation},
-                      sums, kPanelColumns, rows, columns);
-            },
-            [&](std::int64_t row, std::int64_t rows, std::int64_t column) {
-              if (!residual) return;
-              for (std::int64_t r = row; r < row + rows; ++r)
-                __builtin_prefetch(residual + (row0 + r) * columns_ + column0 + column, 0, 3);
-            });
-      }
-      Tiles::release();
-    }
+    run_tile_tasks<Tiles>(
+        tasks_, {inputs[0].data(), depth_ * 2, depth_, rows_, inputs[1].data(), columns_}, threads_, scratch.data(),
+        [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+          const std::int64_t at = row * columns_ + column;
+          finish_(
+              {bias ? bias + column : nullptr, residual ? residual + at : nullptr, result + at, columns_, attributes_.activation},
+              sums, kPanelColumns, rows, columns);
+        },
+        [&](std::int64_t row, std::int64_t rows, std::int64_t column) {
+          if (!residual) return;
+          for (std::int64_t r = row; r < row + rows; ++r) __builtin_prefetch(residual + r * columns_ + column, 0, 3);
+        });
   }
 
  private:
-  std::size_t work_bytes() const {
-    return static_cast<std::size_t>(tasks_.packed_bytes()) + static_cast<std::size_t>(tasks_.sums()) * sizeof(float);
-  }
-
   // 32 columns, rows of `source`, from `first` on; those that do not exist are zeros.
   void pack_panel(const WeightReader& source, std::int64_t first, std::byte* packed) const {
     constexpr std::int64_t kPiece = 8 * kStepDepth;  // of a row at a time

@@ -7,12 +7,15 @@
 // vectors work while tiles multiply. Each sum is made in the same order, whatever the task.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
+#include "platform/cpu/parallel.h"
 #include "platform/cpu/tiles.h"
 
 namespace zoe::cpu {
@@ -60,6 +63,18 @@ struct TileTasks {
   std::int64_t sums() const {
     return blocks_of(task_rows, kBlockRows) * (block_steps < steps ? blocks_of(task_columns, kPanelColumns) : 2) * kBlockSums;
   }
+  // Of both, for a thread.
+  std::size_t work_bytes() const {
+    return static_cast<std::size_t>(packed_bytes()) + static_cast<std::size_t>(sums()) * sizeof(float);
+  }
+};
+
+// A product: rows of `depth` numbers of two bytes (or pairs of codes), `a_stride` bytes apart, times packed panels.
+struct TileProduct {
+  const std::byte* a;
+  std::int64_t a_stride, depth, rows;
+  const std::byte* b;
+  std::int64_t columns;
 };
 
 // A block of the result.
@@ -190,6 +205,41 @@ void run_tile_task(const TileTasks& tasks, const TileTask& task, bool is_packed,
     }
   }
   finish_rows(task.rows);
+}
+
+// All tasks of a product by so many threads, with TileTasks::work_bytes() of `work` for each: finish and fetch as above, of the
+// whole product's rows and columns.
+template <class Tiles, class Finish, class Fetch>
+void run_tile_tasks(const TileTasks& tasks, const TileProduct& product, int threads, std::byte* work, const Finish& finish,
+                    const Fetch& fetch) {
+  const bool is_small = product.rows * product.columns * tasks.steps < kParallelElements;
+#pragma omp parallel num_threads(threads) if (!is_small)
+  {
+    std::byte* const own = work + static_cast<std::size_t>(omp_get_thread_num()) * tasks.work_bytes();
+    std::int64_t packed_row = -1;
+    // Tasks of the same rows follow one another in a thread, which packs them once.
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < tasks.total; ++i) {
+      const std::int64_t row0 = i / tasks.across * tasks.task_rows, column0 = i % tasks.across * tasks.task_columns;
+      const TileTask task{product.a + row0 * product.a_stride,
+                          product.a_stride,
+                          product.depth,
+                          std::min(tasks.task_rows, product.rows - row0),
+                          product.b + column0 / kPanelColumns * tasks.panel_bytes(),
+                          std::min(tasks.task_columns, product.columns - column0),
+                          own,
+                          reinterpret_cast<float*>(own + tasks.packed_bytes())};
+      const bool is_packed = row0 == packed_row && tasks.block_steps == tasks.steps;
+      packed_row = row0;
+      run_tile_task<Tiles>(
+          tasks, task, is_packed,
+          [&](const float* sums, std::int64_t row, std::int64_t rows, std::int64_t column, std::int64_t columns) {
+            finish(sums, row0 + row, rows, column0 + column, columns);
+          },
+          [&](std::int64_t row, std::int64_t rows, std::int64_t column) { fetch(row0 + row, rows, column0 + column); });
+    }
+    Tiles::release();
+  }
 }
 
 }  // namespace zoe::cpu

@@ -16,8 +16,6 @@ constexpr std::int64_t kQueries = 192, kKeys = 128, kThreads = 512, kStages = 3;
 constexpr std::int64_t kCoders = 256, kChunk = 512;  // threads that make codes, tokens whose statistics a block of them makes
 constexpr std::int64_t kAlignment = 256;             // of what lies in scratch memory
 
-std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
-
 std::int64_t shared_bytes_for(std::int64_t channels) {
   return 1024 + (kQueries + kStages * 2 * kKeys) * channels + 8 * (1 + 4 * kStages);
 }

@@ -21,15 +21,13 @@ constexpr std::int64_t kSharedBytes =
 constexpr std::int64_t kMostOfRow = 32 * 1024;  // numbers that a block of 1,024 threads holds
 constexpr std::int64_t kAlignment = 256;        // of what lies in scratch memory
 
-std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
-
 // How a row is split: runs of sixteen numbers a thread. Two, where there are enough, share what a thread does once.
 struct RowSplit {
   std::int64_t runs, threads;
   std::size_t shared_bytes;
 };
 RowSplit split(std::int64_t columns) {
-  const std::int64_t runs = columns < 1024 ? 1 : 2, warps = (columns + 512 * runs - 1) / (512 * runs);
+  const std::int64_t runs = columns < 1024 ? 1 : 2, warps = blocks_of(columns, 512 * runs);
   constexpr std::int64_t kExchangedBytes = (256 + 272) * 4;  // of a warp
   return {runs, warps * 32, static_cast<std::size_t>(rotation_of(columns) > 16 ? warps * kExchangedBytes : 0)};
 }
@@ -92,12 +90,12 @@ class CodedLinearKernel : public Kernel {
       else multiply.nowhere();
     }
     multiply.place(outputs[0]).integer(rows_).integer(depth_).integer(columns_).integer(kTilesAtOnce);
-    const std::int64_t tiles = (rows_ + kRows - 1) / kRows * ((columns_ + kColumns - 1) / kColumns);
+    const std::int64_t tiles = blocks_of(rows_, kRows) * blocks_of(columns_, kColumns);
     multiply.run({std::min<std::int64_t>(tiles, device_->description.multiprocessors)}, {kThreads}, kSharedBytes);
   }
 
  private:
-  std::int64_t scales_offset() const { return round_up(rows_ * depth_, kAlignment); }
+  std::int64_t scales_offset() const { return blocks_of(rows_ * depth_, kAlignment) * kAlignment; }
   // Boxes of 128 codes of so many rows, two an element.
   TensorMap boxes_of_rows(const Slot& codes, std::int64_t rows, std::int64_t box_rows) const {
     const std::int64_t elements = depth_ / 2;
@@ -117,7 +115,7 @@ class CodedLinearKernel : public Kernel {
 
 std::string codes_source(std::int64_t columns) {
   const RowSplit of_row = split(columns);
-  return tiles_source(DType::bf16, true) +
+  return tiles_source(DType::bf16, true) + kHopperSource +
          fmt::format("#define GROUP {}\n#define RUNS {}\n#define THREADS {}\n", rotation_of(columns), of_row.runs, of_row.threads) +
          kCodesSource;
 }

@@ -26,8 +26,6 @@ constexpr ImplicitGemmTile kTiles[] = {
     {128, {1, 2}, {1, 2}}, {8, {2, 2}, {1, 1}},   {16, {2, 2}, {1, 1}},
 };
 
-std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
-
 // How many tiles of a row cover a picture, whatever their columns.
 std::int64_t tiles_of(const ImplicitGemmTile& tile, std::int64_t height, std::int64_t width) {
   return blocks_of(height, tile.height()) * blocks_of(width, tile.width());

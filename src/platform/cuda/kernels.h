@@ -22,6 +22,8 @@ bool has_tensor_cores(const Device& device);
 bool takes_wide_epilogue(std::span<const Slot> inputs, const Slot& output, DType dtype, std::int64_t columns);
 // What goes in front of the other kernels of our own.
 std::string tiles_source(DType dtype, bool tensor_cores, Activation activation = Activation::none);
+// Blocks that cover an extent, the last one perhaps in part.
+constexpr std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
 // Lets launches of the function ask for so many bytes of dynamic shared memory.
 void allow_shared_bytes(const Device& device, Function& function, std::size_t bytes);
 

@@ -137,9 +137,7 @@ class CudaPlatform : public Platform {
     std::vector<Implementation> table =
         cuda::implementations(platform.device_, {.cublaslt = [&platform](std::string& why) { return platform.cublaslt(why); },
                                                  .cudnn = [&platform](std::string& why) { return platform.cudnn(why); }});
-    table.push_back({.name = "exchange",
-                     .of = one_of<Opcode::all_to_all, Opcode::all_gather>,
-                     .make = [&platform](const Node& node, Making&) { return make_exchange_kernel(node, platform); }});
+    table.push_back(exchange_row(platform));
     return table;
   }
 

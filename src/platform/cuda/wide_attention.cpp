@@ -17,8 +17,6 @@ constexpr std::int64_t kRows = 256, kColumns = 128, kDepth = 64, kThreads = 384,
 constexpr std::int64_t kMostScratchBytes = std::int64_t{256} << 20;
 constexpr std::size_t kSharedBytes = 1024 + 4 * (kRows + kColumns) * kDepth * 2 + 4 * 2 * 8;
 
-std::int64_t blocks_of(std::int64_t extent, std::int64_t block) { return (extent + block - 1) / block; }
-
 class WideAttentionKernel : public Kernel {
  public:
   WideAttentionKernel(const Node& node, DevicePtr device)
@@ -96,8 +94,9 @@ std::string wide_attention_source() {
 
 Device::Program wide_attention_program() { return {wide_attention_source(), "scores_of_keys", "attention"}; }
 
-// Narrower heads are flash attention's or cuDNN's. Below kFewKeys (pictures of less than 180x180 pixels, 360x360 of the VAE 2.2) three
-// launches of small products are no gain to count on; where exactly the general kernel becomes the faster one was not measured.
+// Narrower heads are flash attention's or cuDNN's. Below kFewKeys (pictures of less than 180x180 pixels, 360x360 of the VAE 2.2)
+// three launches of small products are no gain to count on; where exactly the general kernel becomes the faster one was not
+// measured.
 Support wide_attention_takes(const Node& node, const Device& device) {
   constexpr std::int64_t kNarrowChannels = 256, kFewKeys = 512;
   const std::int64_t channels = node.inputs[0].dim(3), keys = node.inputs[1].dim(1);

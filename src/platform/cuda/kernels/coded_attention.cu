@@ -205,23 +205,6 @@ extern "C" __global__ __launch_bounds__(CODERS) void attention_codes(const T* q_
   }
 }
 
-// Four numbers to u8; ties to even.
-ZOE_FN unsigned rounded4(float a, float b, float c, float d) {
-  unsigned word;
-  asm("{\n"
-      ".reg .s32 a, b, c, d;\n"
-      ".reg .b32 high;\n"
-      "cvt.rni.s32.f32 a, %1;\n"
-      "cvt.rni.s32.f32 b, %2;\n"
-      "cvt.rni.s32.f32 c, %3;\n"
-      "cvt.rni.s32.f32 d, %4;\n"
-      "cvt.pack.sat.u8.s32.b32 high, d, c, 0;\n"
-      "cvt.pack.sat.u8.s32.b32 %0, b, a, high;\n"
-      "}"
-      : "=r"(word)
-      : "f"(a), "f"(b), "f"(c), "f"(d));
-  return word;
-}
 // The larger of three.
 ZOE_FN int highest_of(int a, int b, int c) { return __vimax3_s32(a, b, c); }
 
@@ -341,7 +324,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void coded_attention(
 #pragma unroll
             for (int j = 0; j < 4; ++j) w[j] = power_of_two(fmaf((float)scores[4 * (i + j / 2) + 2 * row + j % 2], by[row], less[row]));
             unsigned& word = weights[i / 4][i / 2 % 2 * 2 + row];
-            word = rounded4(w[0], w[1], w[2], w[3]);
+            word = rounded_u8(w[0], w[1], w[2], w[3]);
             sum[row] = __dp4a(word, 0x01010101u, sum[row]);
           }
         // Scores below all others make no weights, but where factors are so small that all scores are one.
@@ -396,7 +379,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void coded_attention(
       const float inverse = 1.0f / total[row];
       const int query = tile_of_queries * QUERIES + group * 64 + warp * 16 + 8 * row + lane / 4;
       T* const to = result + ((long)batch * queries + query) * step + head * CHANNELS;
-      // Four threads have two neighbours each of every 8 channels; they exchange them, so that each has all 8 of every fourth.
+      // Two neighbours of every 8 channels, and behind the exchange all 8 of every fourth.
 #pragma unroll
       for (int i = 0; i < CHANNELS / 32; ++i) {
         unsigned pairs[4];
@@ -407,15 +390,7 @@ extern "C" __global__ __launch_bounds__(THREADS, 1) void coded_attention(
           pairs[j] = bf16_pair(fmaf(sums[i / 2][(4 * i + j) % 8 * 4 + 2 * row] * inverse, scale.x, centre.x),
                                fmaf(sums[i / 2][(4 * i + j) % 8 * 4 + 2 * row + 1] * inverse, scale.y, centre.y));
         }
-#pragma unroll
-        for (int distance = 1; distance <= 2; distance *= 2)
-#pragma unroll
-          for (int j = 0; j < 4; ++j)
-            if (!(j & distance)) {
-              const bool upper = lane & distance;
-              const unsigned received = __shfl_xor_sync(~0u, upper ? pairs[j] : pairs[j + distance], distance);
-              (upper ? pairs[j] : pairs[j + distance]) = received;
-            }
+        exchange_pairs(pairs);
         if (query < queries) *(uint4*)(to + 32 * i + lane % 4 * 8) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
       }
     }

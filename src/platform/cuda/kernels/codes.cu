@@ -5,7 +5,7 @@
 // goes through shared memory once, as a transposition, so that the other two are, too. A row is read once and its codes written once;
 // by count of bytes that is what binds (3 bytes a number), instructions are next.
 //
-// The text goes behind tiles.cu and definitions of
+// The text goes behind tiles.cu, hopper.cu and definitions of
 //   GROUP    256, 64, 16, or 1: no rotation
 //   RUNS     of a thread
 //   THREADS  a multiple of 32; times 16 RUNS at least the row
@@ -24,24 +24,6 @@ ZOE_FN unsigned exchange_bytes(unsigned word) {
   word = __byte_perm(word, other, i & 1 ? 0x3715 : 0x6240);
   other = __shfl_xor_sync(~0u, word, 2);
   return __byte_perm(word, other, i & 2 ? 0x3276 : 0x5410);
-}
-
-// Four numbers, which lie in -128 to 127, to bytes; ties to even.
-ZOE_FN unsigned rounded4(float a, float b, float c, float d) {
-  unsigned word;
-  asm("{\n"
-      ".reg .s32 a, b, c, d;\n"
-      ".reg .b32 high;\n"
-      "cvt.rni.s32.f32 a, %1;\n"
-      "cvt.rni.s32.f32 b, %2;\n"
-      "cvt.rni.s32.f32 c, %3;\n"
-      "cvt.rni.s32.f32 d, %4;\n"
-      "cvt.pack.sat.s8.s32.b32 high, d, c, 0;\n"
-      "cvt.pack.sat.s8.s32.b32 %0, b, a, high;\n"
-      "}"
-      : "=r"(word)
-      : "f"(a), "f"(b), "f"(c), "f"(d));
-  return word;
 }
 
 extern "C" __global__ __launch_bounds__(THREADS) void make_codes(const T* x, signed char* codes, float* scales, int columns) {
@@ -117,7 +99,7 @@ extern "C" __global__ __launch_bounds__(THREADS) void make_codes(const T* x, sig
     unsigned rounded[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      rounded[i] = rounded4(u[4 * i] * inverse, u[4 * i + 1] * inverse, u[4 * i + 2] * inverse, u[4 * i + 3] * inverse);
+      rounded[i] = rounded_s8(u[4 * i] * inverse, u[4 * i + 1] * inverse, u[4 * i + 2] * inverse, u[4 * i + 3] * inverse);
 #if GROUP > 16
     const int place = run * 512 + lane / 16 * 256 + lane % 4 * 16 + lane / 4 % 4 * 4;
 #pragma unroll

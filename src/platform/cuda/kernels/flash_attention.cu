@@ -189,21 +189,13 @@ static __device__ __forceinline__ bool attend(const Shared& shared, Turns& turns
     }
     overflown |= !(total[row] < 1e37f);
     const int query = warp * 16 + 8 * row + lane / 4;
-    // Four threads have two neighbours each of every 8 channels; they exchange them, so that each has all 8 of every fourth.
+    // Two neighbours of every 8 channels, and behind the exchange all 8 of every fourth.
 #pragma unroll
     for (int i = 0; i < CHANNELS / 32; ++i) {
       unsigned pairs[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) pairs[j] = bf16_pair(sums[(4 * i + j) * 4 + 2 * row], sums[(4 * i + j) * 4 + 2 * row + 1]);
-#pragma unroll
-      for (int distance = 1; distance <= 2; distance *= 2)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (!(j & distance)) {
-            const bool upper = lane & distance;
-            const unsigned received = __shfl_xor_sync(~0u, upper ? pairs[j] : pairs[j + distance], distance);
-            (upper ? pairs[j] : pairs[j + distance]) = received;
-          }
+      exchange_pairs(pairs);
       if (query < queries_left) *(uint4*)(result + query * step + 32 * i + lane % 4 * 8) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }

@@ -65,3 +65,39 @@ ZOE_FN unsigned long long descriptor(unsigned lead_step, unsigned step) {
 #define SWIZZLED_128 (1ull << 62)  // rows of 128 bytes, the chunks of 16 of row i in the places c ^ i % 8
 #define SWIZZLED_64 (2ull << 62)   // rows of 64 bytes, the chunks of 16 of row i in the places c ^ i / 2 % 4
 ZOE_FN unsigned long long at(unsigned long long descriptor, unsigned address) { return descriptor | (address & 0x3ffff) >> 4; }
+
+// Four neighbouring threads have two neighbours each of every 8 numbers of a row; afterwards each has all 8 of every fourth.
+ZOE_FN void exchange_pairs(unsigned (&pairs)[4]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int distance = 1; distance <= 2; distance *= 2)
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (!(j & distance)) {
+        const bool upper = lane & distance;
+        const unsigned received = __shfl_xor_sync(~0u, upper ? pairs[j] : pairs[j + distance], distance);
+        (upper ? pairs[j] : pairs[j + distance]) = received;
+      }
+}
+
+// Four numbers to bytes of the type; ties to even.
+#define ROUNDED4(name, type)                                  \
+  ZOE_FN unsigned name(float a, float b, float c, float d) {  \
+    unsigned word;                                            \
+    asm("{\n"                                                 \
+        ".reg .s32 a, b, c, d;\n"                             \
+        ".reg .b32 high;\n"                                   \
+        "cvt.rni.s32.f32 a, %1;\n"                            \
+        "cvt.rni.s32.f32 b, %2;\n"                            \
+        "cvt.rni.s32.f32 c, %3;\n"                            \
+        "cvt.rni.s32.f32 d, %4;\n"                            \
+        "cvt.pack.sat." type ".s32.b32 high, d, c, 0;\n"      \
+        "cvt.pack.sat." type ".s32.b32 %0, b, a, high;\n"     \
+        "}"                                                   \
+        : "=r"(word)                                          \
+        : "f"(a), "f"(b), "f"(c), "f"(d));                    \
+    return word;                                              \
+  }
+ROUNDED4(rounded_s8, "s8")
+ROUNDED4(rounded_u8, "u8")
+#undef ROUNDED4
