@@ -6,9 +6,8 @@ get_property(ZOE_LIBRARY_TARGETS GLOBAL PROPERTY ZOE_LIBRARIES)
 install(TARGETS zoe RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(TARGETS zoe_options ${ZOE_LIBRARY_TARGETS} EXPORT zoetrope ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}/zoetrope)
 # The public face: zoetrope.h and what it includes.
-foreach(header zoetrope.h base/dtype.h base/error.h base/log.h base/shape.h base/support.h base/weight_reader.h compiler/options.h ir/opcodes.def
-    ir/value.h pipeline/callbacks.h pipeline/request.h pipeline/session.h platform/platform.h
-    pipeline/statement.h schedulers/scheduler_kind.h)
+foreach(header zoetrope.h base/dtype.h base/error.h base/log.h compiler/options.h pipeline/callbacks.h pipeline/request.h
+    pipeline/session.h pipeline/statement.h platform/override_rules.h schedulers/scheduler_kind.h)
   get_filename_component(folder ${header} DIRECTORY)
   install(FILES src/${header} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/zoetrope/${folder})
 endforeach()

@@ -78,8 +78,8 @@ DType parse_dtype(std::string_view text, std::string_view where) {
 }
 
 Shape parse_shape(const Json& json, std::string_view where) {
-  check(json.is_array() && json.size() <= 8, ErrorKind::invalid_argument, where, "bad shape: got {}, expected a list of at most 8 extents.",
-        dump(json));
+  check(json.is_array() && json.size() <= 8, ErrorKind::invalid_argument, where,
+        "bad shape: got {}, expected a list of at most 8 extents.", dump(json));
   std::vector<std::int64_t> extents;
   double count = 1;
   for (const Json& extent : json) {
@@ -104,9 +104,10 @@ void check_option_type(std::string_view name, std::string_view type, const Json&
   const bool is_right = type == "text"            ? value.is_string()
                         : type == "true or false" ? value.is_boolean()
                         : type == "texts"         ? value.is_array() && std::all_of(value.begin(), value.end(),
-                                                                            [](const Json& each) { return each.is_string(); })
+                                                                                    [](const Json& each) { return each.is_string(); })
                                                   : value.is_number_integer() && value.get<double>() >= 0;
-  check(is_right, ErrorKind::invalid_argument, name, "got {}, expected {} {}.", dump(value), type == "texts" ? "a list of" : "a", type);
+  check(is_right, ErrorKind::invalid_argument, name, "got {}, expected {} {}.", dump(value), type == "texts" ? "a list of" : "a",
+        type);
 }
 
 std::vector<Option<PlatformChoice>> platform_option_table() {
@@ -129,12 +130,9 @@ std::vector<Option<PlatformChoice>> platform_option_table() {
 
 Json device_json(const Platform& platform) {
   const DeviceInfo& info = platform.info();
-  return {{"platform", info.platform},
-          {"device", info.name},
-          {"features", info.features},
-          {"host_addressable", platform.host_addressable()},
-          {"exact_bits", info.exact_bits},
-          {"generates_kernels", info.generates_kernels},
+  return {{"platform", info.platform},          {"device", info.name},
+          {"features", info.features},          {"host_addressable", info.host_addressable},
+          {"exact_bits", info.exact_bits},      {"generates_kernels", info.generates_kernels},
           {"free_bytes", platform.free_bytes()}};
 }
 

@@ -221,7 +221,7 @@ double median_seconds_on(Stream& stream, const std::function<void()>& queue) {
 
 Ceilings measure_ceilings(Platform& platform, Stream& stream, DType dtype, const CompileOptions& options) {
   Ceilings ceilings{};
-  const bool far = !platform.host_addressable();
+  const bool far = !platform.info().host_addressable;
   {
     const std::int64_t elements = std::int64_t{1} << (far ? 28 : 26);
     const Tensor from = make_tensor(platform, {DType::f32, {elements}}, "copy"), to = make_tensor(platform, from.type, "copy");

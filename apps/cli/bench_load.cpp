@@ -179,7 +179,7 @@ int bench_load(const LoadBench& bench) {
       if (run == 0) continue;
       copy.push_back(seconds);
       read.push_back(read_seconds(file, now.threads));
-      if (!platform->host_addressable())
+      if (!platform->info().host_addressable)
         bus.push_back(bus_seconds(*platform, *platform->allocate_host(kAtOnce, "copy"), buffers, bytes, piece, now.threads));
     }
     const auto time_of = [&](double LoadTimes::*what) {

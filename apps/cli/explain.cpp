@@ -78,38 +78,16 @@ Totals totals_of(const Plan& plan, const std::optional<std::int64_t>& block) {
   return totals;
 }
 
-std::set<std::string> ops_of(const Node& node) {
-  if (node.opcode != Opcode::fused) return node.name.empty() ? std::set<std::string>{} : std::set{node.name};
-  std::set<std::string> ops;
-  for (const NodePtr& member : inside(node).nodes)
-    if (!member->name.empty() && member->opcode != Opcode::input && member->opcode != Opcode::parameter) ops.insert(member->name);
-  return ops;
-}
-
 // What the step is: why its nodes are a kernel of their own. Which row of the platform's table it took is Step::implemented.
-std::string reason_of(const Step& step, const Plan& plan, const CompileOptions& options, const DeviceInfo& device) {
+std::string reason_of(const Step& step, const CompileOptions& options, const DeviceInfo& device) {
   const Node& node = *step.node;
-  const auto decisions = [&] {                         // about the ops that the step's nodes come from
-    std::map<std::string, std::set<std::string>> ops;  // by reason
-    const std::set<std::string> own = ops_of(node);
-    for (const Decision& decision : plan.decisions)  // a chain may begin in the block before
-      if (own.count(decision.op) && decision.block <= node.block && decision.block >= node.block - 1)
-        ops[decision.reason].insert(decision.op);
-    std::string text;
-    for (const auto& [reason, of] : ops) text += fmt::format("{}{}: {}", text.empty() ? "" : "; ", fmt::join(of, ", "), reason);
-    return text;
-  };
   switch (kind_of_work(node)) {
     case WorkKind::product:
       if (const NodePtr& weight = node.inputs[1].node_ptr(); parts_of(weight).size() > 1)
         return fmt::format("one product for {}", weight->name);
       return {};
     case WorkKind::attention: return {};
-    case WorkKind::override: return decisions();
-    case WorkKind::fused: {
-      const std::string why = decisions();
-      return fmt::format("one kernel for {} nodes{}{}", plan_steps(inside(node)).size(), why.empty() ? "" : "; ", why);
-    }
+    case WorkKind::fused: return fmt::format("one kernel for {} nodes", plan_steps(inside(node)).size());
     case WorkKind::elementwise:
     case WorkKind::movement: {
       const Support policy = compile_policy(options, device, node.name);
@@ -134,7 +112,7 @@ std::string fingerprint(const Plan& plan, int block) {
 
 void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceInfo& device) {
   fmt::print("{:>4} {:>5} {:<11} {:>10} {:>9} {:>9} {:>9}  {}\n", "step", "block", "kind", "Mop", "MiB read", "written", "apart",
-             "what: row, implementation; why");
+             "what: row, implementation if it says more; why");
   std::map<std::string, int> seen;
   int first_repeat = -1, last_repeat = -1, like = -1;
   const auto flush = [&] {
@@ -156,11 +134,12 @@ void print_steps(const Plan& plan, const ExplainOptions& options, const DeviceIn
       const Node& node = *step.node;
       if (node.block != block) continue;
       const std::string apart = node.opcode == Opcode::fused ? fmt::format("{:9.2f}", mib(bytes_one_by_one(node))) : "        -";
-      const std::string reason = reason_of(step, plan, options.compile, device);
-      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}, {}{}{}\n", i, block, name(kind_of_work(node)),
+      const std::string reason = reason_of(step, options.compile, device);
+      std::string row = step.implemented->row;
+      if (row != step.kernel->implementation()) row += fmt::format(", {}", step.kernel->implementation());
+      fmt::print("{:4} {:5} {:<11} {:10.2f} {:9.2f} {:9.2f} {}  {}{}: {}{}{}\n", i, block, name(kind_of_work(node)),
                  operations(node) / 1e6, mib(bytes_read(node)), mib(bytes_written(node)), apart,
-                 node.name.empty() ? "" : node.name + " | ", headline(node), step.implemented->row, step.kernel->implementation(),
-                 reason.empty() ? "" : "; ", reason);
+                 node.name.empty() ? "" : node.name + " | ", headline(node), row, reason.empty() ? "" : "; ", reason);
       for (const Refusal& refusal : step.implemented->refused) fmt::print("{:68}not {}: {}\n", "", refusal.row, refusal.reason);
     }
   }
@@ -217,7 +196,7 @@ Json to_json(const Plan& plan, const Plan& apart, const PartGraph& part, const E
              {"row", step.implemented->row},
              {"refused", std::move(refused)},
              {"implementation", step.kernel->implementation()},
-             {"reason", reason_of(step, plan, options.compile, device)},
+             {"reason", reason_of(step, options.compile, device)},
              {"operations", operations(node)},
              {"bytes_read", bytes_read(node)},
              {"bytes_written", bytes_written(node)}};

@@ -313,7 +313,7 @@ int generate(GenerateOptions& options) {
     fmt::print("{}\n", summary.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
   constexpr std::size_t kHalf = 1 << 19;  // MiB, rounded
-  if (platform->host_addressable())
+  if (platform->info().host_addressable)
     reporter.line(
         fmt::format("peak memory: {} MiB ({} MiB planned)", (watch.peak_bytes() + kHalf) >> 20, (memory.peak() + kHalf) >> 20));
   else

@@ -12,7 +12,7 @@
 #include "base/split.h"
 #include "compiler/policy.h"
 #include "ops/register.h"
-#include "platform/implementation.h"
+#include "platform/override_rules.h"
 
 namespace zoe::cli {
 
@@ -155,9 +155,9 @@ void add_compile_options(CLI::App& app, CompileOptions& options) {
       ->type_name("on|off");
   app.add_option_function<std::string>(
          "--override", [&options](const std::string& text) { options.overrides = parse_override_rules(text); },
-         "Rows of the platform's table (zoe explain names them) to ask first, or with no- in front never; for whole ops: allow, "
-         "native (never), or require (rows that are there, or named, must say yes). Separated by commas (default allow)")
-      ->type_name("ROW,no-ROW,HOW");
+         "Rows of the platform's table (zoe explain names them) to ask first, or with no- in front never; require: those asked "
+         "first must say yes. Separated by commas")
+      ->type_name("ROW,no-ROW,require");
   app.add_option_function<std::string>(
          "--compile-policy",
          [&options](const std::string& file) {

@@ -103,7 +103,7 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
   for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s) {
     const BlockLayout& block = of_plan_->blocks[s];
     if (of_plan_->slots[s] != PlanLayout::kStays || block.weights.empty()) continue;
-    if (const auto prepared = platform_.host_addressable() ? nullptr : host_.find(plan, block)) {
+    if (const auto prepared = platform_.info().host_addressable ? nullptr : host_.find(plan, block)) {
       platform_.upload_later(*copies_, *prepared, 0, {arena_.get(), of_plan_->offsets[s]}, block.size_bytes);
       is_copied = true;
       continue;
@@ -114,7 +114,7 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
       stay,
       [&](const PlanWeight& weight) {
         const Slot slot = at(weight);
-        return Target{platform_.host_addressable() ? slot.data() : nullptr, slot};
+        return Target{platform_.info().host_addressable ? slot.data() : nullptr, slot};
       },
       options);
   if (is_copied) copies_->synchronize();
@@ -164,7 +164,7 @@ void BlockStream::fetch(int block, const LoadOptions& options) {
   Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
   place.block = -1;
   const Slot to{arena_.get(), of_plan_->offsets[s]};
-  if (platform_.host_addressable()) {
+  if (platform_.info().host_addressable) {
     if (place.used) place.used->wait();
     pack_(
         weights_of(of_plan_->blocks[s]),

@@ -8,7 +8,6 @@
 #include <set>
 #include <system_error>
 #include <thread>
-#include <tuple>
 #include <unordered_map>
 
 #include "base/error.h"
@@ -44,21 +43,6 @@ Tensor upload_constants(const std::vector<const Node*>& constants, Platform& pla
 }
 
 using ImplementedPtr = std::shared_ptr<const Implemented>;
-
-// True if the call of an op stays a node, with a row of the platform's own; adds the decision.
-bool stays_whole(const Node& call, const Selection& selection, const CompileOptions& options, const std::string& platform,
-                 std::vector<Decision>& decisions) {
-  const auto& called = *call.as<std::shared_ptr<const CallAttributes>>();
-  const Selection::Choice choice = selection.whole_op(call);
-  Decision decision{called.op, call.block, called.native.nodes.size() - called.native.inputs.size(), "native", {}};
-  if (choice.row) decision.implementation = choice.row->name, decision.reason = "the override takes it";
-  else if (options.overrides.ops == OverrideRules::Ops::native) decision.reason = "overrides are off (--override native)";
-  else if (choice.refused.empty()) decision.reason = fmt::format("{} has no override of it", platform);
-  for (const Refusal& refusal : choice.refused)
-    decision.reason += fmt::format("{}{}: {}", decision.reason.empty() ? "" : "; ", refusal.row, refusal.reason);
-  decisions.push_back(std::move(decision));
-  return choice.row != nullptr;
-}
 
 // By signature: nodes of equal signature share their kernel. All that the plans need are asked for in one go.
 std::unordered_map<std::string, ImplementedPtr> implement(const std::vector<Plan>& plans, Platform& platform,
@@ -96,9 +80,7 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
     plan.graph = std::move(graph);
   };
   pass("trace", traced);
-  pass("inline_calls", inline_calls(plan.graph, [&](const Node& call) {
-         return stays_whole(call, selection, options, platform.info().platform, plan.decisions);
-       }));
+  pass("inline_calls", inline_calls(plan.graph));
   pass("simplify", simplify(plan.graph));
   pass("common_subexpressions", common_subexpressions(plan.graph));
   pass("fold_epilogues", fold_epilogues(plan.graph, [&](const Node& product) { return selection.takes_epilogue(product); }));
@@ -254,10 +236,6 @@ std::string describe(const Plan& plan) {
   for (const Step& step : plan.steps)
     text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->block, step.node->name.empty() ? "-" : step.node->name,
                         step.kernel->implementation(), headline(*step.node));
-  std::map<std::tuple<std::string_view, std::string_view, std::string_view>, int> calls;
-  for (const Decision& decision : plan.decisions) ++calls[{decision.op, decision.implementation, decision.reason}];
-  for (const auto& [decision, count] : calls)
-    text += fmt::format("{:4} x {:<28} {:<26} {}\n", count, std::get<0>(decision), std::get<1>(decision), std::get<2>(decision));
   return text;
 }
 

@@ -44,15 +44,6 @@ struct Step {
   std::vector<std::pair<int, int>> origins;
 };
 
-// What runs for one call of an op, and why.
-struct Decision {
-  std::string op;
-  int block;
-  std::size_t nodes;           // of the op's native definition
-  std::string implementation;  // "native", or the row's name
-  std::string reason;
-};
-
 // A compiled graph. Immutable; each run brings its own workspace and stream.
 struct Plan {
   Graph graph;  // after the passes
@@ -70,7 +61,6 @@ struct Plan {
 
   std::vector<int> input_last_read, output_written;  // see MemoryPlan
 
-  std::vector<Decision> decisions;                          // one a call of an op, in the order they were met
   std::vector<std::string> product_notes;                   // which products could be one, and why they are or are not
   std::vector<std::string> fusion_notes;                    // why chains end where they do, see fuse.h
   std::vector<std::pair<std::string, std::string>> passes;  // name and text of the graph after it, if CompileOptions::keep_passes

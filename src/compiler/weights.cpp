@@ -384,7 +384,7 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
         wanted,
         [&](const PlanWeight& weight) {
           const auto& buffer = buffers.at(&weight);
-          return Target{platform_.host_addressable() ? static_cast<std::byte*>(buffer->data) : nullptr, {buffer.get(), 0}};
+          return Target{platform_.info().host_addressable ? static_cast<std::byte*>(buffer->data) : nullptr, {buffer.get(), 0}};
         },
         options);
     if (copies) copies->synchronize();

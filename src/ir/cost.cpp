@@ -39,7 +39,6 @@ WorkKind kind_of_work(const Node& node) {
     case Opcode::conv: return WorkKind::product;
     case Opcode::attention: return WorkKind::attention;
     case Opcode::fused: return WorkKind::fused;
-    case Opcode::call: return WorkKind::override;
     case Opcode::cast: return WorkKind::elementwise;
     default:
       return is_unary(node.opcode) || is_binary(node.opcode) || is_reduction(node.opcode) ? WorkKind::elementwise
@@ -48,7 +47,7 @@ WorkKind kind_of_work(const Node& node) {
 }
 
 std::string_view name(WorkKind kind) {
-  constexpr std::string_view kNames[] = {"product", "attention", "fused", "override", "elementwise", "movement"};
+  constexpr std::string_view kNames[] = {"product", "attention", "fused", "elementwise", "movement"};
   return kNames[static_cast<int>(kind)];
 }
 

@@ -6,7 +6,7 @@
 namespace zoe {
 
 // For grouping in reports.
-enum class WorkKind { product, attention, fused, override, elementwise, movement };
+enum class WorkKind { product, attention, fused, elementwise, movement };
 WorkKind kind_of_work(const Node& node);
 std::string_view name(WorkKind kind);
 

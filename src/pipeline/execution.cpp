@@ -212,7 +212,7 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
 // Components whose first stage comes later are loaded while this one runs, one behind the other, each with the plans of all its
 // stages: no stage that runs meanwhile has weights of a component that is being loaded.
 void Execution::load_ahead(const Work& work, std::size_t stage, std::size_t video) {
-  if (resources_.platform.host_addressable()) return;
+  if (resources_.platform.info().host_addressable) return;
   std::vector<std::packaged_task<void()>> tasks;
   std::vector<std::string> names;
   for (std::size_t later = stage + 1; later < program_.program().stages.size(); ++later)
@@ -278,7 +278,7 @@ void Execution::end_loading() {
 // While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.
 void Execution::start_preparing(std::size_t stage) {
   const std::string next = program_.prepares(stage);
-  if (next.empty() || placement_.host_bytes == 0 || resources_.platform.host_addressable()) return;
+  if (next.empty() || placement_.host_bytes == 0 || resources_.platform.info().host_addressable) return;
   WeightStore& store = resources_.components.at(next)->weights();
   if (store.size_bytes() > 0) return;  // it stayed
   give_up_ = false;

@@ -253,7 +253,7 @@ struct Session::State {
   std::size_t free_bytes() const {
     std::size_t least = platform->free_bytes() + resources.held_bytes();
     if (options.parallel == Parallel::none) return least;
-    if (platform->host_addressable()) return least / resources.devices.size();  // all of them live on it
+    if (platform->info().host_addressable) return least / resources.devices.size();  // all of them live on it
     for (std::size_t device = 1; device < resources.devices.size(); ++device)
       least = std::min<std::size_t>(least, resources.devices[device].platform->free_bytes() + resources.held_bytes(device));
     return least;
@@ -268,7 +268,7 @@ struct Session::State {
     };
     std::vector<Way> ways;
     // Copies to another memory run beside kernels; packing into this one would take the kernels' cores.
-    const bool may_load_ahead = !platform->host_addressable();
+    const bool may_load_ahead = !platform->info().host_addressable;
     if (may_load_ahead && options.single_request && (offload == automatic || offload == none))
       ways.push_back({Residency::repeats, false, false, true});
     for (const Residency residency : {Residency::always, Residency::repeats, Residency::last_use}) {
@@ -375,8 +375,9 @@ struct Session::State {
 
   // A second copy in the memory that the device uses itself helps only who asks for it. What earlier requests left there is of it.
   std::size_t host_limit() const {
-    const bool is_one_memory = platform->info().unified_memory;
-    if (is_one_memory && platform->host_addressable()) return 0;
+    const DeviceInfo& device = platform->info();
+    const bool is_one_memory = device.unified_memory;
+    if (is_one_memory && device.host_addressable) return 0;
     if (options.host_memory_limit_bytes) return *options.host_memory_limit_bytes;
     return is_one_memory ? 0 : (cpu::host_memory().free_bytes + resources.held_host_bytes()) / 3 * 2;
   }

@@ -10,7 +10,6 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/nearest.h"
-#include "base/split.h"
 #include "ir/change.h"
 #include "ir/graph.h"
 #include "platform/kept_weight.h"
@@ -23,31 +22,30 @@ bool contains(const std::vector<std::string>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-bool is_about(const Implementation& row, const Node& node) {
-  if (node.opcode == Opcode::call) return !row.op.empty() && row.op == node.as<std::shared_ptr<const CallAttributes>>()->op;
-  return row.op.empty() && row.of(node.opcode);
-}
-
 Codes codes_of(const Node& node) {
   if (node.opcode == Opcode::linear) return node.as<ProductAttributes>().codes;
   return node.opcode == Opcode::attention ? node.as<AttentionAttributes>().codes : Codes::none;
 }
 
-// What follows from a row's marks.
-Support marks_support(const Implementation& row, const Node& node) {
+bool has_kept_weight(const Node& node) { return node.opcode == Opcode::linear && !kept_parts(node.inputs[1].node()).empty(); }
+
+// Whether the row is asked at all: what takes kept weights, or codes, takes nothing else.
+bool is_about(const Implementation& row, const Node& node) {
+  return row.of(node.opcode) && (!row.takes_kept || has_kept_weight(node)) && (!row.takes_codes || codes_of(node) != Codes::none);
+}
+
+// Whether it reads operands that are not as usual.
+Support reads_operands(const Implementation& row, const Node& node) {
   if (node.opcode == Opcode::conv && node.as<ProductAttributes>().has_history && !row.reads_history)
     return Support::no("the frames before x have to lie in front of it");
-  if (node.opcode == Opcode::linear && kept_parts(node.inputs[1].node()).empty() == row.takes_kept)
-    return row.takes_kept ? Support::no("the weight is dense") : Support::no("the weight stays as it is stored");
-  if (const Codes codes = codes_of(node); (codes != Codes::none) != row.takes_codes)
-    return row.takes_codes ? Support::no("it is exact") : Support::no("its operands become codes of {}", name(codes));
+  if (has_kept_weight(node) && !row.takes_kept) return Support::no("the weight stays as it is stored");
+  if (const Codes codes = codes_of(node); codes != Codes::none && !row.takes_codes)
+    return Support::no("its operands become codes of {}", name(codes));
   return Support::yes();
 }
 
 // What a weight that stays as it is stored is widened for: epilogues and merging are that product's business.
-Node with_weight_of_product(const Node& product) {
-  return product.opcode == Opcode::linear && !kept_parts(product.inputs[1].node()).empty() ? behind_widening(product) : product;
-}
+Node with_weight_of_product(const Node& product) { return has_kept_weight(product) ? behind_widening(product) : product; }
 
 std::string text_of(const std::vector<Refusal>& refused) {
   std::string text;
@@ -60,7 +58,7 @@ std::string text_of(const std::vector<Refusal>& refused) {
 Support Platform::takes(const Node& node) const {
   std::string why;
   for (const Implementation& row : implementations()) {
-    if (!is_about(row, node) || !marks_support(row, node)) continue;
+    if (!is_about(row, node) || !reads_operands(row, node)) continue;
     const Support support = row.supports ? row.supports(node) : Support::yes();
     if (support) return support;
     why += fmt::format("{}{}: {}", why.empty() ? "" : "; ", row.name, support.reason());
@@ -77,24 +75,6 @@ std::unique_ptr<Kernel> Making::part(const Node& node) {
   return std::move(made.kernel);
 }
 
-OverrideRules parse_override_rules(std::string_view text) {
-  using enum OverrideRules::Ops;
-  constexpr std::pair<std::string_view, OverrideRules::Ops> kOps[] = {{"allow", allow}, {"native", native}, {"require", require}};
-  constexpr std::string_view kNever = "no-";
-  OverrideRules rules;
-  for (const std::string_view part : split(text, ',')) {
-    const auto* const ops = std::find_if(std::begin(kOps), std::end(kOps), [&](const auto& row) { return row.first == part; });
-    const bool never = part.starts_with(kNever);
-    check(!part.empty() && part != kNever, ErrorKind::invalid_argument, "--override",
-          "got {}, expected allow, native, require or names of rows, with no- in front for never, separated by commas.",
-          in_quotes(text));
-    if (ops != std::end(kOps)) rules.ops = ops->second;
-    else if (never) rules.never.emplace_back(part.substr(kNever.size()));
-    else rules.first.emplace_back(part);
-  }
-  return rules;
-}
-
 Selection::Selection(std::string_view platform, std::span<const Implementation> table, const OverrideRules& rules)
     : platform_(platform), rules_(rules) {
   for (const Implementation& row : table) rows_.push_back(&row);
@@ -104,8 +84,8 @@ Selection::Selection(std::string_view platform, std::span<const Implementation> 
     for (const std::string& name : *names) {
       const std::string near = nearest(name, known);
       check(contains(known, name), ErrorKind::invalid_argument, "--override",
-            "no such row on {}: got {}, expected allow, native, require or rows of its table, with no- in front for never: {}.{}",
-            platform_, in_quotes(name), fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
+            "no such row on {}: got {}, expected rows of its table, with no- in front for never, or require: {}.{}", platform_,
+            in_quotes(name), fmt::join(known, ", "), near.empty() ? "" : " Did you mean " + near + "?");
     }
   std::stable_partition(rows_.begin(), rows_.end(), [&](const Implementation* row) { return contains(rules_.first, row->name); });
 }
@@ -114,7 +94,7 @@ Selection::Choice Selection::choose_from(const Node& node, std::size_t& next, st
   while (next < rows_.size()) {
     const Implementation& row = *rows_[next++];
     if (!is_about(row, node)) continue;
-    Support support = marks_support(row, node);
+    Support support = reads_operands(row, node);
     if (contains(rules_.never, row.name)) support = Support::no("forbidden (--override no-{})", row.name);
     if (support && row.supports) support = row.supports(node);
     if (support) return {&row, std::move(refused)};
@@ -126,15 +106,6 @@ Selection::Choice Selection::choose_from(const Node& node, std::size_t& next, st
 Selection::Choice Selection::choose(const Node& node) const {
   std::size_t next = 0;
   return choose_from(node, next, {});
-}
-
-Selection::Choice Selection::whole_op(const Node& call) const {
-  if (rules_.ops == OverrideRules::Ops::native) return {};
-  Choice choice = choose(call);
-  check(choice.row || choice.refused.empty() || rules_.ops != OverrideRules::Ops::require, ErrorKind::unsupported, "override",
-        "{} cannot run its override on {}: {}. With --override allow its native definition runs.",
-        call.as<std::shared_ptr<const CallAttributes>>()->op, platform_, text_of(choice.refused));
-  return choice;
 }
 
 bool Selection::takes_epilogue(const Node& asked) const {
@@ -239,11 +210,11 @@ std::vector<Implemented> Selection::implement(std::span<const Node* const> nodes
       }
     }
   }
-  if (rules_.ops == OverrideRules::Ops::require)
+  if (rules_.require)
     for (std::size_t i = 0; i < nodes.size(); ++i)
       for (const Refusal& refusal : implemented[i].refused)
         check(!contains(rules_.first, refusal.row), ErrorKind::unsupported, "override",
-              "{} cannot run {} on {}: {}. With --override allow,{} the next row runs.", refusal.row, headline(*nodes[i]),
+              "{} cannot run {} on {}: {}. With --override {} and no require the next row runs.", refusal.row, headline(*nodes[i]),
               platform_, refusal.reason, refusal.row);
   return implemented;
 }

@@ -43,7 +43,6 @@ class Making {
 struct Implementation {
   std::string_view name;      // "implicit_gemm", its own in the table: in `zoe explain`, and what --override names
   bool (*of)(Opcode opcode);  // nodes of other opcodes are not its business
-  std::string_view op = {};   // of a row for Opcode::call: the op of src/ops whose native definition it stands for, to the bit
   // Asked often, also about nodes that will never be: from node and device alone, nothing is made. Empty: takes all.
   std::function<Support(const Node& node)> supports = {};
   std::function<std::unique_ptr<Kernel>(const Node& node, Making& making)> make = {};
@@ -64,10 +63,6 @@ constexpr bool one_of(Opcode opcode) {
   return ((opcode == kOpcodes) || ...);
 }
 
-// "ROW,no-ROW,allow|native|require" in any order: what --override says. `invalid_argument` for an empty part; names are looked up
-// where the platform is known.
-OverrideRules parse_override_rules(std::string_view text);
-
 // A platform's table with what a caller says about its rows.
 class Selection {
  public:
@@ -80,8 +75,6 @@ class Selection {
   };
   Choice choose(const Node& node) const;
 
-  // Whether a call of an op stays a node, with a row of its own.
-  Choice whole_op(const Node& call) const;
   // Whether bias, activation and residual of a linear or conv cost nothing: its row comes no later than that of the bare product.
   bool takes_epilogue(const Node& product) const;
   // Whether some row reads what comes before x from a place of its own.

@@ -18,6 +18,7 @@
 #include "base/support.h"
 #include "base/weight_reader.h"
 #include "ir/value.h"
+#include "platform/override_rules.h"
 
 namespace zoe {
 
@@ -30,6 +31,7 @@ struct DeviceInfo {
   int threads = 1;                // cpu only
   int capability = 0;             // cuda and musa: 10 * major + minor of the compute capability
   bool unified_memory = false;    // buffers take the memory of this process and of what it reads from the disk
+  bool host_addressable = true;   // Buffer::data is memory of this process; else only kernels, upload and download reach a buffer
   bool exact_bits = false;        // a compiled plan has the bits of the uncompiled one; else they agree within tolerances
   std::uint64_t cache_bytes = 0;  // cpu only: the last level; 0 if the system does not say
   bool bf16_products = false;     // bf16 operands are faster than f32 ones; decides `--dtype auto`
@@ -133,18 +135,6 @@ class Kernel {
 // A row of a platform's table: a way to run nodes, and which it takes (implementation.h).
 struct Implementation;
 
-// What a caller says about rows by their names; the order of the table holds for the rest.
-struct OverrideRules {
-  enum class Ops {
-    allow,    // a row for a whole op runs where it says yes
-    native,   // no row for a whole op is asked: its native definition runs
-    require,  // a row that is there for an op, or that `first` names, must say yes: its no is an error
-  };
-  Ops ops = Ops::allow;
-  std::vector<std::string> first = {};  // asked before the others
-  std::vector<std::string> never = {};
-};
-
 // A row that was asked before the one that runs, and what it said.
 struct Refusal {
   std::string row, reason;
@@ -168,8 +158,6 @@ class Platform {
   virtual std::uint64_t free_bytes() const = 0;
   // The most that buffers took together since it was opened; 0 where nobody counts.
   virtual std::uint64_t peak_bytes() const { return 0; }
-  // True if Buffer::data is memory of this process; else only kernels, upload and download reach a buffer.
-  virtual bool host_addressable() const { return true; }
   // Zeroed bytes. out_of_memory names `what`, the size and what is free.
   virtual std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) = 0;
   // The same with any contents, which is faster: for what is written as a whole before it is read.

@@ -99,15 +99,10 @@ std::unique_ptr<Platform> open_cpu(const std::string& compiler) {
 // Fusion has to end chains early.
 class NarrowPlatform : public WrappedPlatform {
  public:
-  explicit NarrowPlatform(std::unique_ptr<Platform> platform)
-      : WrappedPlatform(std::move(platform)), info_(WrappedPlatform::info()) {
-    info_.max_kernel_operands = 5;
-    info_.max_kept_bytes = 1500;
+  explicit NarrowPlatform(std::unique_ptr<Platform> platform) : WrappedPlatform(std::move(platform)) {
+    device_info.max_kernel_operands = 5;
+    device_info.max_kept_bytes = 1500;
   }
-  const DeviceInfo& info() const override { return info_; }
-
- private:
-  DeviceInfo info_;
 };
 
 }  // namespace

@@ -11,10 +11,9 @@ namespace zoe::fuzz {
 
 class WrappedPlatform : public Platform {
  public:
-  explicit WrappedPlatform(std::unique_ptr<Platform> platform) : platform_(std::move(platform)) {}
-  const DeviceInfo& info() const override { return platform_->info(); }
+  explicit WrappedPlatform(std::unique_ptr<Platform> platform) : device_info(platform->info()), platform_(std::move(platform)) {}
+  const DeviceInfo& info() const override { return device_info; }
   std::uint64_t free_bytes() const override { return platform_->free_bytes(); }
-  bool host_addressable() const override { return platform_->host_addressable(); }
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     return platform_->allocate(size_bytes, what);
   }
@@ -29,6 +28,8 @@ class WrappedPlatform : public Platform {
   std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
     return platform_->implement(nodes, rules);
   }
+
+  DeviceInfo device_info;
 
  private:
   const std::unique_ptr<Platform> platform_;

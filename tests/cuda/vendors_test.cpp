@@ -414,7 +414,7 @@ TEST(Vendors, DevicesThatShareTheHostsMemorySaySo) {
                            EXPECT_EQ(platform->info().unified_memory, integrated);
                            EXPECT_EQ(platform->info().capability, vendor == &cuda::kRocm ? 0 : 75);
                            EXPECT_TRUE(platform->info().exact_bits);
-                           EXPECT_FALSE(platform->host_addressable());
+                           EXPECT_FALSE(platform->info().host_addressable);
                          }),
                 "");
     }

@@ -238,12 +238,11 @@ TEST_F(SessionTest, MakesTablesOfPositionsOnceForASize) {
 // later stages.
 class ApartPlatform : public fuzz::WrappedPlatform {
  public:
-  ApartPlatform() : WrappedPlatform(open_platform("cpu", {.threads = 1})), info_(WrappedPlatform::info()) {
-    info_.unified_memory = false;
-    info_.copies_beside = true;
+  ApartPlatform() : WrappedPlatform(open_platform("cpu", {.threads = 1})) {
+    device_info.unified_memory = false;
+    device_info.host_addressable = false;
+    device_info.copies_beside = true;
   }
-  const DeviceInfo& info() const override { return info_; }
-  bool host_addressable() const override { return false; }
   std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what) override {
     if (what != "weights of later steps") return WrappedPlatform::allocate_host(size_bytes, what);
     ++allocations;
@@ -265,7 +264,6 @@ class ApartPlatform : public fuzz::WrappedPlatform {
     const std::shared_ptr<HostBuffer> buffer;
     const std::shared_ptr<std::atomic<std::size_t>> total;
   };
-  DeviceInfo info_;
 };
 
 // Where both experts fit the second is loaded while the first is at work, where all stays everything is; the statement says so.

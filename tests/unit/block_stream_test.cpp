@@ -112,7 +112,6 @@ class DevicePlatform : public Platform {
  public:
   const DeviceInfo& info() const override { return info_; }
   std::uint64_t free_bytes() const override { return 1 << 30; }
-  bool host_addressable() const override { return false; }
   std::shared_ptr<Buffer> allocate(std::size_t size, std::string_view) override { return std::make_shared<Bytes>(size); }
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<DeviceStream>(device); }
   void upload(Stream& stream, const void* host, Slot to, std::size_t size) override {
@@ -129,7 +128,12 @@ class DevicePlatform : public Platform {
   std::size_t copies = 0, fail_at = ~std::size_t{0};
 
  private:
-  DeviceInfo info_{.platform = "test", .name = "test", .features = "", .memory_bytes = 1 << 30, .copies_beside = true};
+  DeviceInfo info_{.platform = "test",
+                   .name = "test",
+                   .features = "",
+                   .memory_bytes = 1 << 30,
+                   .host_addressable = false,
+                   .copies_beside = true};
   std::vector<Implementation> table_ = {
       {.name = "reads",
        .of = [](Opcode) { return true; },

@@ -1,16 +1,14 @@
-// Who runs an op: overrides, the compile policy, and what the plan records of both.
+// Which row of a platform's table runs a node, what is compiled, and what the plan records of both.
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <random>
 #include <set>
 
 #include "base/error.h"
+#include "compiler/compile.h"
 #include "compiler/policy.h"
-#include "compiler/run.h"
 #include "ops/norm_scale_shift.h"
 #include "ops/register.h"
 #include "ops/rms_norm.h"
@@ -20,89 +18,7 @@
 namespace zoe {
 namespace {
 
-// Rows' sums as the floating-point contract has them: 32 strided partial sums, then the upper half added to the lower.
-float row_sum(const std::vector<float>& row) {
-  float partial[32] = {};
-  for (std::size_t i = 0; i < row.size(); ++i) partial[i % 32] += row[i];
-  for (int half = 16; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) partial[i] += partial[i + half];
-  return partial[0];
-}
-
-float inverse_root(float x) { return 1.0f / std::sqrt(x); }
-
-const float* floats(const Slot& slot) { return reinterpret_cast<const float*>(slot.data()); }
-
-// The overrides of a test platform compute with plain loops what the native definitions do, to the bit.
-struct NormScaleShift : Kernel {
-  std::int64_t rows, width;
-  explicit NormScaleShift(const Node& call) : rows(call.inputs[0].dim(1)), width(call.inputs[0].dim(2)) {}
-  std::string_view implementation() const override { return "test norm_scale_shift"; }
-  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    const auto n = static_cast<std::size_t>(width);
-    const float divisor = static_cast<float>(width);
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      std::vector<float> row(floats(inputs[0]) + r * n, floats(inputs[0]) + (r + 1) * n), squares(n);
-      const float mean = row_sum(row) / divisor;
-      for (std::size_t i = 0; i < n; ++i) row[i] -= mean, squares[i] = row[i] * row[i];
-      const float scale = inverse_root(row_sum(squares) / divisor + 1e-6f);
-      auto* out = reinterpret_cast<float*>(outputs[0].data()) + r * n;
-      for (std::size_t i = 0; i < n; ++i) out[i] = row[i] * scale * (1.0f + floats(inputs[1])[i]) + floats(inputs[2])[i];
-    }
-  }
-};
-
-struct RmsNorm : Kernel {
-  std::int64_t rows, width;
-  explicit RmsNorm(const Node& call)
-      : rows(call.inputs[0].shape().count() / call.inputs[0].dim(-1)), width(call.inputs[0].dim(-1)) {}
-  std::string_view implementation() const override { return "test rms_norm"; }
-  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
-    const auto n = static_cast<std::size_t>(width);
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      std::vector<float> row(floats(inputs[0]) + r * n, floats(inputs[0]) + (r + 1) * n), squares(n);
-      for (std::size_t i = 0; i < n; ++i) squares[i] = row[i] * row[i];
-      const float scale = inverse_root(row_sum(squares) / static_cast<float>(width) + 1e-6f);
-      auto* out = reinterpret_cast<float*>(outputs[0].data()) + r * n;
-      for (std::size_t i = 0; i < n; ++i) out[i] = row[i] * scale * floats(inputs[1])[i];
-    }
-  }
-};
-
-Support wide_enough(const Node& call) {
-  const std::int64_t width = call.inputs[0].dim(-1);
-  return width % 8 == 0 ? Support::yes() : Support::no("the width {} is not a multiple of 8", width);
-}
-
-// `cpu`, with rows for two whole ops in front.
-class OverridingPlatform : public Platform {
- public:
-  OverridingPlatform() {
-    table_ = {{.name = "test_norm_scale_shift",
-               .of = one_of<Opcode::call>,
-               .op = "norm_scale_shift",
-               .supports = wide_enough,
-               .make = [](const Node& call, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<NormScaleShift>(call); }},
-              {.name = "test_rms_norm",
-               .of = one_of<Opcode::call>,
-               .op = "rms_norm",
-               .make = [](const Node& call, Making&) -> std::unique_ptr<Kernel> { return std::make_unique<RmsNorm>(call); }}};
-    for (const Implementation& row : cpu_->implementations()) table_.push_back(row);
-  }
-  const DeviceInfo& info() const override { return cpu_->info(); }
-  std::uint64_t free_bytes() const override { return cpu_->free_bytes(); }
-  std::shared_ptr<Buffer> allocate(std::size_t bytes, std::string_view what) override { return cpu_->allocate(bytes, what); }
-  std::unique_ptr<Stream> make_stream() override { return cpu_->make_stream(); }
-  void upload(Stream& s, const void* host, Slot device, std::size_t bytes) override { cpu_->upload(s, host, device, bytes); }
-  void download(Stream& s, Slot device, void* host, std::size_t bytes) override { cpu_->download(s, device, host, bytes); }
-  std::span<const Implementation> implementations() const override { return table_; }
-
- private:
-  std::unique_ptr<Platform> cpu_ = open_platform("cpu", {.threads = 1});
-  std::vector<Implementation> table_;
-};
-
-// norm_scale_shift, rms_norm with a weight, and one op without an override's support between them.
+// norm_scale_shift, rms_norm with a weight, and a sum between them.
 Graph norms(std::int64_t width) {
   const Value x = input("x", DType::f32, {1, 5, width}), scale = input("scale", DType::f32, {1, 1, width}),
               shift = input("shift", DType::f32, {1, 1, width});
@@ -111,118 +27,21 @@ Graph norms(std::int64_t width) {
   return make_graph("norms", {x, scale, shift}, {norm_scale_shift(r + n, scale, shift), r});
 }
 
-std::vector<std::vector<float>> run_on(Platform& platform, const Plan& plan) {
-  const auto stream = platform.make_stream();
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  const auto make = [&](const Type& type) {
-    std::vector<float> values(static_cast<std::size_t>(type.shape.count()));
-    for (float& value : values) value = normal(random);
-    return values;
-  };
-  std::vector<float> weight;
-  WeightStore store(platform, [&](const std::string&) {
-    weight = make(plan.weights[0].type);
-    return dense_weight(DType::f32, plan.weights[0].type.shape, reinterpret_cast<const std::byte*>(weight.data()));
-  });
-  std::vector<Tensor> inputs, outputs;
-  for (const Value& value : plan.graph.inputs) {
-    inputs.push_back(make_tensor(platform, value.type(), "in"));
-    upload(platform, *stream, make(value.type()), inputs.back());
-  }
-  store.load(plan);
-  for (const Value& value : plan.graph.outputs) outputs.push_back(make_tensor(platform, value.type(), "out"));
-  const Plan* const only = &plan;
-  run(plan, *stream, store, inputs, outputs, make_workspace(platform, {&only, 1}));
-  std::vector<std::vector<float>> results;
-  for (const Tensor& output : outputs) {
-    results.emplace_back(static_cast<std::size_t>(output.type.shape.count()));
-    download(platform, *stream, output, results.back());
-  }
-  return results;
-}
-
-int call_steps(const Plan& plan) {
-  return static_cast<int>(
-      std::count_if(plan.steps.begin(), plan.steps.end(), [](const Step& step) { return step.node->opcode == Opcode::call; }));
-}
-
-TEST(Override, AYesRunsThePlatformsKernelWithTheSameBits) {
-  OverridingPlatform platform;
-  const Plan taken = compile(norms(64), platform);
-  const Plan native = compile(norms(64), platform, {.overrides = {.ops = OverrideRules::Ops::native}});
-  EXPECT_EQ(call_steps(taken), 3);
-  EXPECT_EQ(call_steps(native), 0);
-  EXPECT_EQ(run_on(platform, taken), run_on(platform, native));
-
-  ASSERT_EQ(taken.decisions.size(), 3u);
-  EXPECT_EQ(taken.decisions[0].op, "norm_scale_shift");
-  EXPECT_EQ(taken.decisions[0].implementation, "test_norm_scale_shift");
-  EXPECT_EQ(taken.decisions[0].reason, "the override takes it");
-  EXPECT_GT(taken.decisions[0].nodes, 5u);
-  EXPECT_EQ(taken.decisions[1].implementation, "test_rms_norm");
-  ASSERT_EQ(native.decisions.size(), 3u);
-  for (const Decision& decision : native.decisions) {
-    EXPECT_EQ(decision.implementation, "native");
-    EXPECT_EQ(decision.reason, "overrides are off (--override native)");
-  }
-  EXPECT_NE(describe(taken).find("2 x norm_scale_shift"), std::string::npos) << describe(taken);
-}
-
-TEST(Override, ANoIsRecordedAndTheNativeDefinitionRuns) {
-  OverridingPlatform platform;
-  const Plan plan = compile(norms(60), platform);
-  EXPECT_EQ(call_steps(plan), 1);  // rms_norm takes any width
-  ASSERT_EQ(plan.decisions.size(), 3u);
-  EXPECT_EQ(plan.decisions[0].implementation, "native");
-  EXPECT_EQ(plan.decisions[0].reason, "test_norm_scale_shift: the width 60 is not a multiple of 8");
-  EXPECT_EQ(plan.decisions[1].implementation, "test_rms_norm");
-  EXPECT_EQ(run_on(platform, plan),
-            run_on(platform, compile(norms(60), platform, {.overrides = {.ops = OverrideRules::Ops::native}})));
-}
-
-TEST(Override, RequiredNamesTheOpAndTheReason) {
-  OverridingPlatform platform;
-  EXPECT_EQ(call_steps(compile(norms(64), platform, {.overrides = {.ops = OverrideRules::Ops::require}})), 3);
-  try {
-    compile(norms(60), platform, {.overrides = {.ops = OverrideRules::Ops::require}});
-    FAIL() << "compiled";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), ErrorKind::unsupported);
-    EXPECT_EQ(std::string(error.what()),
-              "[override] norm_scale_shift cannot run its override on cpu: test_norm_scale_shift: the width 60 is not a multiple "
-              "of 8. With "
-              "--override allow its native definition runs.");
-  }
-  // Only where the platform has one.
-  const auto null = open_platform("null");
-  const Plan plan = compile(norms(60), *null, {.overrides = {.ops = OverrideRules::Ops::require}});
-  EXPECT_EQ(plan.decisions[0].reason, "null has no override of it");
-}
-
-TEST(Override, CallsThatDifferInsideDoNotShareAKernel) {
+TEST(Signature, CallsThatDifferInsideDiffer) {
   const Value x = input("x", DType::f32, {1, 5, 64}), w = parameter("w", DType::f32, {64});
   EXPECT_EQ(signature(rms_norm(x, w, 1e-6).node()), signature(rms_norm(x, w, 1e-6).node()));
   EXPECT_NE(signature(rms_norm(x, w, 1e-6).node()), signature(rms_norm(x, w, 1e-5).node()));
 }
 
-TEST(Override, AnOuterCallIsAskedBeforeThoseInside) {
-  const Value x = input("x", DType::f32, {4, 64}), w = input("w", DType::f32, {64});
-  const Value outer =
-      call("outer", {x, w}, [](std::span<const Value> a) { return std::vector<Value>{rms_norm(exp(a[0]), a[1], 1e-6)}; })[0];
-  OverridingPlatform platform;
-  const Plan plan = compile(make_graph("g", {x, w}, {outer}), platform);
-  ASSERT_EQ(plan.decisions.size(), 2u);
-  EXPECT_EQ(plan.decisions[0].op, "outer");
-  EXPECT_EQ(plan.decisions[0].reason, "cpu has no override of it");
-  EXPECT_EQ(plan.decisions[1].op, "rms_norm");
-  EXPECT_EQ(plan.steps.size(), 2u);
-}
+struct Nothing : Kernel {
+  std::string_view implementation() const override { return "nothing"; }
+  void run(Stream&, std::span<const Slot>, std::span<const Slot>, Slot) const override {}
+};
 
 // A table of rows that say what they were asked, and one that a library refuses when it is asked for the kernel.
 class Rows : public ::testing::Test {
  protected:
-  static std::unique_ptr<Kernel> make(const Node& call, Making&) { return std::make_unique<RmsNorm>(call); }
+  static std::unique_ptr<Kernel> make(const Node&, Making&) { return std::make_unique<Nothing>(); }
   std::vector<Implementation> table = {
       {.name = "narrow",
        .of = one_of<Opcode::linear>,
@@ -270,7 +89,7 @@ TEST_F(Rows, OfCodesAreForCodesAlone) {
   EXPECT_EQ(none.refused.back().reason, "its operands become codes of i8");
   table.insert(table.begin(), {.name = "codes", .of = one_of<Opcode::linear>, .make = make, .takes_codes = true});
   EXPECT_EQ(text(of(coded)), "codes");
-  EXPECT_EQ(text(of(product(4))), "narrow | codes: it is exact");
+  EXPECT_EQ(text(of(product(4))), "narrow");
   // Forbidden, they are not computed in another way.
   EXPECT_THROW(of(coded, parse_override_rules("no-codes")), Error);
 }
@@ -292,34 +111,31 @@ TEST_F(Rows, AreForcedAndForbiddenByName) {
     }
     return std::string("no error");
   };
-  EXPECT_EQ(
-      message("no-plian"),
-      "[--override] no such row on test: got \"plian\", expected allow, native, require or rows of its table, with no- in front "
-      "for never: narrow, library, plain, any. Did you mean plain?");
-  EXPECT_EQ(
-      message("any,"),
-      "[--override] got \"any,\", expected allow, native, require or names of rows, with no- in front for never, separated by "
-      "commas.");
+  EXPECT_EQ(message("no-plian"),
+            "[--override] no such row on test: got \"plian\", expected rows of its table, with no- in front for never, or require: "
+            "narrow, library, plain, any. Did you mean plain?");
+  EXPECT_EQ(message("any,"),
+            "[--override] got \"any,\", expected names of rows, with no- in front for never, or require, separated by commas.");
   EXPECT_EQ(message("no-narrow,no-library,no-plain,no-any").find("[test] no kernel for linear"), 0u) << message("no-any");
 }
 
 TEST_F(Rows, AnswerWhatTheCompilerAsks) {
   const auto asks = [&](std::string_view rules) { return Selection("test", table, parse_override_rules(rules)); };
   // The row that takes the bare product, or one before it, takes the activation, too.
-  EXPECT_TRUE(asks("allow").takes_epilogue(product(4, Activation::silu).node()));
+  EXPECT_TRUE(asks("require").takes_epilogue(product(4, Activation::silu).node()));
   EXPECT_TRUE(asks("any").takes_epilogue(product(64, Activation::silu).node()));
   EXPECT_FALSE(asks("no-library").takes_epilogue(product(64, Activation::silu).node()));
   EXPECT_TRUE(asks("no-library").merges_products(product(64).node()));
-  EXPECT_EQ(asks("allow").merges_products(product(4).node()).reason(), "narrow of test gains nothing by that");
+  EXPECT_EQ(asks("require").merges_products(product(4).node()).reason(), "narrow of test gains nothing by that");
   const Value conv = zoe::conv(input("x", DType::f32, {3, 8, 8, 4}), parameter("w", DType::f32, {4, 4, 3, 1, 1}), {}, {});
   Node with_history = conv.node();
   auto attributes = with_history.as<ProductAttributes>();
   attributes.has_history = true;
   with_history.attributes = attributes;
   with_history.inputs.push_back(input("earlier", DType::f32, {2, 8, 8, 4}));
-  EXPECT_TRUE(asks("allow").takes_history(with_history));
+  EXPECT_TRUE(asks("require").takes_history(with_history));
   EXPECT_FALSE(asks("no-any").takes_history(with_history));
-  EXPECT_EQ(asks("allow").choose(with_history).refused.front().reason, "the frames before x have to lie in front of it");
+  EXPECT_EQ(asks("require").choose(with_history).refused.front().reason, "the frames before x have to lie in front of it");
 }
 
 TEST(Tables, NamesAreTheirOwn) {

@@ -50,7 +50,7 @@ class Kept : public WeightReader {
 };
 
 struct Far : testing::MergingPlatform {
-  bool host_addressable() const override { return false; }
+  Far() { device_info.host_addressable = false; }
 };
 
 class KeptStore : public ::testing::Test {

@@ -134,8 +134,7 @@ struct WeightKernel : Kernel {
 };
 
 struct WeightPlatform : testing::MergingPlatform {
-  bool turned = false, addressable = true;
-  bool host_addressable() const override { return addressable; }
+  bool turned = false;
   std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules&) override {
     std::vector<Implemented> made(nodes.size());
     for (Implemented& each : made) each.kernel = std::make_unique<WeightKernel>(turned);
@@ -158,7 +157,7 @@ TEST(MergedProducts, EachTensorIsLoadedToItsRows) {
     for (const bool addressable : {false, true}) {
       WeightPlatform platform;
       platform.turned = turned;
-      platform.addressable = addressable;
+      platform.device_info.host_addressable = addressable;
       const Plan plan = compile(graph, platform);
       WeightStore store(platform, checkpoint.source());
       store.load(plan, 2);

@@ -99,11 +99,9 @@ struct LogPlatform : Platform {
   bool kernels_fail = false;
   std::string layout = "dense";
   std::atomic<std::size_t> uploads{0}, streams{0};
-  bool addressable = true;
   std::size_t good_uploads = ~std::size_t{0};  // the next one fails
   const DeviceInfo& info() const override { return device; }
   std::uint64_t free_bytes() const override { return 1 << 30; }
-  bool host_addressable() const override { return addressable; }
   std::shared_ptr<Buffer> allocate(std::size_t size, std::string_view) override { return std::make_shared<LogBuffer>(size); }
   std::unique_ptr<Stream> make_stream() override {
     ++streams;
@@ -316,7 +314,7 @@ TEST_F(Runs, AnyErrorIsToldWhenTheStreamIsDrainedAndTheNextRunIsAsEver) {
   stream.good_kernels = 7;
   fails("a kernel is refused", {});
   stream.good_kernels = 1 << 30;
-  platform.addressable = false;
+  platform.device.host_addressable = false;
   platform.good_uploads = platform.uploads + 3;
   fails("the device is gone", {});
   platform.good_uploads = ~std::size_t{0};
@@ -363,7 +361,7 @@ TEST_F(Runs, AWeightComesWithTheBlockThatItsStepsRunWith) {
 // Weights of a device are read, converted and uploaded by several threads; each must be what one thread makes of it.
 TEST(Weights, UploadsFromSeveralThreadsAreThoseOfOne) {
   LogPlatform near, far;
-  far.addressable = false;
+  far.device.host_addressable = false;
   constexpr std::int64_t kCount = 70, kSide = 724;  // 1 MiB each: enough for several threads
   std::vector<float> values(static_cast<std::size_t>(kSide * kSide + kCount));
   std::iota(values.begin(), values.end(), -1e5f);
@@ -405,7 +403,7 @@ TEST(Weights, PortionsOfALargeTensorMakeTheWhole) {
     const Graph graph = make_graph("large", {x}, {linear(x, parameter("w", dtype, {kRows, kColumns}))});
     for (const bool addressable : {true, false}) {
       LogPlatform platform;
-      platform.addressable = addressable;
+      platform.device.host_addressable = addressable;
       platform.layout = dtype == DType::f32 ? "dense f32" : "dense bf16";
       const Plan plan = compile(graph, platform);
       WeightStore store(platform, [&](const std::string&) { return dense_weight(DType::f32, {kRows, kColumns}, values.data()); });
@@ -425,7 +423,7 @@ TEST(Weights, PortionsOfALargeTensorMakeTheWhole) {
 
 TEST(Weights, AnErrorInAThreadIsTheCallers) {
   LogPlatform platform;
-  platform.addressable = false;
+  platform.device.host_addressable = false;
   const Value x = input("x", DType::f32, {1, 8});
   Value y = x;
   for (int i = 0; i < 20; ++i) y = linear(y, parameter(fmt::format("w{}", i), DType::f32, {8, 8}));
@@ -466,7 +464,7 @@ class Loads : public ::testing::TestWithParam<Way> {
  protected:
   static constexpr std::int64_t kSide = 2048;  // 16 MiB
   void SetUp() override {
-    platform.addressable = GetParam().addressable;
+    platform.device.host_addressable = GetParam().addressable;
     platform.layout = GetParam().layout;
     const Value x = input("x", DType::f32, {1, kSide});
     const Value y =

@@ -6,21 +6,15 @@ namespace zoe {
 
 namespace {
 
-using Takes = std::function<bool(const Node& call)>;
-
-Replace inline_nodes_of(const std::string& origin, const Takes& takes) {
-  return [origin, &takes](const Node& node, std::vector<Value> inputs) {
+Replace inline_nodes_of(const std::string& origin) {
+  return [origin](const Node& node, std::vector<Value> inputs) {
     if (node.opcode != Opcode::call) return keep(node, std::move(inputs), origin);
-    if (takes) {
-      std::vector<Value> called = keep(node, inputs);  // with the operands it has here
-      if (takes(called.front().node())) return called;
-    }
-    return rebuild(node.as<std::shared_ptr<const CallAttributes>>()->native, inputs, inline_nodes_of(node.name, takes));
+    return rebuild(node.as<std::shared_ptr<const CallAttributes>>()->native, inputs, inline_nodes_of(node.name));
   };
 }
 
 }  // namespace
 
-Graph inline_calls(const Graph& graph, const Takes& takes) { return rebuild(graph, inline_nodes_of("", takes)); }
+Graph inline_calls(const Graph& graph) { return rebuild(graph, inline_nodes_of("")); }
 
 }  // namespace zoe

@@ -119,11 +119,11 @@ class CpuPlatform : public Platform {
 
   void enter_thread() const override { omp_set_num_threads(info_.threads); }  // it is the thread's own setting
   void pull(Stream&, Slot to, Platform& other, Slot from, std::size_t size_bytes) override {
-    ZOE_INTERNAL_CHECK(other.host_addressable());
+    ZOE_INTERNAL_CHECK(other.info().host_addressable);
     std::memcpy(to.data(), from.data(), size_bytes);
   }
   Support reaches(const Platform& other) const override {
-    return other.host_addressable() ? Support::yes() : Platform::reaches(other);
+    return other.info().host_addressable ? Support::yes() : Platform::reaches(other);
   }
 
   void upload(Stream&, const void* host, Slot device, std::size_t size_bytes) override {

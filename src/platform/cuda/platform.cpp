@@ -38,6 +38,7 @@ class CudaPlatform : public Platform {
              .memory_bytes = device.memory_bytes,
              .capability = &vendor == &kRocm ? 0 : 10 * device.major + device.minor,
              .unified_memory = device.is_integrated,
+             .host_addressable = false,
              .exact_bits = true};
     info_.bf16_products = device.major >= 8;
     info_.copies_beside = true;
@@ -48,8 +49,6 @@ class CudaPlatform : public Platform {
 
   std::uint64_t free_bytes() const override { return device_->free_bytes(); }
   std::uint64_t peak_bytes() const override { return device_->peak_bytes(); }
-
-  bool host_addressable() const override { return false; }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     return device_->allocate(size_bytes, what);

@@ -28,6 +28,7 @@ class OpenClPlatform : public Platform {
              .features = fmt::format("{}, {}, driver {}", description.platform_name, description.version, description.driver),
              .memory_bytes = description.memory_bytes,
              .unified_memory = description.unified_memory,
+             .host_addressable = false,
              .exact_bits = false};  // each driver's compiler rounds products and sums as it likes
     info_.generates_kernels = true;
     stream_ = make_stream();
@@ -39,8 +40,6 @@ class OpenClPlatform : public Platform {
     const std::uint64_t allocated = *allocated_;
     return info_.memory_bytes - std::min(info_.memory_bytes, allocated);
   }
-
-  bool host_addressable() const override { return false; }
 
   std::shared_ptr<Buffer> allocate(std::size_t size_bytes, std::string_view what) override {
     const DeviceDescription& device = device_->description;
