@@ -125,6 +125,8 @@ class CodesCheck {
   // `values`: of a run of the uncompiled plan.
   void check(const Plan& twin, const std::map<Origin, Bytes>& values, WeightStore& weights, const Component& component,
              Stream& stream) {
+    const std::vector<Plan>& alone = alone_of(twin);
+    std::size_t next = 0;
     for (const NodePtr& node : twin.graph.nodes) {
       if (!is_coded(*node)) continue;
       std::vector<std::vector<float>> operands;
@@ -135,9 +137,13 @@ class CodesCheck {
       ZOE_INTERNAL_CHECK(step != twin.steps.end());
       CodesDifference& difference = difference_of(twin, *step);
       ++difference.runs;
-      if (operands.size() < coded_operands(*node)) ++difference.unseen;
-      else if (node->opcode == Opcode::linear) check_product(*node, operands[0], weights, component, stream, difference);
+      const bool is_product = node->opcode == Opcode::linear, narrow = node->types[0].dtype == DType::bf16;
+      // Where weights come and go, those of a plan that is not among theirs are not there.
+      if (operands.size() < coded_operands(*node) || weights.is_streaming()) ++difference.unseen;
+      else if (is_product)
+        check_product(*node, operands[0], alone[next], narrow ? &alone[next + 1] : nullptr, weights, component, stream, difference);
       else check_attention(*step, {operands[0], operands[1], operands[2]}, values.at(origin_of(twin, Value(node, 0))), difference);
+      if (is_product) next += narrow ? 2 : 1;
     }
   }
 
@@ -154,29 +160,40 @@ class CodesCheck {
     return found_.emplace_back(CodesDifference{.plan = plan.graph.name, .what = what, .implementation = implementation});
   }
 
-  // The product without bias and activation: its bits are those of the plain loops' integers times the scales. In bf16 that leaves
-  // the last bits of an integer open; less the rounded result, as a residual, these come out, too, to 16 bits in
-  // all: the integer of a sum below 32,000, of a larger one so many in front.
-  void check_product(const Node& node, const std::vector<float>& x, WeightStore& weights, const Component& component,
-                     Stream& stream, CodesDifference& difference) {
-    const Type &x_type = node.inputs[0].type(), &weight = node.inputs[1].type(), &result = node.types[0];
+  // Each product from codes of a plan without bias and activation, and in bf16 with a residual, too.
+  const std::vector<Plan>& alone_of(const Plan& twin) {
+    const auto [found, is_new] = alone_.try_emplace(&twin);
+    if (!is_new) return found->second;
+    std::vector<Graph> graphs;
+    for (const NodePtr& node : twin.graph.nodes) {
+      if (!is_coded(*node) || node->opcode != Opcode::linear) continue;
+      const Type &x = node->inputs[0].type(), &weight = node->inputs[1].type(), &result = node->types[0];
+      const Value operand = input("x", x.dtype, x.shape), residual = input("residual", result.dtype, result.shape),
+                  matrix = parameter(node->inputs[1].node().name, weight.dtype, weight.shape);
+      graphs.push_back(make_graph("codes", {operand}, {linear(operand, matrix, {.codes = Codes::i8})}));
+      if (result.dtype == DType::bf16)
+        graphs.push_back(
+            make_graph("codes", {operand, residual}, {linear(operand, matrix, {.residual = residual, .codes = Codes::i8})}));
+    }
+    return found->second = compile(graphs, platform_, options_);
+  }
+
+  // The bits of `bare` are those of the plain loops' integers times the scales. In bf16 that leaves the last bits of an integer
+  // open; less the rounded result, as a residual, these come out, too, to 16 bits in all: the integer of a sum below 32,000, of a
+  // larger one so many in front.
+  void check_product(const Node& node, const std::vector<float>& x, const Plan& bare, const Plan* with_residual,
+                     WeightStore& weights, const Component& component, Stream& stream, CodesDifference& difference) {
+    const Type &weight = node.inputs[1].type(), &result = node.types[0];
     const auto columns = static_cast<std::size_t>(weight.shape.dim(0));
-    const std::string& tensor = node.inputs[1].node().name;
     std::vector<float> numbers(static_cast<std::size_t>(weight.shape.count()));
-    component.read(tensor, 0, weight.shape.count(), numbers.data());
+    component.read(node.inputs[1].node().name, 0, weight.shape.count(), numbers.data());
     const std::vector<std::int64_t> rows = looked_at(result.shape.count() / weight.shape.dim(0));
     const CodeSums expected = sums_of_codes(x, rows, weight, *dense_weight(DType::f32, weight.shape, numbers.data()));
 
-    const Value operand = input("x", x_type.dtype, x_type.shape), residual = input("residual", result.dtype, result.shape),
-                matrix = parameter(tensor, weight.dtype, weight.shape);
-    const std::vector<float> first =
-        run(make_graph("codes", {operand}, {linear(operand, matrix, {.codes = Codes::i8})}), {&x}, weights, stream);
+    const std::vector<float> first = run(bare, {&x}, weights, stream);
     std::vector<float> less(first.size()), second;
-    if (result.dtype == DType::bf16) {
-      std::transform(first.begin(), first.end(), less.begin(), [](float value) { return -value; });
-      const Value rest = linear(operand, matrix, {.residual = residual, .codes = Codes::i8});
-      second = run(make_graph("codes", {operand, residual}, {rest}), {&x, &less}, weights, stream);
-    }
+    std::transform(first.begin(), first.end(), less.begin(), [](float value) { return -value; });
+    if (with_residual) second = run(*with_residual, {&x, &less}, weights, stream);
     for (std::size_t i = 0; i < rows.size(); ++i)
       for (std::size_t column = 0; column < columns; ++column) {
         const std::int32_t sum = expected.sums[i * columns + column];
@@ -194,9 +211,9 @@ class CodesCheck {
       }
   }
 
-  std::vector<float> run(const Graph& graph, const std::vector<const std::vector<float>*>& inputs, WeightStore& weights,
+  std::vector<float> run(const Plan& plan, const std::vector<const std::vector<float>*>& inputs, WeightStore& weights,
                          Stream& stream) {
-    const Plan plan = compile(graph, platform_, options_);
+    const Graph& graph = plan.graph;
     weights.add(plan);
     std::vector<Tensor> given;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -208,7 +225,6 @@ class CodesCheck {
     zoe::run(plan, stream, weights, given, {&made, 1}, make_workspace(platform_, {&only, 1}));
     std::vector<float> results(static_cast<std::size_t>(made.type.shape.count()));
     download(platform_, stream, made, results);
-    weights.forget(plan);
     return results;
   }
 
@@ -241,6 +257,7 @@ class CodesCheck {
   Platform& platform_;
   CompileOptions options_;
   std::vector<CodesDifference>& found_;
+  std::map<const Plan*, std::vector<Plan>> alone_;
 };
 
 // Runs plans of a compiled job, each with its uncompiled twin.
