@@ -167,9 +167,9 @@ class CodesCheck {
     std::vector<Graph> graphs;
     for (const NodePtr& node : twin.graph.nodes) {
       if (!is_coded(*node) || node->opcode != Opcode::linear) continue;
-      const Type &x = node->inputs[0].type(), &weight = node->inputs[1].type(), &result = node->types[0];
-      const Value operand = input("x", x.dtype, x.shape), residual = input("residual", result.dtype, result.shape),
-                  matrix = parameter(node->inputs[1].node().name, weight.dtype, weight.shape);
+      const Type &x = node->inputs[0].type(), &result = node->types[0];
+      const Value operand = input("x", x.dtype, x.shape), residual = input("residual", result.dtype, result.shape);
+      const Value& matrix = node->inputs[1];
       graphs.push_back(make_graph("codes", {operand}, {linear(operand, matrix, {.codes = Codes::i8})}));
       if (result.dtype == DType::bf16)
         graphs.push_back(
@@ -186,7 +186,11 @@ class CodesCheck {
     const Type &weight = node.inputs[1].type(), &result = node.types[0];
     const auto columns = static_cast<std::size_t>(weight.shape.dim(0));
     std::vector<float> numbers(static_cast<std::size_t>(weight.shape.count()));
-    component.read(node.inputs[1].node().name, 0, weight.shape.count(), numbers.data());
+    float* next = numbers.data();
+    for (const Value& part : parts_of(node.inputs[1].node_ptr())) {
+      component.read(part.node().name, 0, part.shape().count(), next);
+      next += part.shape().count();
+    }
     const std::vector<std::int64_t> rows = looked_at(result.shape.count() / weight.shape.dim(0));
     const CodeSums expected = sums_of_codes(x, rows, weight, *dense_weight(DType::f32, weight.shape, numbers.data()));
 

@@ -107,13 +107,15 @@ struct WrongCode : OffByOne {
 class CodesPlatform : public fuzz::WrappedPlatform {
  public:
   enum class Planted { nothing, last_bit, wrong_code, attention };
-  explicit CodesPlatform(Planted planted) : WrappedPlatform(open_platform("cpu", {.threads = 1})), planted_(planted) {
+  explicit CodesPlatform(Planted planted, bool merges = false)
+      : WrappedPlatform(open_platform("cpu", {.threads = 1})), planted_(planted) {
     const std::span<const Implementation> rows = WrappedPlatform::implementations();
     table_.push_back({.name = "defined_attention",
                       .of = one_of<Opcode::attention>,
                       .make = [](const Node& node, Making&) { return std::make_unique<DefinedAttention>(node); },
                       .takes_codes = true});
     table_.insert(table_.end(), rows.begin(), rows.end());
+    for (Implementation& row : table_) row.gains_by_merging = merges;
   }
   std::span<const Implementation> implementations() const override { return table_; }
   std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
@@ -225,12 +227,15 @@ VerifyReport verify_codes(const std::shared_ptr<Platform>& platform, DType dtype
 }
 
 TEST(Verify, WhatRunsFromCodesIsWhatPlainLoopsMake) {
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    const auto platform = std::make_shared<CodesPlatform>(CodesPlatform::Planted::nothing);
+  // Also as on devices on which one product makes q, k and v.
+  std::vector<std::size_t> products;
+  for (const auto& [dtype, merges] : {std::pair{DType::f32, false}, {DType::bf16, false}, {DType::bf16, true}}) {
+    const auto platform = std::make_shared<CodesPlatform>(CodesPlatform::Planted::nothing, merges);
     const VerifyReport report = verify_codes(platform, dtype, Arithmetic::int8);
     EXPECT_TRUE(report.passed());
     ASSERT_EQ(report.codes.size(), 2u);
     for (const CodesDifference& each : report.codes) {
+      if (each.what == "linear") products.push_back(each.runs);
       EXPECT_GT(each.values, 0u) << each.what;
       EXPECT_EQ(each.unseen, 0u) << each.what;
       EXPECT_EQ(each.different, 0u) << each.what;
@@ -238,6 +243,9 @@ TEST(Verify, WhatRunsFromCodesIsWhatPlainLoopsMake) {
                   each.relative_rms, each.largest);
     }
   }
+  ASSERT_EQ(products.size(), 3u);
+  EXPECT_EQ(products[0], products[1]);
+  EXPECT_EQ(products[2], products[1] - std::size_t{2} * 8);
 }
 
 TEST(VerifyOnCuda, WhatRunsFromCodesIsWhatPlainLoopsMake) {
