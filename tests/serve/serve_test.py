@@ -17,6 +17,8 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -617,6 +619,35 @@ class Guard(unittest.TestCase):
                 self.fail("no room was made")
             for client in slow + streams + more:
                 client.close()
+
+    def test_asked_while_it_starts(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        statuses, ends = [], threading.Event()
+
+        def ask():
+            while not ends.is_set():
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+                        statuses.append(answer.status)
+                except urllib.error.HTTPError as error:
+                    statuses.append(error.code)
+                except OSError:
+                    pass  # nobody listens yet
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            with Server(port=port) as server:
+                until(lambda: len(statuses) > 20)
+                ends.set()
+                for thread in threads:
+                    thread.join()
+                self.assertEqual(server.stop(), (0, ""))
+        finally:
+            ends.set()
+        self.assertEqual(set(statuses), {200})
 
     def test_nonsense(self):
         with Server() as server:
