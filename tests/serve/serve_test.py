@@ -496,10 +496,7 @@ class Survival(unittest.TestCase):
     def test_nothing_is_kept_where_there_is_room_for_nothing(self):
         with Server("--keep-size", "1") as server:
             video = server.create(num_frames=1)["id"]
-            end = time.monotonic() + 40
-            while server.raw("GET", f"/v1/videos/{video}")[0] != 404 and time.monotonic() < end:
-                time.sleep(0.2)
-            self.assertEqual(server.raw("GET", f"/v1/videos/{video}")[0], 404)
+            until(lambda: server.raw("GET", f"/v1/videos/{video}")[0] == 404, seconds=200)
             self.assertEqual(os.listdir(os.path.join(server.folder, "videos")), [])
 
 
