@@ -151,12 +151,13 @@ int bench_devices(const SessionBench& bench) {
       fmt::print("{}\n", line.dump());
       std::fflush(stdout);
       if (parallel != Parallel::sequence || guided) continue;
-      // Where its time goes, by events in the first device's queue: what exchanges take while it waits for them.
+      // Where its time goes, by events in the first device's queues: what exchanges take, and for how long others waited for them.
       Profile profile;
       run_request(session, request, nullptr, &profile);
       const auto a_step = [&](bool (*of)(Opcode)) { return profile.seconds(of) / static_cast<double>(bench.steps); };
       const nlohmann::ordered_json parts = {{"parallel", name(parallel)},
                                             {"step_exchanges_s", a_step(is_exchange)},
+                                            {"step_exposed_s", profile.waited_seconds() / static_cast<double>(bench.steps)},
                                             {"step_attention_s", a_step([](Opcode o) { return o == Opcode::attention; })},
                                             {"step_linear_s", a_step([](Opcode o) { return o == Opcode::linear; })},
                                             {"step_fused_s", a_step([](Opcode o) { return o == Opcode::fused; })}};

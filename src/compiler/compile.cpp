@@ -63,7 +63,7 @@ std::unordered_map<std::string, ImplementedPtr> implement(const std::vector<Plan
 }
 
 StepNeeds needs_of(const Node& node, const Kernel& kernel) {
-  StepNeeds needs{.scratch_bytes = kernel.scratch_bytes()};
+  StepNeeds needs{.scratch_bytes = kernel.scratch_bytes(), .works_beside = kernel.works_beside()};
   for (int input = 0; input < static_cast<int>(node.inputs.size()); ++input)
     for (int output = 0; output < static_cast<int>(node.types.size()); ++output)
       if (kernel.can_overwrite(input, output)) needs.may_overwrite.emplace_back(input, output);
@@ -107,7 +107,7 @@ Plan run_passes(const Graph& traced, Platform& platform, const CompileOptions& o
   }
   for (const NodePtr& node : plan_steps(plan.graph)) {
     const int block = plan.steps.empty() ? node->block : std::max(node->block, plan.steps.back().block);
-    plan.steps.push_back({node, block, {}, {}, {}, {}, {}, {}});
+    plan.steps.push_back({node, block, {}, {}, {}, {}, {}, {}, {}});
     for (int o = 0; o < static_cast<int>(node->types.size()); ++o) {
       const auto origin = origins.find({node.get(), o});
       plan.steps.back().origins.push_back(origin == origins.end() ? std::pair(-1, 0) : origin->second);
@@ -181,6 +181,7 @@ void place(Plan& plan, Platform& platform) {
     }
     for (int o = 0; o < static_cast<int>(step.node->types.size()); ++o) step.outputs.push_back(memory.place(Value(step.node, o)));
     step.scratch = memory.scratch[i];
+    step.waits_for = std::move(memory.waits_for[i]);
   }
   plan.constants = upload_constants(constants, platform);
 }
@@ -233,9 +234,15 @@ std::string summarize(const Plan& plan) {
 
 std::string describe(const Plan& plan) {
   std::string text = summarize(plan) + "\n";
-  for (const Step& step : plan.steps)
-    text += fmt::format("{:4} {:<28} {:<28} {}\n", step.node->block, step.node->name.empty() ? "-" : step.node->name,
-                        step.kernel->implementation(), headline(*step.node));
+  std::vector<std::string> beside(plan.steps.size());
+  for (std::size_t i = 0; i < plan.steps.size(); ++i)
+    for (const int other : plan.steps[i].waits_for)
+      beside[static_cast<std::size_t>(other)] = fmt::format(", done before step {}", i);
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    const Step& step = plan.steps[i];
+    text += fmt::format("{:4} {:<28} {:<28} {}{}\n", step.node->block, step.node->name.empty() ? "-" : step.node->name,
+                        step.kernel->implementation(), headline(*step.node), beside[i]);
+  }
   return text;
 }
 

@@ -39,6 +39,7 @@ struct Step {
   std::shared_ptr<const Implemented> implemented;  // whose kernel that is: by which row, and why not by those before it
   std::vector<Place> inputs, outputs;
   Place scratch;
+  std::vector<int> waits_for;  // steps that work beside, see MemoryPlan
   // Per result: which node's and result's value it is, by number in the graph before fusion. Plans of one traced graph have that
   // graph in common, whether compiled or not. -1: a value that the graph did not have.
   std::vector<std::pair<int, int>> origins;

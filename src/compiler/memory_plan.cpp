@@ -226,7 +226,7 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs, 
     const Result owner = root(homes.at(result(value))).owner;
     if (const auto found = given.find(owner); found != given.end()) {
       const auto index = static_cast<std::size_t>(found->second.index);
-      if (found->second.kind == Place::Kind::input) plan.input_last_read[index] = step;
+      if (found->second.kind == Place::Kind::input) plan.input_last_read[index] = std::max(plan.input_last_read[index], step);
       else plan.output_written[index] = std::min(plan.output_written[index], step);
       return;
     }
@@ -237,6 +237,23 @@ MemoryPlan plan_memory(const Graph& graph, const std::vector<StepNeeds>& needs, 
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
     for (const Value& operand : plan.steps[i]->inputs) touch(operand, static_cast<int>(i));
     for (int o = 0; o < static_cast<int>(plan.steps[i]->types.size()); ++o) touch(Value(plan.steps[i], o), static_cast<int>(i));
+  }
+  plan.waits_for.resize(plan.steps.size());
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    if (!needs.at(i).works_beside) continue;
+    const Node& node = *plan.steps[i];
+    const auto reads = [&](const NodePtr& step) {
+      return std::any_of(step->inputs.begin(), step->inputs.end(), [&](const Value& operand) {
+        const auto home = homes.find(result(operand));
+        return home != homes.end() && home->second.owner.first == &node;
+      });
+    };
+    const auto reader = std::find_if(plan.steps.begin() + static_cast<std::ptrdiff_t>(i) + 1, plan.steps.end(), reads);
+    if (reader != plan.steps.end())
+      plan.waits_for[static_cast<std::size_t>(reader - plan.steps.begin())].push_back(static_cast<int>(i));
+    const int last = static_cast<int>(reader - plan.steps.begin()) - 1;  // that it may run beside
+    for (const Value& operand : node.inputs) touch(operand, last);
+    for (int o = 0; o < static_cast<int>(node.types.size()); ++o) touch(Value(plan.steps[i], o), last);
   }
 
   // 5. Results take the place of operands that end with the step, where the kernel may overwrite them.

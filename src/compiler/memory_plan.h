@@ -25,12 +25,16 @@ struct Place {
 struct StepNeeds {
   std::size_t scratch_bytes = 0;                     // while it runs
   std::vector<std::pair<int, int>> may_overwrite{};  // operand, result: see Kernel::can_overwrite
+  bool works_beside = false;                         // see Kernel::works_beside
 };
 
 struct MemoryPlan {
   std::vector<NodePtr> steps;                           // nodes that need a kernel, in running order
   std::map<std::pair<const Node*, int>, Place> places;  // of every value but weights and constants: node, number of the result
   std::vector<Place> scratch;                           // one for each step
+  // Per step, the earlier ones that work beside and that it is the first to read the results of. Until it begins, operands and
+  // results of those stay where they are; what no step reads is waited for behind the last one.
+  std::vector<std::vector<int>> waits_for;
   std::size_t workspace_bytes = 0;
   std::size_t alive_bytes = 0;  // the most that is alive at one step: no workspace is smaller
   // Per graph input: the last step that reads it (-1: none); per output: the step that writes it.

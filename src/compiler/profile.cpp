@@ -1,5 +1,6 @@
 #include "compiler/profile.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -15,7 +16,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int kPhaseTrack = 1, kStepTrack = 2;
+constexpr int kPhaseTrack = 1, kStepTrack = 2, kBesideTrack = 3;
 
 double microseconds(StepClock::duration duration) { return std::chrono::duration<double, std::micro>(duration).count(); }
 
@@ -63,7 +64,7 @@ ordered_json track_name(int track, const char* name) {
 
 }  // namespace
 
-void Profile::step(const StepTime& time) { steps_.push_back({&time.plan, time.step, time.begin, time.end}); }
+void Profile::step(const StepTime& time) { steps_.push_back({&time.plan, time.step, time.begin, time.end, time.waited}); }
 
 void Profile::phase(std::string name, StepClock::time_point begin, StepClock::time_point end) {
   phases_.push_back({std::move(name), begin, end});
@@ -80,6 +81,12 @@ double Profile::seconds(bool (*of)(Opcode opcode)) const {
   return total;
 }
 
+double Profile::waited_seconds() const {
+  double total = 0;
+  for (const StepEvent& event : steps_) total += std::chrono::duration<double>(event.waited).count();
+  return total;
+}
+
 void Profile::write(const std::filesystem::path& path) const {
   errno = 0;
   std::ofstream file(path, std::ios::binary);
@@ -89,6 +96,8 @@ void Profile::write(const std::filesystem::path& path) const {
 
   file << "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n";
   file << track_name(kPhaseTrack, "phases").dump() << ",\n" << track_name(kStepTrack, "plan steps").dump();
+  const auto works_beside = [](const StepEvent& step) { return step.plan->steps[step.step].kernel->works_beside(); };
+  if (std::any_of(steps_.begin(), steps_.end(), works_beside)) file << ",\n" << track_name(kBesideTrack, "beside them").dump();
   for (const PhaseEvent& phase : phases_)
     file << ",\n"
          << event(phase.name, kPhaseTrack, microseconds(phase.begin - start), microseconds(phase.end - phase.begin)).dump();
@@ -99,11 +108,12 @@ void Profile::write(const std::filesystem::path& path) const {
     if (found == infos.end()) found = infos.emplace(std::pair(step.plan, step.step), info_of(planned)).first;
     const StepInfo& info = found->second;
     const double us = microseconds(step.end - step.begin);
-    ordered_json line = event(info.name, kStepTrack, microseconds(step.begin - start), us);
+    ordered_json line = event(info.name, works_beside(step) ? kBesideTrack : kStepTrack, microseconds(step.begin - start), us);
     line["cat"] = name(kind_of_work(*planned.node));
     line["args"] = info.arguments;
     line["args"]["plan"] = step.plan->graph.name;
     line["args"]["step"] = step.step;
+    if (step.waited.count() > 0) line["args"]["waited_us"] = microseconds(step.waited);
     add_rate(line["args"], "GB/s", info.bytes, us);
     add_rate(line["args"], "GFLOP/s", info.operations, us);
     file << ",\n" << line.dump(-1, ' ', false, ordered_json::error_handler_t::replace);

@@ -1,5 +1,5 @@
 // A timeline of plan runs, written as a trace that Perfetto (ui.perfetto.dev) and Chrome open: one track of phases, one of plan
-// steps with what each read, wrote and computed.
+// steps with what each read, wrote and computed, and one of those that work beside the others.
 #pragma once
 
 #include <filesystem>
@@ -16,6 +16,7 @@ class Profile {
   void phase(std::string name, StepClock::time_point begin, StepClock::time_point end);
   StepTimer timer();
   double seconds(bool (*of)(Opcode opcode)) const;  // of all steps of such nodes
+  double waited_seconds() const;                    // that steps waited for those that work beside them
 
   // Times count from the first event. io error if the file cannot be written.
   void write(const std::filesystem::path& path) const;
@@ -25,6 +26,7 @@ class Profile {
     const Plan* plan;
     std::size_t step;
     StepClock::time_point begin, end;
+    StepClock::duration waited;
   };
   struct PhaseEvent {
     std::string name;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
+#include <utility>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -51,7 +53,7 @@ class PlanRun {
     if (options_.time) {
       stream_.synchronize();
       for (int i = 0; i < kEmptyEvents; ++i) empty_.push_back(stream_.record_event());
-      events_.push_back(stream_.record_event());
+      mark();
       start_ = StepClock::now();
     }
     const LoadOptions load{.cancel = options_.cancel};
@@ -69,6 +71,7 @@ class PlanRun {
       ahead.front()->wait();
       ahead.pop_front();
     }
+    for (const auto& [step, done] : beside_) stream_.wait_for(*done);
     if (options_.wait || options_.time) stream_.synchronize();
     if (options_.captured_graphs) options_.captured_graphs->ran_.insert(&plan_);
     if (options_.time) tell_times();
@@ -77,6 +80,7 @@ class PlanRun {
   // After an error: what is queued still uses memory that the caller may free next.
   void drain() {
     try {
+      for (const auto& [step, done] : beside_) done->wait();
       stream_.synchronize();
     } catch (const Error&) {  // what failed first is what is told
     }
@@ -108,16 +112,40 @@ class PlanRun {
     for (std::size_t i = begin; i < end; ++i) {
       if (!capturing_) check_cancelled(i);
       const Step& step = plan_.steps[i];
+      wait_for_those_beside(step);
       operands_.clear();
       for (const Place& place : step.inputs) operands_.push_back(slot(place));
       results_.clear();
       for (const Place& place : step.outputs) results_.push_back(slot(place));
-      step.kernel->run(stream_, operands_, results_, slot(step.scratch));
-      if (options_.time) events_.push_back(stream_.record_event());
+      if (step.kernel->works_beside() && !options_.observe) beside_[i] = step.kernel->start(stream_, operands_, results_);
+      else step.kernel->run(stream_, operands_, results_, slot(step.scratch));
+      if (options_.time) {
+        const std::size_t before = events_.size() - 1;
+        timed_.push_back({before, mark(), waited_});
+      }
       if (!options_.observe) continue;
       stream_.synchronize();
       (*options_.observe)({plan_, i, results_});
     }
+  }
+
+  void wait_for_those_beside(const Step& step) {
+    waited_ = false;
+    for (const int other : step.waits_for) {
+      const auto found = beside_.find(static_cast<std::size_t>(other));
+      if (found == beside_.end()) continue;
+      stream_.wait_for(*found->second);
+      waited_ = true;
+      if (options_.time) done_beside_.insert(beside_.extract(found));
+      else beside_.erase(found);
+    }
+    if (waited_ && options_.time) mark();
+  }
+
+  // The number of an event behind all that is queued.
+  std::size_t mark() {
+    events_.push_back(stream_.record_event());
+    return events_.size() - 1;
   }
 
   // Null: this run is not to be captured.
@@ -179,11 +207,20 @@ class PlanRun {
     const auto after_start = [&](double seconds) {
       return start_ + std::chrono::duration_cast<StepClock::duration>(std::chrono::duration<double>(seconds));
     };
-    double begin = 0;
+    std::vector<double> at;  // of each mark
+    for (const std::unique_ptr<Event>& event : events_) at.push_back(event->seconds_since(*events_[0]));
+    done_beside_.merge(beside_);
+    double end_beside = 0;  // of the last one: they go one behind the other
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      const double end = events_[i + 1]->seconds_since(*events_[0]);
-      (*options_.time)({plan_, i, after_start(std::min(begin + own, end)), after_start(end)});
-      begin = end;
+      const Timed& timed = timed_[i];
+      double begin = at[timed.begin], end = at[timed.end];
+      const double waited = timed.waited ? std::max(0.0, begin - at[timed.begin - 1] - own) : 0;
+      if (const auto beside = done_beside_.find(i); beside != done_beside_.end()) {
+        begin = std::max(begin, end_beside);
+        end_beside = end = std::max(begin, beside->second->seconds_since(*events_[0]));
+      }
+      (*options_.time)({plan_, i, after_start(std::min(begin + own, end)), after_start(end),
+                        std::chrono::duration_cast<StepClock::duration>(std::chrono::duration<double>(waited))});
     }
   }
 
@@ -194,10 +231,18 @@ class PlanRun {
   const Tensor& workspace_;
   const RunOptions& options_;
   bool capturing_ = false;
-  std::vector<Slot> operands_, results_;        // of the step at hand
-  std::vector<std::unique_ptr<Event>> empty_;   // with nothing between them
-  std::vector<std::unique_ptr<Event>> events_;  // before the first step, and behind each
-  StepClock::time_point start_;                 // when the first was reached
+  std::vector<Slot> operands_, results_;                       // of the step at hand
+  std::vector<std::unique_ptr<Event>> empty_;                  // with nothing between them
+  std::map<std::size_t, std::unique_ptr<Event>> beside_;       // by step: it is done, and nothing waited for it yet
+  std::map<std::size_t, std::unique_ptr<Event>> done_beside_;  // the others, where times are asked for
+  bool waited_ = false;                                        // in front of the step at hand
+  std::vector<std::unique_ptr<Event>> events_;                 // before the first step, behind each, and behind what one waited for
+  struct Timed {
+    std::size_t begin, end;  // events
+    bool waited;             // from the event before `begin` on
+  };
+  std::vector<Timed> timed_;     // by step
+  StepClock::time_point start_;  // when the first event was reached
 };
 
 void run(const Plan& plan, Stream& stream, WeightStore& weights, std::span<const Tensor> inputs, std::span<const Tensor> outputs,

@@ -26,11 +26,12 @@ struct StepRun {
 using StepObserver = std::function<void(const StepRun&)>;
 
 // Is told of every step once the run is over: for measuring. Nothing waits between steps; times are those at which the device
-// passed events in the queue.
+// passed events in the queue. A step that works beside others has its own time, at which others run too.
 struct StepTime {
   const Plan& plan;
   std::size_t step;
   StepClock::time_point begin, end;
+  StepClock::duration waited{};  // in front of it, the device had nothing to do but what works beside
 };
 using StepTimer = std::function<void(const StepTime&)>;
 

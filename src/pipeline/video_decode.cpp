@@ -53,13 +53,13 @@ VideoDecode::VideoDecode(const RecipeContext& context)
   if (context.parallel != Parallel::none && platform_.group()) devices_ = static_cast<int>(platform_.group()->size());
 }
 
-void VideoDecode::settle(const Settled& settled, bool tiles_are_asked) {
+void VideoDecode::settle(const Settled& settled) {
   settled_ = settled;
   if (settled.latent_frames > 1)
     group_frames_ = decode_group_frames(model_, dtype_, {settled.made_height, settled.made_width, settled.num_frames, 0}, platform_,
                                         free_bytes_);
-  set_tiles(settled.vae_tiles);
-  if (tiles_are_asked || devices_ == 1 || is_tiled()) return;
+  set_tiles(std::max<std::int64_t>(1, settled.vae_tiles));
+  if (settled.vae_tiles > 0 || devices_ == 1) return;
   VideoDecode shared = *this;
   shared.set_tiles(devices_);
   if (gets_much_smaller(shared.tiles_)) set_tiles(devices_);

@@ -17,7 +17,7 @@ class VideoDecode {
  public:
   explicit VideoDecode(const RecipeContext& context);
   // Sizes; once, before the rest. Where tiles are not asked for, each device of a group gets one, if that makes them much smaller.
-  void settle(const Settled& settled, bool tiles_are_asked = false);
+  void settle(const Settled& settled);  // vae_tiles 0: as many as suit the devices
   std::int64_t tiles() const { return settled_.vae_tiles; }
   // In how many tiles pictures are made of what the latents' side of the decoder gives: more take less memory, and more time for
   // what they overlap by. Frames are the same where convolutions of any size give the same bits. At once they are handed out at the

@@ -9,12 +9,13 @@
 #include "models/wan_vae/model.h"
 #include "pipeline/stage_run.h"
 #include "pipeline/vae_states.h"
+#include "platform/group.h"
 
 namespace zoe {
 
 namespace {
 
-void zero_states(std::string_view of, std::size_t begin, std::size_t end, StageRun& run) {  // they are an earlier video's
+void zero_states(std::string_view of, std::size_t begin, std::size_t end, const StageRun& run) {  // they are an earlier video's
   for (std::size_t i = begin; i < end; ++i) {
     const Tensor& state = run.tensor(fmt::format("{}.state_{}", of, i));
     run.platform().zero(run.stream(), state.slot(), state.size_bytes());
@@ -23,8 +24,9 @@ void zero_states(std::string_view of, std::size_t begin, std::size_t end, StageR
 
 }  // namespace
 
-VideoEncode::VideoEncode(const RecipeContext& context)
-    : model_(context.model), dtype_(context.dtype), platform_(context.platform) {}
+VideoEncode::VideoEncode(const RecipeContext& context) : model_(context.model), dtype_(context.dtype), platform_(context.platform) {
+  if (context.parallel != Parallel::none && platform_.group()) devices_ = static_cast<int>(platform_.group()->size());
+}
 
 void VideoEncode::settle(const Settled& settled, std::span<const PixelVideo> videos) {
   height_ = settled.made_height, width_ = settled.made_width;
@@ -39,7 +41,12 @@ void VideoEncode::settle(const Settled& settled, std::span<const PixelVideo> vid
     for (std::int64_t begin = 1; begin < video.frames; begin += count) levels_.insert(settled_level(video, begin, count));
   }
   for (const PixelVideo& video : videos) frames_ = std::max(frames_, video.frames);
-  set_tiles(settled.vae_tiles);
+  set_tiles(std::max<std::int64_t>(1, settled.vae_tiles));
+  // Where groups skip levels, one device has less to do than each of several would have.
+  if (settled.vae_tiles > 0 || devices_ == 1 || levels_ != std::set<std::int64_t>{0}) return;
+  set_tiles(devices_);
+  const std::int64_t window = tiles_.window_height * tiles_.window_width, all = settled.latent_height * settled.latent_width;
+  if (window * 5 > all * 4) set_tiles(1);
 }
 
 void VideoEncode::set_tiles(std::int64_t count) {
@@ -53,23 +60,33 @@ void VideoEncode::set_tiles(std::int64_t count) {
 
 NamedGraph VideoEncode::trace_side(std::int64_t frames, bool first, bool of_image) const {
   const std::int64_t spatial = model_.vae.scale_factor_spatial;
-  const WanVaeGraph traced =
-      of_image ? trace_wan_vae_encode_image_side(model_.vae, dtype_, frames, tiles_.window_height * spatial,
-                                                 tiles_.window_width * spatial, first)
-               : trace_wan_vae_encode_latent_side(model_.vae, dtype_, frames, height_, width_, first);
+  const WanVaeGraph traced = of_image ? trace_wan_vae_encode_image_side(model_.vae, dtype_, frames, tiles_.window_height * spatial,
+                                                                        tiles_.window_width * spatial, first)
+                                      : trace_wan_vae_encode_latent_side(model_.vae, dtype_, frames, height_, width_, first);
   return with_states(traced, {traced.graph.outputs[0]}, {of_image ? "features_0" : "mean"});
 }
 
 void VideoEncode::add_tiles_to(Program& program, Stage& stage) const {
   const auto add = [&](const std::string& name, std::int64_t frames, bool first) {
-    program.plans.push_back({"encode_tile_" + name,
-                             fmt::format("encode_tile_{} {}x{} {}", name, tiles_.window_height, tiles_.window_width, frames),
-                             [this, frames, first] { return trace_side(frames, first, true); }});
-    stage.uses.push_back({name, "encode_tile_" + name, "vae",
-                          {{"frames", name + ".pixels"}, {"features_0", name + ".features"}, {"state_*", "encoder.tile.state_*"}}});
+    for (int device = 0; device < used_devices(); ++device) {
+      const std::string here = device_prefix(device);
+      program.plans.push_back(
+          {.name = here + "encode_tile_" + name,
+           .key = fmt::format("encode_tile_{} {}x{} {}", name, tiles_.window_height, tiles_.window_width, frames),
+           .trace = [this, frames, first] { return trace_side(frames, first, true); },
+           .device = device});
+      stage.uses.push_back({here + name,
+                            here + "encode_tile_" + name,
+                            here + "vae",
+                            {{"frames", here + name + ".pixels"},
+                             {"features_0", here + name + ".features"},
+                             {"state_*", here + "encoder.tile.state_*"}}});
+    }
     program.plans.push_back({"encode_latents_" + name, fmt::format("encode_latents_{} {}x{} {}", name, height_, width_, frames),
                              [this, frames, first] { return trace_side(frames, first, false); }});
-    stage.uses.push_back({"latents " + name, "encode_latents_" + name, "vae",
+    stage.uses.push_back({"latents " + name,
+                          "encode_latents_" + name,
+                          "vae",
                           {{"features_0", name + ".all features"}, {"mean", name + ".mean"}, {"state_*", "encoder.state_*"}}});
   };
   add("first", 1, true);
@@ -188,29 +205,35 @@ std::vector<float> VideoEncode::run_tiles(const PixelVideo& video, StageRun& run
   const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
   const std::int64_t height = height_ / spatial, width = width_ / spatial;
   const std::size_t pixel = features_.size_bytes() / static_cast<std::size_t>(height * width);
-  std::vector<std::byte> features(features_.size_bytes() * static_cast<std::size_t>(frames)), window;
-  for (const PictureTile& tile : tiles_.tiles) {
-    zero_states("encoder.tile", 0, first_state_, run);
+  std::vector<std::byte> features(features_.size_bytes() * static_cast<std::size_t>(frames));
+  const auto take_tile = [&](const PictureTile& tile, const StageRun& own) {
+    std::vector<std::byte> window;
+    zero_states("encoder.tile", 0, first_state_, own);
     for (const Group& group : all) {
-      const BoundPlan plan = run.bind(group.latent == 0 ? "first" : "group");
+      const BoundPlan plan = own.bind(group.latent == 0 ? "first" : "group");
       const Tensor &into = plan.inputs[0], &made = plan.outputs[0];
       const std::vector<float> values = video.pixels(group.begin, group.frames);
-      if (values.empty()) run.platform().zero(run.stream(), into.slot(), into.size_bytes());
-      else run.upload(into, cut_out(values, group.frames, tile));
-      run.run(plan);
+      if (values.empty()) own.platform().zero(own.stream(), into.slot(), into.size_bytes());
+      else own.upload(into, cut_out(values, group.frames, tile));
+      own.run(plan);
       window.resize(made.size_bytes());
-      run.platform().download(run.stream(), made.slot(), window.data(), window.size());
-      run.stream().synchronize();
+      own.platform().download(own.stream(), made.slot(), window.data(), window.size());
+      own.stream().synchronize();
       for (std::int64_t frame = 0; frame < group.latent_frames; ++frame)
         for (std::int64_t row = 0; row < tile.height; ++row)
-          std::memcpy(features.data() + static_cast<std::size_t>(((group.latent + frame) * height + tile.top + row) * width + tile.left) * pixel,
+          std::memcpy(features.data() +
+                          static_cast<std::size_t>(((group.latent + frame) * height + tile.top + row) * width + tile.left) * pixel,
                       window.data() + static_cast<std::size_t>((frame * tiles_.window_height + tile.top - tile.window_top + row) *
                                                                    tiles_.window_width +
                                                                tile.left - tile.window_left) *
                                           pixel,
                       static_cast<std::size_t>(tile.width) * pixel);
     }
-  }
+  };
+  run.at_once(used_devices(), [&](int device, const StageRun& own) {
+    for (std::size_t i = static_cast<std::size_t>(device); i < tiles_.tiles.size(); i += static_cast<std::size_t>(used_devices()))
+      take_tile(tiles_.tiles[i], own);
+  });
   std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * height * width));
   zero_states("encoder", first_state_, states_, run);
   for (const Group& group : all) {
@@ -231,7 +254,8 @@ std::vector<float> VideoEncode::cut_out(const std::vector<float>& frames, std::i
   window.reserve(static_cast<std::size_t>(count * tiles_.window_height * spatial * width * 3));
   for (std::int64_t frame = 0; frame < count; ++frame)
     for (std::int64_t row = 0; row < tiles_.window_height * spatial; ++row) {
-      const auto from = frames.begin() + ((frame * height_ + tile.window_top * spatial + row) * width_ + tile.window_left * spatial) * 3;
+      const auto from =
+          frames.begin() + ((frame * height_ + tile.window_top * spatial + row) * width_ + tile.window_left * spatial) * 3;
       window.insert(window.end(), from, from + width * 3);
     }
   return window;

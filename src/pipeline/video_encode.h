@@ -2,6 +2,7 @@
 // are given pictures or videos.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -29,7 +30,7 @@ class VideoEncode {
   VideoEncode(const VideoEncode&) = delete;
   VideoEncode& operator=(const VideoEncode&) = delete;
 
-  // Sizes, and how the videos will be encoded; once, before the rest.
+  // Sizes, and how the videos will be encoded; once, before the rest. vae_tiles 0: where no level is skipped, a tile a device.
   void settle(const Settled& settled, std::span<const PixelVideo> videos);
   // As VideoDecode::set_tiles: pictures are taken in tiles down to the latents' resolution. Then no level is skipped.
   void set_tiles(std::int64_t tiles);
@@ -45,6 +46,8 @@ class VideoEncode {
   NamedGraph trace_side(std::int64_t frames, bool first, bool of_image) const;
   void add_tiles_to(Program& program, Stage& stage) const;
   bool is_tiled() const { return tiles_.tiles.size() > 1; }
+  // Tile i is taken by device i % used_devices().
+  int used_devices() const { return std::clamp(static_cast<int>(tiles_.tiles.size()), 1, devices_); }
   struct Group {
     std::int64_t latent, latent_frames, begin, frames;
   };
@@ -62,6 +65,7 @@ class VideoEncode {
   const ModelConfig& model_;
   const DType dtype_;
   const Platform& platform_;
+  int devices_ = 1;
   std::int64_t height_ = 0, width_ = 0;
   std::int64_t group_frames_ = 0;  // latent frames a group behind the first; 0: there is none
   std::size_t states_ = 0;

@@ -235,11 +235,11 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   const bool as_batch = asked_batch_ == GuidanceBatch::on ||
                         (asked_batch_ == GuidanceBatch::automatic && settled_.token_pieces == 1 && settled_.sequence_devices == 1);
   settled_.batch = guided() && !apart() && as_batch ? 2 : 1;
-  settled_.vae_tiles = asked_tiles_.value_or(1);
+  settled_.vae_tiles = asked_tiles_.value_or(0);
   if (image_) image_->settle(settled_);
   if (start_) start_->settle(settled_);
   if (control_) control_->settle(settled_);
-  decode_.settle(settled_, asked_tiles_.has_value());
+  decode_.settle(settled_);
   settled_.vae_tiles = decode_.tiles();
 }
 

@@ -28,6 +28,23 @@ void Exchange::run(std::size_t member, Stream& stream, Slot from, std::size_t st
     if (i != member) stream.wait_for(*posts_[i].taken);
 }
 
+std::unique_ptr<Event> Exchange::start(std::size_t member, Stream& stream, Slot from, std::size_t step, Slot to,
+                                       std::size_t piece_bytes) {
+  std::unique_ptr<Stream>& beside = posts_[member].beside;
+  if (!beside) beside = posts_[member].device->make_stream();
+  try {
+    beside->wait_for(*stream.record_event());
+    run(member, *beside, from, step, to, piece_bytes);
+    return beside->record_event();
+  } catch (...) {
+    try {  // nobody else waits for what it was given, and its memory may go next
+      beside->synchronize();
+    } catch (const Error&) {  // what failed first is what is told
+    }
+    throw;
+  }
+}
+
 void Exchange::give_up() noexcept {
   const std::lock_guard lock(mutex_);
   given_up_ = true;
@@ -81,6 +98,10 @@ class ExchangeKernel : public Kernel {
   bool can_capture() const override { return false; }  // what other devices hand out is known when they come
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
     exchange_->run(member_, stream, inputs[0], step_, outputs[0], piece_bytes_);
+  }
+  bool works_beside() const override { return true; }
+  std::unique_ptr<Event> start(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs) const override {
+    return exchange_->start(member_, stream, inputs[0], step_, outputs[0], piece_bytes_);
   }
 
  private:

@@ -34,6 +34,9 @@ class Exchange {
   // Queues, for the member with this number: bytes [i * step, i * step + piece_bytes) of `from` go to member i, and those of `to`
   // from i * piece_bytes on come from it. A step of 0 gives all members the same piece.
   void run(std::size_t member, Stream& stream, Slot from, std::size_t step, Slot to, std::size_t piece_bytes);
+  // The same on a stream that the member has for this, behind what `stream` was given so far: what is queued there next runs
+  // beside it. Returns where the member has its pieces and the others have theirs.
+  std::unique_ptr<Event> start(std::size_t member, Stream& stream, Slot from, std::size_t step, Slot to, std::size_t piece_bytes);
   // Whoever waits for a member does so no longer, and exchanges fail until recover(); from any thread.
   void give_up() noexcept;
   void recover();  // no member is in one any more
@@ -45,6 +48,7 @@ class Exchange {
     std::size_t step = 0;
     std::unique_ptr<Event> made, taken;  // what it hands out is there; it has what it wanted
     bool is_here = false;
+    std::unique_ptr<Stream> beside;  // of start(); made when first needed
   };
   void meet(std::size_t member);
 

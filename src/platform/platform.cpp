@@ -89,6 +89,11 @@ std::string Kernel::weight_layout(int) const { return "dense"; }
 
 bool Kernel::can_overwrite(int, int) const { return false; }
 
+std::unique_ptr<Event> Kernel::start(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs) const {
+  run(stream, inputs, outputs, {});
+  return stream.record_event();
+}
+
 std::size_t Kernel::packed_bytes(int, const Type& type) const { return type.size_bytes(); }
 
 void Kernel::pack_weight(int, const Type& type, const WeightReader& source, std::byte* packed) const {

@@ -130,6 +130,11 @@ class Kernel {
   // parameters do. No output overlaps an input, except where can_overwrite allows it and that an input of a concat may already
   // lie in its place.
   virtual void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const = 0;
+
+  // Whether its work may go on beside the kernels behind it: start() queues it on a stream of the kernel's own, behind what
+  // `stream` was given so far, and returns where it is done. What reads the results waits for that; until then the operands stay.
+  virtual bool works_beside() const { return false; }
+  virtual std::unique_ptr<Event> start(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs) const;
 };
 
 // A row of a platform's table: a way to run nodes, and which it takes (implementation.h).

@@ -120,6 +120,25 @@ TEST(GroupSession, TilesOfThePictureAreMadeOnEachDevice) {
   }
 }
 
+// Chosen by itself where all of the video is given: a tile for each device.
+TEST(GroupSession, VideosAreEncodedInTilesOnEachDevice) {
+  Request request = small(1);
+  request.video = ZOE_FIXTURES "/videos/exact.mkv", request.fit = Fit::stretch;
+  request.height = 32, request.width = 256, request.num_frames = 9, request.num_inference_steps = 2;
+  const Made one = make({"cpu"}, request);
+  expect_same(make({"cpu:0,1"}, request, 2), one);
+  request.vae_tiles = 3;
+  expect_same(make({"cpu:0,1"}, request), one);
+  const auto plans = [&](std::optional<int> tiles) {
+    request.vae_tiles = tiles;
+    Session session(read_model_config(ZOE_MODELS "/toy-wan"), open_platform("cpu:0,1", {.threads = 2}), {.dtype = DType::f32});
+    session.prepare(request);
+    return session.counts().plans_compiled;
+  };
+  // In place of a first and a later group's, of encoder and decoder: those of the latents' side, and of a tile on each device.
+  EXPECT_EQ(plans({}), plans(1) + 8);
+}
+
 std::string refusal(const Asked& asked, const Request& request, ErrorKind kind) {
   try {
     make(asked, request);

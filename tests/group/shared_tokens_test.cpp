@@ -2,6 +2,7 @@
 // each device's graph.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <condition_variable>
 #include <mutex>
@@ -10,6 +11,7 @@
 #include "base/error.h"
 #include "compiler/compile.h"
 #include "compiler/run.h"
+#include "group/late_platform.h"
 #include "ir/interpreter.h"
 #include "models/wan_dit/model.h"
 #include "pipeline/device_threads.h"
@@ -19,6 +21,7 @@
 namespace zoe {
 namespace {
 
+using testing::late_group;
 using testing::relative_rms_within;
 
 constexpr std::int64_t kTextRows = 5;
@@ -57,7 +60,9 @@ std::vector<float> argument(const Value& input) {
 }
 
 // The results of a forward on each of a group's devices, or on one.
-std::vector<std::vector<std::vector<float>>> run_on(Platform& platform, std::int64_t texts, DType dtype, bool compiled = true) {
+std::vector<std::vector<std::vector<float>>> run_on(
+    Platform& platform, std::int64_t texts, DType dtype, bool compiled = true,
+    const std::function<void(Plan&)>& change = [](Plan&) {}) {
   std::vector<Platform*> devices{&platform};
   if (platform.group()) devices.assign(platform.group()->devices().begin(), platform.group()->devices().end());
   std::vector<Plan> plans;
@@ -66,6 +71,7 @@ std::vector<std::vector<std::vector<float>>> run_on(Platform& platform, std::int
         compile(trace_wan_dit(small_config(), dtype,
                               sizes_for(texts, static_cast<std::int64_t>(devices.size()), static_cast<std::int64_t>(d))),
                 *devices[d], {.compile = compiled}));
+  for (Plan& plan : plans) change(plan);
   std::vector<std::vector<std::vector<float>>> results(devices.size());
   DeviceThreads threads(devices);
   threads.all(devices.size(), [&](std::size_t d) {
@@ -117,6 +123,61 @@ TEST_P(SharedTokens, GiveTheBitsOfOneDevice) {
         for (std::size_t text = 0; text < expected.size(); ++text)
           EXPECT_EQ(got[device][text], expected[text]) << "device " << device << ", text " << text << ", compiled " << compiled;
     }
+}
+
+TEST_P(SharedTokens, GiveThemHoweverLateTheirPiecesCome) {
+  const auto alone = open_platform("cpu", {.threads = 1});
+  for (const std::int64_t texts : {1, 2})
+    for (const bool at_any_moment : {false, true}) {
+      const auto expected = run_on(*alone, texts, DType::f32)[0];
+      const auto group = late_group(GetParam(), at_any_moment);
+      const auto got = run_on(*group, texts, DType::f32);
+      for (std::size_t device = 0; device < got.size(); ++device)
+        EXPECT_EQ(got[device], expected) << "device " << device << ", texts " << texts << ", at any moment " << at_any_moment;
+    }
+}
+
+TEST_P(SharedTokens, DoNotWhereNothingWaitsForThem) {
+  const auto alone = open_platform("cpu", {.threads = 1}), group = late_group(GetParam(), false);
+  const auto expected = run_on(*alone, 1, DType::f32)[0];
+  const auto got = run_on(*group, 1, DType::f32, true, [](Plan& plan) {
+    for (Step& step : plan.steps) step.waits_for.clear();
+  });
+  EXPECT_NE(got[0], expected);
+}
+
+bool overlap(const Place& a, std::size_t a_bytes, const Place& b, std::size_t b_bytes) {
+  return a.kind == b.kind && a.index == b.index && a.offset < b.offset + b_bytes && b.offset < a.offset + a_bytes;
+}
+
+// A product goes on beside each exchange but the last of q's and the first of those back; nothing is written meanwhile where pieces
+// come from or go to.
+TEST_P(SharedTokens, ExchangeBesideProducts) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto group = open_platform(group_of(GetParam()), {.threads = 1});
+    const Plan plan = compile(trace_wan_dit(small_config(), dtype, sizes_for(1, GetParam(), 1)), *group);
+    std::vector<int> products;  // beside each exchange of a block
+    for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+      const Step& exchange = plan.steps[i];
+      if (exchange.node->opcode != Opcode::all_to_all) continue;
+      std::size_t reader = i + 1;
+      while (reader < plan.steps.size() && !std::ranges::count(plan.steps[reader].waits_for, static_cast<int>(i))) ++reader;
+      ASSERT_LT(reader, plan.steps.size());
+      int beside = 0;
+      for (std::size_t k = i + 1; k < reader; ++k) {
+        const Step& other = plan.steps[k];
+        beside += other.node->opcode == Opcode::linear;
+        for (std::size_t o = 0; o < other.outputs.size(); ++o)
+          for (const auto& [place, type] : {std::pair(exchange.inputs[0], exchange.node->inputs[0].type()),
+                                            std::pair(exchange.outputs[0], exchange.node->types[0])})
+            EXPECT_FALSE(overlap(other.outputs[o], other.node->types[o].size_bytes(), place, type.size_bytes()))
+                << describe(plan) << i << " and " << k;
+      }
+      products.push_back(beside);
+    }
+    // v beside k's and q's products, k beside both of q's, q's first part beside its second; the way back.
+    EXPECT_EQ(products, (std::vector<int>{3, 2, 1, 0, 0, 1, 3, 2, 1, 0, 0, 1})) << describe(plan);
+  }
 }
 
 TEST_P(SharedTokens, InBf16LieAsNearAsOneDevice) {

@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <numeric>
@@ -69,6 +71,12 @@ struct LogStream : Stream {
     double time_;
   };
   std::unique_ptr<Event> record_event() override { return std::make_unique<LogEvent>(*this); }
+  // Nothing is done until that time.
+  void wait_for(Event& event) override {
+    event.wait();
+    const double now = static_cast<double>(events + queued.size()), then = static_cast<LogEvent&>(event).time_;
+    if (then > now) events += static_cast<std::size_t>(then - now);
+  }
 };
 
 struct LogBuffer : Buffer {
@@ -94,6 +102,18 @@ struct LogKernel : Kernel {
   const std::string layout;
 };
 
+// It is done four seconds after it was queued.
+struct LogBesideKernel : LogKernel {
+  using LogKernel::LogKernel;
+  bool works_beside() const override { return true; }
+  std::unique_ptr<Event> start(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs) const override {
+    run(stream, inputs, outputs, {});
+    auto done = std::make_unique<LogStream::LogEvent>(static_cast<LogStream&>(stream));
+    done->time_ += 4;
+    return done;
+  }
+};
+
 struct LogPlatform : Platform {
   DeviceInfo device{.platform = "log", .name = "", .features = "", .memory_bytes = 1 << 30};
   bool kernels_fail = false;
@@ -115,7 +135,9 @@ struct LogPlatform : Platform {
   std::span<const Implementation> implementations() const override { return table; }
   std::vector<Implementation> table = {{.name = "log",
                                         .of = [](Opcode) { return true; },
-                                        .make = [this](const Node&, Making&) -> std::unique_ptr<Kernel> {
+                                        .make = [this](const Node& node, Making&) -> std::unique_ptr<Kernel> {
+                                          if (node.opcode == Opcode::neg)
+                                            return std::make_unique<LogBesideKernel>(kernels_fail, layout);
                                           return std::make_unique<LogKernel>(kernels_fail, layout);
                                         }}};
 };
@@ -246,6 +268,35 @@ TEST_F(Runs, ObservedAndTimedRunsAreNotCaptured) {
   EXPECT_EQ(observed.size(), 2 * kBlocks);
   EXPECT_EQ(timed, observed);
   for (const double step : seconds) EXPECT_NEAR(step, 1, 1e-6);  // without the second of the event
+}
+
+// Of what begins beside the others: its own time, and for how long nothing was done for want of it.
+TEST_F(Runs, WhatWorksBesideIsWaitedForWhereItIsRead) {
+  const Value x = input("x", DType::f32, {8, 8}), beside = -x, other = exp(x), sum = beside + other, unread = -other;
+  const Plan own = compile(make_graph("beside", {x}, {sum, unread}), platform);
+  const Plan* const only = &own;
+  const Tensor place = make_workspace(platform, {&only, 1});
+  const std::vector<Tensor> results{make_tensor(platform, x.type(), "a"), make_tensor(platform, x.type(), "b")};
+  std::vector<std::array<double, 3>> times;
+  const StepClock::time_point* begin = nullptr;
+  StepClock::time_point first;
+  const StepTimer timer = [&](const StepTime& time) {
+    if (!begin) first = time.begin, begin = &first;
+    const auto seconds = [](StepClock::duration d) { return std::round(std::chrono::duration<double>(d).count()); };
+    times.push_back({seconds(time.begin - first), seconds(time.end - time.begin), seconds(time.waited)});
+  };
+  std::string names;
+  for (const Step& step : own.steps) names += fmt::format("{} ", name(step.node->opcode));
+  ASSERT_EQ(names, "neg exp add neg ");
+  run(own, stream, store, inputs, results, place, {.time = &timer});
+  EXPECT_EQ(times, (std::vector<std::array<double, 3>>{{0, 5, 0}, {3, 1, 0}, {7, 1, 1}, {9, 5, 0}}));
+  stream.waits = 0;
+  run(own, stream, store, inputs, results, place);
+  EXPECT_EQ(stream.waits, 2u);  // where it is read, and at the end
+  const StepObserver observer = [](const StepRun&) {};
+  stream.waits = 0;
+  run(own, stream, store, inputs, results, place, {.observe = &observer});
+  EXPECT_EQ(stream.waits, 0u);  // one behind the other
 }
 
 TEST_F(Runs, NothingIsWaitedForIfNotAsked) {

@@ -57,6 +57,7 @@ class Merger {
     std::vector<std::vector<const Node*>> groups;
     std::map<Likeness, std::size_t> group_of;
     for (const NodePtr& node : graph.nodes) {
+      if (is_exchange(node->opcode)) group_of.clear();
       if (!may_merge(*node)) continue;
       const auto [found, is_new] = group_of.try_emplace(likeness(*node), groups.size());
       if (is_new) groups.emplace_back();

@@ -1,6 +1,7 @@
 // Linears of one operand, whose weights are parameters of one kind, become one with the rows of all their weights: q, k and v of a
 // block. Each result is then a slice of the wider one's last axis, which chains read where it lies, and attention as heads among
-// others. Runs with and without compiling, so that both have the same products.
+// others. Linears that an exchange of devices stands between stay apart: it goes on beside the next one. Runs with
+// and without compiling, so that both have the same products.
 #pragma once
 
 #include <functional>

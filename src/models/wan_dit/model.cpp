@@ -145,34 +145,40 @@ struct TokenShares {
     return concat({slice(all, axis, begin, tokens), slice(all, axis, 0, end - tokens)}, axis);
   }
   // [B,share,N,Dh] of the device's tokens -> [B,L,N/devices,Dh] of its heads.
-  Value heads_of(const Value& x) const {
-    if (devices == 1) return x;
-    const std::int64_t batch = x.dim(0), heads = x.dim(2) / devices, width = x.dim(3);
-    const Value pieces = permute(reshape(x, {batch, share(), devices, heads, width}), {2, 0, 1, 3, 4});
-    return joined(all_to_all(pieces));
-  }
+  Value heads_of(const Value& x) const { return unfilled(filled_heads_of(x)); }
   // The way back: [B,L,N/devices,Dh] -> [B,share,N,Dh].
   Value tokens_of(const Value& x) const {
-    if (devices == 1) return x;
-    const std::int64_t batch = x.dim(0), heads = x.dim(2), width = x.dim(3), filled = share() * devices;
-    const Value all = filled == tokens ? x : concat({x, slice(x, 1, 0, filled - tokens)}, 1);
-    const Value by_device = reshape(all, {batch, devices, share(), heads, width});
-    const Value pieces = batch == 1 ? reshape(by_device, {devices, 1, share(), heads, width}) : permute(by_device, {1, 0, 2, 3, 4});
-    return reshape(permute(all_to_all(pieces), {1, 2, 0, 3, 4}), {batch, share(), devices * heads, width});
+    const std::int64_t fill = share() * devices - tokens;
+    return by_token(sent_back(fill == 0 ? x : concat({x, slice(x, 1, 0, fill)}, 1)));
+  }
+  // Both for some of each device's tokens, with those that fill up.
+  Value filled_heads_of(const Value& x) const {
+    const std::int64_t batch = x.dim(0), rows = x.dim(1), heads = x.dim(2) / devices, width = x.dim(3);
+    return joined(all_to_all(permute(reshape(x, {batch, rows, devices, heads, width}), {2, 0, 1, 3, 4})));
+  }
+  Value sent_back(const Value& x) const {
+    const std::int64_t batch = x.dim(0), rows = x.dim(1) / devices, heads = x.dim(2), width = x.dim(3);
+    const Value by_device = reshape(x, {batch, devices, rows, heads, width});
+    return all_to_all(batch == 1 ? reshape(by_device, {devices, 1, rows, heads, width}) : permute(by_device, {1, 0, 2, 3, 4}));
+  }
+  // What comes of that, [devices,B,rows,N/devices,Dh] -> [B,rows,N,Dh].
+  Value by_token(const Value& pieces) const {
+    return reshape(permute(pieces, {1, 2, 0, 3, 4}), {pieces.dim(1), pieces.dim(2), devices * pieces.dim(3), pieces.dim(4)});
   }
   // [B,share,C] of each device -> [B,L,C] on all of them.
-  Value gathered(const Value& x) const { return devices == 1 ? x : joined(all_gather(x, devices)); }
+  Value gathered(const Value& x) const { return devices == 1 ? x : unfilled(joined(all_gather(x, devices))); }
 
  private:
-  // [devices,B,share,..] -> [B,L,..]
+  // [devices,B,rows,..] -> [B,devices * rows,..]
   Value joined(const Value& pieces) const {
     std::vector<std::int64_t> dims = pieces.shape().dims();
     std::vector<int> axes(dims.size());
     for (std::size_t i = 0; i < axes.size(); ++i) axes[i] = static_cast<int>(i < 2 ? 1 - i : i);
     dims.erase(dims.begin());
-    dims[1] = devices * share();
-    return slice(reshape(pieces.dim(1) == 1 ? pieces : permute(pieces, axes), Shape(dims)), 1, 0, tokens);
+    dims[1] *= devices;
+    return reshape(pieces.dim(1) == 1 ? pieces : permute(pieces, axes), Shape(dims));
   }
+  Value unfilled(const Value& all) const { return slice(all, 1, 0, tokens); }
 };
 
 struct Conditions {
@@ -181,12 +187,50 @@ struct Conditions {
   Value text_bias;             // [B,1,1,R]
   Value nag;                   // f32 [3], where the second text is what not to show; else none
   TokenShares shares;
+  std::int64_t texts;
 };
 
 // Keys and values of a block's cross-attention, those of images where there are any.
 struct Seen {
   Value text_keys, text_values, image_keys, image_values;
 };
+
+// Where devices share tokens, v, k and q are exchanged one after the other, each beside the product of the next. Of a single text q
+// comes in two parts, so that of the last exchange only a quarter has no product beside it, and its results go back so: the smaller
+// part first, the other one beside the first one's product. Queries may stand in any order, so nothing is moved for that.
+// 8-bit attention makes codes of some queries together, and keeps their order.
+// n [B,L,D] -> [B,L,D]
+Value trace_self_attention(const Weights& block, const Value& n, const Conditions& conditions) {
+  const TokenShares& shares = conditions.shares;
+  const std::int64_t dim = block.config.dim(), rows = n.dim(1);
+  const Codes codes = block.precision.attention_codes;
+  const auto rotated = [&](std::string_view projection, std::string_view norm, std::int64_t begin, std::int64_t end) {
+    const Value x = block.normed(norm, block.project(projection, slice(n, 1, begin, end), dim));
+    return rotary_interleaved(x, slice(conditions.cos_full, 0, begin, end), slice(conditions.sin_signed, 0, begin, end));
+  };
+  const auto projected = [&](const Value& y) { return block.project("attn1.to_out.0", block.merge_heads(y), dim); };
+  if (shares.devices == 1) {
+    const Value q = rotated("attn1.to_q", "attn1.norm_q", 0, rows), k = rotated("attn1.to_k", "attn1.norm_k", 0, rows);
+    return projected(block.attend(q, k, block.split_heads(block.project("attn1.to_v", n, dim)), {}, codes));
+  }
+  const Value v = shares.heads_of(block.attended(block.split_heads(block.project("attn1.to_v", n, dim))));
+  const Value k = shares.heads_of(block.attended(rotated("attn1.to_k", "attn1.norm_k", 0, rows)));
+  constexpr std::int64_t kTile = 128;  // of rows, by which products go
+  std::int64_t first = rows * 3 / 4;
+  if (first > kTile) first -= first % kTile;
+  if (n.dim(0) > 1 || conditions.texts > 1 || codes != Codes::none || first == 0) {
+    const Value q = shares.heads_of(block.attended(rotated("attn1.to_q", "attn1.norm_q", 0, rows)));
+    return projected(shares.tokens_of(block.attend(q, k, v, {}, codes)));
+  }
+  const auto part_of_q = [&](std::int64_t begin, std::int64_t end) {
+    return shares.filled_heads_of(block.attended(rotated("attn1.to_q", "attn1.norm_q", begin, end)));
+  };
+  const Value first_q = part_of_q(0, first), y = block.attend(concat({first_q, part_of_q(first, rows)}, 1), k, v);
+  const std::int64_t border = first * shares.devices;
+  const Value last_back = shares.sent_back(slice(y, 1, border, y.dim(1))), first_back = shares.sent_back(slice(y, 1, 0, border));
+  const Value last = projected(shares.by_token(last_back));
+  return concat({projected(shares.by_token(first_back)), last}, 1);
+}
 
 // x [1|B,L,D] -> [B,L,D]
 Value trace_block(const Weights& block, const Value& x, const Conditions& conditions, const Seen& seen) {
@@ -197,16 +241,7 @@ Value trace_block(const Weights& block, const Value& x, const Conditions& condit
   const Value ffn_shift = row(table, 3, texts), ffn_scale = row(table, 4, texts), ffn_gate = row(table, 5, texts);
   const NormOptions plain{.eps = block.config.eps};
 
-  const Value n = norm_scale_shift(x, scale, shift, plain);
-  const auto rotated = [&](std::string_view projection, std::string_view norm) {
-    return rotary_interleaved(block.normed(norm, block.project(projection, n, dim)), conditions.cos_full, conditions.sin_signed);
-  };
-  const TokenShares& shares = conditions.shares;
-  const auto exchanged = [&](const Value& own) { return shares.devices == 1 ? own : shares.heads_of(block.attended(own)); };
-  const Value q = exchanged(rotated("attn1.to_q", "attn1.norm_q")), k = exchanged(rotated("attn1.to_k", "attn1.norm_k"));
-  const Value v = exchanged(block.split_heads(block.project("attn1.to_v", n, dim)));
-  const Value self = block.project(
-      "attn1.to_out.0", block.merge_heads(shares.tokens_of(block.attend(q, k, v, {}, block.precision.attention_codes))), dim);
+  const Value self = trace_self_attention(block, norm_scale_shift(x, scale, shift, plain), conditions);
 
   NormedResidual stream;
   if (block.config.cross_attn_norm) {
@@ -354,7 +389,8 @@ Graph trace_wan_dit(const WanDitConfig& config, const ComponentPrecision& precis
                               shares.own(sin_signed, 0),
                               reshape(text_bias, {sizes.batch, 1, 1, sizes.text_rows}),
                               nag,
-                              shares};
+                              shares,
+                              sizes.batch};
 
   // VACE's blocks hand on a stream of their own, which begins with what the first block sees; each makes a hint of it. They run
   // beside the block whose hint they make, not all in front: one hint is kept at a time.
