@@ -40,6 +40,7 @@ struct BenchOptions {
                group_frames = 0, steps = 4;
   int repeat = 3;
   Request request = {};  // precision, attention and exact_blocks of it
+  std::int64_t videos = 2;
   bool is_exact() const {
     return request.precision.value_or(Arithmetic::exact) == Arithmetic::exact &&
            request.attention.value_or(Arithmetic::exact) == Arithmetic::exact;
@@ -472,6 +473,7 @@ void check_uses(const CLI::App& app, const BenchOptions& options) {
                                   {"--image", {"session"}},
                                   {"--guidance-scale", {"session"}},
                                   {"--num-inference-steps", {"session", "quality", "devices"}},
+                                  {"--videos", {"quality"}},
                                   {"--folder", {"load"}},
                                   {"--stored", {"transformer", "text-keys", "text-encoder", "load"}},
                                   {"--lora-rank", {"transformer"}},
@@ -677,6 +679,7 @@ Command add_bench(CLI::App& app) {
   integer("--text-tokens", options->text_tokens, 1, 512, "Rows of the prompt (default 512)");
   integer("--batch", options->batch, 1, 8, "Texts that the transformer takes at once (default 1)");
   integer("--token-pieces", options->token_pieces, 1, 64, "Pieces in which the transformer takes tokens (default 1)");
+  integer("--videos", options->videos, 0, 100, "quality: whole videos, each made in every way (default 2)");
   integer("--group-frames", options->group_frames, 0, 64, "Latent frames the VAE takes at once (default 0: as suits the device)");
   app.add_option_function<std::string>(
          "--repeat",
@@ -727,7 +730,7 @@ Command add_bench(CLI::App& app) {
     const auto said = [&](const char* name, std::int64_t value) {
       return app.get_option(name)->count() > 0 ? std::optional(value) : std::nullopt;
     };
-    QualityBench quality{options->device, options->model, {}};
+    QualityBench quality{options->device, options->model, {}, static_cast<int>(options->videos)};
     Request& request = quality.request;
     request.prompts = {"a small red circle moving right on a white background"};
     request.height = said("--height", options->height), request.width = said("--width", options->width);

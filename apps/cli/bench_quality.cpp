@@ -14,6 +14,7 @@
 #include "compiler/run.h"
 #include "ir/interpreter.h"
 #include "ir/trace.h"
+#include "pipeline/component.h"
 #include "pipeline/model.h"
 #include "pipeline/session.h"
 #include "pipeline/session_access.h"
@@ -61,6 +62,21 @@ std::vector<Numbers> run_alone(Platform& platform, const Graph& graph, const std
 
 // --- Products and attention alone, on structured data
 
+// Beside each mode the noise floor, exact against exact: of the same operands whose sums run the other way round, and of other
+// operands of the same kind (another seed), which is what a difference in everything looks like.
+
+// Rows of so many numbers, each the other way round.
+std::vector<float> reversed(std::vector<float> values, std::size_t depth) {
+  for (auto row = values.begin(); row != values.end(); row += static_cast<std::ptrdiff_t>(depth))
+    std::reverse(row, row + static_cast<std::ptrdiff_t>(depth));
+  return values;
+}
+// [tokens, ...], the last token first.
+std::vector<float> last_first(const std::vector<float>& values, std::size_t tokens) {
+  std::vector<float> turned = reversed(values, values.size());
+  return reversed(std::move(turned), values.size() / tokens);
+}
+
 Json measure_products(Platform& platform, DType dtype) {
   constexpr std::int64_t kRows = 96, kColumns = 192;
   Json rows = Json::array();
@@ -76,6 +92,12 @@ Json measure_products(Platform& platform, DType dtype) {
           platform, make_graph("products", {x}, support ? std::vector{linear(x, weight), coded} : std::vector{linear(x, weight)}),
           {values}, {{"weight", w}});
       row["exact"] = to_json(distance(results[0], expected));
+      const Graph exact = make_graph("products", {x}, {linear(x, weight)});
+      const auto columns = static_cast<std::size_t>(depth);
+      row["exact_other_order"] = to_json(
+          distance(run_alone(platform, exact, {reversed(values, columns)}, {{"weight", reversed(w, columns)}})[0], results[0]));
+      row["exact_other_seed"] =
+          to_json(distance(run_alone(platform, exact, {product_rows(kind, kRows, depth, 4)}, {{"weight", w}})[0], results[0]));
       if (support) {
         row["int8"] = to_json(distance(results[1], expected));
         // The same integers as plain loops give: then results differ in no bit.
@@ -111,7 +133,16 @@ Json measure_attention(Platform& platform, DType dtype) {
     const auto results =
         run_alone(platform, make_graph("attention", {q, k, v}, support ? std::vector{exact, coded} : std::vector{exact}),
                   {operands.q, operands.k, operands.v}, {});
-    Json row{{"tokens", kTokens}, {"data", kind}, {"exact", to_json(distance(results[0], expected))}};
+    const Graph alone = make_graph("attention", {q, k, v}, {exact});
+    const AttentionOperands others = attention_operands(kind, kFrames, kHeight, kWidth, kHeads, kChannels, 5);
+    const Numbers other_order = run_alone(platform, alone,
+                                          {operands.q, last_first(operands.k, kTokens), last_first(operands.v, kTokens)}, {})[0],
+                  other_seed = run_alone(platform, alone, {others.q, others.k, others.v}, {})[0];
+    Json row{{"tokens", kTokens},
+             {"data", kind},
+             {"exact", to_json(distance(results[0], expected))},
+             {"exact_other_order", to_json(distance(other_order, results[0]))},
+             {"exact_other_seed", to_json(distance(other_seed, results[0]))}};
     if (support) row["int8"] = to_json(distance(results[1], expected));
     else row["int8_missing"] = support.reason();
     const auto reference = [](const std::vector<float>& values) { return Numbers(values.begin(), values.end()); };
@@ -148,6 +179,39 @@ Graph with_codes(const Graph& graph, const std::function<bool(const Node&)>& cho
   });
 }
 
+// The same graph whose sums run the other way round: those of blocks' linears over their operand's channels, and those of
+// attention among the video's tokens over the keys. It reads the rows of these linears' weights turned round, too.
+Graph in_other_order(const Graph& graph) {
+  return rebuild(graph, [](const Node& node, std::vector<Value> inputs) {
+    if (is_of_block(node)) inputs[0] = flip(inputs[0], inputs[0].shape().rank() - 1);
+    if (is_among_tokens(node)) inputs[1] = flip(inputs[1], 1), inputs[2] = flip(inputs[2], 1);
+    return keep(node, std::move(inputs));
+  });
+}
+// A matrix with each row turned round.
+class ReversedWeight : public WeightReader {
+ public:
+  explicit ReversedWeight(WeightPtr weight) : weight_(std::move(weight)) {}
+  const Shape& shape() const override { return weight_->shape(); }
+  std::size_t stored_bytes() const override { return weight_->stored_bytes(); }
+  void fetch(std::int64_t begin, std::int64_t count) const override { weight_->fetch(begin, count); }
+  void read(std::int64_t begin, std::int64_t count, DType dtype, void* out) const override {
+    const std::int64_t depth = shape().dim(1);
+    auto* to = static_cast<std::byte*>(out);
+    while (count > 0) {
+      const std::int64_t at = begin % depth, part = std::min(count, depth - at);
+      weight_->read(begin - at + depth - at - part, part, dtype, to);
+      const auto turn = [&](auto* elements) { std::reverse(elements, elements + part); };
+      if (size_of(dtype) == 2) turn(reinterpret_cast<std::uint16_t*>(to));
+      else turn(reinterpret_cast<std::uint32_t*>(to));
+      begin += part, count -= part, to += static_cast<std::size_t>(part) * size_of(dtype);
+    }
+  }
+
+ private:
+  WeightPtr weight_;
+};
+
 // Predictions of a forward: of the prompt, without it, and what guidance makes of both.
 struct Velocities {
   Numbers conditional, unconditional, guided;
@@ -170,7 +234,7 @@ Json compared(const Velocities& got, const Velocities& expected) {
 class Forwards {
  public:
   Forwards(const QualityBench& bench, const std::shared_ptr<Platform>& platform, DType dtype)
-      : session_(read_model(bench.model), platform, {.dtype = dtype, .compile = {.compile = false}}),
+      : session_(read_model(bench.model), platform, {.dtype = dtype, .compile = {.compile = false, .keep_stored = false}}),
         request_(bench.request),
         job_(session_.prepare(request_)) {}
 
@@ -213,6 +277,19 @@ class Forwards {
       throw;
     }
     runner = before;
+  }
+
+  // A forward whose sums run the other way round.
+  std::vector<Numbers> in_other_order(const Graph& graph, Stream& stream, std::span<const Tensor> inputs) {
+    std::set<std::string> turned;
+    for (const NodePtr& node : graph.nodes)
+      if (is_of_block(*node)) turned.insert(node->inputs[1].node().name);
+    const ComponentWeights weights = open_weights(session_.model(), "transformer");
+    WeightStore store(session_.platform(), [&](const std::string& wanted) -> WeightPtr {
+      if (!turned.contains(wanted)) return weights(wanted);
+      return std::make_shared<ReversedWeight>(weights(wanted));
+    });
+    return results_of(cli::in_other_order(graph), store, stream, inputs);
   }
 
   // A graph of the same inputs.
@@ -289,7 +366,19 @@ Json measure_forwards(const QualityBench& bench, const std::shared_ptr<Platform>
             {"scheduler", settled.scheduler},
             {"guidance_scale", settled.guidance_scale},
             {"dtype", name(dtype)}};
-  // The other dtype sees the same latents: how far exact modes are from each other.
+  // The noise floor: how far exact forwards are from each other. The other dtype sees the same latents; another seed has its own.
+  QualityBench other_bench = bench;
+  ++other_bench.request.seeds.at(0);
+  std::map<int, Velocities> of_other_seed;
+  {
+    Forwards other(other_bench, platform, dtype);
+    const std::map<int, DenoiseState> other_states = other.states_before(later);
+    for (const auto& [step, level] : levels)
+      other.at(step == 0 ? std::nullopt : std::optional(other_states.at(step)),
+               [&, step = step](const Graph& graph, WeightStore& weights, Stream& stream, std::span<const Tensor> inputs) {
+                 of_other_seed.emplace(step, Velocities(other.results_of(graph, weights, stream, inputs), settled.guidance_scale));
+               });
+  }
   const DType other_dtype = dtype == DType::bf16 ? DType::f32 : DType::bf16;
   std::map<int, Velocities> others;
   {
@@ -310,6 +399,8 @@ Json measure_forwards(const QualityBench& bench, const std::shared_ptr<Platform>
       };
       const Velocities exact = velocities_of(graph);
       Json row{{"step", step}, {"noise_level", level}, {std::string(name(other_dtype)), compared(others.at(step), exact)}};
+      row["other_order"] = compared(Velocities(forwards.in_other_order(graph, stream, inputs), settled.guidance_scale), exact);
+      row["other_seed"] = compared(of_other_seed.at(step), exact);
       row["int8_products"] = compared(velocities_of(with_codes(graph, is_of_block)), exact);
       const Node* first = nullptr;
       for (const NodePtr& node : graph.nodes)
@@ -347,6 +438,61 @@ Json measure_forwards(const QualityBench& bench, const std::shared_ptr<Platform>
   return json;
 }
 
+// --- Whole videos
+
+// Final latents of a few seeds: how far each way of making them is from the exact one, when every step begins where the one before
+// it ended. With a range of steps exact, too: a quarter of them at the beginning, at the end, and both.
+Json measure_videos(const QualityBench& bench, const std::shared_ptr<Platform>& platform, DType dtype) {
+  const ModelConfig model = read_model(bench.model);
+  const auto open = [&](DType of) { return Session(model, platform, {.dtype = of}); };
+  const auto latents_of = [](Session& session, const Request& request) {
+    std::vector<Numbers> all;
+    Job job = session.prepare(request);
+    Callbacks callbacks;
+    callbacks.latents = [&](std::size_t, std::span<const float> latents) { all.emplace_back(latents.begin(), latents.end()); };
+    session.run(job, callbacks);
+    return all;
+  };
+  Request request = bench.request;
+  const std::uint64_t first = request.seeds.at(0);
+  request.seeds.clear();
+  for (int i = 0; i < bench.videos; ++i) request.seeds.push_back(first + static_cast<std::uint64_t>(i));
+  Session session = open(dtype);
+  const int steps = session.prepare(request).settled().num_inference_steps, quarter = std::max(1, steps / 4);
+  const std::vector<Numbers> exact = latents_of(session, request);
+  Json rows = Json::array();
+  const auto add = [&](const std::string& way, const std::vector<Numbers>& got) {
+    double squares = 0, most = 0;
+    for (std::size_t i = 0; i < exact.size(); ++i) {
+      const double relative = distance(got[i], exact[i]).relative;
+      squares += relative * relative, most = std::max(most, relative);
+    }
+    rows.push_back({{"way", way}, {"relative", std::sqrt(squares / static_cast<double>(exact.size()))}, {"most", most}});
+  };
+  const DType other_dtype = dtype == DType::bf16 ? DType::f32 : DType::bf16;
+  {
+    Session other = open(other_dtype);
+    add(fmt::format("exact, {}", name(other_dtype)), latents_of(other, request));
+  }
+  {
+    Request other = request;
+    for (std::uint64_t& seed : other.seeds) seed += static_cast<std::uint64_t>(bench.videos);
+    add("exact, another seed", latents_of(session, other));
+  }
+  const std::string head = fmt::format("0-{}", quarter - 1), tail = fmt::format("-{}--1", quarter);
+  for (const auto& [quality, level] : {std::pair{Quality::high, "high"}, {Quality::fast, "fast"}}) {
+    Request coded = request;
+    coded.quality = quality;
+    if (quality == Quality::fast && session.prepare(coded).settled().attention == Arithmetic::exact) break;  // as high
+    for (const std::string& steps_kept : {std::string(), head, tail, head + "," + tail}) {
+      coded.exact_steps = steps_kept;
+      add(steps_kept.empty() ? fmt::format("--quality {}", level) : fmt::format("--quality {} --exact-steps {}", level, steps_kept),
+          latents_of(session, coded));
+    }
+  }
+  return {{"videos", bench.videos}, {"rows", std::move(rows)}};
+}
+
 }  // namespace
 
 int bench_quality(const QualityBench& bench) {
@@ -359,6 +505,7 @@ int bench_quality(const QualityBench& bench) {
             {"products", measure_products(*platform, dtype)},
             {"attention", measure_attention(*platform, dtype)},
             {"model", measure_forwards(bench, platform, dtype)}};
+  if (bench.videos > 0) json["model"]["whole"] = measure_videos(bench, platform, dtype);
   fmt::print("{}\n", json.dump());
   return 0;
 }

@@ -108,6 +108,7 @@ struct QualityBench {
   DeviceOptions device;
   std::string model;
   Request request;
+  int videos = 2;  // whole ones, each made in every way
 };
 int bench_quality(const QualityBench& bench);
 

@@ -28,7 +28,7 @@ struct ExplainOptions {
   std::string model, part = "transformer";
   std::optional<std::int64_t> height, width, num_frames, block;
   std::int64_t text_tokens = 512, batch = 1, token_pieces = 1;
-  Request request = {};  // quality, precision, attention and exact_blocks of it
+  Request request = {};  // quality, precision, attention, exact_blocks and exact_steps of it
   bool source = false, passes = false, json = false;
 };
 
@@ -247,6 +247,7 @@ int explain(const ExplainOptions& options) {
                       options.token_pieces};
   Settled arithmetic;
   settle_arithmetic(options.request, model, dtype, tokens_of(model, size), *platform, Spelling::option, arithmetic);
+  settle_exact_steps(options.request, model.defaults.num_inference_steps, Spelling::option, arithmetic);
   const std::string not_exact = arithmetic_text(arithmetic);
   CompileOptions off = options.compile;
   off.compile = false;
@@ -257,7 +258,13 @@ int explain(const ExplainOptions& options) {
                device.name, not_exact.empty() ? "" : "; not exact: ", not_exact);
   CompileOptions as_asked = options.compile;
   as_asked.keep_passes = options.passes;
-  for (const PartGraph& part : trace_part(model, options.part, precision_of(arithmetic, dtype), size)) {
+  std::vector<PartGraph> parts = trace_part(model, options.part, precision_of(arithmetic, dtype), size);
+  if (!not_exact.empty() && !arithmetic.exact_steps.empty())  // these have plans of their own
+    for (PartGraph& part : trace_part(model, options.part, precision_of(arithmetic, dtype, true), size)) {
+      part.graph.name += " of exact steps";
+      parts.push_back(std::move(part));
+    }
+  for (const PartGraph& part : parts) {
     const Plan plan = compile(part.graph, *platform, as_asked), apart = compile(part.graph, *platform, off);
     check(!options.block || *options.block < plan.block_count, ErrorKind::invalid_argument, "--block", "got {}, expected {}.",
           options.block.value_or(0),
@@ -329,7 +336,8 @@ Command add_explain(CLI::App& app) {
          [o = options.get()](const std::string& value) { o->text_tokens = parse_integer("--text-tokens", value, 1, 512); },
          "Rows of the prompt (default 512)")
       ->type_name("N");
-  for (const char* field : {"quality", "precision", "attention", "exact_blocks"}) add_request_field(app, options->request, field);
+  for (const char* field : {"quality", "precision", "attention", "exact_blocks", "exact_steps"})
+    add_request_field(app, options->request, field);
   app.add_flag("--source", options->source, "Also the source of each generated kernel");
   app.add_flag("--passes", options->passes, "Also the graph after each pass of the compiler");
   add_json(app, options->json);

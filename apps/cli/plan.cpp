@@ -31,7 +31,9 @@ struct PlanOptions {
 // Where a stage's weights are while it runs.
 std::string where(const StageMemory& stage) {
   if (stage.component.empty()) return "-";
-  if (!stage.streamed) return "all on the device";
+  if (!stage.streamed)
+    return stage.layouts == 0 ? "all on the device"
+                              : fmt::format("all on the device, {} in a second layout", bytes_text(stage.layouts));
   if (stage.coming_blocks == 0) return "all on the device, as one";
   std::string text = fmt::format("{} of {} blocks come and go", stage.coming_blocks, stage.blocks);
   if (stage.host > 0) text += fmt::format(", {} packed in this process", bytes_text(stage.host));
@@ -84,6 +86,7 @@ Json to_json(const MemoryStatement& memory) {
                       {"phase", name(stage.phase)},
                       {"component", stage.component},
                       {"weights", stage.all_weights},
+                      {"weights_in_a_second_layout", stage.layouts},
                       {"weights_on_device", stage.weights},
                       {"weights_of_others", stage.resident},
                       {"others", stage.stay},

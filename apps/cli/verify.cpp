@@ -33,11 +33,24 @@ Json to_json(const VerifyReport& report) {
                       {"max_absolute", chain.max_absolute},
                       {"max_ulps", chain.max_ulps},
                       {"unmatched", chain.unmatched}});
+  Json codes = Json::array();
+  for (const CodesDifference& each : report.codes)
+    codes.push_back({{"plan", each.plan},
+                     {"what", each.what},
+                     {"implementation", each.implementation},
+                     {"passes", report.passes(each)},
+                     {"runs", each.runs},
+                     {"unseen", each.unseen},
+                     {"values", each.values},
+                     {"different", each.different},
+                     {"relative_rms", each.relative_rms},
+                     {"largest", each.largest}});
   const LatentDifference& latents = report.latents;
   return {{"passed", report.passed()},
           {"allowed_ulps", report.allowed_ulps},
           {"allowed_relative_rms", report.allowed_relative_rms},
           {"chains", std::move(chains)},
+          {"codes", std::move(codes)},
           {"latents",
            {{"passes", report.latents_pass()},
             {"values", latents.values},
@@ -61,7 +74,8 @@ int verify(VerifyOptions& options) {
               {"request", Json::parse(to_json(request))}};
     json.update(to_json(report));
     fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
-    check(report.passed(), ErrorKind::internal, "verify", "chains or latents differ from the uncompiled run. Use --compile off.");
+    check(report.passed(), ErrorKind::internal, "verify",
+          "chains or latents differ from the uncompiled run, or codes from plain loops. Use --compile off, or --quality exact.");
     return 0;
   }
 
@@ -87,9 +101,24 @@ int verify(VerifyOptions& options) {
                chain.unmatched ? fmt::format(", {} results without a twin", chain.unmatched) : "");
   }
   if (others) fmt::print("{:<6} {:5} {:10}  other steps (products, attention, copies)\n", "ok", others, other_values);
+  std::size_t bad_codes = 0;
+  for (const CodesDifference& each : report.codes) {
+    const bool passes = report.passes(each);
+    if (!passes) ++bad_codes;
+    const std::string how =
+        each.what == "attention"
+            ? fmt::format("attention from codes beside f64 of the same codes, relative RMS {:.3g}, largest {:.3g}",
+                          each.relative_rms, each.largest)
+            : "sums of codes beside the integers of plain loops";
+    fmt::print("{:<6} {:5} {:10} {:10} {:>10} {:>9}  {}: {} ({}){}\n", passes ? "ok" : "DIFFER", each.runs, each.values,
+               each.different, "", "", each.plan, how, each.implementation,
+               each.unseen ? fmt::format(", {} not seen", each.unseen) : "");
+  }
   const LatentDifference& latents = report.latents;
   fmt::print("{:<6} {:5} {:10} {:10} {:10.3g} {:9}  final latents, relative RMS {:.3g}\n", report.latents_pass() ? "ok" : "DIFFER",
              1, latents.values, latents.different, latents.max_absolute, "", latents.relative_rms);
+  check(bad_codes == 0, ErrorKind::internal, "verify",
+        "{} kinds of what runs from codes differ from plain loops. Use --quality exact.", bad_codes);
   check(report.passed(), ErrorKind::internal, "verify", "{} of {} chains and {} differ from the uncompiled run. Use --compile off.",
         bad, chains, report.latents_pass() ? "not the latents" : "the final latents");
   fmt::print("{} chains hold\n", chains);
@@ -113,7 +142,8 @@ Command add_verify(CLI::App& app) {
     add_request_field(app, request, name, value);
   for (const RequestField& field : request_fields())
     if (field.is_file()) add_request_field(app, request, field);
-  for (const char* field : {"guidance_batch", "precision", "attention", "exact_blocks"}) add_request_field(app, request, field);
+  for (const char* field : {"guidance_batch", "quality", "precision", "attention", "exact_blocks", "exact_steps"})
+    add_request_field(app, request, field);
   add_json(app, options->json);
   add_device_options(app, options->device);
   add_compile_options(app, options->compile);

@@ -147,7 +147,9 @@ class RequestFields(TypedDict, total=False):
     attention: Literal["exact", "int8"] | None
     "The attention of the video's tokens to one another: exact, or from codes of 8 bits (exact or int8; default: quality's)."
     exact_blocks: str | None
-    "Blocks of the transformer that stay exact whatever precision and attention are, as 0,1,38-39 (at most 1048576 bytes of UTF-8; default: none)."
+    "Blocks of the transformer that stay exact whatever precision and attention are, as 0,1,38-39; -1 is the last (at most 1048576 bytes of UTF-8; default: none)."
+    exact_steps: str | None
+    "Steps that stay exact whatever precision and attention are, from 0, as 0-1,-1; -1 is the last. Weights are on the device in both layouts then (at most 1048576 bytes of UTF-8; default: none)."
     seed: int | Sequence[int] | None
     'Of the initial noise, as torch.Generator("cpu").manual_seed; -1 is a random one; several make a video each (0 to 18446744073709551615, or -1; default: 0).'
     seeds: int | Sequence[int] | None

@@ -305,6 +305,8 @@ class Lowering {
     while (axis > 0 && chain_.axes[axis - 1] == 1) --axis;
     if (axis == 0) refuse("swap_pairs over no axis");
     --axis;
+    // Sums of one column: the last axis is one of rows, and a partner is in another row.
+    if (columns_ > 0 && static_cast<int>(axis) < chain_.row_axes) refuse("swap_pairs of {} exchanges rows", shape.str());
     bool pairs = last.offset % 2 == 0 && std::abs(last.strides[axis]) == 1 && chain_.axes[axis] % 2 == 0;
     for (std::size_t a = 0; a < axis; ++a) pairs = pairs && (last.strides[a] % 2 == 0 || chain_.axes[a] == 1);
     if (!pairs) refuse("swap_pairs of {}: its pairs are not neighbours of the last axis", shape.str());

@@ -25,15 +25,35 @@ class WeightBytes {
  public:
   void add(const std::string& component, const Plan& plan) {
     if (component.empty()) return;
-    for (const PlanWeight& weight : plan.weights) sizes_[{component, weight.name, weight.layout}] = weight.size_bytes;
+    for (const PlanWeight& weight : plan.weights) {
+      if (!sizes_.try_emplace({component, weight.name, weight.layout}, weight.size_bytes).second) continue;
+      std::size_t all = 0;
+      for (const PlanWeight::Part& part : weight.parts) all += part.type.size_bytes();
+      for (const PlanWeight::Part& part : weight.parts) {
+        const double share = static_cast<double>(part.type.size_bytes()) / static_cast<double>(all);
+        const auto bytes = static_cast<std::size_t>(static_cast<double>(weight.size_bytes) * share);
+        Tensors& of = tensors_[{component, part.name}];
+        of.all += bytes, of.largest = std::max(of.largest, bytes);
+      }
+    }
   }
   std::size_t total() const {
     std::size_t total = 0;
     for (const auto& [weight, bytes] : sizes_) total += bytes;
     return total;
   }
+  // Of the same tensors in a second layout.
+  std::size_t repeated() const {
+    std::size_t total = 0;
+    for (const auto& [tensor, of] : tensors_) total += of.all - of.largest;
+    return total;
+  }
 
  private:
+  struct Tensors {
+    std::size_t all = 0, largest = 0;
+  };
+  std::map<std::pair<std::string, std::string_view>, Tensors> tensors_;  // of the checkpoint, by component
   std::map<std::tuple<std::string, std::string_view, std::string_view>, std::size_t> sizes_;
 };
 
@@ -154,6 +174,7 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
       }
     }
     memory.all_weights = memory.weights = own.total();
+    memory.layouts = own.repeated();
     memory.resident = all.total();
     if (streaming[number]) {
       const std::vector<const Plan*> plans = plans_of(number, memory.component);

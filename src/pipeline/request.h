@@ -78,7 +78,7 @@ struct Request {
   LoraMode lora_mode = LoraMode::automatic;
   Quality quality = Quality::exact;
   std::optional<Arithmetic> precision, attention;  // none: quality's
-  std::string exact_blocks;                        // of the transformer, in spite of both: "0,1,38-39"
+  std::string exact_blocks, exact_steps;           // of the transformer, in spite of both: "0,1,38-39", "-1" the last
   bool lora_allow_unused = false;                  // keys of LoRAs that mean nothing in the model: a notice; else an error
   bool exact_size = false;  // sizes that the model cannot make: the next larger one it can, cropped; else the next smaller one
 

@@ -174,14 +174,14 @@ struct Session::State {
     return named;
   }
 
-  // What the request's LoRAs do to each component.
-  Changes changes_by(const Request& request) {
+  // What the request's LoRAs do to each component. `precision`: of its products, as it was settled on this device.
+  Changes changes_by(const Request& request, Arithmetic precision) {
     check(
         options.compile.keep_stored || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument,
         spelled("lora_mode", options.spelling),
         "got beside and weights that are widened as they are loaded, expected weights that stay as they are. Keep them (--weights "
         "keep), or merge.");
-    const bool exact = wanted_precision(request) == Arithmetic::exact;
+    const bool exact = precision == Arithmetic::exact;
     check(exact || request.lora_mode != LoraMode::beside, ErrorKind::invalid_argument, spelled("lora_mode", options.spelling),
           "got beside and products of 8 bits, whose weights a LoRA is a part of: expected auto or merge, or {} exact.",
           spelled("precision", options.spelling));
@@ -438,7 +438,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
   auto job = std::make_unique<Job::State>();
   job->work = state.recipe->plan(request, {state.model, *state.tokenizer, state.dtype, *state.platform, free_bytes, caller_bytes,
                                            state.options.spelling, state.options.parallel});
-  job->changes = state.changes_by(request);
+  job->changes = state.changes_by(request, job->work->settled().precision);
   bool does_with_less = false;
   for (;;) {
     Program program = job->work->program();
@@ -465,6 +465,11 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
 }
 
 PlanRunner& SessionAccess::runner(Session& session) { return session.state_->runner; }
+const Component& SessionAccess::component(const Session& session, const WeightStore& weights) {
+  for (const auto& [name, component] : session.state_->resources.components)
+    if (&component->weights() == &weights) return *component;
+  fail(ErrorKind::internal, "session", "weights of no component.");
+}
 const BoundProgram& SessionAccess::program(const Job& job) { return *job.state_->program; }
 
 Timings Session::run(Job& job, const Callbacks& callbacks) {

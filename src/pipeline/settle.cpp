@@ -29,40 +29,50 @@ T chosen(const std::optional<T>& asked, D fallback, const std::string& flag, dou
 
 std::int64_t round_down(std::int64_t value, std::int64_t step) { return value - value % step; }
 
-// "0,1,38-39" as ranges [first, last].
-std::vector<std::pair<int, int>> block_ranges(std::string_view text, std::int64_t blocks, const std::string& where) {
+// "0,1,38-39" as ranges [first, last] of `count` blocks or steps; -1 is the last of them, -2 the one before it.
+std::vector<std::pair<int, int>> parse_ranges(std::string_view text, std::int64_t count, std::string_view what,
+                                              const std::string& where) {
   std::vector<std::pair<int, int>> ranges;
   const auto refuse = [&] {
-    fail(ErrorKind::invalid_argument, where, "got {}, expected blocks from 0 to {} and ranges of them, as 0,1,{}-{}.",
-         in_quotes(text), blocks - 1, std::max<std::int64_t>(blocks - 2, 0), blocks - 1);
+    fail(ErrorKind::invalid_argument, where, "got {}, expected {} from 0 to {} and ranges of them, as 0,1,{}-{}; -1 is the last.",
+         in_quotes(text), what, count - 1, std::max<std::int64_t>(count - 2, 0), count - 1);
   };
-  const auto number = [&](std::string_view digits) {
+  // Takes a number from the beginning of `rest`.
+  const auto number = [&](std::string_view& rest) {
+    const bool is_from_end = rest.starts_with('-');
+    if (is_from_end) rest.remove_prefix(1);
     int value = 0;
-    const auto [end, status] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    if (digits.empty() || status != std::errc() || end != digits.data() + digits.size() || value < 0 || value >= blocks) refuse();
+    const auto [end, status] = std::from_chars(rest.data(), rest.data() + rest.size(), value);
+    if (status != std::errc() || rest.starts_with('-') || value > count) refuse();
+    rest.remove_prefix(static_cast<std::size_t>(end - rest.data()));
+    if (is_from_end) value = static_cast<int>(count) - value;
+    if (value < 0 || value >= count) refuse();
     return value;
   };
   if (text.empty()) return ranges;
-  for (const std::string_view part : split(text, ',')) {
-    const std::size_t dash = std::min(part.find('-'), part.size());
-    const int first = number(part.substr(0, dash)), last = dash == part.size() ? first : number(part.substr(dash + 1));
-    if (last < first) refuse();
+  for (std::string_view part : split(text, ',')) {
+    const int first = number(part);
+    int last = first;
+    if (part.starts_with('-')) {
+      part.remove_prefix(1);
+      last = number(part);
+    }
+    if (!part.empty() || last < first) refuse();
     ranges.emplace_back(first, last);
   }
   return ranges;
 }
 
+std::string ranges_text(std::string_view what, const std::vector<std::pair<int, int>>& ranges) {
+  std::string text;
+  for (const auto& [first, last] : ranges)
+    text += first == last ? fmt::format(", {} {} exact", what, first) : fmt::format(", {}s {}-{} exact", what, first, last);
+  return text;
+}
+
 }  // namespace
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
-
-Arithmetic wanted_precision(const Request& request) {
-  return request.precision.value_or(request.quality == Quality::exact ? Arithmetic::exact : Arithmetic::int8);
-}
-
-Arithmetic wanted_attention(const Request& request) {
-  return request.attention.value_or(request.quality == Quality::fast ? Arithmetic::int8 : Arithmetic::exact);
-}
 
 void settle_arithmetic(const Request& request, const ModelConfig& model, DType dtype, std::int64_t tokens, const Platform& platform,
                        Spelling spelling, Settled& settled) {
@@ -82,12 +92,23 @@ void settle_arithmetic(const Request& request, const ModelConfig& model, DType d
                     field == "precision" ? "precision" : "attention", platform.info().platform, support.reason()));
     return Arithmetic::exact;
   };
-  settled.precision = settle("precision", request.precision, wanted_precision(request), product);
-  settled.attention = settle("attention", request.attention, wanted_attention(request), attended);
-  settled.exact_blocks = block_ranges(request.exact_blocks, transformer.num_layers, spelled("exact_blocks", spelling));
+  const auto of_quality = [&](bool in_codes) { return in_codes ? Arithmetic::int8 : Arithmetic::exact; };
+  settled.precision =
+      settle("precision", request.precision, request.precision.value_or(of_quality(request.quality != Quality::exact)), product);
+  settled.attention =
+      settle("attention", request.attention, request.attention.value_or(of_quality(request.quality == Quality::fast)), attended);
+  settled.exact_blocks = parse_ranges(request.exact_blocks, transformer.num_layers, "blocks", spelled("exact_blocks", spelling));
 }
 
-ComponentPrecision precision_of(const Settled& settled, DType dtype) {
+void settle_exact_steps(const Request& request, int steps, Spelling spelling, Settled& settled) {
+  settled.exact_steps = parse_ranges(request.exact_steps, steps, "steps", spelled("exact_steps", spelling));
+  for (int step = 0; step < steps; ++step)
+    if (!settled.is_exact(step)) return;
+  settled.precision = settled.attention = Arithmetic::exact;
+}
+
+ComponentPrecision precision_of(const Settled& settled, DType dtype, bool exact_step) {
+  if (exact_step) return dtype;
   const auto codes = [](Arithmetic arithmetic) { return arithmetic == Arithmetic::int8 ? Codes::i8 : Codes::none; };
   const Precision all{dtype, dtype, dtype, codes(settled.precision), codes(settled.attention)};
   std::vector<ComponentPrecision::Blocks> exact;
@@ -95,12 +116,15 @@ ComponentPrecision precision_of(const Settled& settled, DType dtype) {
   return {all, std::move(exact)};
 }
 
-std::string arithmetic_text(const Settled& settled) {
+std::string step_arithmetic_text(const Settled& settled) {
   if (settled.precision == Arithmetic::exact && settled.attention == Arithmetic::exact) return {};
-  std::string text = fmt::format("{} products, {} attention", name_of(settled.precision), name_of(settled.attention));
-  for (const auto& [first, last] : settled.exact_blocks)
-    text += first == last ? fmt::format(", block {} exact", first) : fmt::format(", blocks {}-{} exact", first, last);
-  return text;
+  return fmt::format("{} products, {} attention{}", name_of(settled.precision), name_of(settled.attention),
+                     ranges_text("block", settled.exact_blocks));
+}
+
+std::string arithmetic_text(const Settled& settled) {
+  const std::string of_step = step_arithmetic_text(settled);
+  return of_step.empty() ? of_step : of_step + ranges_text("step", settled.exact_steps);
 }
 
 void settle_size(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled) {

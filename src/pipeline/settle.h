@@ -22,16 +22,15 @@ void settle_size(const Request& request, const ModelConfig& model, Spelling spel
 void settle_sampling(const Request& request, const ModelConfig& model, Spelling spelling, Settled& settled,
                      SchedulerConfig& scheduler);
 
-// What a request asks for, by name or by its quality, whether or not a device can.
-Arithmetic wanted_precision(const Request& request);
-Arithmetic wanted_attention(const Request& request);
-
 // What products and attention of the transformer are computed from, by precision, attention and exact_blocks, or by the quality
 // where these are open. `unsupported` where a device cannot do what was named; a notice where quality means less on it. `tokens`:
 // of a video.
 void settle_arithmetic(const Request& request, const ModelConfig& model, DType dtype, std::int64_t tokens, const Platform& platform,
                        Spelling spelling, Settled& settled);
-ComponentPrecision precision_of(const Settled& settled, DType dtype);
+// Which of `steps` steps are exact all the same; if all of them are, the request is.
+void settle_exact_steps(const Request& request, int steps, Spelling spelling, Settled& settled);
+// Of an exact step, or of any other.
+ComponentPrecision precision_of(const Settled& settled, DType dtype, bool exact_step = false);
 
 // Refuses what cannot fit by any plan before time is spent on planning: a few activations of every token, and one full-size
 // activation of the decoder's last stage for the frames of one latent frame.

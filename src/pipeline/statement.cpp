@@ -9,6 +9,11 @@ std::string_view name(Phase phase) {
   return kNames[static_cast<std::size_t>(phase)];
 }
 
+bool Settled::is_exact(int step) const {
+  return std::any_of(exact_steps.begin(), exact_steps.end(),
+                     [step](const std::pair<int, int>& range) { return range.first <= step && step <= range.second; });
+}
+
 std::size_t MemoryStatement::peak() const {
   std::size_t most = 0;
   for (const StageMemory& stage : stages) most = std::max(most, stage.total());

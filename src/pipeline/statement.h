@@ -35,16 +35,18 @@ struct Settled {
   std::vector<std::uint64_t> seeds;  // of each video
   std::string negative_prompt;
   Arithmetic precision = Arithmetic::exact, attention = Arithmetic::exact;
-  std::vector<std::pair<int, int>> exact_blocks;  // ranges [first, last] that are exact in spite of both
-  std::int64_t batch = 1;                         // texts that the transformer takes as a batch: 1 where guidance is off or apart
-  std::int64_t token_pieces = 1;                  // in which it takes a video's tokens
-  std::int64_t vae_tiles = 1;                     // in which the VAE takes a picture
+  std::vector<std::pair<int, int>> exact_blocks, exact_steps;  // ranges [first, last] that are exact in spite of both
+  bool is_exact(int step) const;                               // by one of these
+  std::int64_t batch = 1;         // texts that the transformer takes as a batch: 1 where guidance is off or apart
+  std::int64_t token_pieces = 1;  // in which it takes a video's tokens
+  std::int64_t vae_tiles = 1;     // in which the VAE takes a picture
   // Devices at work: each text of guidance has so many / 2, or all have both; of each text's tokens each of them takes a share.
   int guidance_devices = 1, sequence_devices = 1;
   std::size_t exchanged_bytes = 0;  // that a device takes from others in a step
 };
 
-// "int8 products, exact attention, blocks 0-1 exact"; "" where all is exact.
+// "int8 products, exact attention, blocks 0-1 exact"; "" where all is exact: of a step that is not among the exact ones; of all.
+std::string step_arithmetic_text(const Settled& settled);
 std::string arithmetic_text(const Settled& settled);
 
 // Bytes, as planned. Stages do not overlap.
@@ -53,6 +55,7 @@ struct StageMemory {
   Phase phase;
   std::string component = {};   // whose weights it runs with
   std::size_t all_weights = 0;  // of its own plans, packed
+  std::size_t layouts = 0;      // of these, the same weights once more in another layout: of exact steps beside those in codes
   std::size_t weights = 0;      // the most of these on the device at a time
   std::size_t resident = 0;     // weights of other stages that stay
   std::size_t tensors = 0;      // all that live in it

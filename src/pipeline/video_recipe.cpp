@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <deque>
+#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -128,7 +129,11 @@ class VideoWork : public Work {
   std::int64_t timesteps() const { return first_frame() ? 2 : 1; }  // of a step
 
   ProgramPlan context_plan(std::int64_t text_rows, int device) const;
-  ProgramPlan step_plan(std::int64_t text_rows, int device) const;
+  ProgramPlan step_plan(std::int64_t text_rows, int device, bool exact) const;
+  // Steps in codes and steps that are exact have plans of their own.
+  bool is_exact(int step) const { return step_arithmetic_text(settled_).empty() || settled_.is_exact(step); }
+  std::vector<bool> kinds_of(int begin, int end) const;
+  static std::string forward_of(bool exact) { return exact ? "forward" : "forward in codes"; }
   Stage denoise_stage(const Expert& expert) const;
 
   void encode(StageRun& run);
@@ -145,7 +150,7 @@ class VideoWork : public Work {
   void prepare_context(std::size_t video, const StageRun& run, bool is_negative) const;
   void fill_rotary(StageRun& run) const;
   void share_inputs(std::string_view use, const StageRun& run) const;
-  void predict(const BoundPlan& first, const Tensor& timestep, StageRun& run) const;
+  void predict(const BoundPlan& first, std::string_view forward, const Tensor& timestep, StageRun& run) const;
   void check_finite(const Expert& expert, int from, int to, StageRun& run) const;
 
   const ModelConfig& model_;
@@ -209,6 +214,7 @@ VideoWork::VideoWork(const Request& asked, const RecipeContext& context, const V
   check_fits_at_all(settled_, model_, context.platform.info(), dtype_);
   check_positions(settled_, model_, context.spelling);
   settle_arithmetic(request, model_, dtype_, tokens(), context.platform, context.spelling, settled_);
+  settle_exact_steps(request, scheduler_->steps(), context.spelling, settled_);
   if (context.caller_bytes) caller_bytes_ = context.caller_bytes(settled_);
   if (request.nag_scale) {
     check(!guided(), ErrorKind::invalid_argument, spelled("nag_scale", context.spelling),
@@ -277,7 +283,8 @@ RowSplit VideoWork::row_split() const {
 
 std::string VideoWork::advice() const {
   return fmt::format("Lower --width, --height or --num-frames{}{}", dtype_ == DType::f32 ? ", or try --dtype bf16" : "",
-                     settled_.batch == 2                                  ? ", or try --guidance-batch off"
+                     kinds_of(0, scheduler_->steps()).size() > 1          ? ", or leave out --exact-steps"
+                     : settled_.batch == 2                                ? ", or try --guidance-batch off"
                      : asked_pieces_ && *asked_pieces_ < kMostTokenPieces ? ", or leave out --token-pieces"
                                                                           : "");
 }
@@ -358,20 +365,29 @@ ProgramPlan VideoWork::context_plan(std::int64_t text_rows, int device) const {
           .device = device};
 }
 
-ProgramPlan VideoWork::step_plan(std::int64_t text_rows, int device) const {
+// Whether steps [begin, end) are exact, each answer once.
+std::vector<bool> VideoWork::kinds_of(int begin, int end) const {
+  std::vector<bool> kinds;
+  for (int step = begin; step < end; ++step)
+    if (std::find(kinds.begin(), kinds.end(), is_exact(step)) == kinds.end()) kinds.push_back(is_exact(step));
+  return kinds;
+}
+
+ProgramPlan VideoWork::step_plan(std::int64_t text_rows, int device, bool exact) const {
   const std::string share = settled_.sequence_devices == 1 ? "" : fmt::format(" of {}", settled_.sequence_devices);
-  return {.name = device_prefix(device) + "step",
-          .key = fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}{}", first_frame() ? " first" : "",
-                             has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows,
-                             texts(), settled_.batch, settled_.token_pieces, arithmetic_text(settled_), share),
-          .trace =
-              [this, text_rows, device] {
-                const Graph traced = trace_wan_dit(model_.transformer, precision_of(settled_, dtype_), sizes(text_rows, device));
-                NamedGraph named{settled_.sequence_devices == 1 ? split_rows(traced, row_split()) : traced, {"prediction"}};
-                if (guided() && !apart()) named.outputs.emplace_back("unconditional");
-                return named;
-              },
-          .device = device};
+  return {
+      .name = device_prefix(device) + (exact ? "step" : "step in codes"),
+      .key = fmt::format("step{}{} {}x{}x{} rows {} texts {} batch {} pieces {} {}{}", first_frame() ? " first" : "",
+                         has_nag() ? " nag" : "", step_frames(), settled_.latent_height, settled_.latent_width, text_rows, texts(),
+                         settled_.batch, settled_.token_pieces, exact ? std::string() : step_arithmetic_text(settled_), share),
+      .trace =
+          [this, text_rows, device, exact] {
+            const Graph traced = trace_wan_dit(model_.transformer, precision_of(settled_, dtype_, exact), sizes(text_rows, device));
+            NamedGraph named{settled_.sequence_devices == 1 ? split_rows(traced, row_split()) : traced, {"prediction"}};
+            if (guided() && !apart()) named.outputs.emplace_back("unconditional");
+            return named;
+          },
+      .device = device};
 }
 
 Stage VideoWork::denoise_stage(const Expert& expert) const {
@@ -380,8 +396,11 @@ Stage VideoWork::denoise_stage(const Expert& expert) const {
     const std::string here = device_prefix(device);
     stage.uses.push_back(
         {here + "context", here + "context", here + expert.component, {{"text", here + "prompts.text"}, {"*", here + "*"}}});
-    stage.uses.push_back(
-        {here + "forward", here + "step", here + expert.component, {{"latent", here + "latents"}, {"*", here + "*"}}});
+    for (const bool exact : kinds_of(expert.begin, expert.end))
+      stage.uses.push_back({here + forward_of(exact),
+                            here + (exact ? "step" : "step in codes"),
+                            here + expert.component,
+                            {{"latent", here + "latents"}, {"*", here + "*"}}});
   }
   // At step i the scheduler reads and writes those of its tensors that reads(i) and writes(i) say; here each has some.
   PlanUse update{"update", "update", "", {}};
@@ -411,7 +430,7 @@ Program VideoWork::program() const {
                    {"finite", "finite " + latents.str(), [latents] { return trace_finite(latents); }}};
   for (int device = 0; device < devices(); ++device) {
     program.plans.push_back(context_plan(texts_.rows(), device));
-    program.plans.push_back(step_plan(texts_.rows(), device));
+    for (const bool exact : kinds_of(0, scheduler_->steps())) program.plans.push_back(step_plan(texts_.rows(), device, exact));
   }
   program.stages = {texts_.stage()};
   if (image_) image_->add_to(program);
@@ -430,7 +449,7 @@ std::vector<ProgramPlan> VideoWork::companions() const {
     plans.push_back(texts_.plan(length));
     for (int device = 0; device < devices(); ++device) {
       plans.push_back(context_plan(length, device));
-      plans.push_back(step_plan(length, device));
+      for (const bool exact : kinds_of(0, scheduler_->steps())) plans.push_back(step_plan(length, device, exact));
     }
   }
   return plans;
@@ -524,7 +543,7 @@ void VideoWork::share_inputs(std::string_view use, const StageRun& run) const {
 }
 
 // The forwards of all devices. What a step needs of the others' is on the first device then.
-void VideoWork::predict(const BoundPlan& first, const Tensor& timestep, StageRun& run) const {
+void VideoWork::predict(const BoundPlan& first, std::string_view forward, const Tensor& timestep, StageRun& run) const {
   if (devices() == 1) return run.run(first);
   std::vector<std::unique_ptr<Event>> done(static_cast<std::size_t>(devices()));
   const std::unique_ptr<Event> ready = run.stream().record_event();
@@ -533,7 +552,7 @@ void VideoWork::predict(const BoundPlan& first, const Tensor& timestep, StageRun
     own.stream().wait_for(*ready);
     own.pull(run, run.tensor("latents"), own.tensor("latents"));
     own.pull(run, timestep, own.tensor("timestep"));
-    own.run(own.bind("forward"));
+    own.run(own.bind(forward));
     done[static_cast<std::size_t>(device)] = own.stream().record_event();
   });
   for (int device = 1; device < devices(); ++device) run.stream().wait_for(*done[static_cast<std::size_t>(device)]);
@@ -592,10 +611,11 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
   run.upload(timestep_table, timesteps);
   run.upload(coefficient_table, coefficients);
 
-  share_inputs("forward", run);
+  share_inputs(forward_of(is_exact(begin)), run);  // those of the other kind are the same tensors
 
   std::vector<float> noise;
-  const BoundPlan forward = run.bind("forward");
+  std::map<bool, BoundPlan> forwards;  // by whether they are exact
+  for (const bool exact : kinds_of(begin, expert.end)) forwards.emplace(exact, run.bind(forward_of(exact)));
   BoundPlan update = run.bind("update");
   const BoundPlan finite = run.bind("finite");
   const Type row_type = run.tensor("coefficients").type, flag = finite.outputs[0].type;
@@ -618,7 +638,7 @@ void VideoWork::denoise(const Expert& expert, std::size_t video, StageRun& run) 
           "stopped at step {} of {}.", i + 1, total);
     if (i == begin || !callbacks.choose || callbacks.choose(video, i) == StepChoice::compute) {
       run.copy(row_of(timestep_table, i, timestep.type), timestep);
-      predict(forward, timestep, run);
+      predict(forwards.at(is_exact(i)), forward_of(is_exact(i)), timestep, run);
     }
     if (const std::optional<int> fresh = scheduler.noise()) {
       // Also that of steps which a resumed run does not take.

@@ -32,11 +32,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::size_t kMostParts = 64;               // of a form
-constexpr std::size_t kHeaderBytes = 32 << 10;       // of a request's head
-constexpr std::size_t kMostPendingBytes = 4 << 20;   // of a stream whose client does not read
-constexpr double kBodyBytesPerSecond = 16 << 10;     // the least, behind body_seconds
-constexpr unsigned kIdleSeconds = 60;                // a connection on which nothing moves
+constexpr std::size_t kMostParts = 64;              // of a form
+constexpr std::size_t kHeaderBytes = 32 << 10;      // of a request's head
+constexpr std::size_t kMostPendingBytes = 4 << 20;  // of a stream whose client does not read
+constexpr double kBodyBytesPerSecond = 16 << 10;    // the least, behind body_seconds
+constexpr unsigned kIdleSeconds = 60;               // a connection on which nothing moves
 
 std::string lower(std::string_view text) {
   std::string result(text);
@@ -70,6 +70,7 @@ struct Exchange;
 struct HttpServer::State {
   HttpOptions options;
   HttpHandlers handlers;
+  int listening = -1;  // until the daemon has it
   MHD_Daemon* daemon = nullptr;
   int port = 0;
   std::atomic<std::uint64_t> waiting_bytes{0}, uploads{0};
@@ -268,10 +269,11 @@ MHD_Result on_request(void* self, MHD_Connection* connection, const char* path, 
     for (const char digit : said) length = std::min<std::uint64_t>(1ull << 60, length * 10 + static_cast<unsigned>(digit - '0'));
     std::optional<HttpResponse> refused = server.handlers.begin(request);
     if (!refused && length > server.options.max_body_bytes)
-      refused = error_response(413, "too_large",
-                               fmt::format("[request] the body is too large: got {} bytes, expected at most {}. Send less, or start "
-                                           "the server with a larger --max-body.",
-                                           length, server.options.max_body_bytes));
+      refused =
+          error_response(413, "too_large",
+                         fmt::format("[request] the body is too large: got {} bytes, expected at most {}. Send less, or start "
+                                     "the server with a larger --max-body.",
+                                     length, server.options.max_body_bytes));
     if (refused) return exchange->send(std::move(*refused));
     const std::string type = lower(request.header("content-type"));
     request.is_form = type.starts_with("multipart/form-data") || type.starts_with("application/x-www-form-urlencoded");
@@ -354,8 +356,7 @@ void Exchange::take_part(const char* name, const char* file_name, const char* da
       return refuse(400, "invalid_argument", fmt::format("[request] got more than {} parts of a form. Send fewer.", kMostParts));
     parts.push_back({.name = name, .text = {}, .file = nullptr});
     if (file_name) {
-      const fs::path path =
-          server.options.upload_folder / fmt::format("{}-{}", server.upload_prefix, server.uploads.fetch_add(1));
+      const fs::path path = server.options.upload_folder / fmt::format("{}-{}", server.upload_prefix, server.uploads.fetch_add(1));
       upload = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
       if (upload < 0) return refuse(500, "io", fmt::format("[uploads] cannot write: {}.", std::generic_category().message(errno)));
       parts.back().file = std::make_shared<TemporaryFile>(path);
@@ -387,7 +388,8 @@ MHD_Result Exchange::send(HttpResponse response) {
   if (response.stream) {
     auto own = std::make_shared<Stream>(connection);
     constexpr std::size_t kPiece = 8 << 10;
-    made = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, kPiece, Stream::read, new std::shared_ptr<Stream>(own), Stream::free);
+    made =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, kPiece, Stream::read, new std::shared_ptr<Stream>(own), Stream::free);
     {
       const std::lock_guard lock(mutex);
       stream = own;
@@ -487,14 +489,20 @@ HttpServer::HttpServer(HttpOptions options, HttpHandlers handlers) : state_(std:
     if (files.rlim_cur < state.options.max_connections + kOthers)
       state.options.max_connections = static_cast<unsigned>(files.rlim_cur > 2 * kOthers ? files.rlim_cur - kOthers : kOthers);
   }
-  state.daemon = MHD_start_daemon(
-      MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, nullptr, nullptr, on_request, &state,
-      MHD_OPTION_LISTEN_SOCKET, socket, MHD_OPTION_CONNECTION_LIMIT, state.options.max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-      kIdleSeconds, MHD_OPTION_CONNECTION_MEMORY_LIMIT, kHeaderBytes, MHD_OPTION_NOTIFY_COMPLETED, on_completed, &state,
-      MHD_OPTION_NOTIFY_CONNECTION, on_connection, &state, MHD_OPTION_END);
+  state.listening = socket;
+}
+
+void HttpServer::start() {
+  State& state = *state_;
+  const int socket = std::exchange(state.listening, -1);
+  state.daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC, 0, nullptr, nullptr,
+                                  on_request, &state, MHD_OPTION_LISTEN_SOCKET, socket, MHD_OPTION_CONNECTION_LIMIT,
+                                  state.options.max_connections, MHD_OPTION_CONNECTION_TIMEOUT, kIdleSeconds,
+                                  MHD_OPTION_CONNECTION_MEMORY_LIMIT, kHeaderBytes, MHD_OPTION_NOTIFY_COMPLETED, on_completed,
+                                  &state, MHD_OPTION_NOTIFY_CONNECTION, on_connection, &state, MHD_OPTION_END);
   if (!state.daemon) {
     ::close(socket);
-    fail(ErrorKind::io, "serve", "cannot serve on {}: {}.", where, std::generic_category().message(errno));
+    fail(ErrorKind::io, "serve", "cannot serve on port {}: {}.", state.port, std::generic_category().message(errno));
   }
   state.watch = std::thread([&state] { state.watch_links(); });
 }
@@ -511,6 +519,10 @@ std::size_t HttpServer::connections() const {
 void HttpServer::stop() {
   State& state = *state_;
   if (state.stopping.exchange(true)) return;
+  if (!state.daemon) {  // it was not started
+    if (state.listening >= 0) ::close(state.listening);
+    return;
+  }
   state.watch.join();
   const MHD_socket listening = MHD_quiesce_daemon(state.daemon);
   if (listening != MHD_INVALID_SOCKET) ::close(listening);

@@ -3,6 +3,7 @@
 //
 //   HttpServer http(options, {.begin = check_headers, .handle = answer_later});
 //   http.port();
+//   http.start();                    // handlers are called from here on
 //   http.stop();                     // ends streams; answers that are still owed are lost
 #pragma once
 
@@ -21,8 +22,8 @@ namespace zoe::server {
 struct HttpOptions {
   std::string host = "127.0.0.1";
   int port = 8080;
-  std::filesystem::path upload_folder;            // where files of forms are kept while they arrive
-  std::uint64_t max_body_bytes = 32 << 20;        // of one request
+  std::filesystem::path upload_folder;             // where files of forms are kept while they arrive
+  std::uint64_t max_body_bytes = 32 << 20;         // of one request
   std::uint64_t max_waiting_bytes = 256ull << 20;  // of all bodies that are in memory at a time
   unsigned max_connections = 2000;
   double header_seconds = 30;  // that a client has for a request's head, and between two requests
@@ -39,9 +40,10 @@ struct HttpHandlers {
 
 class HttpServer {
  public:
-  // io: the address cannot be had.
+  // Clients may connect, and wait for start(). io: the address cannot be had.
   HttpServer(HttpOptions options, HttpHandlers handlers);
   ~HttpServer();
+  void start();
   int port() const;
   std::size_t connections() const;
   void stop();

@@ -38,9 +38,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-bool is_loopback(const std::string& host) {
-  return host == "localhost" || host == "::1" || host.starts_with("127.");
-}
+bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
 // The data folder, ours alone as long as it lives.
 class Claim {
@@ -75,7 +73,8 @@ void remove_strays(const Folders& folders, const JobStore& store) {
   std::error_code status;
   const auto entries = [&](const fs::path& folder) {
     std::vector<fs::path> all;
-    for (fs::directory_iterator entry(folder, status), end; !status && entry != end; entry.increment(status)) all.push_back(entry->path());
+    for (fs::directory_iterator entry(folder, status), end; !status && entry != end; entry.increment(status))
+      all.push_back(entry->path());
     return all;
   };
   for (const fs::path& path : entries(folders.uploads())) fs::remove(path, status);
@@ -172,9 +171,10 @@ struct Server::State {
 };
 
 Server::Server(ServerOptions options) {
-  check(is_loopback(options.host) || !options.api_key_file.empty() || options.needs_no_keys, ErrorKind::invalid_argument, "--host",
-        "{} is not of this machine alone: expected --api-key-file FILE beside it. Make a key with --new-key NAME, or say --no-keys.",
-        options.host);
+  check(
+      is_loopback(options.host) || !options.api_key_file.empty() || options.needs_no_keys, ErrorKind::invalid_argument, "--host",
+      "{} is not of this machine alone: expected --api-key-file FILE beside it. Make a key with --new-key NAME, or say --no-keys.",
+      options.host);
   check(!options.devices.empty(), ErrorKind::invalid_argument, "serve", "got no device, expected one or more.");
   state_ = std::make_unique<State>(std::move(options));
   State& state = *state_;
@@ -219,6 +219,7 @@ Server::Server(ServerOptions options) {
                   .max_waiting_bytes = std::max<std::uint64_t>(256ull << 20, 2 * state.options.max_body_bytes),
                   .max_connections = state.options.max_connections},
       std::move(handlers));
+  state.http->start();  // by now handlers find it where they look
   for (const auto& device : state.devices) device->start();
   state.keeper = std::thread([&state] { state.keep(); });
 }

@@ -91,6 +91,13 @@ TEST(Lower, SwappedPairsAreTheSameAddressTurned) {
   EXPECT_FALSE(twice.chain->instructions[0].view.swapped);
 }
 
+TEST(Lower, SwappedPairsAreNotOfRows) {
+  const Value x = input("x", DType::f32, {1, 1, 2}), y = input("y", DType::f32, {1, 1});
+  const Lowered lowered = lower(make_graph("g", {x, y}, {mul(swap_pairs(x), sum(y))}));
+  EXPECT_FALSE(lowered.chain);
+  EXPECT_EQ(lowered.reason, "swap_pairs of [1,1,2] exchanges rows");
+}
+
 TEST(Lower, WorkWantedAtTwoPlacesIsCounted) {
   const Value x = input("x", DType::f32, {3, 8});
   const Value e = exp(x);

@@ -116,7 +116,7 @@ class Bounds {
   // the same codes; of another one each code may be the next.
   struct CodedRow {
     Values values;
-    double error = 0;
+    double error = 0, scale = 0;
   };
   static std::vector<CodedRow> coded(const Bounded& operand, std::size_t width) {
     std::vector<CodedRow> rows;
@@ -135,6 +135,7 @@ class Bounds {
       std::vector<std::int8_t> codes(width);
       const double scale = static_cast<double>(encode_row(row, codes.data()));
       CodedRow& made = rows.emplace_back();
+      made.scale = scale;
       for (const std::int8_t code : codes) made.values.push_back(code * scale);
       made.error = !(most < kLargest / 2) || !std::isfinite(scale) ? kInfinity
                    : moved == 0                                    ? 0
@@ -154,6 +155,8 @@ class Bounds {
         size += (std::abs(a.values[k]) + a.error) * (std::abs(b.values[k]) + b.error);
       }
       carried += 8 * kF32 * size + 0x1p-126;
+      // The integers' sum is multiplied by x's scale first: that may be infinite where the result would not be.
+      if (b.scale > 0 && !(size / b.scale < kLargest)) return kInfinity;
       return size < kLargest ? carried + unit(dtype) * (std::abs(result.values[i]) + carried) : kInfinity;
     };
   }

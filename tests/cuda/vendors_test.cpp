@@ -375,10 +375,9 @@ TEST(Vendors, EveryRowThatDoesNotRunSaysWhy) {
       EXPECT_EQ(made[0].row, "product") << vendor->platform;  // a multiprocessor has no room for more
       EXPECT_EQ(refused(0), (Rows{"implicit_gemm", "few_channels", "cudnn_conv", "implicit_gemm_of_few_tiles"}));
       EXPECT_EQ(made[1].row, "product");
-      EXPECT_EQ(refused(1), (Rows{"kept", "i8_linear", "cublaslt"}));
+      EXPECT_EQ(refused(1), Rows{"cublaslt"});  // rows for kept weights and codes are not asked
       EXPECT_EQ(made[2].row, wgmma ? "flash_attention" : "attention");
-      EXPECT_EQ(refused(2),
-                wgmma ? Rows{"i8_attention"} : (Rows{"i8_attention", "flash_attention", "wide_attention", "cudnn_attention"}));
+      EXPECT_EQ(refused(2), wgmma ? Rows{} : (Rows{"flash_attention", "wide_attention", "cudnn_attention"}));
       EXPECT_EQ(made[3].row, "generated");
       EXPECT_EQ(refused(3), Rows{});
     }

@@ -1,6 +1,7 @@
 // Requests with 8-bit products: near the exact video, in less memory, the same bits compiled or not, streamed or not.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -9,6 +10,8 @@
 #include "pipeline/session.h"
 #include "platform/platform.h"
 #include "testing/compare.h"
+#include "testing/temporary_folder.h"
+#include "testing/two_experts_folder.h"
 
 namespace zoe {
 namespace {
@@ -29,9 +32,16 @@ Request with(Arithmetic precision, std::string exact_blocks = {}) {
   return request;
 }
 
+Request with_exact_steps(std::string exact_steps) {
+  Request request = with(Arithmetic::int8);
+  request.exact_steps = std::move(exact_steps);
+  return request;
+}
+
 struct Made {
   std::vector<float> latents;
-  std::size_t weights = 0;  // of the stage that denoises
+  std::vector<std::vector<float>> steps;  // latents after each
+  std::size_t weights = 0, again = 0;     // of the stage that denoises; of these in a second layout
   std::string notices, not_exact;
 };
 Made make(Session& session, const Request& request) {
@@ -42,8 +52,9 @@ Made make(Session& session, const Request& request) {
   Job job = session.prepare(request);
   made.not_exact = arithmetic_text(job.settled());
   for (const StageMemory& stage : job.memory().stages)
-    if (stage.phase == Phase::denoise) made.weights = stage.all_weights;
+    if (stage.phase == Phase::denoise) made.weights = stage.all_weights, made.again = stage.layouts;
   Callbacks callbacks;
+  callbacks.step = [&](const StepDone& done) { made.steps.push_back(done.latents()); };
   callbacks.latents = [&](std::size_t, std::span<const float> latents) { made.latents.assign(latents.begin(), latents.end()); };
   session.run(job, callbacks);
   return made;
@@ -101,6 +112,87 @@ TEST(Arithmetic, ExactBlocksAreExact) {
                 0U)
           << error.what();
     }
+}
+
+// Steps before the first one in codes are those of the exact run, and what follows it is not; with guidance in one forward and in
+// two.
+TEST(Arithmetic, ExactStepsAreExact) {
+  Session session = open(DType::f32);
+  const Made exact = make(session, small()), all = make(session, with(Arithmetic::int8));
+  EXPECT_EQ(exact.again, 0U);
+  EXPECT_EQ(all.again, 0U);
+  for (const char* const whole : {"0-3", "0,1,2,-1", "-4--1"}) {
+    const Made made = make(session, with_exact_steps(whole));
+    EXPECT_EQ(made.latents, exact.latents) << whole;
+    EXPECT_EQ(made.not_exact, "");
+    EXPECT_EQ(made.weights, exact.weights);
+  }
+  const Made first = make(session, with_exact_steps("0-1")), last = make(session, with_exact_steps("-2--1"));
+  EXPECT_EQ(first.not_exact, "int8 products, exact attention, steps 0-1 exact");
+  EXPECT_EQ(last.not_exact, "int8 products, exact attention, steps 2-3 exact");
+  for (std::size_t step = 0; step < 4; ++step) {
+    EXPECT_EQ(first.steps[step] == exact.steps[step], step < 2) << step;
+    EXPECT_EQ(last.steps[step] == all.steps[step], step < 2) << step;
+  }
+  // Both layouts are there, and counted: what is in both is all that codes are made of.
+  for (const Made& made : {first, last}) {
+    EXPECT_GT(made.again, 0U);
+    EXPECT_EQ(made.weights, exact.weights + made.again);
+    EXPECT_LT(made.weights, exact.weights + all.weights);
+  }
+  Request apart = with_exact_steps("0-1");
+  apart.guidance_batch = GuidanceBatch::off;
+  EXPECT_LT(relative_rms(make(session, apart).latents, first.latents), 1e-4);
+  Session uncompiled = open(DType::f32, false), streamed = open(DType::f32, true, Offload::blocks);
+  EXPECT_EQ(make(uncompiled, with_exact_steps("0-1")).latents, first.latents);
+  EXPECT_EQ(make(streamed, with_exact_steps("0-1")).latents, first.latents);
+  for (const char* const wrong : {"4", "-5", "3-1", "a", "1,,2", "-", "0-", "--1", "1--", "-0"}) try {
+      make(session, with_exact_steps(wrong));
+      ADD_FAILURE() << wrong;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::invalid_argument);
+      EXPECT_EQ(std::string(error.what()).find("[exact_steps] got \"" + std::string(wrong) + "\", expected steps from 0 to 3"), 0U)
+          << error.what();
+    }
+}
+
+// Steps are counted through both experts, of which one may be exact as a whole; a run that is resumed goes on with the right kind.
+TEST(Arithmetic, ExactStepsOfTwoExperts) {
+  const testing::TemporaryFolder folder;
+  Session session(read_model_config(testing::make_two_experts(folder.path() / "model")), open_platform("cpu", {.threads = 2}),
+                  {.dtype = DType::f32});
+  const auto of = [](std::optional<Arithmetic> precision, std::string exact_steps) {
+    Request request;
+    request.prompts = {"a red circle"};
+    request.height = request.width = 32, request.num_frames = 5, request.num_inference_steps = 6;
+    request.precision = precision, request.exact_steps = std::move(exact_steps);
+    return request;
+  };
+  const Job job = session.prepare(of({}, ""));
+  const auto& levels = job.settled().noise_levels;
+  const auto high = std::count_if(levels.begin(), levels.end(), [](double level) { return level >= 0.875; });
+  ASSERT_GT(high, 0);
+  ASSERT_LT(high, 6);
+  const Made exact = make(session, of({}, "")), all = make(session, of(Arithmetic::int8, "")),
+             first = make(session, of(Arithmetic::int8, fmt::format("0-{}", high - 1))),
+             across = make(session, of(Arithmetic::int8, fmt::format("{}-{}", high - 1, high)));
+  for (std::size_t step = 0; step < 6; ++step) {
+    EXPECT_EQ(first.steps[step] == exact.steps[step], static_cast<std::ptrdiff_t>(step) < high) << step;
+    EXPECT_EQ(across.steps[step] == all.steps[step], static_cast<std::ptrdiff_t>(step) < high - 1) << step;
+  }
+  std::optional<DenoiseState> state;
+  Callbacks callbacks;
+  callbacks.step = [&](const StepDone& done) {
+    if (done.step == high - 1) state = done.state();
+  };
+  Job whole = session.prepare(of(Arithmetic::int8, fmt::format("{}-{}", high - 1, high)));
+  session.run(whole, callbacks);
+  std::vector<float> latents;
+  Callbacks resuming;
+  resuming.resume = state;
+  resuming.latents = [&](std::size_t, std::span<const float> made) { latents.assign(made.begin(), made.end()); };
+  session.run(whole, resuming);
+  EXPECT_EQ(latents, across.latents);
 }
 
 // A device says what it has no kernels for, where that was named; a level of quality does without.

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "checkpoint/checkpoint.h"
+#include "compiler_fuzz/wrapped_platform.h"
 #include "pipeline/model.h"
 #include "pipeline/session.h"
 #include "pipeline/video_files.h"
@@ -254,6 +255,33 @@ TEST(LoraAndCodes, AreOfTheMergedWeights) {
     } catch (const Error& error) {
       EXPECT_EQ(std::string(error.what()).find("[lora_mode] got beside and products of 8 bits"), 0U) << error.what();
     }
+  }
+}
+
+// `cpu` without its rows for codes.
+struct WithoutCodes : fuzz::WrappedPlatform {
+  WithoutCodes() : WrappedPlatform(open_platform("cpu", {.threads = 2})) {
+    for (const Implementation& row : WrappedPlatform::implementations())
+      if (!row.takes_codes) table.push_back(row);
+  }
+  std::span<const Implementation> implementations() const override { return table; }
+  std::vector<Implementation> table;
+};
+
+// What speaks against a LoRA beside its weights is how these are multiplied on the device at hand, not what was hoped for.
+TEST(LoraAndCodes, StaysBesideWhereALevelOfQualityIsExact) {
+  const testing::TemporaryFolder folder;
+  const std::string lora = write_lora(folder.path() / "style.safetensors", 4, false);
+  const fs::path model = make_q8_0(folder.path() / "q8");
+  Session without(read_model_config(model), std::make_shared<WithoutCodes>(), {.dtype = DType::f32});
+  const Made expected = make(without, with(LoraMode::beside, {{lora, -0.6}}));
+  for (const LoraMode mode : {LoraMode::beside, LoraMode::automatic}) {
+    Request request = with(mode, {{lora, -0.6}});
+    request.quality = Quality::high;
+    const Made got = make(without, request);
+    EXPECT_NE(got.notices.find("precision stays exact in this quality"), std::string::npos) << got.notices;
+    EXPECT_NE(got.notices.find("beside 4 matrices"), std::string::npos) << got.notices;
+    EXPECT_EQ(got.latents, expected.latents);
   }
 }
 

@@ -382,7 +382,7 @@ TEST_F(SessionTest, StandsRandomRequests) {
   std::mt19937 random(7);
   const auto pick = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   std::map<std::string, Frames> seen;
-  std::size_t resident = 0;
+  [[maybe_unused]] std::size_t resident = 0;  // sanitizers have memory of their own
   int finished = 0, stopped = 0;
   for (int number = 0; number < count; ++number) {
     Request request = small(pick(2) ? "a red circle" : "a blue square moving left on a white background", 16 * (1 + pick(3)));

@@ -9,17 +9,20 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "ir/interpreter.h"
+#include "ir/trace.h"
 #include "platform/implementation.h"
 #include "testing/merging_platform.h"
 
 namespace zoe {
 namespace {
 
-// A fused kernel whose first result is off by one unit in the last place in one element.
+// A kernel whose first result is off by one bit in one element: the last one, unless another is said.
 struct OffByOne : Kernel {
   std::unique_ptr<Kernel> inner;
   DType dtype;
-  OffByOne(std::unique_ptr<Kernel> kernel, DType type) : inner(std::move(kernel)), dtype(type) {}
+  unsigned bit;
+  OffByOne(std::unique_ptr<Kernel> kernel, DType type, unsigned which = 0) : inner(std::move(kernel)), dtype(type), bit(which) {}
   std::string_view implementation() const override { return inner->implementation(); }
   std::size_t scratch_bytes() const override { return inner->scratch_bytes(); }
   std::string weight_layout(int input) const override { return inner->weight_layout(input); }
@@ -33,7 +36,7 @@ struct OffByOne : Kernel {
     std::byte* const element = outputs[0].data() + 7 * size_of(dtype);
     std::uint32_t bits = 0;
     std::memcpy(&bits, element, size_of(dtype));
-    bits ^= 1;
+    bits ^= 1u << bit;
     std::memcpy(element, &bits, size_of(dtype));
   }
 };
@@ -60,6 +63,83 @@ class PlantingPlatform : public Platform {
  private:
   std::unique_ptr<Platform> cpu_ = open_platform("cpu", {.threads = 1});
   std::string broken_;
+};
+
+// Attention from codes as ir/trace.h defines it, which no CPU row makes.
+struct DefinedAttention : Kernel {
+  explicit DefinedAttention(const Node& node) {
+    std::vector<Value> operands;
+    for (const Value& each : node.inputs) operands.push_back(input("x", each.dtype(), each.shape()));
+    const Value result = attention(operands[0], operands[1], operands[2], node.as<AttentionAttributes>(), {});
+    graph = make_graph("attention", operands, {result});
+  }
+  std::string_view implementation() const override { return "as it is defined"; }
+  void run(Stream&, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot) const override {
+    std::vector<ReferenceTensor> given;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      const Type& type = graph.inputs[i].type();
+      std::vector<float> values(static_cast<std::size_t>(type.shape.count()));
+      convert(inputs[i].data(), type.dtype, reinterpret_cast<std::byte*>(values.data()), DType::f32, values.size());
+      given.push_back({type.shape, {values.begin(), values.end()}});
+    }
+    const std::vector<double> made = interpret(graph, given, {})[0].values;
+    const std::vector<float> values(made.begin(), made.end());
+    convert(reinterpret_cast<const std::byte*>(values.data()), DType::f32, outputs[0].data(), graph.outputs[0].dtype(),
+            values.size());
+  }
+  Graph graph;
+};
+
+// A product from codes that has one code of its weight wrong, by one.
+struct WrongCode : OffByOne {
+  using OffByOne::OffByOne;
+  void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
+    inner->pack_weight(input, type, source, packed);
+    if (input == 1) packed[0] = static_cast<std::byte>(std::to_integer<int>(packed[0]) ^ 1);
+  }
+  void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot> outputs, Slot scratch) const override {
+    inner->run(stream, inputs, outputs, scratch);
+  }
+};
+
+// `cpu` with attention from codes, and with what is planted in nodes that run from codes: also where they run alone, so that
+// compiled and uncompiled runs agree in it.
+class CodesPlatform : public fuzz::WrappedPlatform {
+ public:
+  enum class Planted { nothing, last_bit, wrong_code, attention };
+  explicit CodesPlatform(Planted planted) : WrappedPlatform(open_platform("cpu", {.threads = 1})), planted_(planted) {
+    const std::span<const Implementation> rows = WrappedPlatform::implementations();
+    table_.push_back({.name = "defined_attention",
+                      .of = one_of<Opcode::attention>,
+                      .make = [](const Node& node, Making&) { return std::make_unique<DefinedAttention>(node); },
+                      .takes_codes = true});
+    table_.insert(table_.end(), rows.begin(), rows.end());
+  }
+  std::span<const Implementation> implementations() const override { return table_; }
+  std::vector<Implemented> implement(std::span<const Node* const> nodes, const OverrideRules& rules) override {
+    std::vector<const Node*> of_cpu;
+    for (const Node* node : nodes)
+      if (!is_attention(*node)) of_cpu.push_back(node);
+    std::vector<Implemented> others = WrappedPlatform::implement(of_cpu, rules), made;
+    auto next = others.begin();
+    for (const Node* node : nodes) {
+      made.push_back(is_attention(*node) ? Selection("cpu", table_).implement(*node) : std::move(*next++));
+      std::unique_ptr<Kernel>& kernel = made.back().kernel;
+      const DType dtype = node->types[0].dtype;
+      const bool is_product = node->opcode == Opcode::linear && node->as<ProductAttributes>().codes != Codes::none;
+      if ((is_product && planted_ == Planted::last_bit) || (is_attention(*node) && planted_ == Planted::attention))
+        kernel = std::make_unique<OffByOne>(std::move(kernel), dtype, is_product ? 0 : 4);
+      else if (is_product && planted_ == Planted::wrong_code) kernel = std::make_unique<WrongCode>(std::move(kernel), dtype);
+    }
+    return made;
+  }
+
+ private:
+  static bool is_attention(const Node& node) {
+    return node.opcode == Opcode::attention && node.as<AttentionAttributes>().codes != Codes::none;
+  }
+  Planted planted_;
+  std::vector<Implementation> table_;
 };
 
 Request small() {
@@ -132,6 +212,64 @@ TEST(Verify, APlantedDifferenceIsFoundWhereItIsMade) {
   }
   EXPECT_GT(report.latents.different, 0u);  // on its own values the run goes astray
   EXPECT_FALSE(report.latents_pass());
+}
+
+// Of a request whose first step is exact and whose second one runs from codes.
+VerifyReport verify_codes(const std::shared_ptr<Platform>& platform, DType dtype, Arithmetic attention, std::int64_t size = 64) {
+  Request request = small();
+  request.height = request.width = size;
+  request.precision = Arithmetic::int8;
+  request.attention = attention;
+  request.exact_steps = "0";
+  return verify(read_model_config(ZOE_MODELS "/toy-wan"), platform, dtype, request, {});
+}
+
+TEST(Verify, WhatRunsFromCodesIsWhatPlainLoopsMake) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const auto platform = std::make_shared<CodesPlatform>(CodesPlatform::Planted::nothing);
+    const VerifyReport report = verify_codes(platform, dtype, Arithmetic::int8);
+    EXPECT_TRUE(report.passed());
+    ASSERT_EQ(report.codes.size(), 2u);
+    for (const CodesDifference& each : report.codes) {
+      EXPECT_GT(each.values, 0u) << each.what;
+      EXPECT_EQ(each.unseen, 0u) << each.what;
+      EXPECT_EQ(each.different, 0u) << each.what;
+      std::printf("%s %s: %zu values, %.3g, %.3g\n", std::string(name(dtype)).c_str(), each.what.c_str(), each.values,
+                  each.relative_rms, each.largest);
+    }
+  }
+}
+
+TEST(VerifyOnCuda, WhatRunsFromCodesIsWhatPlainLoopsMake) {
+  std::shared_ptr<Platform> platform;
+  try {
+    platform = open_platform("cuda");
+    for (const Arithmetic attention : {Arithmetic::exact, Arithmetic::int8}) {
+      const VerifyReport report = verify_codes(platform, DType::bf16, attention);
+      EXPECT_TRUE(report.passed());
+      for (const CodesDifference& each : report.codes) {
+        EXPECT_TRUE(report.passes(each)) << each.what << " " << each.different << " " << each.relative_rms << " " << each.largest;
+        EXPECT_EQ(each.unseen, 0u) << each.what;
+      }
+    }
+  } catch (const Error& error) {
+    if (platform && error.kind() != ErrorKind::unsupported) throw;
+    GTEST_SKIP() << error.what();
+  }
+}
+
+// Compiled and uncompiled runs have the same wrong kernel: only the codes tell.
+TEST(Verify, ADifferenceFromPlainLoopsIsFound) {
+  using enum CodesPlatform::Planted;
+  for (const auto& [planted, dtype] : {std::pair{last_bit, DType::f32}, {wrong_code, DType::bf16}, {attention, DType::bf16}}) {
+    const VerifyReport report = verify_codes(std::make_shared<CodesPlatform>(planted), dtype, Arithmetic::int8, 32);
+    EXPECT_FALSE(report.passed());
+    for (const ChainDifference& chain : report.chains) EXPECT_TRUE(report.passes(chain)) << chain.what;
+    EXPECT_TRUE(report.latents_pass());
+    for (const CodesDifference& each : report.codes)
+      EXPECT_EQ(report.passes(each), (each.what == "attention") != (planted == attention))
+          << each.what << " " << static_cast<int>(planted);
+  }
 }
 
 // Whatever OpenCL device there is.

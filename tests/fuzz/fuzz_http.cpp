@@ -21,8 +21,8 @@ fs::path upload_folder() {
   return name;
 }
 
-HttpServer& server() {
-  static HttpServer* const one = new HttpServer(
+HttpServer* started() {
+  auto* const server = new HttpServer(
       {.host = "127.0.0.1", .port = 0, .upload_folder = upload_folder(), .max_body_bytes = 1 << 16, .max_waiting_bytes = 1 << 20},
       {.begin = [](const HttpRequest&) { return std::optional<HttpResponse>(); },
        .handle =
@@ -33,6 +33,12 @@ HttpServer& server() {
              for (const auto& [name, value] : request->query) bytes += name.size() + value.size();
              answer({.body = std::to_string(bytes)});
            }});
+  server->start();
+  return server;
+}
+
+HttpServer& server() {
+  static HttpServer* const one = started();
   return *one;
 }
 

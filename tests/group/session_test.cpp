@@ -90,6 +90,16 @@ TEST(GroupSession, BlocksThatComeAndGoDoSoOnEachDevice) {
   expect_same(make({"cpu:0,1", Parallel::sequence, ZOE_MODELS "/toy-wan", Offload::blocks}, small()), make({"cpu"}, small()));
 }
 
+// Each device has plans of both kinds.
+TEST(GroupSession, StepsInCodesAndExactOnesGiveTheBitsOfOne) {
+  Request request = small();
+  request.precision = Arithmetic::int8;
+  request.exact_steps = "0";
+  const Made one = make({"cpu"}, request);
+  expect_same(make({"cpu:0,1", Parallel::guidance}, request), one);
+  expect_same(make({"cpu:0,1", Parallel::sequence}, request), one);
+}
+
 TEST(GroupSession, PicturesReachAllDevices) {
   Request request = small();
   request.image = ZOE_FIXTURES "/images/grey_alpha.png";

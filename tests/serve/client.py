@@ -17,11 +17,11 @@ TINY = {"prompt": "a red circle", "size": "32x32", "num_frames": 5, "num_inferen
 
 
 class Server:
-    def __init__(self, *options, folder=None, models=(), wait=True):
+    def __init__(self, *options, folder=None, models=(), port=0):
         self.own = None if folder else tempfile.TemporaryDirectory(prefix="zoe-serve-")
         self.folder = folder or self.own.name
-        self.options = [COMMAND, "serve", *models, "--port", "0", "--data-dir", self.folder, "--platform", "cpu", "--threads", "1",
-                        "--compile", "off", *options]
+        self.options = [COMMAND, "serve", *models, "--port", str(port), "--data-dir", self.folder, "--platform", "cpu",
+                        "--threads", "1", "--compile", "off", *options]
         self.key = None
         self.start()
 

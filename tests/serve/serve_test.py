@@ -17,6 +17,8 @@ import tempfile
 import threading
 import time
 import unittest
+import urllib.error
+import urllib.request
 import zlib
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -494,10 +496,7 @@ class Survival(unittest.TestCase):
     def test_nothing_is_kept_where_there_is_room_for_nothing(self):
         with Server("--keep-size", "1") as server:
             video = server.create(num_frames=1)["id"]
-            end = time.monotonic() + 40
-            while server.raw("GET", f"/v1/videos/{video}")[0] != 404 and time.monotonic() < end:
-                time.sleep(0.2)
-            self.assertEqual(server.raw("GET", f"/v1/videos/{video}")[0], 404)
+            until(lambda: server.raw("GET", f"/v1/videos/{video}")[0] == 404, seconds=200)
             self.assertEqual(os.listdir(os.path.join(server.folder, "videos")), [])
 
 
@@ -617,6 +616,35 @@ class Guard(unittest.TestCase):
                 self.fail("no room was made")
             for client in slow + streams + more:
                 client.close()
+
+    def test_asked_while_it_starts(self):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        statuses, ends = [], threading.Event()
+
+        def ask():
+            while not ends.is_set():
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+                        statuses.append(answer.status)
+                except urllib.error.HTTPError as error:
+                    statuses.append(error.code)
+                except OSError:
+                    pass  # nobody listens yet
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            with Server(port=port) as server:
+                until(lambda: len(statuses) > 20)
+                ends.set()
+                for thread in threads:
+                    thread.join()
+                self.assertEqual(server.stop(), (0, ""))
+        finally:
+            ends.set()
+        self.assertEqual(set(statuses), {200})
 
     def test_nonsense(self):
         with Server() as server:
