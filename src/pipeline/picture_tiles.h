@@ -18,7 +18,12 @@ struct PictureTiles {
 };
 
 // `count` tiles with the smallest windows, `reach` rows and columns around each, but for what lies outside the picture. Windows
-// begin at multiples of 4, so that convolutions that work on small tiles of their own have them where they are in the whole picture.
+// begin at multiples of 4, so that convolutions that work on small tiles of their own have them where they are in the whole
+// picture.
 PictureTiles lay_out_tiles(std::int64_t height, std::int64_t width, std::int64_t count, std::int64_t reach);
+
+// The same tiles where the picture, now height x width, is twice as large, with windows that reach `reach` around them and lie in
+// those given: what was needed further out is left out.
+PictureTiles doubled(const PictureTiles& tiles, std::int64_t height, std::int64_t width, std::int64_t reach);
 
 }  // namespace zoe

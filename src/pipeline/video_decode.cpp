@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <deque>
+#include <numeric>
 
 #include "base/error.h"
 #include "compiler/passes/rebuild.h"
@@ -75,6 +76,7 @@ bool VideoDecode::gets_much_smaller(const PictureTiles& tiles) const {
 void VideoDecode::set_tiles(std::int64_t count) {
   settled_.vae_tiles = count;
   tiles_ = {};
+  crops_.clear();
   if (count == 1) return;
   const WanVaeGraph latents =
       trace_wan_vae_decode_latent_side(model_.vae, dtype_, 1, settled_.latent_height, settled_.latent_width, true);
@@ -85,6 +87,8 @@ void VideoDecode::set_tiles(std::int64_t count) {
   scale_ = settled_.made_height / settled_.latent_height;
   first_state_ = image.first_state, states_ = image.states.size();
   tiles_ = lay_out_tiles(settled_.latent_height, settled_.latent_width, count, image.reach);
+  std::int64_t height = settled_.latent_height, width = settled_.latent_width;
+  for (const std::int64_t reach : image.reaches) crops_.push_back(doubled(seen(), height *= 2, width *= 2, reach));
 }
 
 std::int64_t VideoDecode::more_tiles() const {
@@ -123,8 +127,10 @@ NamedGraph VideoDecode::trace_latent_side(std::int64_t latent_frames, bool first
 
 // The image side of a window's features, which it picks from the whole picture's by their numbers: one plan serves all windows.
 NamedGraph VideoDecode::trace_tile(std::int64_t latent_frames, bool first) const {
+  std::vector<PictureSize> crops;
+  for (const PictureTiles& crop : crops_) crops.push_back({crop.window_height, crop.window_width});
   WanVaeGraph traced =
-      trace_wan_vae_decode_image_side(model_.vae, dtype_, latent_frames, tiles_.window_height, tiles_.window_width, first);
+      trace_wan_vae_decode_image_side(model_.vae, dtype_, latent_frames, tiles_.window_height, tiles_.window_width, first, crops);
   const Value window = input("window", DType::i32, {latent_frames * tiles_.window_height * tiles_.window_width});
   std::vector<Value> inputs, arguments;
   for (std::size_t i = 0; i < features_.size(); ++i) {
@@ -148,7 +154,8 @@ NamedGraph VideoDecode::trace_tile(std::int64_t latent_frames, bool first) const
 
 void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
   const std::string size = fmt::format("{}x{}", settled_.latent_height, settled_.latent_width);
-  const std::string window = fmt::format("{} window {}x{}", size, tiles_.window_height, tiles_.window_width);
+  std::string window = fmt::format("{} window {}x{}", size, tiles_.window_height, tiles_.window_width);
+  for (const PictureTiles& crop : crops_) window += fmt::format(", {}x{}", crop.window_height, crop.window_width);
   const auto add_latents = [&](const std::string& name, std::int64_t frames, bool first) {
     program.plans.push_back({"decode_latents_" + name, fmt::format("decode_latents_{} {} {}", name, size, frames),
                              [this, frames, first] { return trace_latent_side(frames, first); }});
@@ -168,6 +175,7 @@ void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
                           here + "vae",
                           {{"features_*", here + name + ".features_*"},
                            {"window", here + name + ".window"},
+                           {"crop_*", here + name + ".crop_*"},
                            {"frames", here + name + ".frames"},
                            {"finite", here + name + ".finite"},
                            {"state_*", here + "decoder.tile.state_*"}}});
@@ -180,9 +188,10 @@ void VideoDecode::add_tiles_to(Program& program, Stage& stage) const {
     if (group_frames_) {
       add_tile(device, "group", group_frames_, false);
       const std::int64_t frames = group_frames_ * model_.vae.scale_factor_temporal;
-      stage.tensors.push_back({.name = here + "group.frames.second",
-                               .type = {DType::u8, {frames, tiles_.window_height * scale_, tiles_.window_width * scale_, 3}},
-                               .device = device});
+      stage.tensors.push_back(
+          {.name = here + "group.frames.second",
+           .type = {DType::u8, {frames, seen().window_height * seen_scale(), seen().window_width * seen_scale(), 3}},
+           .device = device});
     }
     for (std::size_t i = 0; i < features_.size(); ++i) {
       Type all = features_[i];
@@ -254,22 +263,35 @@ void VideoDecode::make_features(StageRun& run) const {
 }
 
 // The numbers of the pixels that its window shows, and states as before a video.
-void VideoDecode::begin_tile(const PictureTile& tile, const StageRun& run) const {
+void VideoDecode::begin_tile(std::size_t number, const StageRun& run) const {
   for (std::size_t i = first_state_; i < states_; ++i) {
     const Tensor& state = run.tensor(fmt::format("decoder.tile.state_{}", i));
     run.platform().zero(run.stream(), state.slot(), state.size_bytes());
   }
-  const auto fill = [&](const std::string& name, std::int64_t frames) {
-    std::vector<std::int32_t> numbers;
+  // Of `inner`'s window the pixels' numbers in all frames of height x width, which begin at `top`, `left`.
+  const auto fill = [&](const Tensor& tensor, const PictureTiles& inner, std::int64_t height, std::int64_t width, std::int64_t top,
+                        std::int64_t left) {
+    const PictureTile& tile = inner.tiles[number];
+    const std::int64_t frames = tensor.type.shape.count() / (inner.window_height * inner.window_width);
+    std::vector<std::int32_t> numbers(static_cast<std::size_t>(tensor.type.shape.count()));
+    auto to = numbers.begin();
     for (std::int64_t frame = 0; frame < frames; ++frame)
-      for (std::int64_t row = 0; row < tiles_.window_height; ++row)
-        for (std::int64_t column = 0; column < tiles_.window_width; ++column)
-          numbers.push_back(static_cast<std::int32_t>(
-              (frame * settled_.latent_height + tile.window_top + row) * settled_.latent_width + tile.window_left + column));
-    run.upload(run.tensor(name + ".window"), numbers);
+      for (std::int64_t row = 0; row < inner.window_height; ++row, to += inner.window_width)
+        std::iota(to, to + inner.window_width,
+                  static_cast<std::int32_t>((frame * height + tile.window_top - top + row) * width + tile.window_left - left));
+    run.upload(tensor, numbers);
   };
-  fill("first", 1);
-  if (group_frames_) fill("group", group_frames_);
+  for (const std::string name : {"first", "group"}) {
+    if (name == "group" && !group_frames_) continue;
+    fill(run.tensor(name + ".window"), tiles_, settled_.latent_height, settled_.latent_width, 0, 0);
+    const PictureTiles* outer = &tiles_;
+    for (std::size_t i = 0; i < crops_.size(); ++i) {
+      const PictureTile& around = outer->tiles[number];
+      fill(run.tensor(fmt::format("{}.crop_{}", name, i + 1)), crops_[i], 2 * outer->window_height, 2 * outer->window_width,
+           2 * around.window_top, 2 * around.window_left);
+      outer = &crops_[i];
+    }
+  }
 }
 
 void VideoDecode::run(const std::vector<float>& latents, std::size_t video, StageRun& run) const {
@@ -314,7 +336,8 @@ void VideoDecode::run(const std::vector<float>& latents, std::size_t video, Stag
     decode(tiles, own, [&](const PictureTile* tile, std::int64_t number, std::span<const std::uint8_t> frame, std::int64_t width) {
       if (!tile) return emit(number, frame);
       const auto place = static_cast<std::size_t>(number);
-      paste(frame, width, *tile, scale_, whole.data() + place * frame_size, settled_.made_width);
+      paste(frame, width, seen().tiles[static_cast<std::size_t>(tile - tiles_.tiles.data())], seen_scale(),
+            whole.data() + place * frame_size, settled_.made_width);
       ++tiles_there[place];
       if (device == 0) emit_whole();
     });
@@ -365,7 +388,7 @@ void VideoDecode::decode(const std::vector<const PictureTile*>& tiles, const Sta
   std::int64_t number = 0;  // of the group
   for (const PictureTile* const tile : tiles) {
     take_done(0);  // the first group's frames have one place
-    if (tile) begin_tile(*tile, run);
+    if (tile) begin_tile(static_cast<std::size_t>(tile - tiles_.tiles.data()), run);
     std::int64_t frame = 0;
     for (std::size_t begin = 0; begin < latent_frames; ++number) {
       const auto group_start = StepClock::now();

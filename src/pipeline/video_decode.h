@@ -39,7 +39,10 @@ class VideoDecode {
   NamedGraph trace_tile(std::int64_t latent_frames, bool first) const;
   void add_tiles_to(Program& program, Stage& stage) const;
   void make_features(StageRun& run) const;
-  void begin_tile(const PictureTile& tile, const StageRun& run) const;
+  void begin_tile(std::size_t number, const StageRun& run) const;
+  // What a tile's plan makes of its window, and how many pixels of the picture one of those stands for.
+  const PictureTiles& seen() const { return crops_.empty() ? tiles_ : crops_.back(); }
+  std::int64_t seen_scale() const { return scale_ >> crops_.size(); }
   bool gets_much_smaller(const PictureTiles& tiles) const;
   bool is_tiled() const { return tiles_.tiles.size() > 1; }
   // Tile i is made on device i % used_devices().
@@ -58,6 +61,7 @@ class VideoDecode {
   Settled settled_;
   std::int64_t group_frames_ = 0;             // latent frames a group behind the first; 0: there is none
   PictureTiles tiles_;                        // of the features, in their pixels; none: pictures are made as one
+  std::vector<PictureTiles> crops_;           // the same tiles, each time twice as large, with less around them
   std::vector<Type> features_;                // of one latent frame
   std::int64_t scale_ = 1;                    // pixels of a frame that one of the features' stands for
   std::size_t first_state_ = 0, states_ = 0;  // of the image side

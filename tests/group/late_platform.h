@@ -6,12 +6,14 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <random>
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "platform/group.h"
 #include "platform/implementation.h"
 #include "platform/platform.h"
@@ -108,7 +110,11 @@ class LatePlatform : public Platform {
   void copy(Stream& stream, Slot from, Slot to, std::size_t size_bytes) override {
     static_cast<LateStream&>(stream).add([from, to, size_bytes] { std::memcpy(to.data(), from.data(), size_bytes); });
   }
-  void pull(Stream& stream, Slot to, Platform&, Slot from, std::size_t size_bytes) override { copy(stream, from, to, size_bytes); }
+  void pull(Stream& stream, Slot to, Platform&, Slot from, std::size_t size_bytes) override {
+    check(--good_pulls >= 0, ErrorKind::device, "late", "device {} is lost.", rank());
+    copy(stream, from, to, size_bytes);
+  }
+  int good_pulls = std::numeric_limits<int>::max();  // the next one fails, and all behind it
   std::span<const Implementation> implementations() const override { return table_; }
 
  private:

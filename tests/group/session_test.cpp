@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "group/late_platform.h"
 #include "pipeline/model.h"
 #include "pipeline/session.h"
 #include "platform/group.h"
@@ -163,6 +164,38 @@ TEST(GroupSession, SaysWhyDevicesCannotShare) {
   ASSERT_FALSE(alone.notices.empty());
   EXPECT_EQ(alone.notices[0].find("1 of 5 devices are at work: "), 0u) << alone.notices[0];
   expect_same(alone, make({"cpu"}, small(1)));
+}
+
+// A device with memory of its own.
+struct OfMemory : testing::LatePlatform {
+  explicit OfMemory(std::uint64_t bytes) : LatePlatform(false), info_(LatePlatform::info()) {
+    info_.host_addressable = info_.unified_memory = false;
+    info_.memory_bytes = bytes;
+  }
+  const DeviceInfo& info() const override { return info_; }
+  std::uint64_t free_bytes() const override { return info_.memory_bytes; }
+  DeviceInfo info_;
+};
+
+TEST(GroupSession, AsksTheDeviceWithLeastMemory) {
+  constexpr std::uint64_t kLittle = std::uint64_t{2} << 20, kEnough = std::uint64_t{1} << 30;
+  const auto refusal_with = [](std::uint64_t first, std::uint64_t second) {
+    std::vector<std::unique_ptr<Platform>> devices;
+    for (const std::uint64_t bytes : {first, second}) devices.push_back(std::make_unique<OfMemory>(bytes));
+    Session session(read_model_config(ZOE_MODELS "/toy-wan"), DeviceGroup::form(std::move(devices)),
+                    {.dtype = DType::f32, .parallel = Parallel::sequence});
+    try {
+      return session.prepare(small(1)).refusal();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_memory);
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(refusal_with(kEnough, kEnough), "");
+  for (const std::string& refusal : {refusal_with(kLittle, kEnough), refusal_with(kEnough, kLittle)}) {
+    EXPECT_EQ(refusal.find("[memory] 32x48x5 in f32 does not fit"), 0u) << refusal;
+    EXPECT_EQ(refusal.find('\n'), std::string::npos) << refusal;
+  }
 }
 
 // Wherever it is stopped, the session is as good as before.

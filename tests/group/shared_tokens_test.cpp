@@ -73,6 +73,12 @@ std::vector<std::vector<std::vector<float>>> run_on(
                 *devices[d], {.compile = compiled}));
   for (Plan& plan : plans) change(plan);
   std::vector<std::vector<std::vector<float>>> results(devices.size());
+  // A device that fails lets go of nothing that others may still pull from, until all have ended.
+  struct Held {
+    std::vector<Tensor> inputs, outputs;
+    Tensor workspace;
+  };
+  std::vector<Held> held(devices.size());
   DeviceThreads threads(devices);
   threads.all(devices.size(), [&](std::size_t d) {
     const Plan& plan = plans[d];
@@ -86,14 +92,14 @@ std::vector<std::vector<std::vector<float>>> run_on(
                       [&](const std::string& name) { return dense_weight(DType::f32, shapes.at(name), values.at(name).data()); });
     store.load(plan);
     const auto stream = device.make_stream();
-    std::vector<Tensor> inputs, outputs;
+    auto& [inputs, outputs, workspace] = held[d];
     for (const Value& input : plan.graph.inputs) {
       inputs.push_back(make_tensor(device, input.type(), input.node().name));
       upload(device, *stream, argument(input), inputs.back());
     }
     for (const Value& output : plan.graph.outputs) outputs.push_back(make_tensor(device, output.type(), "output"));
     const Plan* const one = &plan;
-    const Tensor workspace = make_workspace(device, {&one, 1});
+    workspace = make_workspace(device, {&one, 1});
     for (int again = 0; again < 2; ++again) run(plan, *stream, store, inputs, outputs, workspace);
     for (const Tensor& output : outputs) {
       results[d].emplace_back(static_cast<std::size_t>(output.type.shape.count()));
@@ -135,6 +141,25 @@ TEST_P(SharedTokens, GiveThemHoweverLateTheirPiecesCome) {
       for (std::size_t device = 0; device < got.size(); ++device)
         EXPECT_EQ(got[device], expected) << "device " << device << ", texts " << texts << ", at any moment " << at_any_moment;
     }
+}
+
+// While exchanges are on their way: the failure is told, nobody waits, and the group is as good as before.
+TEST_P(SharedTokens, AreLeftInOrderByADeviceThatIsLost) {
+  const auto alone = open_platform("cpu", {.threads = 1}), group = late_group(GetParam(), false);
+  const auto expected = run_on(*alone, 1, DType::f32)[0];
+  for (const int good : {0, 3, 8, 13}) {
+    const std::size_t lost = static_cast<std::size_t>(good) % group->group()->size();
+    auto& device = static_cast<testing::LatePlatform&>(*group->group()->devices()[lost]);
+    device.good_pulls = good;
+    try {
+      run_on(*group, 1, DType::f32);
+      ADD_FAILURE() << "was not lost";
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()), fmt::format("[late] device {} is lost.", lost));
+    }
+    device.good_pulls = std::numeric_limits<int>::max();
+    EXPECT_EQ(run_on(*group, 1, DType::f32)[0], expected);
+  }
 }
 
 TEST_P(SharedTokens, DoNotWhereNothingWaitsForThem) {

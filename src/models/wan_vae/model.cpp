@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "ir/trace.h"
@@ -170,15 +171,23 @@ class Tracer {
     state_outputs_.clear();
     first_state_ = next_state_;
     reach_ = 0, scale_ = 1;
+    noted_.clear();
     std::vector<Value> arguments;
     for (std::size_t i = 0; i < values.size(); ++i)
       arguments.push_back(input(fmt::format("features_{}", i), dtype_, values[i].shape()));
     return arguments;
   }
 
+  // What is wrong from here on, and no further in, may be left out: finish() says how far it is from there to the end.
+  void note_reach() { noted_.emplace_back(reach_, scale_); }
+
   WanVaeGraph finish(std::string name, std::vector<Value> inputs, std::vector<Value> results) {
     if (first_) name += "_first";
     WanVaeGraph traced{{}, states_, reads_, writes_, results.size(), first_state_, (reach_ + scale_ - 1) / scale_};
+    for (const auto& [reach, scale] : noted_) {
+      const std::int64_t factor = scale_ / scale, from_there = reach_ - reach * factor;
+      traced.reaches.push_back((from_there + factor - 1) / factor);
+    }
     inputs.insert(inputs.end(), state_inputs_.begin(), state_inputs_.end());
     results.insert(results.end(), state_outputs_.begin(), state_outputs_.end());
     traced.graph = make_graph(std::move(name), std::move(inputs), std::move(results));
@@ -215,6 +224,7 @@ class Tracer {
   // How far zeros beyond a picture's edge have reached into it, in its own pixels, of which `scale_` are one of the argument's:
   // each convolution takes them half its kernel further.
   std::int64_t reach_ = 0, scale_ = 1;
+  std::vector<std::pair<std::int64_t, std::int64_t>> noted_;  // reach and scale
   std::vector<Type> states_;
   std::vector<std::size_t> reads_, writes_;
   std::vector<Value> state_inputs_, state_outputs_;
@@ -251,7 +261,7 @@ Value pixels_of(const Value& patches, std::int64_t patch) {
 enum class Side { both, latent, image };
 
 WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype, std::int64_t latent_frames, std::int64_t height,
-                         std::int64_t width, bool stage_outputs, Side side = Side::both) {
+                         std::int64_t width, bool stage_outputs, Side side = Side::both, std::span<const PictureSize> crops = {}) {
   const Value latent = input("latent", DType::f32, {latent_frames, height, width, config.z_dim});
   std::vector<Value> arguments{latent}, stages;
   const auto stage = [&](Value x) {
@@ -275,6 +285,20 @@ WanVaeGraph trace_decode(Tracer& tracer, const WanVaeConfig& config, DType dtype
       arguments = tracer.begin_part(features);
       stages.clear();
       x = arguments.front(), entered = arguments.back();
+    }
+    if (level > 0 && i > 0 && side == Side::image) {
+      tracer.note_reach();
+      if (!crops.empty()) {
+        const PictureSize& size = crops[i - 1];
+        const Value numbers = input(fmt::format("crop_{}", i), DType::i32, {x.dim(0) * size.height * size.width});
+        const auto cut = [&](const Value& from) {
+          const Value pixels = gather(reshape(from, {from.shape().count(0, 3), from.dim(3)}), numbers);
+          return reshape(pixels, {from.dim(0), size.height, size.width, from.dim(3)});
+        };
+        arguments.push_back(numbers);
+        x = cut(x);
+        if (config.is_residual) entered = cut(entered);
+      }
     }
     if (level > 0) {
       const bool in_time = config.temporal_downsample[level - 1];
@@ -344,10 +368,11 @@ WanVaeGraph trace_wan_vae_decode_latent_side(const WanVaeConfig& config, DType d
 }
 
 WanVaeGraph trace_wan_vae_decode_image_side(const WanVaeConfig& config, DType dtype, std::int64_t latent_frames,
-                                            std::int64_t height, std::int64_t width, bool first) {
+                                            std::int64_t height, std::int64_t width, bool first,
+                                            std::span<const PictureSize> crops) {
   check_group("wan_vae_decode", latent_frames, 1, height, width, 1, first);
   Tracer tracer(dtype, first);
-  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Side::image);
+  return trace_decode(tracer, config, dtype, latent_frames, height, width, true, Side::image, crops);
 }
 
 WanVaeGraph trace_wan_vae_encode(const WanVaeConfig& config, DType dtype, std::int64_t frames, std::int64_t height,
