@@ -23,14 +23,14 @@
 namespace zoe {
 
 struct DeviceOptions {
-  std::string platform = "auto";        // "cpu", "cuda:1", ...: see `zoe platforms`
-  int threads = 0;                      // cpu: 0 takes as many as the process may use
-  std::string cache_dir = {};           // of compiled kernels; "": the user's cache folder
-  std::uint64_t memory_limit_bytes = 0; // of the device, but of opencl; 0: all that is free
+  std::string platform = "auto";         // "cpu", "cuda:1", ...: see `zoe platforms`
+  int threads = 0;                       // cpu: 0 takes as many as the process may use
+  std::string cache_dir = {};            // of compiled kernels; "": the user's cache folder
+  std::uint64_t memory_limit_bytes = 0;  // of the device, but of opencl; 0: all that is free
 };
 
-// `model`: a folder or a file of any layout (docs/files.md), "random:MEMBER[:SEED]", or "" for the model that comes with the engine.
-// Of parts from several files: Session(read_model(ModelFiles{...}), platform), see pipeline/model_files.h.
+// `model`: a folder or a file of any layout (docs/files.md), "random:MEMBER[:SEED]", or "" for the model that comes with the
+// engine. Of parts from several files: Session(read_model(ModelFiles{...}), platform), see pipeline/model_files.h.
 Session open_session(const std::string& model = {}, const DeviceOptions& device = {}, SessionOptions options = {});
 
 struct Generated {

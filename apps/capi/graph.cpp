@@ -32,8 +32,9 @@ class Arguments {
   }
   Value optional(std::size_t i) const { return i < operands_.size() ? operands_[i] : Value(); }
   void check_count(std::size_t least, std::size_t most) const {
-    check(operands_.size() >= least && operands_.size() <= most, ErrorKind::invalid_argument, what_, "got {} operands, expected {}.",
-          operands_.size(), least == most ? fmt::format("{}", least) : fmt::format("{} to {}", least, most));
+    check(operands_.size() >= least && operands_.size() <= most, ErrorKind::invalid_argument, what_,
+          "got {} operands, expected {}.", operands_.size(),
+          least == most ? fmt::format("{}", least) : fmt::format("{} to {}", least, most));
   }
   void check_names(const std::vector<std::string_view>& known) const {
     for (const auto& [key, value] : attributes_.items())
@@ -45,13 +46,14 @@ class Arguments {
   bool has(const char* key) const { return attributes_.contains(key); }
   std::int64_t integer(const char* key) const {
     const Json& value = at(key);
-    check(value.is_number_integer(), ErrorKind::invalid_argument, what_, "bad {}: got {}, expected a whole number.", key, dump(value));
+    check(value.is_number_integer(), ErrorKind::invalid_argument, what_, "bad {}: got {}, expected a whole number.", key,
+          dump(value));
     return value;
   }
   int axis(const char* key, int rank) const {
     const std::int64_t value = integer(key);
-    check(value >= -rank && value < rank, ErrorKind::invalid_argument, what_, "bad {}: got {}, expected {} to {}.", key, value, -rank,
-          rank - 1);
+    check(value >= -rank && value < rank, ErrorKind::invalid_argument, what_, "bad {}: got {}, expected {} to {}.", key, value,
+          -rank, rank - 1);
     return static_cast<int>(value < 0 ? value + rank : value);
   }
   double number(const char* key) const {
@@ -74,7 +76,8 @@ class Arguments {
   std::array<int, 3> three(const char* key, std::array<int, 3> fallback) const {
     if (!attributes_.contains(key)) return fallback;
     const std::vector<int> list = integers(key);
-    check(list.size() == 3, ErrorKind::invalid_argument, what_, "bad {}: got {}, expected three whole numbers.", key, dump(at(key)));
+    check(list.size() == 3, ErrorKind::invalid_argument, what_, "bad {}: got {}, expected three whole numbers.", key,
+          dump(at(key)));
     return {list[0], list[1], list[2]};
   }
   DType dtype(const char* key) const { return parse_dtype(text(key, "f32"), what_); }
@@ -128,19 +131,28 @@ struct Function {
 // All but the element-wise ones.
 const std::vector<Function>& functions() {
   static const std::vector<Function> table = {
-      {"input", 0, 0, {"name", "dtype", "shape"},
+      {"input",
+       0,
+       0,
+       {"name", "dtype", "shape"},
        [](const Arguments& a) { return input(a.text("name", "x"), a.dtype("dtype"), a.shape("shape")); }},
       {"constant", 0, 0, {"value", "dtype"}, [](const Arguments& a) { return constant(a.number("value"), a.dtype("dtype")); }},
       {"cast", 1, 1, {"dtype"}, [](const Arguments& a) { return cast(a.operand(0), a.dtype("dtype")); }},
       {"sum", 1, 1, {}, [](const Arguments& a) { return sum(a.operand(0)); }},
       {"mean", 1, 1, {}, [](const Arguments& a) { return mean(a.operand(0)); }},
       {"reshape", 1, 1, {"shape"}, [](const Arguments& a) { return reshape(a.operand(0), a.shape("shape")); }},
-      {"slice", 1, 1, {"axis", "begin", "end"},
+      {"slice",
+       1,
+       1,
+       {"axis", "begin", "end"},
        [](const Arguments& a) {
          const Value& x = a.operand(0);
          return slice(x, a.axis("axis", x.shape().rank()), a.integer("begin"), a.integer("end"));
        }},
-      {"concat", 1, 64, {"axis"},
+      {"concat",
+       1,
+       64,
+       {"axis"},
        [](const Arguments& a) {
          for (std::size_t i = 0; i < a.operands().size(); ++i) a.operand(i);
          return concat(a.operands(), a.axis("axis", a.operand(0).shape().rank()));
@@ -149,12 +161,18 @@ const std::vector<Function>& functions() {
       {"swap_pairs", 1, 1, {}, [](const Arguments& a) { return swap_pairs(a.operand(0)); }},
       {"flip", 1, 1, {"axis"}, [](const Arguments& a) { return flip(a.operand(0), a.axis("axis", a.operand(0).shape().rank())); }},
       {"gather", 2, 2, {}, [](const Arguments& a) { return gather(a.operand(0), a.operand(1)); }},
-      {"linear", 2, 4, {"activation"},
+      {"linear",
+       2,
+       4,
+       {"activation"},
        [](const Arguments& a) {
          return linear(a.operand(0), a.operand(1),
                        {.bias = a.optional(2), .residual = a.optional(3), .activation = a.activation()});
        }},
-      {"conv", 2, 4, {"activation", "stride", "pad_begin", "pad_end", "upsample"},
+      {"conv",
+       2,
+       4,
+       {"activation", "stride", "pad_begin", "pad_end", "upsample"},
        [](const Arguments& a) {
          ConvWindow window;
          window.stride = a.three("stride", window.stride);
@@ -164,10 +182,11 @@ const std::vector<Function>& functions() {
          return conv(a.operand(0), a.operand(1), window,
                      {.bias = a.optional(2), .residual = a.optional(3), .activation = a.activation()});
        }},
-      {"attention", 3, 4, {"scale"},
-       [](const Arguments& a) {
-         return attention(a.operand(0), a.operand(1), a.operand(2), a.number("scale"), a.optional(3));
-       }},
+      {"attention",
+       3,
+       4,
+       {"scale"},
+       [](const Arguments& a) { return attention(a.operand(0), a.operand(1), a.operand(2), a.number("scale"), a.optional(3)); }},
   };
   return table;
 }
@@ -195,8 +214,8 @@ Value make_value(std::string_view what, Operands operands, Json attributes) {
   for (const auto& [name, function] : binary_functions()) known.emplace_back(name);
   for (const Function& function : functions()) known.emplace_back(function.name);
   const std::string near = nearest(what, known);
-  fail(ErrorKind::invalid_argument, "value", "unknown function: got {}, expected one of {}.{}", in_quotes(what), fmt::join(known, ", "),
-       near.empty() ? "" : fmt::format(" Did you mean {}?", near));
+  fail(ErrorKind::invalid_argument, "value", "unknown function: got {}, expected one of {}.{}", in_quotes(what),
+       fmt::join(known, ", "), near.empty() ? "" : fmt::format(" Did you mean {}?", near));
 }
 
 Operands values_of(const zoe_value* const* handles, std::size_t count, bool may_be_absent) {
@@ -262,8 +281,8 @@ zoe_status zoe_graph_make(const char* name, const zoe_value* const* inputs, size
     check(output_count > 0, ErrorKind::invalid_argument, "graph", "got no results, expected one or more.");
     Operands arguments = values_of(inputs, input_count, false), results = values_of(outputs, output_count, false);
     for (const Value& argument : arguments)
-      check(argument.node().opcode == Opcode::input, ErrorKind::invalid_argument, "graph", "got a {} for an input, expected inputs.",
-            zoe::name(argument.node().opcode));
+      check(argument.node().opcode == Opcode::input, ErrorKind::invalid_argument, "graph",
+            "got a {} for an input, expected inputs.", zoe::name(argument.node().opcode));
     // make_graph takes it for a bug of its caller's, which here is somebody else.
     std::vector<const Node*> open;
     std::set<const Node*> seen;
@@ -274,7 +293,8 @@ zoe_status zoe_graph_make(const char* name, const zoe_value* const* inputs, size
       if (!seen.insert(node).second) continue;
       check(node->opcode != Opcode::input ||
                 std::any_of(arguments.begin(), arguments.end(), [&](const Value& each) { return &each.node() == node; }),
-            ErrorKind::invalid_argument, "graph", "a result needs the input {}, which is none of the graph's. Return what follows from its arguments.",
+            ErrorKind::invalid_argument, "graph",
+            "a result needs the input {}, which is none of the graph's. Return what follows from its arguments.",
             in_quotes(node->name));
       for (const Value& operand : node->inputs) open.push_back(&operand.node());
     }
@@ -296,8 +316,8 @@ zoe_status zoe_graph_info(const zoe_graph* graph, char** json) {
       inputs.push_back(std::move(one));
     }
     for (const Value& value : of.outputs) outputs.push_back(type_json(value.type()));
-    given(json, "json") = copy_text(
-        Json{{"name", of.name}, {"inputs", std::move(inputs)}, {"outputs", std::move(outputs)}, {"text", print(of)}});
+    given(json, "json") =
+        copy_text(Json{{"name", of.name}, {"inputs", std::move(inputs)}, {"outputs", std::move(outputs)}, {"text", print(of)}});
   });
 }
 

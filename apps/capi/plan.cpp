@@ -98,7 +98,8 @@ zoe_status zoe_tensor_borrow(zoe_platform* platform, void* data, const char* dty
     check(on->allocate(1, "an address")->data != nullptr, ErrorKind::unsupported, "tensor",
           "memory on {} has no address. Copy what is to be read there.", on->info().platform);
     Type type = type_of(dtype, shape, rank);
-    const std::size_t alignment = size_of(type.dtype), address = reinterpret_cast<std::uintptr_t>(&given(static_cast<char*>(data), "data"));
+    const std::size_t alignment = size_of(type.dtype),
+                      address = reinterpret_cast<std::uintptr_t>(&given(static_cast<char*>(data), "data"));
     check(address % alignment == 0, ErrorKind::invalid_argument, "tensor", "lies at no multiple of {} bytes. Copy it.", alignment);
     auto buffer = std::make_shared<BorrowedBuffer>(data, type.size_bytes());
     given(tensor, "tensor") = new zoe_tensor{on, {std::move(type), std::move(buffer), 0}};
@@ -153,7 +154,8 @@ zoe_status zoe_plan_info(const zoe_plan* plan, char** json) {
     Json sources = Json::array(), passes = Json::array();
     std::vector<const Kernel*> seen;
     for (const Step& step : of.steps) {
-      if (!step.kernel || step.kernel->source().empty() || std::find(seen.begin(), seen.end(), step.kernel.get()) != seen.end()) continue;
+      if (!step.kernel || step.kernel->source().empty() || std::find(seen.begin(), seen.end(), step.kernel.get()) != seen.end())
+        continue;
       seen.push_back(step.kernel.get());
       sources.push_back({{"name", step.node->name}, {"what", headline(*step.node)}, {"source", step.kernel->source()}});
     }
@@ -174,12 +176,13 @@ zoe_status zoe_plan_run(zoe_plan* plan, const zoe_tensor* const* inputs, size_t 
     zoe_plan& of = given(plan, "plan");
     const Graph& graph = of.plan.graph;
     const auto tensors = [&](auto handles, std::size_t count, const std::vector<Value>& values, std::string_view what) {
-      check(count == values.size(), ErrorKind::invalid_argument, graph.name, "got {} {}s, expected {}.", count, what, values.size());
+      check(count == values.size(), ErrorKind::invalid_argument, graph.name, "got {} {}s, expected {}.", count, what,
+            values.size());
       std::vector<Tensor> all;
       for (std::size_t i = 0; i < count; ++i) {
         const zoe_tensor& tensor = given((&given(handles, what))[i], what);
-        check(tensor.tensor.type == values[i].type(), ErrorKind::invalid_argument, graph.name, "{} {}: got {}, expected {}.", what, i,
-              tensor.tensor.type.str(), values[i].type().str());
+        check(tensor.tensor.type == values[i].type(), ErrorKind::invalid_argument, graph.name, "{} {}: got {}, expected {}.", what,
+              i, tensor.tensor.type.str(), values[i].type().str());
         check(tensor.platform == of.platform, ErrorKind::invalid_argument, graph.name,
               "{} {} is of another platform than the plan. Make it on the plan's.", what, i);
         all.push_back(tensor.tensor);

@@ -25,7 +25,7 @@ struct SessionChoice : PlatformChoice {
   SessionOptions session;
 };
 
-template <bool SessionOptions::* Flag>
+template <bool SessionOptions::*Flag>
 void set_flag(SessionChoice& choice, const Json& value) {
   choice.session.*Flag = value;
 }
@@ -38,7 +38,8 @@ const std::vector<Option<SessionChoice>>& own_option_table() {
        [](SessionChoice& choice, const Json& value) {
          const std::string text = value;
          if (text == "auto") return;
-         check(text == "f32" || text == "bf16", ErrorKind::invalid_argument, "dtype", "got \"{}\", expected auto, f32 or bf16.", text);
+         check(text == "f32" || text == "bf16", ErrorKind::invalid_argument, "dtype", "got \"{}\", expected auto, f32 or bf16.",
+               text);
          choice.session.dtype = parse_dtype(text, "dtype");
        }},
       {"offload", "text", "What leaves the device while it is not needed: auto, none, encoder, experts or blocks",
@@ -95,21 +96,20 @@ struct SessionState {
 };
 
 Json stage_json(const StageMemory& stage) {
-  return {{"stage", stage.stage},
-          {"phase", name(stage.phase)},
-          {"component", stage.component},
-          {"weights_bytes", stage.weights + stage.resident},
-          {"tensors_bytes", stage.tensors},
-          {"workspace_bytes", stage.workspace},
-          {"total_bytes", stage.total()},
-          {"streamed", stage.streamed}};
+  return {{"stage", stage.stage},           {"phase", name(stage.phase)},
+          {"component", stage.component},   {"weights_bytes", stage.weights + stage.resident},
+          {"tensors_bytes", stage.tensors}, {"workspace_bytes", stage.workspace},
+          {"total_bytes", stage.total()},   {"streamed", stage.streamed}};
 }
 
 Json memory_json(const MemoryStatement& memory) {
   Json stages = Json::array();
   for (const StageMemory& stage : memory.stages) stages.push_back(stage_json(stage));
-  return {{"peak_bytes", memory.peak()}, {"host_peak_bytes", memory.host_peak()}, {"free_bytes", memory.free},
-          {"offload", name(memory.offload)}, {"stages", std::move(stages)}};
+  return {{"peak_bytes", memory.peak()},
+          {"host_peak_bytes", memory.host_peak()},
+          {"free_bytes", memory.free},
+          {"offload", name(memory.offload)},
+          {"stages", std::move(stages)}};
 }
 
 template <class T>
@@ -272,8 +272,9 @@ zoe_status zoe_job_prepare(zoe_session* session, const char* request, const char
       const std::filesystem::path path(output);
       static_cast<void>(video_format(path));  // refused before anything is planned
       const bool numbers = made->request.prompts.size() * made->request.seeds.size() > 1;
-      made->files.emplace(open, made->request,
-                          FileOptions{.path = [=](std::size_t video) { return numbers ? numbered_output(path, video + 1) : path; }});
+      made->files.emplace(open, made->request, FileOptions{.path = [=](std::size_t video) {
+                            return numbers ? numbered_output(path, video + 1) : path;
+                          }});
       made->job.emplace(plan_only ? made->files->plan() : made->files->prepare());
     } else {
       made->job.emplace(plan_only ? open.plan(made->request) : open.prepare(made->request));
@@ -295,13 +296,12 @@ zoe_status zoe_job_info(zoe_job* job, char** json) {
   return guarded([&] {
     const zoe_job& of = given(job, "job");
     const Settled& settled = of.job->settled();
-    given(json, "json") = copy_text(Json{{"settled", settled_json(settled)},
-                                         {"memory", memory_json(of.job->memory())},
-                                         {"refusal", of.job->refusal()},
-                                         {"latents",
-                                          {of.state->session->model().vae.z_dim, settled.latent_frames, settled.latent_height,
-                                           settled.latent_width}},
-                                         {"request", Json::parse(to_json(of.request))}});
+    given(json, "json") = copy_text(Json{
+        {"settled", settled_json(settled)},
+        {"memory", memory_json(of.job->memory())},
+        {"refusal", of.job->refusal()},
+        {"latents", {of.state->session->model().vae.z_dim, settled.latent_frames, settled.latent_height, settled.latent_width}},
+        {"request", Json::parse(to_json(of.request))}});
   });
 }
 
@@ -309,7 +309,8 @@ zoe_status zoe_step_latents(const zoe_step* step, int clean, float* latents, siz
   return guarded([&] {
     const StepDone& done = *static_cast<const StepDone*>(given(step, "step").internal);
     const std::vector<float> values = clean ? done.clean() : done.latents();
-    check(count == values.size(), ErrorKind::invalid_argument, "latents", "got room for {} floats, expected {}.", count, values.size());
+    check(count == values.size(), ErrorKind::invalid_argument, "latents", "got room for {} floats, expected {}.", count,
+          values.size());
     std::memcpy(&given(latents, "latents"), values.data(), values.size() * sizeof(float));
   });
 }
@@ -350,7 +351,8 @@ zoe_status zoe_job_run(zoe_job* job, const zoe_callbacks* callbacks, const zoe_r
       };
     if (callbacks && callbacks->progress)
       own.progress = [&](const Progress& progress) {
-        if (callbacks->progress(callbacks->user, std::string(name(progress.phase)).c_str(), progress.video, progress.done, progress.total))
+        if (callbacks->progress(callbacks->user, std::string(name(progress.phase)).c_str(), progress.video, progress.done,
+                                progress.total))
           of.cancel = true;
       };
     if (callbacks && callbacks->step)
@@ -404,8 +406,7 @@ zoe_status zoe_session_explain(zoe_session* session, const char* options, char**
       if (!explained.source) continue;
       std::vector<const Kernel*> seen;
       for (const Step& step : plan.steps)
-        if (step.kernel && !step.kernel->source().empty() &&
-            std::find(seen.begin(), seen.end(), step.kernel.get()) == seen.end()) {
+        if (step.kernel && !step.kernel->source().empty() && std::find(seen.begin(), seen.end(), step.kernel.get()) == seen.end()) {
           seen.push_back(step.kernel.get());
           all += fmt::format("\n// {} ({})\n{}\n", step.node->name, headline(*step.node), step.kernel->source());
         }
@@ -414,12 +415,14 @@ zoe_status zoe_session_explain(zoe_session* session, const char* options, char**
   });
 }
 
-zoe_status zoe_write_video(const char* path, const uint8_t* frames, size_t count, size_t height, size_t width, double fps, int crf) {
+zoe_status zoe_write_video(const char* path, const uint8_t* frames, size_t count, size_t height, size_t width, double fps,
+                           int crf) {
   return guarded([&] {
     constexpr std::size_t kMost = 1 << 16;
     check(count > 0 && height > 0 && width > 0 && count <= kMost && height <= kMost && width <= kMost, ErrorKind::invalid_argument,
           "frames", "got {} of {}x{}, expected 1 to {} each.", count, width, height, kMost);
-    VideoSettings settings{.width = static_cast<int>(width), .height = static_cast<int>(height), .frames = static_cast<int>(count), .fps = fps};
+    VideoSettings settings{
+        .width = static_cast<int>(width), .height = static_cast<int>(height), .frames = static_cast<int>(count), .fps = fps};
     if (crf >= 0) settings.crf = crf;
     settings.software = fmt::format("Zoetrope {}", version());
     settings.threads = 2;

@@ -35,13 +35,13 @@ typedef enum zoe_status {
   ZOE_INTERNAL          /* a bug of Zoetrope's */
 } zoe_status;
 
-ZOE_API const char* zoe_error_text(void); /* of the calling thread's last failure; until its next one */
+ZOE_API const char* zoe_error_text(void);               /* of the calling thread's last failure; until its next one */
 ZOE_API const char* zoe_status_name(zoe_status status); /* "invalid_argument" */
 ZOE_API const char* zoe_version(void);                  /* "0.1.0" */
 ZOE_API void zoe_free(void* text);
 
-/* The table of a request's fields: a list of {"name", "type", "min", "max", "unit", "default", "help", "choices", "aliases", "hints",
- * "taken_by", "is_list", "is_flag", "is_file"} in its order. */
+/* The table of a request's fields: a list of {"name", "type", "min", "max", "unit", "default", "help", "choices", "aliases",
+ * "hints", "taken_by", "is_list", "is_flag", "is_file"} in its order. */
 ZOE_API zoe_status zoe_request_fields(char** json);
 /* What zoe_session_open and zoe_platform_open take, as a list of {"name", "type", "help"}. */
 ZOE_API zoe_status zoe_session_options(char** json);
@@ -61,14 +61,14 @@ typedef void (*zoe_log)(void* user, int is_notice, const char* text);
 ZOE_API zoe_status zoe_session_open(const char* options, zoe_log log, void* user, zoe_session** session);
 ZOE_API void zoe_session_close(zoe_session* session); /* its jobs may still be closed behind it */
 /* {"model", "recipe", "experts", "dtype", "platform", "device", "free_bytes", "defaults", "latent_rgb", ...}; waits for no
- * run. latent_rgb: what makes a small picture of clean latents: of each channel its red, green and blue, and a row that is added, of
- * -1 to 1; empty where nobody knows. */
+ * run. latent_rgb: what makes a small picture of clean latents: of each channel its red, green and blue, and a row that is added,
+ * of -1 to 1; empty where nobody knows. */
 ZOE_API zoe_status zoe_session_info(zoe_session* session, char** json);
 /* Since it was opened: {"plans_compiled", "plans_kept", "tensors_made", "weight_bytes_loaded"}; waits for a run to end. */
 ZOE_API zoe_status zoe_session_counts(zoe_session* session, char** json);
 
-/* Checks a request (a JSON object of its fields), compiles, states the memory. `output`: null, or where the videos go: a path as the
- * command's -o, numbered where there are several. `plan_only`: what does not fit is no error, and the job cannot run. */
+/* Checks a request (a JSON object of its fields), compiles, states the memory. `output`: null, or where the videos go: a path as
+ * the command's -o, numbered where there are several. `plan_only`: what does not fit is no error, and the job cannot run. */
 ZOE_API zoe_status zoe_job_prepare(zoe_session* session, const char* request, const char* output, int plan_only, zoe_job** job);
 ZOE_API void zoe_job_close(zoe_job* job);
 /* {"settled": {...}, "memory": {...}, "refusal", "latents": [C,T,h,w], "request": {...}} */
@@ -103,8 +103,8 @@ ZOE_API zoe_status zoe_job_run(zoe_job* job, const zoe_callbacks* callbacks, con
 /* From any thread: ends the run within two blocks of layers, or the next one at once if none runs. */
 ZOE_API void zoe_job_cancel(zoe_job* job);
 
-/* The plan of one part of the model, for people. options: {"part", "height", "width", "num_frames", "text_tokens", "batch", "source"};
- * parts are those of `zoe explain --part`. */
+/* The plan of one part of the model, for people. options: {"part", "height", "width", "num_frames", "text_tokens", "batch",
+ * "source"}; parts are those of `zoe explain --part`. */
 ZOE_API zoe_status zoe_session_explain(zoe_session* session, const char* options, char** text);
 
 /* Writes frames [frames,height,width,3] as the file that the path's suffix names (.mp4 .mov .mkv .webm .gif .png, or a folder of
@@ -118,8 +118,9 @@ typedef struct zoe_graph zoe_graph;
 
 /* The element-wise functions: a list of {"name", "operands"}. */
 ZOE_API zoe_status zoe_elementwise(char** json);
-/* `what`: an element-wise function, or input, constant, cast, sum, reshape, slice, concat, permute, swap_pairs, flip, gather, linear,
- * conv, attention. `attributes`: a JSON object of what trace.h calls them; null for none. Operands that are absent are null. */
+/* `what`: an element-wise function, or input, constant, cast, sum, reshape, slice, concat, permute, swap_pairs, flip, gather,
+ * linear, conv, attention. `attributes`: a JSON object of what trace.h calls them; null for none. Operands that are absent are
+ * null. */
 ZOE_API zoe_status zoe_value_make(const char* what, const zoe_value* const* operands, size_t count, const char* attributes,
                                   zoe_value** value);
 ZOE_API void zoe_value_close(zoe_value* value);
@@ -131,7 +132,8 @@ ZOE_API zoe_status zoe_graph_make(const char* name, const zoe_value* const* inpu
 ZOE_API void zoe_graph_close(zoe_graph* graph);
 /* {"name", "inputs": [{"name", "dtype", "shape"}], "outputs": [{"dtype", "shape"}], "text"} */
 ZOE_API zoe_status zoe_graph_info(const zoe_graph* graph, char** json);
-/* A named op: its native definition is `graph`, whose inputs the arguments stand for. `results`: as many as the graph has outputs. */
+/* A named op: its native definition is `graph`, whose inputs the arguments stand for. `results`: as many as the graph has outputs.
+ */
 ZOE_API zoe_status zoe_graph_call(const zoe_graph* graph, const char* op, const zoe_value* const* arguments, size_t count,
                                   zoe_value** results);
 /* The source that a dialect ("cpp", "cuda", "opencl") has for the graph's generated kernels, without any device. */
@@ -150,7 +152,8 @@ ZOE_API void zoe_platform_close(zoe_platform* platform);
 ZOE_API zoe_status zoe_platform_info(const zoe_platform* platform, char** json);
 
 /* Memory of the platform, dense; lives until it is closed. */
-ZOE_API zoe_status zoe_tensor_make(zoe_platform* platform, const char* dtype, const int64_t* shape, size_t rank, zoe_tensor** tensor);
+ZOE_API zoe_status zoe_tensor_make(zoe_platform* platform, const char* dtype, const int64_t* shape, size_t rank,
+                                   zoe_tensor** tensor);
 /* Memory that somebody else owns, at the platform's own address, which outlives the tensor. unsupported where a platform's
  * buffers have no address. */
 ZOE_API zoe_status zoe_tensor_borrow(zoe_platform* platform, void* data, const char* dtype, const int64_t* shape, size_t rank,

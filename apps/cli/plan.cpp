@@ -47,8 +47,8 @@ void print_table(const MemoryStatement& memory) {
   for (const StageMemory& stage : memory.stages)
     fmt::print("{:<22} {:<15} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}  {}\n", stage.stage,
                stage.component.empty() ? "-" : stage.component, bytes_text(stage.all_weights), bytes_text(stage.weights),
-               bytes_text(stage.resident), bytes_text(stage.tensors), bytes_text(stage.workspace + stage.caller), bytes_text(stage.alive),
-               bytes_text(memory.always + stage.total()), where(stage));
+               bytes_text(stage.resident), bytes_text(stage.tensors), bytes_text(stage.workspace + stage.caller),
+               bytes_text(stage.alive), bytes_text(memory.always + stage.total()), where(stage));
 }
 
 // What of each component is where, stage by stage.
@@ -139,9 +139,9 @@ int plan(PlanOptions& options) {
                     {"token_pieces", settled.token_pieces},
                     {"vae_tiles", settled.vae_tiles},
                     {"step_seconds", step ? Json(step->seconds) : Json()},
-                    {"step_seconds_from", !step                                        ? Json()
+                    {"step_seconds_from", !step                                       ? Json()
                                           : step->from == StepSeconds::From::measured ? Json("measured")
-                                                                                       : Json("model")},
+                                                                                      : Json("model")},
                     {"fits", fits},
                     {"refusal", job.refusal()},
                     {"offload", name(memory.offload)},
@@ -163,13 +163,13 @@ int plan(PlanOptions& options) {
     fmt::print("Tokens in {} piece{}, pictures of the VAE in {} tile{}.\n\n", settled.token_pieces,
                settled.token_pieces == 1 ? "" : "s", settled.vae_tiles, settled.vae_tiles == 1 ? "" : "s");
   if (settled.guidance_devices * settled.sequence_devices > 1)
-    fmt::print("A step is shared by {} devices: {}{}{}. Each has the weights and takes {} from others in a step; what follows is of the "
-               "first, which has most.\n\n",
-               settled.guidance_devices * settled.sequence_devices,
-               settled.guidance_devices > 1 ? "prompt and negative prompt apart" : "",
-               settled.guidance_devices > 1 && settled.sequence_devices > 1 ? ", " : "",
-               settled.sequence_devices > 1 ? fmt::format("a video's tokens in {} shares", settled.sequence_devices) : "",
-               bytes_text(settled.exchanged_bytes));
+    fmt::print(
+        "A step is shared by {} devices: {}{}{}. Each has the weights and takes {} from others in a step; what follows is of the "
+        "first, which has most.\n\n",
+        settled.guidance_devices * settled.sequence_devices, settled.guidance_devices > 1 ? "prompt and negative prompt apart" : "",
+        settled.guidance_devices > 1 && settled.sequence_devices > 1 ? ", " : "",
+        settled.sequence_devices > 1 ? fmt::format("a video's tokens in {} shares", settled.sequence_devices) : "",
+        bytes_text(settled.exchanged_bytes));
   print_table(memory);
   print_time_line(memory);
   fmt::print("\nOrder: stages as they come; a component's weights are read when its first stage comes{} and go {}.\n",
@@ -183,8 +183,7 @@ int plan(PlanOptions& options) {
                step->from == StepSeconds::From::measured ? "as it was measured here"
                : options.device_tflops                   ? "by the rates that were said"
                                                          : "by the arithmetic of other sizes that ran here");
-  else
-    fmt::print("How long a step takes is not known: none was measured here. --device-tflops says what the device does.\n");
+  else fmt::print("How long a step takes is not known: none was measured here. --device-tflops says what the device does.\n");
   if (!fits) fail(ErrorKind::out_of_memory, "memory", "{}", job.refusal());
   fmt::print("It fits{}.\n", memory.offload == Offload::none ? "" : fmt::format(" with --offload {}", name(memory.offload)));
   return 0;

@@ -47,7 +47,8 @@ extern "C" void on_bus_error(int signal, siginfo_t* info, void*) {
   remove_pending_outputs();
   say("zoe: [file] ");
   say(path);
-  say(" could not be read any more while it was in use: it was cut, or its disk failed. Leave it alone, check the disk, or copy the "
+  say(" could not be read any more while it was in use: it was cut, or its disk failed. Leave it alone, check the disk, or copy "
+      "the "
       "file again.\n");
   ::_exit(4);
 }

@@ -118,7 +118,8 @@ const char* mapped_file_at(const void* address) noexcept {
   const auto* const byte = static_cast<const std::byte*>(address);
   for (const MappedRange* range = mapped_ranges; range; range = range->next) {
     const std::byte* const begin = range->begin;
-    if (begin && byte >= begin && byte - begin < static_cast<std::ptrdiff_t>((range->size + kPageBytes - 1) / kPageBytes * kPageBytes))
+    if (begin && byte >= begin &&
+        byte - begin < static_cast<std::ptrdiff_t>((range->size + kPageBytes - 1) / kPageBytes * kPageBytes))
       return range->path;
   }
   return nullptr;

@@ -335,7 +335,8 @@ std::vector<std::pair<std::string, double>> JsonObject::named_numbers(std::strin
     const Item item{node, where_, fmt::format("{}[{}]", path_of(key), out.size())};
     const auto& pair = item.as<JsonNode::Array>(expected);
     if (pair.size() != 2) item.refuse(expected);
-    out.emplace_back(Item{pair[0], where_, item.path}.as<std::string>(expected), Item{pair[1], where_, item.path}.number(min, max, expected));
+    out.emplace_back(Item{pair[0], where_, item.path}.as<std::string>(expected),
+                     Item{pair[1], where_, item.path}.number(min, max, expected));
   }
   return out;
 }

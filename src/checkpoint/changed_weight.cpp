@@ -318,7 +318,8 @@ class Magnitude : public ChangedWeight {
     for (; next_row_ < end; ++next_row_) {
       changed_->read(next_row_ * columns_, columns_, DType::f32, row.data());
       for (std::size_t c = 0; c < row.size(); ++c)
-        squares_[of_columns_ ? c : static_cast<std::size_t>(next_row_)] += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+        squares_[of_columns_ ? c : static_cast<std::size_t>(next_row_)] +=
+            static_cast<double>(row[c]) * static_cast<double>(row[c]);
     }
   }
 

@@ -26,7 +26,6 @@ bool is_tokenizer(std::string_view name) {
          (name.size() == kTokenizerTensor.size() || name[name.size() - kTokenizerTensor.size() - 1] == '.');
 }
 
-
 namespace fs = std::filesystem;
 
 constexpr std::array<std::string_view, 4> kCandidates = {"diffusion_pytorch_model.safetensors.index.json",

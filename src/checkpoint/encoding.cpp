@@ -22,15 +22,16 @@ struct Numbered {
   std::string_view name;
 };
 constexpr std::array kNumbersOfGguf{
-    Numbered{0, "F32"},   Numbered{1, "F16"},   Numbered{2, "Q4_0"},    Numbered{3, "Q4_1"},    Numbered{6, "Q5_0"},  Numbered{7, "Q5_1"},
-    Numbered{8, "Q8_0"},  Numbered{10, "Q2_K"}, Numbered{11, "Q3_K"},   Numbered{12, "Q4_K"},   Numbered{13, "Q5_K"},
-    Numbered{14, "Q6_K"}, Numbered{20, "IQ4_NL"}, Numbered{23, "IQ4_XS"}, Numbered{28, "F64"}, Numbered{30, "BF16"},
+    Numbered{0, "F32"},     Numbered{1, "F16"},     Numbered{2, "Q4_0"},  Numbered{3, "Q4_1"},
+    Numbered{6, "Q5_0"},    Numbered{7, "Q5_1"},    Numbered{8, "Q8_0"},  Numbered{10, "Q2_K"},
+    Numbered{11, "Q3_K"},   Numbered{12, "Q4_K"},   Numbered{13, "Q5_K"}, Numbered{14, "Q6_K"},
+    Numbered{20, "IQ4_NL"}, Numbered{23, "IQ4_XS"}, Numbered{28, "F64"},  Numbered{30, "BF16"},
 };
 constexpr std::array kOthersOfGguf{Numbered{24, "I8"}, Numbered{25, "I16"}, Numbered{26, "I32"}, Numbered{27, "I64"}};
 
 const Encoding* without_numbers(std::string_view name) {
-  const auto* const found = std::find_if(kWithoutNumbers.begin(), kWithoutNumbers.end(),
-                                         [&](const Encoding& encoding) { return encoding.name == name; });
+  const auto* const found =
+      std::find_if(kWithoutNumbers.begin(), kWithoutNumbers.end(), [&](const Encoding& encoding) { return encoding.name == name; });
   return found == kWithoutNumbers.end() ? nullptr : found;
 }
 

@@ -87,7 +87,8 @@ class MovieReader : public VideoReader {
         require(result, "is damaged");
         // Decoders hide what is missing behind something grey or older.
         check(frame_->decode_error_flags == 0 && (frame_->flags & AV_FRAME_FLAG_CORRUPT) == 0, ErrorKind::invalid_argument, where_,
-              "{} is damaged at frame {}: got one that FFmpeg cannot decode whole. Give another copy of it, or make one of what is good "
+              "{} is damaged at frame {}: got one that FFmpeg cannot decode whole. Give another copy of it, or make one of what is "
+              "good "
               "(ffmpeg -i {} NEW).",
               name_, frames_ + 1, name_);
         Image image = rgb();

@@ -1,7 +1,8 @@
 // FFmpeg's functions in a build that opens its libraries when a video is written or read (ZOE_OPEN_FFMPEG), and so neither needs
 // them where none is, nor carries them: each is looked up when it is first called.
 //
-// The headers are FFmpeg 5's, and structures differ from one major version to the next: only libraries of these versions are opened.
+// The headers are FFmpeg 5's, and structures differ from one major version to the next: only libraries of these versions are
+// opened.
 extern "C" {
 #include <libavcodec/avcodec.h>
 #include <libavformat/avformat.h>
@@ -31,10 +32,11 @@ void* symbol(const Library& library, const char* function) {
   void* const found = opened ? dlsym(opened, function) : nullptr;
   if (!found) {
     const char* const why = dlerror();
-    zoe::fail(zoe::ErrorKind::unsupported, "ffmpeg",
-              "FFmpeg 5's {} is not on this machine ({}). Install it (Debian 12: libavformat59, libswscale6), or choose .png or a folder "
-              "of pictures.",
-              file, why ? why : "no reason given");
+    zoe::fail(
+        zoe::ErrorKind::unsupported, "ffmpeg",
+        "FFmpeg 5's {} is not on this machine ({}). Install it (Debian 12: libavformat59, libswscale6), or choose .png or a folder "
+        "of pictures.",
+        file, why ? why : "no reason given");
   }
   return found;
 }
@@ -42,16 +44,16 @@ void* symbol(const Library& library, const char* function) {
 }  // namespace
 
 // A definition that differs from the header's declaration does not compile.
-#define ZOE_OPENED(library, result, name, parameters, arguments)                                \
-  extern "C" result name parameters {                                                           \
-    static const auto function = reinterpret_cast<decltype(&name)>(symbol(library, #name));     \
-    return function arguments;                                                                  \
+#define ZOE_OPENED(library, result, name, parameters, arguments)                            \
+  extern "C" result name parameters {                                                       \
+    static const auto function = reinterpret_cast<decltype(&name)>(symbol(library, #name)); \
+    return function arguments;                                                              \
   }
 
 ZOE_OPENED(kUtil, AVRational, av_d2q, (double d, int max), (d, max))
 ZOE_OPENED(kUtil, void, av_dict_free, (AVDictionary * *m), (m))
-ZOE_OPENED(kUtil, AVDictionaryEntry*, av_dict_get, (const AVDictionary* m, const char* key, const AVDictionaryEntry* prev, int flags),
-           (m, key, prev, flags))
+ZOE_OPENED(kUtil, AVDictionaryEntry*, av_dict_get,
+           (const AVDictionary* m, const char* key, const AVDictionaryEntry* prev, int flags), (m, key, prev, flags))
 ZOE_OPENED(kUtil, int, av_dict_set, (AVDictionary * *m, const char* key, const char* value, int flags), (m, key, value, flags))
 ZOE_OPENED(kUtil, int, av_dict_set_int, (AVDictionary * *m, const char* key, int64_t value, int flags), (m, key, value, flags))
 ZOE_OPENED(kUtil, double, av_display_rotation_get, (const int32_t matrix[9]), (matrix))
@@ -99,7 +101,8 @@ ZOE_OPENED(kFormat, void, avformat_free_context, (AVFormatContext * file), (file
 ZOE_OPENED(kFormat, int, avformat_init_output, (AVFormatContext * file, AVDictionary** options), (file, options))
 ZOE_OPENED(kFormat, AVStream*, avformat_new_stream, (AVFormatContext * file, const AVCodec* codec), (file, codec))
 ZOE_OPENED(kFormat, int, avformat_open_input,
-           (AVFormatContext * *file, const char* url, const AVInputFormat* format, AVDictionary** options), (file, url, format, options))
+           (AVFormatContext * *file, const char* url, const AVInputFormat* format, AVDictionary** options),
+           (file, url, format, options))
 ZOE_OPENED(kFormat, int, avformat_write_header, (AVFormatContext * file, AVDictionary** options), (file, options))
 ZOE_OPENED(kFormat, int, avio_closep, (AVIOContext * *io), (io))
 ZOE_OPENED(kFormat, void, avio_flush, (AVIOContext * io), (io))
@@ -108,8 +111,8 @@ ZOE_OPENED(kFormat, int, avio_open, (AVIOContext * *io, const char* url, int fla
 ZOE_OPENED(kScale, SwsContext*, sws_alloc_context, (void), ())
 ZOE_OPENED(kScale, void, sws_freeContext, (SwsContext * context), (context))
 ZOE_OPENED(kScale, SwsContext*, sws_getCachedContext,
-           (SwsContext * context, int from_width, int from_height, AVPixelFormat from, int to_width, int to_height, AVPixelFormat to, int flags,
-            SwsFilter* from_filter, SwsFilter* to_filter, const double* parameters),
+           (SwsContext * context, int from_width, int from_height, AVPixelFormat from, int to_width, int to_height,
+            AVPixelFormat to, int flags, SwsFilter* from_filter, SwsFilter* to_filter, const double* parameters),
            (context, from_width, from_height, from, to_width, to_height, to, flags, from_filter, to_filter, parameters))
 ZOE_OPENED(kScale, const int*, sws_getCoefficients, (int colorspace), (colorspace))
 ZOE_OPENED(kScale, int, sws_init_context, (SwsContext * context, SwsFilter* from_filter, SwsFilter* to_filter),
@@ -119,6 +122,6 @@ ZOE_OPENED(kScale, int, sws_scale,
             const int to_stride[]),
            (context, from, from_stride, y, height, to, to_stride))
 ZOE_OPENED(kScale, int, sws_setColorspaceDetails,
-           (SwsContext * context, const int from_table[4], int from_range, const int to_table[4], int to_range, int brightness, int contrast,
-            int saturation),
+           (SwsContext * context, const int from_table[4], int from_range, const int to_table[4], int to_range, int brightness,
+            int contrast, int saturation),
            (context, from_table, from_range, to_table, to_range, brightness, contrast, saturation))

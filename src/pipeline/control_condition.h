@@ -26,7 +26,7 @@ class ControlCondition {
 
   // The request with what it leaves open, where there is a video.
   Request settle_request(Request request) const;
-  void settle(const Settled& settled);  // of the video without references; once, before the rest
+  void settle(const Settled& settled);                              // of the video without references; once, before the rest
   void set_tiles(std::int64_t tiles) { encode_.set_tiles(tiles); }  // see VideoEncode
 
   // Channels of the control, of a VAE.

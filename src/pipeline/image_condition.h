@@ -29,7 +29,7 @@ class ImageCondition {
 
   // The request with the size that it leaves open: the first picture's shape (with_shape_of).
   Request with_size(Request request) const;
-  void settle(const Settled& settled);  // sizes; once, before the rest
+  void settle(const Settled& settled);                              // sizes; once, before the rest
   void set_tiles(std::int64_t tiles) { encode_.set_tiles(tiles); }  // see VideoEncode
 
   // Channels of the condition, of a VAE.

@@ -91,7 +91,8 @@ JsonObject read_index(const fs::path& path) {
     log(LogLevel::notice, "model_index.json names WanDMDPipeline: models of it are made for --preset dmd-3step.");
   const std::array<std::pair<const char*, const char*>, 3> classes{
       {{"transformer", pipeline == "WanVACEPipeline" ? "WanVACETransformer3DModel" : "WanTransformer3DModel"},
-       {"vae", "AutoencoderKLWan"}, {"text_encoder", "UMT5EncoderModel"}}};
+       {"vae", "AutoencoderKLWan"},
+       {"text_encoder", "UMT5EncoderModel"}}};
   for (const auto& [part, expected] : classes) {
     const std::string got = index.strings(part, 2, 2)[1];
     check(got == expected, ErrorKind::unsupported, "model_index.json", "unsupported {}: got {}, expected {}. Choose another model.",

@@ -51,8 +51,8 @@ struct ModelConfig {
   SchedulerConfig scheduler;
   GenerationDefaults defaults;
   std::vector<std::array<double, 3>> latent_rgb = {};  // of zoetrope.json, see preview.h; empty: it says nothing
-  std::optional<std::uint64_t> random_seed = {};  // weights are made from it
-  const Encoding* random_encoding = nullptr;      // that the matrices of text encoder and transformers are then stored in
+  std::optional<std::uint64_t> random_seed = {};       // weights are made from it
+  const Encoding* random_encoding = nullptr;           // that the matrices of text encoder and transformers are then stored in
 
   std::filesystem::path part(std::string_view part_name) const;  // a folder or a file; of a model with files
   // Pictures that the transformer sees through the image encoder, and their tokens together: one, or first and last; 0 without.
@@ -80,8 +80,8 @@ GenerationDefaults first_frame_defaults();  // and of one with expand_timesteps
 // Of a model without files it is the embedded one's: ids of any text are below every published vocabulary.
 Tokenizer open_tokenizer(const ModelConfig& model);
 
-// The models that come with the engine, wherever it was installed or built: the one of text to video, or the one that takes an image.
-// An error with the places looked at if it is gone.
+// The models that come with the engine, wherever it was installed or built: the one of text to video, or the one that takes an
+// image. An error with the places looked at if it is gone.
 enum class EmbeddedModel { text_to_video, image_to_video };
 std::filesystem::path embedded_model_path(EmbeddedModel which = EmbeddedModel::text_to_video);
 

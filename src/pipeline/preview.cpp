@@ -30,8 +30,7 @@ std::vector<std::uint8_t> latent_frame_rgb(std::span<const float> latents, std::
       const auto factor = static_cast<float>(map[c][colour]);
       for (std::size_t i = 0; i < plane; ++i) sums[i] += factor * values[i];
     }
-    for (std::size_t i = 0; i < plane; ++i)
-      rgb[3 * i + colour] = to_8_bits(127.5f * sums[i] + 128.0f);
+    for (std::size_t i = 0; i < plane; ++i) rgb[3 * i + colour] = to_8_bits(127.5f * sums[i] + 128.0f);
   }
   return rgb;
 }

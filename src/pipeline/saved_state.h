@@ -26,10 +26,10 @@ namespace zoe {
 
 struct SavedRun {
   DenoiseState state;
-  Request request;                              // of all videos, with what the model and the session decided
-  std::int64_t batch = 1;                       // texts that the transformer took as one: another number of them may have other bits
-  std::string device;                           // that it ran on, as text
-  std::map<std::string, std::string> inputs;    // digests of what it read, by part or field (digests_of)
+  Request request;                            // of all videos, with what the model and the session decided
+  std::int64_t batch = 1;                     // texts that the transformer took as one: another number of them may have other bits
+  std::string device;                         // that it ran on, as text
+  std::map<std::string, std::string> inputs;  // digests of what it read, by part or field (digests_of)
   std::map<std::string, std::string> settings;  // of a front end, handed back as they are
 };
 

@@ -13,8 +13,8 @@ namespace zoe {
 
 // What a step does, of the stage that takes longest.
 struct StepWork {
-  double operations = 0;   // multiplications and additions of a forward's products
-  double copied_bytes = 0; // of blocks that come: from this process to the device
+  double operations = 0;    // multiplications and additions of a forward's products
+  double copied_bytes = 0;  // of blocks that come: from this process to the device
 };
 StepWork step_work(const MemoryStatement& memory);
 

@@ -87,8 +87,9 @@ void TextPrompts::weigh(const Text& text, std::vector<float>& states) const {
 }
 
 ProgramPlan TextPrompts::plan(std::int64_t tokens) const {
-  return {"text", fmt::format("text {}", tokens),
-          [this, tokens] { return NamedGraph{trace_umt5(model_.text_encoder, dtype_, tokens), {"last_hidden_state"}}; }};
+  return {"text", fmt::format("text {}", tokens), [this, tokens] {
+            return NamedGraph{trace_umt5(model_.text_encoder, dtype_, tokens), {"last_hidden_state"}};
+          }};
 }
 
 Stage TextPrompts::stage() const {

@@ -12,7 +12,8 @@ NamedGraph with_states(const WanVaeGraph& traced, std::vector<Value> results, st
     results.push_back(traced.graph.outputs[traced.results + i]);
     named.outputs.push_back(fmt::format("state_{}", traced.writes[i]));
   }
-  for (std::size_t i = traced.first_state; i < traced.states.size(); ++i) named.tensors.emplace_back(fmt::format("state_{}", i), traced.states[i]);
+  for (std::size_t i = traced.first_state; i < traced.states.size(); ++i)
+    named.tensors.emplace_back(fmt::format("state_{}", i), traced.states[i]);
   named.graph = make_graph(traced.graph.name, traced.graph.inputs, std::move(results));
   return named;
 }

@@ -10,8 +10,8 @@ namespace zoe {
 std::string_view version() { return ZOE_VERSION; }
 
 Session open_session(const std::string& model, const DeviceOptions& device, SessionOptions options) {
-  std::shared_ptr<Platform> platform =
-      open_platform(device.platform, {.threads = device.threads, .cache_dir = device.cache_dir, .memory_limit_bytes = device.memory_limit_bytes});
+  std::shared_ptr<Platform> platform = open_platform(
+      device.platform, {.threads = device.threads, .cache_dir = device.cache_dir, .memory_limit_bytes = device.memory_limit_bytes});
   return Session(read_model(model), std::move(platform), std::move(options));
 }
 

@@ -25,10 +25,12 @@ namespace fs = std::filesystem;
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_between(Clock::time_point begin, Clock::time_point end) { return std::chrono::duration<double>(end - begin).count(); }
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
 double seconds_since(Clock::time_point begin) { return seconds_between(begin, Clock::now()); }
 
-constexpr int kMostStarts = 5;           // of a job that never gets further
+constexpr int kMostStarts = 5;  // of a job that never gets further
 constexpr int kThumbnailWidth = 320, kCellWidth = 240;
 constexpr std::int64_t kMostCells = 16;  // of the sheet
 
@@ -37,8 +39,7 @@ class Pictures {
  public:
   explicit Pictures(const Settled& settled) : settled_(settled) {
     const std::int64_t cells = std::min(kMostCells, settled.num_frames);
-    for (std::int64_t i = 0; i < cells; ++i)
-      wanted_.push_back(cells == 1 ? 0 : i * (settled.num_frames - 1) / (cells - 1));
+    for (std::int64_t i = 0; i < cells; ++i) wanted_.push_back(cells == 1 ? 0 : i * (settled.num_frames - 1) / (cells - 1));
   }
 
   void frame(std::int64_t number, std::span<const std::uint8_t> rgb) {
@@ -188,8 +189,8 @@ void Device::run(const std::shared_ptr<RunningJob>& job) {
   record.completed_at = unix_seconds();
   record.notes = nlohmann::json(notes).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   metrics.count("zoe_jobs_total", fmt::format("result=\"{}\"", record.status == JobStatus::completed ? "completed"
-                                                               : record.cancelled                     ? "cancelled"
-                                                                                                      : "failed"));
+                                                               : record.cancelled                    ? "cancelled"
+                                                                                                     : "failed"));
   metrics.observe("zoe_job_seconds", record.completed_at - record.started_at);
   try {
     shared_.jobs.finish(job);
@@ -247,7 +248,8 @@ void Device::make(RunningJob& job, const ServedModel& model) {
   double step_seconds = pace ? pace->step : 0;
   const double after_seconds = pace ? pace->after : 0;
   constexpr double kDecodeShare = 0.15;  // where nothing is known
-  const double decode_share = pace && pace->total(steps) > 0 ? std::clamp(pace->after / pace->total(steps), 0.01, 0.9) : kDecodeShare;
+  const double decode_share =
+      pace && pace->total(steps) > 0 ? std::clamp(pace->after / pace->total(steps), 0.01, 0.9) : kDecodeShare;
   auto last_step = Clock::now();
   bool is_timing = false;
   const auto report = [&](const std::string& phase, int step, std::int64_t frame, bool now) {
@@ -282,8 +284,8 @@ void Device::make(RunningJob& job, const ServedModel& model) {
   };
   callbacks.progress = [&](const Progress& progress) {
     if (progress.phase == Phase::decode) return;  // frames say more
-    report(std::string(phase_name(progress.phase)), progress.phase == Phase::denoise ? static_cast<int>(progress.done) : first_step, 0,
-           progress.done == 0);
+    report(std::string(phase_name(progress.phase)), progress.phase == Phase::denoise ? static_cast<int>(progress.done) : first_step,
+           0, progress.done == 0);
   };
 
   std::optional<StateSaver> saver;
@@ -326,8 +328,7 @@ void Device::make(RunningJob& job, const ServedModel& model) {
       save(done);
       last_saved = Clock::now();
     }
-    if (has_preview && !is_last && seconds_between(last_drawn, now) >= kPreviewSeconds &&
-        shared_.jobs.wants_preview(id)) {
+    if (has_preview && !is_last && seconds_between(last_drawn, now) >= kPreviewSeconds && shared_.jobs.wants_preview(id)) {
       fs::create_directories(folders.work(id), status);
       if (!preview) preview.emplace(folders.preview(id), 1, session.model(), settled);
       preview->step(done);
@@ -380,7 +381,8 @@ Device::Plan Device::plan(const ServedModel& model, const Request& request) {
     planners_.push_front({&model, new_session(model)});
     found = planners_.begin();
   }
-  VideoFiles files(*found->session, request, {.path = [&](std::size_t) { return shared_.folders.video("plan"); }, .tells_folders = false});
+  VideoFiles files(*found->session, request,
+                   {.path = [&](std::size_t) { return shared_.folders.video("plan"); }, .tells_folders = false});
   const Job job = files.plan();
   Plan plan{job.settled(), job.memory(), job.refusal()};
   // What sessions of this device hold they can let go.

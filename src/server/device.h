@@ -57,8 +57,8 @@ class Device {
 
   const DeviceSetup setup_;
   const Shared shared_;
-  mutable std::mutex mutex_;  // of loaded_'s list; sessions are the thread's own
-  std::list<Loaded> loaded_;  // the one used last first
+  mutable std::mutex mutex_;                  // of loaded_'s list; sessions are the thread's own
+  std::list<Loaded> loaded_;                  // the one used last first
   std::atomic<std::uint64_t> free_bytes_{0};  // the most that a session was offered
   std::mutex planning_;
   std::list<Loaded> planners_;

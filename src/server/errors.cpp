@@ -37,7 +37,7 @@ std::string param_of(std::string_view message) {
   const std::size_t end = message.find(']');
   if (!message.starts_with('[') || end == message.npos) return {};
   const std::string name(message.substr(1, end - 1));
-  constexpr std::string_view kOwn[] = {"model", "seconds", "input_reference", "extra_body", "limit", "order",
+  constexpr std::string_view kOwn[] = {"model", "seconds", "input_reference", "extra_body", "limit",          "order",
                                        "after", "status",  "variant",         "Range",      "Idempotency-Key"};
   const bool is_known = find_field(name) || std::find(std::begin(kOwn), std::end(kOwn), name) != std::end(kOwn);
   return is_known ? name : std::string();
@@ -50,7 +50,8 @@ HttpResponse error_response(int status, std::string_view code, std::string_view 
                                {"code", code},
                                {"param", param.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(param)}};
   HttpResponse response{.status = status, .headers = {{"Content-Type", "application/json"}}};
-  response.body = nlohmann::ordered_json{{"error", std::move(error)}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  response.body =
+      nlohmann::ordered_json{{"error", std::move(error)}}.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   if (status == 429 || status == 503) response.headers.emplace_back("Retry-After", "2");
   return response;
 }

@@ -26,9 +26,9 @@ class Refusal : public std::runtime_error {
   std::string code_;
 };
 
-std::string_view code_of(ErrorKind kind);           // "invalid_argument"
-int status_of(std::string_view code);               // 400
-std::string_view type_of(std::string_view code);    // "invalid_request_error" or "server_error"
-std::string param_of(std::string_view message);     // "num_frames" of "[num_frames] got ..."; "" if that is no field
+std::string_view code_of(ErrorKind kind);         // "invalid_argument"
+int status_of(std::string_view code);             // 400
+std::string_view type_of(std::string_view code);  // "invalid_request_error" or "server_error"
+std::string param_of(std::string_view message);   // "num_frames" of "[num_frames] got ..."; "" if that is no field
 
 }  // namespace zoe::server

@@ -43,7 +43,7 @@ struct HttpRequest {
   bool is_form = false;
   std::vector<FormPart> parts;
 
-  std::string_view header(std::string_view name) const;  // in small letters; "" if there is none
+  std::string_view header(std::string_view name) const;              // in small letters; "" if there is none
   std::optional<std::string> argument(std::string_view name) const;  // of the query
 };
 

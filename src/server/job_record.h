@@ -29,9 +29,9 @@ struct JobRecord {
   std::string device;        // that runs or ran it
   std::string remixed_from;  // an id
   std::string error_code, error_message;
-  std::string notes = "[]", timings;  // JSON; timings "" until it is done
-  std::int64_t bytes = 0;             // of its files
-  int starts = 0;                     // since it last got further
+  std::string notes = "[]", timings;    // JSON; timings "" until it is done
+  std::int64_t bytes = 0;               // of its files
+  int starts = 0;                       // since it last got further
   std::string idempotency_key, digest;  // what a repeated POST must be
 };
 

@@ -194,8 +194,7 @@ struct JobStore::State {
         sqlite3_exec(writes, "ROLLBACK", nullptr, nullptr, nullptr);
         std::fill(errors.begin(), errors.end(), std::current_exception());
       }
-      for (std::size_t i = 0; i < batch.size(); ++i)
-        errors[i] ? batch[i].done.set_exception(errors[i]) : batch[i].done.set_value();
+      for (std::size_t i = 0; i < batch.size(); ++i) errors[i] ? batch[i].done.set_exception(errors[i]) : batch[i].done.set_value();
     }
   }
 
@@ -218,8 +217,8 @@ JobStore::JobStore(const std::filesystem::path& path) {
       Statement ask(first, "PRAGMA user_version");
       if (ask.next()) version = ask.integer();
     }
-    check(version <= kVersion, ErrorKind::unsupported, "jobs", "{} is of a later version of the program: got {}, expected at most {}.",
-          path.string(), version, kVersion);
+    check(version <= kVersion, ErrorKind::unsupported, "jobs",
+          "{} is of a later version of the program: got {}, expected at most {}.", path.string(), version, kVersion);
     if (version == 0) {
       first.run("BEGIN IMMEDIATE");
       first.run(kTables);
@@ -303,8 +302,8 @@ bool JobStore::finish(const JobRecord& job) {
     Statement update(database,
                      "UPDATE jobs SET status = ?, cancelled = ?, completed_at = ?, error_code = ?, error_message = ?, notes = ?, "
                      "timings = ?, bytes = ?, device = ?, started_at = ? WHERE id = ? AND status IN ('queued', 'in_progress')");
-    update << name(job.status) << static_cast<std::int64_t>(job.cancelled) << job.completed_at << job.error_code << job.error_message
-           << job.notes << job.timings << job.bytes << job.device << job.started_at << job.id;
+    update << name(job.status) << static_cast<std::int64_t>(job.cancelled) << job.completed_at << job.error_code
+           << job.error_message << job.notes << job.timings << job.bytes << job.device << job.started_at << job.id;
     update.next();
     was_open = database.changes() > 0;
   });

@@ -10,7 +10,9 @@ namespace zoe::server {
 
 namespace {
 
-std::string event_text(std::string_view event, std::string_view data) { return fmt::format("event: {}\ndata: {}\n\n", event, data); }
+std::string event_text(std::string_view event, std::string_view data) {
+  return fmt::format("event: {}\ndata: {}\n\n", event, data);
+}
 
 bool is_done(const JobRecord& job) { return job.status == JobStatus::completed || job.status == JobStatus::failed; }
 

@@ -87,7 +87,8 @@ std::string Metrics::text(const std::vector<Gauge>& now) const {
           text += fmt::format("{}_bucket{} {}\n", name, braces(labels, fmt::format("le=\"{}\"", kBounds[i])), below);
         }
         text += fmt::format("{}_bucket{} {}\n", name, braces(labels, "le=\"+Inf\""), histogram.count);
-        text += fmt::format("{}_sum{} {}\n{}_count{} {}\n", name, braces(labels), histogram.sum, name, braces(labels), histogram.count);
+        text +=
+            fmt::format("{}_sum{} {}\n{}_count{} {}\n", name, braces(labels), histogram.sum, name, braces(labels), histogram.count);
       }
     }
   }

@@ -28,7 +28,8 @@ class Metrics {
   std::string text(const std::vector<Gauge>& now) const;
 
  private:
-  static constexpr std::array<double, 16> kBounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120, 600};
+  static constexpr std::array<double, 16> kBounds{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+                                                  0.5,   1,      2.5,   5,    10,    30,   120, 600};
   struct Histogram {
     std::array<std::uint64_t, kBounds.size() + 1> counts{};
     double sum = 0;

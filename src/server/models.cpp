@@ -51,8 +51,9 @@ const ServedModel& Models::get(std::string_view name) const {
   if (const ServedModel* const found = find(name)) return *found;
   std::vector<std::string> known;
   for (const auto& each : models_) known.push_back(each->name);
-  throw Refusal(404, "model_not_found",
-                fmt::format("[model] got {}, expected one of {}. GET /v1/models lists them.", in_quotes(name), fmt::join(known, ", ")));
+  throw Refusal(
+      404, "model_not_found",
+      fmt::format("[model] got {}, expected one of {}. GET /v1/models lists them.", in_quotes(name), fmt::join(known, ", ")));
 }
 
 std::vector<Models::Lora> Models::loras() const {
@@ -108,9 +109,9 @@ Models::Checked Models::check(const ServedModel& model, const Request& request, 
   std::unique_lock reading(reading_, std::defer_lock);
   for (const RequestField& field : request_fields())
     if (field.is_file() && !get_field(request, field).empty() && !reading.owns_lock()) reading.lock();
-  const std::unique_ptr<Work> work =
-      model.recipe->plan(request, {model.config, *model.tokenizer, dtype, platform, static_cast<std::size_t>(platform.free_bytes()),
-                                   limit, Spelling::key});
+  const std::unique_ptr<Work> work = model.recipe->plan(
+      request,
+      {model.config, *model.tokenizer, dtype, platform, static_cast<std::size_t>(platform.free_bytes()), limit, Spelling::key});
   checked.settled = work->settled();
   Request said = request;
   said.sigmas = checked.settled.sigmas;  // also a preset's

@@ -44,7 +44,7 @@ class Models {
   Models(std::vector<std::pair<std::string, ModelConfig>> models, std::filesystem::path lora_folder, RequestLimits limits);
 
   const std::vector<std::unique_ptr<ServedModel>>& all() const { return models_; }
-  const ServedModel& get(std::string_view name) const;         // "" is the default; Refusal model_not_found
+  const ServedModel& get(std::string_view name) const;  // "" is the default; Refusal model_not_found
   const ServedModel* find(std::string_view name) const;
   const RequestLimits& limits() const { return limits_; }
 
@@ -53,7 +53,7 @@ class Models {
     std::filesystem::path path;
     std::uint64_t bytes;
   };
-  std::vector<Lora> loras() const;                            // of the folder, now
+  std::vector<Lora> loras() const;                               // of the folder, now
   std::filesystem::path lora_path(std::string_view name) const;  // invalid_argument for one that is not there
   // The request with the files that names of LoRAs and of uploads in `folder` stand for.
   Request with_files(Request request, const std::filesystem::path& folder) const;

@@ -52,7 +52,9 @@ Json video(const JobView& view, double keep_seconds) {
           {"object", "video"},
           {"model", job.model},
           {"status", name(job.status)},
-          {"progress", job.status == JobStatus::completed ? 100 : view.progress ? view.progress->percent : 0},
+          {"progress", job.status == JobStatus::completed ? 100
+                       : view.progress                    ? view.progress->percent
+                                                          : 0},
           {"created_at", static_cast<std::int64_t>(job.created_at)},
           {"completed_at", or_null(job.completed_at)},
           {"expires_at", is_done ? Json(static_cast<std::int64_t>(job.completed_at + keep_seconds)) : Json()},
@@ -83,7 +85,7 @@ Json video(const JobView& view, double keep_seconds) {
 }
 
 Json field_object(const RequestField& field) {
-  Json object{{"name", field.name}, {"type", field.type()},        {"unit", field.unit},        {"default", field.fallback},
+  Json object{{"name", field.name}, {"type", field.type()},       {"unit", field.unit},       {"default", field.fallback},
               {"help", field.help}, {"choices", field.choices()}, {"aliases", field.aliases}, {"is_list", field.is_list()}};
   const bool has_range = field.type().find("number") != std::string_view::npos;
   object["min"] = has_range ? number(field.min) : Json();
@@ -143,11 +145,12 @@ std::string models_object(const std::vector<LoadedModel>& all, const RequestLimi
   Json data = Json::array(), fields = Json::array();
   for (const LoadedModel& each : all) data.push_back(model_json(each, created_at));
   for (const RequestField& field : request_fields()) fields.push_back(field_object(field));
-  return text({{"object", "list"},
-               {"data", std::move(data)},
-               {"request_fields", std::move(fields)},
-               {"limits",
-                {{"max_pixels", limits.max_pixels}, {"max_frames", limits.max_frames}, {"max_body_bytes", limits.max_body_bytes}}}});
+  return text(
+      {{"object", "list"},
+       {"data", std::move(data)},
+       {"request_fields", std::move(fields)},
+       {"limits",
+        {{"max_pixels", limits.max_pixels}, {"max_frames", limits.max_frames}, {"max_body_bytes", limits.max_body_bytes}}}});
 }
 
 std::string plan_object(const PlanAnswer& plan) {
@@ -169,7 +172,9 @@ std::string plan_object(const PlanAnswer& plan) {
                {"offload", zoe::name(plan.memory.offload)},
                {"estimate",
                 {{"seconds", or_null(plan.estimate)},
-                 {"of", !plan.estimate ? "nothing" : plan.same_size ? "runs of this size" : "runs of other sizes"}}},
+                 {"of", !plan.estimate   ? "nothing"
+                        : plan.same_size ? "runs of this size"
+                                         : "runs of other sizes"}}},
                {"queue_length", plan.queue_length},
                {"queue_seconds", or_null(plan.queue_seconds)},
                {"device", plan.device},

@@ -42,8 +42,7 @@ std::string new_id() {
 
 bool is_id(std::string_view text) {
   constexpr std::string_view kBegin = "video_";
-  return text.starts_with(kBegin) && text.size() <= 64 &&
-         text.find_first_not_of("0123456789abcdef", kBegin.size()) == text.npos;
+  return text.starts_with(kBegin) && text.size() <= 64 && text.find_first_not_of("0123456789abcdef", kBegin.size()) == text.npos;
 }
 
 [[noreturn]] void not_found(std::string_view id) {
@@ -121,8 +120,9 @@ HttpResponse file_response(const HttpRequest& http, const fs::path& path, std::s
   if (const std::string_view said = http.header("range"); !said.empty() && (condition.empty() || condition == tag))
     range = parse_range(said, size);
   if (range.kind == ByteRange::Kind::none) {
-    HttpResponse refused = error_response(416, "invalid_range", fmt::format("[Range] got {}, expected bytes of the {} that there are.",
-                                                                            in_quotes(http.header("range")), size));
+    HttpResponse refused = error_response(
+        416, "invalid_range",
+        fmt::format("[Range] got {}, expected bytes of the {} that there are.", in_quotes(http.header("range")), size));
     refused.headers.emplace_back("Content-Range", fmt::format("bytes */{}", size));
     return refused;
   }
@@ -206,8 +206,8 @@ std::optional<HttpResponse> Routes::refuse(const HttpRequest& request) const {
   const std::string host = host_of(request.header("host"));
   if (!site_.hosts.empty() && std::find(site_.hosts.begin(), site_.hosts.end(), host) == site_.hosts.end())
     return error_response(403, "forbidden_origin",
-                          fmt::format("[Host] got {}, expected {}. Start the server with --allow-host to let it in.", in_quotes(host),
-                                      fmt::join(site_.hosts, " or ")));
+                          fmt::format("[Host] got {}, expected {}. Start the server with --allow-host to let it in.",
+                                      in_quotes(host), fmt::join(site_.hosts, " or ")));
   if (const std::string_view origin = request.header("origin"); !origin.empty()) {
     const std::size_t slashes = origin.find("://");
     const std::string_view authority = slashes == origin.npos ? std::string_view() : origin.substr(slashes + 3);
@@ -217,8 +217,9 @@ std::optional<HttpResponse> Routes::refuse(const HttpRequest& request) const {
   }
   const Found found = find(request.method, request.path);
   if (!found.route && found.allowed.empty())
-    return error_response(404, "unknown_url", fmt::format("[{} {}] there is no such route: {}.", request.method,
-                                                          request.path.substr(0, 200), reason_of(request.path)));
+    return error_response(
+        404, "unknown_url",
+        fmt::format("[{} {}] there is no such route: {}.", request.method, request.path.substr(0, 200), reason_of(request.path)));
   if (!(found.route && found.route->is_open) && !owner_of(request)) {
     HttpResponse refused = error_response(401, "invalid_api_key",
                                           request.header("authorization").empty()
@@ -228,8 +229,9 @@ std::optional<HttpResponse> Routes::refuse(const HttpRequest& request) const {
     return refused;
   }
   if (!found.route) {
-    HttpResponse refused = error_response(405, "method_not_allowed", fmt::format("[{} {}] this route takes {}.", request.method,
-                                                                                 request.path.substr(0, 200), found.allowed));
+    HttpResponse refused =
+        error_response(405, "method_not_allowed",
+                       fmt::format("[{} {}] this route takes {}.", request.method, request.path.substr(0, 200), found.allowed));
     refused.headers.emplace_back("Allow", found.allowed);
     return refused;
   }
@@ -290,12 +292,14 @@ Routes::Accepted Routes::accept(const Call& call, Submission submission, const s
   job.digest = submission.digest;
   const auto replay = [&](JobRecord before) -> Accepted {
     if (before.digest != job.digest)
-      throw Refusal(422, "idempotency_mismatch",
-                    fmt::format("[Idempotency-Key] {} came with another body before. Choose another key.", in_quotes(job.idempotency_key)));
+      throw Refusal(
+          422, "idempotency_mismatch",
+          fmt::format("[Idempotency-Key] {} came with another body before. Choose another key.", in_quotes(job.idempotency_key)));
     return {site_.jobs.view(std::move(before)), false};
   };
   if (!job.idempotency_key.empty())
-    if (std::optional<JobRecord> before = site_.store.find_by_key(job.owner, job.idempotency_key)) return replay(std::move(*before));
+    if (std::optional<JobRecord> before = site_.store.find_by_key(job.owner, job.idempotency_key))
+      return replay(std::move(*before));
   const ServedModel& model = site_.models.get(submission.model);
   const Device& device = *site_.devices.front();
   const Models::Checked checked =
@@ -313,8 +317,7 @@ Routes::Accepted Routes::accept(const Call& call, Submission submission, const s
   job.fps = settled.fps;
   job.remixed_from = remixed_from;
   job.notes = nlohmann::json(checked.notes).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  JobStore::Added added =
-      site_.jobs.add(std::move(job), [&](const std::string& id) { submission.place(site_.folders.work(id)); });
+  JobStore::Added added = site_.jobs.add(std::move(job), [&](const std::string& id) { submission.place(site_.folders.work(id)); });
   if (!added.is_new) {
     job.digest = submission.digest;
     job.idempotency_key = added.job.idempotency_key;
@@ -357,16 +360,16 @@ HttpResponse Routes::plan(const Call& call) {
   const Request request = submission.with_uploads(site_.models);
   Models::Checked checked = site_.models.check(model, request, *device.setup().platform, device.setup().dtype);
   Device::Plan planned = device.plan(model, request);
-  PlanAnswer answer{.model = model.name,
-                    .device = device.setup().name,
-                    .seconds = submission.seconds.empty() ? seconds_text(planned.settled.num_frames, planned.settled.fps)
-                                                          : submission.seconds,
-                    .settled = planned.settled,
-                    .memory = planned.memory,
-                    .refusal = planned.refusal,
-                    .estimate = {},
-                    .queue_seconds = {},
-                    .notes = std::move(checked.notes)};
+  PlanAnswer answer{
+      .model = model.name,
+      .device = device.setup().name,
+      .seconds = submission.seconds.empty() ? seconds_text(planned.settled.num_frames, planned.settled.fps) : submission.seconds,
+      .settled = planned.settled,
+      .memory = planned.memory,
+      .refusal = planned.refusal,
+      .estimate = {},
+      .queue_seconds = {},
+      .notes = std::move(checked.notes)};
   const Settled& settled = answer.settled;
   if (const auto pace = site_.pace.guess(model.name, device.setup().name, {settled.width, settled.height, settled.num_frames})) {
     answer.estimate = pace->total(settled.num_inference_steps);
@@ -511,11 +514,12 @@ HttpResponse Routes::health(const Call&) {
 
 HttpResponse Routes::ready(const Call&) {
   const bool is_ready = !site_.stops && !site_.jobs.is_full();
-  HttpResponse response =
-      json_response(fmt::format(R"({{"status":"{}","version":"{}","queue_length":{},"running":{}}})",
-                                site_.stops ? "stopping" : is_ready ? "ready" : "full", version(), site_.jobs.queue_length(),
-                                site_.jobs.running()),
-                    is_ready ? 200 : 503);
+  HttpResponse response = json_response(fmt::format(R"({{"status":"{}","version":"{}","queue_length":{},"running":{}}})",
+                                                    site_.stops ? "stopping"
+                                                    : is_ready  ? "ready"
+                                                                : "full",
+                                                    version(), site_.jobs.queue_length(), site_.jobs.running()),
+                                        is_ready ? 200 : 503);
   return response;
 }
 
@@ -542,12 +546,13 @@ HttpResponse Routes::metrics(const Call&) {
 HttpResponse Routes::page(const Call& call) {
   for (const PageFile& file : page_files())
     if (file.path == call.http.path)
-      return {.headers = {{"Content-Type", std::string(file.type)},
-                          {"Cache-Control", "no-cache"},
-                          {"Referrer-Policy", "no-referrer"},
-                          {"Content-Security-Policy",
-                           "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
-                           "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}},
+      return {.headers =
+                  {{"Content-Type", std::string(file.type)},
+                   {"Cache-Control", "no-cache"},
+                   {"Referrer-Policy", "no-referrer"},
+                   {"Content-Security-Policy",
+                    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+                    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}},
               .body = std::string(file.text)};
   throw Refusal(404, "unknown_url", "[/] this program was built without its page.");
 }

@@ -54,8 +54,8 @@ void sync(const fs::path& path) {
 // A field as it came: texts, or files.
 struct Value {
   std::string name;
-  Json json;                            // of a JSON body; else null
-  std::vector<std::string> texts;       // of a form
+  Json json;                       // of a JSON body; else null
+  std::vector<std::string> texts;  // of a form
   std::vector<std::shared_ptr<TemporaryFile>> files;
   bool is_form() const { return json.is_null() && (!texts.empty() || !files.empty()); }
 };
@@ -74,7 +74,8 @@ class Reader {
     into_.model = model_->name;
     for (const Value& value : values) set(value);
     if (seconds_said_) set_seconds(values);
-    else if (std::any_of(values.begin(), values.end(), [](const Value& each) { return each.name == "num_frames" || each.name == "fps"; }))
+    else if (std::any_of(values.begin(), values.end(),
+                         [](const Value& each) { return each.name == "num_frames" || each.name == "fps"; }))
       into_.seconds.clear();  // an earlier job's
   }
 
@@ -169,7 +170,8 @@ class Reader {
   static std::vector<Json> elements(const Value& value) {
     std::vector<Json> all;
     if (value.is_form())
-      for (const std::string& text : value.texts) all.push_back(text.starts_with('{') && Json::accept(text) ? Json::parse(text) : Json(text));
+      for (const std::string& text : value.texts)
+        all.push_back(text.starts_with('{') && Json::accept(text) ? Json::parse(text) : Json(text));
     else if (value.json.is_array()) all.assign(value.json.begin(), value.json.end());
     else all.push_back(value.json);
     return all;
@@ -224,7 +226,8 @@ class Reader {
   void set_files(const RequestField& field, const Value& value) {
     std::vector<std::shared_ptr<TemporaryFile>> files = value.files;
     for (const Json& each : elements(value)) files.push_back(of_data_url(field, each));
-    check(field.is_list() || files.size() == 1, ErrorKind::invalid_argument, field.name, "got {} files, expected one.", files.size());
+    check(field.is_list() || files.size() == 1, ErrorKind::invalid_argument, field.name, "got {} files, expected one.",
+          files.size());
     // What it replaces of an earlier job's.
     for (const std::string& before : get_field(into_.request, field))
       std::erase_if(into_.uploads, [&](const Upload& each) { return each.name == before; });
@@ -270,13 +273,14 @@ class Reader {
 
   void set_seconds(const std::vector<Value>& values) {
     for (const Value& value : values)
-      check(value.name != "num_frames", ErrorKind::invalid_argument, "seconds", "got seconds and num_frames, expected one of them.");
+      check(value.name != "num_frames", ErrorKind::invalid_argument, "seconds",
+            "got seconds and num_frames, expected one of them.");
     double seconds = 0;
     const std::string& text = into_.seconds;
     const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), seconds);
     constexpr double kMost = 3600;
-    check(status == std::errc() && end == text.data() + text.size() && seconds >= 0 && seconds <= kMost, ErrorKind::invalid_argument,
-          "seconds", "got {}, expected a number from 0 to {}.", in_quotes(text), kMost);
+    check(status == std::errc() && end == text.data() + text.size() && seconds >= 0 && seconds <= kMost,
+          ErrorKind::invalid_argument, "seconds", "got {}, expected a number from 0 to {}.", in_quotes(text), kMost);
     const double fps = into_.request.fps.value_or(model_->config.defaults.fps);
     into_.request.num_frames = static_cast<std::int64_t>(std::llround(seconds * fps)) + 1;
   }

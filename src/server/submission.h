@@ -21,7 +21,7 @@ struct Upload {
 };
 
 struct Submission {
-  std::string model;  // "": the default
+  std::string model;    // "": the default
   std::string seconds;  // as it was said; "": it was not
   Request request;      // files by the names of uploads, LoRAs by their names
   std::vector<Upload> uploads;

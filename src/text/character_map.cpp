@@ -43,8 +43,8 @@ bool CharacterMap::is_sound() const {
 
 CharacterMap::CharacterMap(std::string bytes, std::string_view where, std::string_view file) : bytes_(std::move(bytes)) {
   check(bytes_.empty() || is_sound(), ErrorKind::invalid_argument, where,
-        "cannot load {}: got a damaged character map of {} bytes, expected a trie and its replacements. Fetch the file again.", file,
-        bytes_.size());
+        "cannot load {}: got a damaged character map of {} bytes, expected a trie and its replacements. Fetch the file again.",
+        file, bytes_.size());
 }
 
 const char* CharacterMap::find(std::string_view character) const {
@@ -79,7 +79,8 @@ std::string CharacterMap::apply(std::string_view text) const {
     if (length == 0) break;
     while (length < text.size()) {
       const std::size_t more = decode_utf8(text.substr(length), &next);
-      if (more == 0 || utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(code), static_cast<utf8proc_int32_t>(next), &state))
+      if (more == 0 ||
+          utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(code), static_cast<utf8proc_int32_t>(next), &state))
         break;
       length += more;
       code = next;

@@ -234,8 +234,7 @@ class Encoding {
   Encoding() {  // Latin-1
     for (int byte = 0x80; byte < 0x100; ++byte) bytes_.emplace_back(static_cast<char32_t>(byte), static_cast<char>(byte));
   }
-  explicit Encoding(const CodePage& page)
-      : has_holes_(page.name.starts_with("windows")), may_lose_a0_(page.name != "mac-roman") {
+  explicit Encoding(const CodePage& page) : has_holes_(page.name.starts_with("windows")), may_lose_a0_(page.name != "mac-roman") {
     for (int byte = 0x80; byte < 0x100; ++byte)
       bytes_.emplace_back(page.characters[static_cast<std::size_t>(byte - 0x80)], static_cast<char>(byte));
     std::sort(bytes_.begin(), bytes_.end());

@@ -48,8 +48,8 @@ std::u32string upper(std::u32string_view text) {
   return out;
 }
 
-// What a reference such as "&eacute;" or "&#233;" stands for, or itself. Names in capitals that mean nothing in HTML, as whole words
-// were put into capitals after their letters were named, are the capital letter.
+// What a reference such as "&eacute;" or "&#233;" stands for, or itself. Names in capitals that mean nothing in HTML, as whole
+// words were put into capitals after their letters were named, are the capital letter.
 std::u32string reference(std::u32string_view text) {
   const std::string whole(text.begin(), text.end());  // ASCII
   const std::string name = whole.substr(1);
@@ -90,8 +90,8 @@ void unescape(std::u32string* text) {
 // ---- Characters ----
 
 constexpr std::pair<char32_t, std::u32string_view> kLigatures[] = {
-    {U'Ĳ', U"IJ"}, {U'ĳ', U"ij"}, {U'ŉ', U"ʼn"}, {U'Ǆ', U"DŽ"}, {U'ǅ', U"Dž"}, {U'ǆ', U"dž"},  {U'Ǉ', U"LJ"},  {U'ǈ', U"Lj"},
-    {U'ǉ', U"lj"}, {U'Ǌ', U"NJ"}, {U'ǋ', U"Nj"}, {U'ǌ', U"nj"}, {U'Ǳ', U"DZ"}, {U'ǲ', U"Dz"},  {U'ǳ', U"dz"},  {U'ﬀ', U"ff"},
+    {U'Ĳ', U"IJ"}, {U'ĳ', U"ij"}, {U'ŉ', U"ʼn"},  {U'Ǆ', U"DŽ"},  {U'ǅ', U"Dž"}, {U'ǆ', U"dž"}, {U'Ǉ', U"LJ"}, {U'ǈ', U"Lj"},
+    {U'ǉ', U"lj"}, {U'Ǌ', U"NJ"}, {U'ǋ', U"Nj"},  {U'ǌ', U"nj"},  {U'Ǳ', U"DZ"}, {U'ǲ', U"Dz"}, {U'ǳ', U"dz"}, {U'ﬀ', U"ff"},
     {U'ﬁ', U"fi"}, {U'ﬂ', U"fl"}, {U'ﬃ', U"ffi"}, {U'ﬄ', U"ffl"}, {U'ﬅ', U"ſt"}, {U'ﬆ', U"st"}};
 
 // The block of halfwidth and fullwidth forms.
@@ -113,7 +113,9 @@ void replace_characters(std::u32string* text) {
   std::u32string out;
   out.reserve(text->size());
   for (const char32_t c : *text) {
-    const auto* ligature = c < 0x132 ? std::end(kLigatures) : std::find_if(std::begin(kLigatures), std::end(kLigatures), [&](const auto& pair) { return pair.first == c; });
+    const auto* ligature =
+        c < 0x132 ? std::end(kLigatures)
+                  : std::find_if(std::begin(kLigatures), std::end(kLigatures), [&](const auto& pair) { return pair.first == c; });
     if (ligature != std::end(kLigatures)) out += ligature->second;
     else if (c == 0x3000) out.push_back(U' ');
     else if (c >= kFirstForm && c < kEndForms) out += normal_width(c);
@@ -143,8 +145,7 @@ void fix_surrogates(std::u32string* text) {
     char32_t c = (*text)[i];
     if (half(c, 0xd800) && i + 1 < text->size() && half((*text)[i + 1], 0xdc00))
       c = 0x10000 + ((c - 0xd800) << 10) + ((*text)[++i] - 0xdc00);
-    else if (half(c, 0xd800) || half(c, 0xdc00))
-      c = 0xfffd;
+    else if (half(c, 0xd800) || half(c, 0xdc00)) c = 0xfffd;
     (*text)[to++] = c;
   }
   text->resize(to);

@@ -32,9 +32,10 @@ UnigramModel read_model(std::filesystem::path path) {
   if (std::filesystem::is_directory(folder, ignored)) {
     path = folder / "spiece.model";
     if (!std::filesystem::exists(path, ignored)) path = folder / "tokenizer.json";
-    check(std::filesystem::exists(path, ignored), ErrorKind::invalid_argument, kWhere,
-          "cannot open a tokenizer in {}: got neither spiece.model nor tokenizer.json, expected one of them. Fetch the folder again.",
-          folder.string());
+    check(
+        std::filesystem::exists(path, ignored), ErrorKind::invalid_argument, kWhere,
+        "cannot open a tokenizer in {}: got neither spiece.model nor tokenizer.json, expected one of them. Fetch the folder again.",
+        folder.string());
   }
   const std::string bytes = read_file(path, kWhere, kMaxModelBytes);
   return path.extension() == ".json" ? read_tokenizer_json(bytes, path.string()) : read_sentencepiece(bytes, path.string());
@@ -44,10 +45,10 @@ UnigramModel read_model(std::filesystem::path path) {
 
 struct Tokenizer::Model {
   UnigramModel model;
-  std::vector<std::int32_t> sorted;          // ids by the bytes of their pieces, so that pieces with one beginning lie together
-  std::array<std::size_t, 257> first_byte;   // where in it pieces with each first byte begin
-  double unknown_score;                      // of a character that is no piece
-  std::bitset<256> begins_special;           // the first bytes of specials
+  std::vector<std::int32_t> sorted;         // ids by the bytes of their pieces, so that pieces with one beginning lie together
+  std::array<std::size_t, 257> first_byte;  // where in it pieces with each first byte begin
+  double unknown_score;                     // of a character that is no piece
+  std::bitset<256> begins_special;          // the first bytes of specials
 
   const std::string& piece(std::int32_t id) const { return model.pieces[static_cast<std::size_t>(id)].first; }
 
@@ -105,8 +106,8 @@ struct Tokenizer::Model {
       if (*id != model.unk || id == ids.rbegin() || *std::prev(id) != model.unk) out->push_back(*id);
   }
 
-  // Appends the ids of text without specials. As T5TokenizerFast: characters are replaced, the text is split at white space, and each
-  // word gets the mark of a word before it, if it has none; it is split at marks within it, too.
+  // Appends the ids of text without specials. As T5TokenizerFast: characters are replaced, the text is split at white space, and
+  // each word gets the mark of a word before it, if it has none; it is split at marks within it, too.
   void encode_text(std::string_view text, std::vector<std::int32_t>* out) const {
     const std::string normal = model.character_map.apply(text);
     std::string word;
@@ -149,18 +150,22 @@ Tokenizer::Tokenizer(UnigramModel model, std::string_view name) : model_(std::ma
         std::partition_point(made.sorted.begin(), made.sorted.end(),
                              [&](std::int32_t id) { return static_cast<std::uint8_t>(made.piece(id)[0]) < byte; }) -
         made.sorted.begin());
-  const auto least = std::min_element(pieces.begin(), pieces.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto least =
+      std::min_element(pieces.begin(), pieces.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   made.unknown_score = least->second - kUnknownPenalty;
   for (const auto& special : made.model.specials) made.begins_special.set(static_cast<std::uint8_t>(special.first[0]));
 }
 
-Tokenizer::Tokenizer(const std::filesystem::path& file_or_folder) : Tokenizer(read_model(file_or_folder), file_or_folder.string()) {}
+Tokenizer::Tokenizer(const std::filesystem::path& file_or_folder)
+    : Tokenizer(read_model(file_or_folder), file_or_folder.string()) {}
 
 Tokenizer Tokenizer::of_sentencepiece(std::string_view bytes, std::string_view name) {
   return Tokenizer(read_sentencepiece(bytes, name), name);
 }
 
-Tokenizer Tokenizer::of_json(std::string_view text, std::string_view name) { return Tokenizer(read_tokenizer_json(text, name), name); }
+Tokenizer Tokenizer::of_json(std::string_view text, std::string_view name) {
+  return Tokenizer(read_tokenizer_json(text, name), name);
+}
 
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;

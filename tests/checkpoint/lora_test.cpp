@@ -242,7 +242,8 @@ TEST(Magnitudes, AreSummedPieceByPiece) {
       const Shape shape{static_cast<std::int64_t>(magnitude.size())};
       return set_magnitude(base, changed, {dense_weight(DType::f32, shape, magnitude.data()), "test", "magnitude"}, of_columns, 1);
     };
-    const auto changed = std::make_shared<Counted>(DType::f32, Shape{kRows, kColumns}, reinterpret_cast<const std::byte*>(values.data()));
+    const auto changed =
+        std::make_shared<Counted>(DType::f32, Shape{kRows, kColumns}, reinterpret_cast<const std::byte*>(values.data()));
     const WeightPtr weight = make(changed);
     weight->fetch(0, 3 * kColumns + 5);
     EXPECT_EQ(changed->elements, 3 * kColumns);

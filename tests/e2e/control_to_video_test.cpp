@@ -35,9 +35,7 @@ using testing::TemporaryFolder;
 const fs::path kModels = ZOE_MODELS, kRecorded = fs::path(ZOE_FIXTURES) / "models", kInputs = kRecorded / "vace",
                kPictures = kRecorded / "image_to_video";
 
-std::vector<json> cases() {
-  return testing::recorded_cases({"vace", "video_to_video", "image_to_video_fun"});
-}
+std::vector<json> cases() { return testing::recorded_cases({"vace", "video_to_video", "image_to_video_fun"}); }
 
 Request request_of(const json& c) {
   Request request;

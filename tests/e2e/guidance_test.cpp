@@ -169,7 +169,8 @@ TEST(PreviewCommand, TakesADecoder) {
   const ReferenceTensor latent = testing::read_tensor(recorded, "latent"), frames = testing::read_tensor(recorded, "frames");
   ModelConfig model = *published_model("wan2.1-t2v-1.3b");
   Settled settled;
-  settled.latent_frames = latent.shape.dim(2), settled.latent_height = latent.shape.dim(3), settled.latent_width = latent.shape.dim(4);
+  settled.latent_frames = latent.shape.dim(2), settled.latent_height = latent.shape.dim(3),
+  settled.latent_width = latent.shape.dim(4);
   const auto platform = open_platform("cpu", {.threads = 1});
   PreviewDecoder decoder(kFixtures / "tiny_decoder.pth", model, settled, *platform, DType::f32, {});
   EXPECT_EQ(decoder.frames(), 5);
@@ -218,7 +219,8 @@ TEST(PreviewCommand, RefusesWhatItCannotWrite) {
   EXPECT_NE(error({"--preview", "a.png"}).find("[--preview] a.png is the output."), std::string::npos);
   EXPECT_NE(error({"--preview", "a.webp"}).find("unknown suffix"), std::string::npos);
   EXPECT_NE(error({"--preview", "gone/a.gif"}).find("gone"), std::string::npos);
-  EXPECT_NE(error({"--preview-decoder", "gone.pth"}).find("[--preview-decoder] draws nothing without --preview"), std::string::npos);
+  EXPECT_NE(error({"--preview-decoder", "gone.pth"}).find("[--preview-decoder] draws nothing without --preview"),
+            std::string::npos);
   EXPECT_NE(error({"--preview", "a.gif", "--preview-decoder", "gone.pth"}).find("gone.pth"), std::string::npos);
   EXPECT_NE(error({"--preview", "a.gif", "--preview-decoder", (kModels / "toy-wan/vae").string()}).find("is no tiny decoder"),
             std::string::npos);

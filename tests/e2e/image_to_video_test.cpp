@@ -26,8 +26,8 @@ using testing::frames_of;
 const fs::path kModels = ZOE_MODELS, kPictures = fs::path(ZOE_FIXTURES) / "models/image_to_video";
 
 std::vector<json> cases() {
-  return testing::recorded_cases(
-      {"image_to_video", "image_to_video_loras", "image_to_video_experts", "image_to_video_clip", "image_to_video_flf2v", "text_image_to_video"});
+  return testing::recorded_cases({"image_to_video", "image_to_video_loras", "image_to_video_experts", "image_to_video_clip",
+                                  "image_to_video_flf2v", "text_image_to_video"});
 }
 
 Request request_of(const json& c) {
@@ -219,7 +219,8 @@ TEST(ImageToVideoModel, TakesTheLorasOfItsFolder) {
   const testing::TemporaryFolder temporary;
   const std::filesystem::path plain = kModels / "toy-wan-i2v";
   std::filesystem::copy_file(plain / "model_index.json", temporary.path() / "model_index.json");
-  json said = {{"loras", {{"transformer", {plain / "loras/four_steps.safetensors"}}}}, {"parts", {{"transformer", plain / "transformer"}}}};
+  json said = {{"loras", {{"transformer", {plain / "loras/four_steps.safetensors"}}}},
+               {"parts", {{"transformer", plain / "transformer"}}}};
   for (const char* part : {"scheduler", "text_encoder", "tokenizer", "vae"}) said["parts"][part] = kModels / "toy-wan" / part;
   std::ofstream(temporary.path() / "zoetrope.json") << said.dump();
   const auto frames = [](const std::filesystem::path& folder, std::vector<LoraChoice> loras) {

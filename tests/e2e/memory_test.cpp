@@ -139,16 +139,16 @@ TEST(Memory, NoneLetsNothingGo) {
   }
 }
 
-// In pieces and tiles no sum has other terms or another order where kernels are ours; oneDNN's f32 products on cores with AVX2 alone
-// may add in another order for other numbers of rows.
+// In pieces and tiles no sum has other terms or another order where kernels are ours; oneDNN's f32 products on cores with AVX2
+// alone may add in another order for other numbers of rows.
 double psnr(const std::vector<std::uint8_t>& a, const std::vector<std::uint8_t>& b) {
   double error = 0;
   for (std::size_t i = 0; i < a.size(); ++i) error += (a[i] - b[i]) * (a[i] - b[i]);
   return error == 0 ? INFINITY : 10 * std::log10(255.0 * 255.0 * static_cast<double>(a.size()) / error);
 }
 
-std::vector<std::uint8_t> frames_of(const std::filesystem::path& model, const Request& request, DType dtype, Settled* settled = nullptr,
-                                    std::size_t* peak = nullptr) {
+std::vector<std::uint8_t> frames_of(const std::filesystem::path& model, const Request& request, DType dtype,
+                                    Settled* settled = nullptr, std::size_t* peak = nullptr) {
   Session session(read_model_config(model), open_platform("cpu", {.threads = 2}), {.dtype = dtype, .single_request = true});
   Job job = session.prepare(request);
   if (settled) *settled = job.settled();
@@ -272,7 +272,8 @@ TEST_F(MemoryCommand, LimitsAreSizesWithAUnit) {
   EXPECT_EQ(zoe({"plan", "--offload", "some"}).code, 2);
 }
 
-// The weights' file is cut under a run whose blocks are read again and again: one line, no half of a video; mended, the run goes on.
+// The weights' file is cut under a run whose blocks are read again and again: one line, no half of a video; mended, the run goes
+// on.
 TEST_F(MemoryCommand, AFileThatIsCutWhileBlocksComeAndGoIsAnError) {
   namespace fs = std::filesystem;
   const fs::path model = folder_.path() / "model", state = folder_.path() / "run.state";
@@ -286,8 +287,9 @@ TEST_F(MemoryCommand, AFileThatIsCutWhileBlocksComeAndGoIsAnError) {
     if (!ended) fs::resize_file(weights, 8192);
   });
   const std::vector<std::string> size{"--size", "64x64", "--num-frames", "9", "--num-inference-steps", "60"};
-  std::vector<std::string> arguments{"generate", "-m", model.string(), "-p", "a red circle", "--platform", "cpu", "--offload", "blocks",
-                                     "--save-state", "run.state", "--save-every", "1", "-o", "out.mp4"};
+  std::vector<std::string> arguments{"generate", "-m",        model.string(), "-p",           "a red circle", "--platform",
+                                     "cpu",      "--offload", "blocks",       "--save-state", "run.state",    "--save-every",
+                                     "1",        "-o",        "out.mp4"};
   arguments.insert(arguments.end(), size.begin(), size.end());
   const CommandResult cut = zoe(arguments);
   ended = true;

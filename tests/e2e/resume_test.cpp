@@ -235,7 +235,8 @@ TEST_F(ResumeCommand, AKilledRunOfSeveralVideosGoesOnWithTheOneAtHand) {
   EXPECT_EQ(zoe({"resume", "run.state", "-o", "video.png"}).code, 0);
   EXPECT_EQ(fs::last_write_time(folder_ / "video-0001.png"), first);
   for (const char* number : {"-0001.png", "-0002.png", "-0003.png"})
-    EXPECT_TRUE(bytes_of(folder_ / (std::string("video") + number)) == bytes_of(folder_ / (std::string("whole") + number))) << number;
+    EXPECT_TRUE(bytes_of(folder_ / (std::string("video") + number)) == bytes_of(folder_ / (std::string("whole") + number)))
+        << number;
 }
 
 // The last step's state is saved whatever --save-every says: what is lost is the decode.

@@ -14,6 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const zoe::server::ByteRange range = zoe::server::parse_range(header, file_bytes);
   using Kind = zoe::server::ByteRange::Kind;
   if (range.kind == Kind::whole && (range.begin != 0 || range.bytes != file_bytes)) std::abort();
-  if (range.kind == Kind::part && (range.bytes == 0 || range.begin >= file_bytes || range.bytes > file_bytes - range.begin)) std::abort();
+  if (range.kind == Kind::part && (range.bytes == 0 || range.begin >= file_bytes || range.bytes > file_bytes - range.begin))
+    std::abort();
   return 0;
 }

@@ -1,5 +1,5 @@
-// Any bytes as the body of a POST /v1/videos, JSON or parts of a form: a request, or one line that says why not. A byte 0xff separates
-// parts of a form, a zero a name from its text.
+// Any bytes as the body of a POST /v1/videos, JSON or parts of a form: a request, or one line that says why not. A byte 0xff
+// separates parts of a form, a zero a name from its text.
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -16,8 +16,8 @@ namespace {
 using namespace zoe::server;
 
 const Models& models() {
-  static const Models* const all =
-      new Models({{"toy-wan-i2v", zoe::read_model(ZOE_MODELS "/toy-wan-i2v")}, {"toy-wan", zoe::read_model(ZOE_MODELS "/toy-wan")}}, {}, {});
+  static const Models* const all = new Models(
+      {{"toy-wan-i2v", zoe::read_model(ZOE_MODELS "/toy-wan-i2v")}, {"toy-wan", zoe::read_model(ZOE_MODELS "/toy-wan")}}, {}, {});
   return *all;
 }
 
@@ -41,7 +41,8 @@ void check_line(std::string_view line) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
   std::string_view rest(reinterpret_cast<const char*>(data) + 1, size - 1);
-  HttpRequest http{.method = "POST", .path = "/v1/videos", .query = {}, .headers = {}, .body = {}, .is_form = (data[0] & 1) != 0, .parts = {}};
+  HttpRequest http{
+      .method = "POST", .path = "/v1/videos", .query = {}, .headers = {}, .body = {}, .is_form = (data[0] & 1) != 0, .parts = {}};
   if (http.is_form) {
     while (!rest.empty()) {
       const std::string_view part = rest.substr(0, rest.find('\xff'));

@@ -41,7 +41,8 @@ TEST(CpuThreads, KernelsStayInTheirScratchInsideACallersRegion) {
   const std::vector<std::byte> given = to_bytes(c.operands[0], DType::f32), weights = to_bytes(c.operands[1], DType::f32);
   BytesBuffer operand(given.size()), packed(kernel->packed_bytes(1, weight.type()));
   std::memcpy(operand.data, given.data(), given.size());
-  kernel->pack_weight(1, weight.type(), DenseWeight(DType::f32, weight.shape(), weights.data()), static_cast<std::byte*>(packed.data));
+  kernel->pack_weight(1, weight.type(), DenseWeight(DType::f32, weight.shape(), weights.data()),
+                      static_cast<std::byte*>(packed.data));
   constexpr int kThreads = 4;
   int beyond = 0;
 #pragma omp parallel num_threads(kThreads) reduction(+ : beyond)

@@ -13,7 +13,8 @@ inline std::filesystem::path make_two_experts(const std::filesystem::path& folde
   namespace fs = std::filesystem;
   const fs::path toy = fs::path(ZOE_MODELS) / "toy-wan", experts = fs::path(ZOE_FIXTURES) / "models/two_experts";
   fs::create_directories(folder);
-  for (const char* part : {"tokenizer", "text_encoder", "vae", "scheduler"}) fs::create_directory_symlink(toy / part, folder / part);
+  for (const char* part : {"tokenizer", "text_encoder", "vae", "scheduler"})
+    fs::create_directory_symlink(toy / part, folder / part);
   for (const char* part : {"transformer", "transformer_2"}) fs::create_directory_symlink(experts / part, folder / part);
   std::ifstream file(toy / "model_index.json");
   nlohmann::json index = nlohmann::json::parse(file);

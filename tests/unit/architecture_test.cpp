@@ -31,7 +31,8 @@ std::string text_of(const fs::path& path) {
 template <class Visit>
 void each_match(const std::string& text, const char* pattern, Visit visit) {
   const std::regex expression(pattern);
-  for (auto match = std::sregex_iterator(text.begin(), text.end(), expression); match != std::sregex_iterator(); ++match) visit(*match);
+  for (auto match = std::sregex_iterator(text.begin(), text.end(), expression); match != std::sregex_iterator(); ++match)
+    visit(*match);
 }
 
 std::set<std::string> folders() {
@@ -86,7 +87,8 @@ std::set<std::string> reached_from(const Arrows& arrows, const std::string& fold
 // The folders whose headers a file includes.
 std::set<std::string> included_by(const fs::path& path) {
   std::set<std::string> names;
-  each_match(text_of(path), R"re((^|\n)[ \t]*#[ \t]*include[ \t]*["<]([a-z_]+)/)re", [&](const std::smatch& match) { names.insert(match[2]); });
+  each_match(text_of(path), R"re((^|\n)[ \t]*#[ \t]*include[ \t]*["<]([a-z_]+)/)re",
+             [&](const std::smatch& match) { names.insert(match[2]); });
   return names;
 }
 
@@ -96,7 +98,8 @@ TEST(Architecture, ArrowsAreTheLinksOfTheTargets) {
   const auto list = [](const Arrows& arrows) {
     std::set<std::string> texts;
     for (const auto& [from, all] : arrows)
-      for (const auto& [to, is_public] : all) texts.insert(fmt::format("{} -> {} ({})", from, to, is_public ? "public" : "private"));
+      for (const auto& [to, is_public] : all)
+        texts.insert(fmt::format("{} -> {} ({})", from, to, is_public ? "public" : "private"));
     return texts;
   };
   EXPECT_EQ(list(drawn.arrows), list(links())) << "The picture (left) is not what CMake has (right). Run docs/architecture.py.";
@@ -115,7 +118,8 @@ TEST(Architecture, IncludesFollowTheArrows) {
     const std::set<std::string> allowed = reached_from(arrows, folder);
     for (const std::string& name : included_by(entry.path())) {
       if (!all.count(name)) continue;  // of a library outside
-      EXPECT_TRUE(allowed.count(name)) << file.string() << " includes " << name << "/, to which no arrows lead from " << folder << ".";
+      EXPECT_TRUE(allowed.count(name)) << file.string() << " includes " << name << "/, to which no arrows lead from " << folder
+                                       << ".";
       followed += name != folder;
     }
   }

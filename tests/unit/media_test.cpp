@@ -240,7 +240,8 @@ TEST_F(MediaTest, TheSameInputGivesTheSameFile) {
     write_video(one, settings);
     write_video(two, settings);
     // Matroska files have a random identity.
-    if (suffix == std::string(".webm") || suffix == std::string(".mkv")) EXPECT_TRUE(read_video(one).frames == read_video(two).frames) << suffix;
+    if (suffix == std::string(".webm") || suffix == std::string(".mkv"))
+      EXPECT_TRUE(read_video(one).frames == read_video(two).frames) << suffix;
     else EXPECT_TRUE(bytes_of(one) == bytes_of(two)) << suffix;
   }
 }

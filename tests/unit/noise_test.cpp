@@ -56,7 +56,8 @@ TEST(Noise, DrawsFollowOneAnother) {
   for (const auto& bits : expected) {
     std::vector<float> values(bits.size());
     noise.draw(values);
-    for (std::size_t i = 0; i < values.size(); ++i) ASSERT_EQ(std::bit_cast<std::uint32_t>(values[i]), bits[i].get<std::uint32_t>());
+    for (std::size_t i = 0; i < values.size(); ++i)
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(values[i]), bits[i].get<std::uint32_t>());
   }
 }
 

@@ -147,7 +147,8 @@ std::u32string generate(std::size_t number) {
 
 TEST(Repair, Examples) {
   ASSERT_EQ(fixture()["examples"].size(), 200u);
-  for (const auto& pair : fixture()["examples"]) EXPECT_EQ(repair_text(pair[0].get<std::string>()), pair[1].get<std::string>()) << pair[0];
+  for (const auto& pair : fixture()["examples"])
+    EXPECT_EQ(repair_text(pair[0].get<std::string>()), pair[1].get<std::string>()) << pair[0];
 }
 
 TEST(Repair, PromptsOfManyLanguagesAndDamages) {

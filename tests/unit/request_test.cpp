@@ -90,7 +90,8 @@ TEST(RequestFields, SetFromTextAndReadBack) {
   EXPECT_EQ(request.strength, 0.25);
   EXPECT_EQ(request.conditioning_scale, 0.5);
   // As files' metadata has them: texts, several paths a list in one.
-  const Request listed = request_from_json(R"({"reference_image": "[\"a,b.png\",\"c.jpg\"]", "lora": "a,b.safetensors=0.5,c=1"})", "test");
+  const Request listed =
+      request_from_json(R"({"reference_image": "[\"a,b.png\",\"c.jpg\"]", "lora": "a,b.safetensors=0.5,c=1"})", "test");
   EXPECT_EQ(listed.reference_images, request.reference_images);
   EXPECT_EQ(listed.loras, (std::vector<LoraChoice>{{"a,b.safetensors", 0.5}, {"c", 1}}));
   for (const char* path : {"a.png,b.png", "1,2", "[a.png", "a,b.JPG,c"}) {

@@ -429,7 +429,8 @@ TEST(SchedulerErrors, StepsAndOverrides) {
   expect_error([] { make_scheduler({.num_train_timesteps = 10}, 11); }, kind, {"got 11", "1 to 10", "num_train_timesteps"});
   for (const double shift : {0.0, -1.0, 1e9, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()})
     expect_error([&] { make_scheduler({.flow_shift = shift}, 10); }, kind, {"flow shift"});
-  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind, {"[--scheduler]", "ddim", "unipc, euler, lcm, dpm++ or rcm"});
+  expect_error([] { parse_scheduler_kind("ddim", "--scheduler"); }, kind,
+               {"[--scheduler]", "ddim", "unipc, euler, lcm, dpm++ or rcm"});
   // Order 2 in the step to sigma 0 divides by zero, in Diffusers too.
   expect_error([] { make_scheduler({.lower_order_final = false}, 10); }, ErrorKind::unsupported, {"lower_order_final"});
 }

@@ -178,7 +178,8 @@ TEST(Tokenizer, ATokenizerJsonGivesTheSameIds) {
 
 TEST(Tokenizer, AFolderWithBothFilesTakesSpieceModel) {
   testing::TemporaryFolder folder;
-  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument, {"[tokenizer]", "neither spiece.model nor tokenizer.json"});
+  expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument,
+               {"[tokenizer]", "neither spiece.model nor tokenizer.json"});
   testing::write_bytes(folder.path() / "tokenizer.json", "{}");
   expect_error([&] { Tokenizer t(folder.path()); }, ErrorKind::invalid_argument, {"tokenizer.json]", "model"});
   testing::write_bytes(folder.path() / "spiece.model", read(kSpieceModel));
@@ -263,7 +264,8 @@ TEST(Tokenizer, KindsOfPieces) {
   EXPECT_EQ(tokenizer.encode("a \xf0\x9f\x98\x80 b", 512), (std::vector<std::int32_t>{259, 319, 2, 375, 1}));
   EXPECT_EQ(tokenizer.encode("\xef\xac\x81\xcc\x81", 512), (std::vector<std::int32_t>{319, 381, 398, 1}));
   std::string bpe = read(kSpieceModel) + std::string("\x12\x02\x18\x02", 4);  // the trainer's model_type
-  expect_error([&] { Tokenizer::of_sentencepiece(bpe, "spiece_model"); }, ErrorKind::unsupported, {"[tokenizer]", "spiece_model", "BPE"});
+  expect_error([&] { Tokenizer::of_sentencepiece(bpe, "spiece_model"); }, ErrorKind::unsupported,
+               {"[tokenizer]", "spiece_model", "BPE"});
 }
 
 TEST(Tokenizer, BrokenModelsAreOneSilentError) {

@@ -1,5 +1,5 @@
-// A convolution over frames that concat has put behind earlier ones reads both where they lie, on platforms whose kernel can: nothing
-// is copied to join them. Runs with and without compiling, so that both have the same convolutions.
+// A convolution over frames that concat has put behind earlier ones reads both where they lie, on platforms whose kernel can:
+// nothing is copied to join them. Runs with and without compiling, so that both have the same convolutions.
 #pragma once
 
 #include <functional>

@@ -90,13 +90,14 @@ std::uint64_t online_bytes(const fs::path& root) {
   return block * blocks;
 }
 
-// Online memory that the kernel has not handed to its allocator yet, as in virtual machines where it does so page by page when it is
-// first needed: MemTotal and MemAvailable are without it, and grow as memory is used. Not what a balloon has taken back. A kernel
-// keeps some for itself, less than a sixteenth.
+// Online memory that the kernel has not handed to its allocator yet, as in virtual machines where it does so page by page when it
+// is first needed: MemTotal and MemAvailable are without it, and grow as memory is used. Not what a balloon has taken back. A
+// kernel keeps some for itself, less than a sixteenth.
 std::uint64_t not_handed_out_yet(const std::string& meminfo, std::uint64_t online, const fs::path& root) {
   const std::string vmstat = read_text(root / "proc/vmstat");
   const std::uint64_t inflated = number_after(vmstat, "balloon_inflate "), deflated = number_after(vmstat, "balloon_deflate ");
-  const std::uint64_t balloon = std::max(number_after(meminfo, "Balloon:") * 1024, (inflated - std::min(inflated, deflated)) * 4096);
+  const std::uint64_t balloon =
+      std::max(number_after(meminfo, "Balloon:") * 1024, (inflated - std::min(inflated, deflated)) * 4096);
   const std::uint64_t known = number_after(meminfo, "MemTotal:") * 1024 + balloon + online / 16;
   return online - std::min(online, known);
 }

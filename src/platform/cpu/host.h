@@ -11,7 +11,7 @@ struct HostMemory {
   // Of the machine, or of the cgroup if that is less; with what a virtual machine has and its kernel will only hand out when it is
   // needed, by which MemTotal grows.
   std::uint64_t total_bytes;
-  std::uint64_t free_bytes;   // what may still be touched without swapping; page cache counts as free
+  std::uint64_t free_bytes;  // what may still be touched without swapping; page cache counts as free
 };
 
 // The functions read below `root`, which only tests set.

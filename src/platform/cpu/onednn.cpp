@@ -236,8 +236,8 @@ class ProductKernel : public Kernel {
       std::array<std::int64_t, kTileColumns / 2> word_of_pair;
       std::transform(to_row, to_row + rows, word_of_row.begin(), [](std::int64_t offset) { return offset / 2; });
       for (std::int64_t pair = 0; pair < paired / 2; ++pair) word_of_pair[static_cast<std::size_t>(pair)] = to_column[2 * pair] / 2;
-      place(reinterpret_cast<const Pair*>(narrow.data()), kTileColumns / 2, word_of_row.data(), rows, word_of_pair.data(), paired / 2,
-            reinterpret_cast<Pair*>(packed));
+      place(reinterpret_cast<const Pair*>(narrow.data()), kTileColumns / 2, word_of_row.data(), rows, word_of_pair.data(),
+            paired / 2, reinterpret_cast<Pair*>(packed));
     }
     place(narrow.data() + paired, kTileColumns, to_row, rows, to_column + paired, columns - paired,
           reinterpret_cast<std::uint16_t*>(packed));
@@ -249,14 +249,15 @@ class ProductKernel : public Kernel {
 
   // A tile's numbers, `stride` a row, to where their rows and columns lie. Rows are neighbours in most layouts.
   template <class T>
-  static void place(const T* tile, std::int64_t stride, const std::int64_t* to_row, std::int64_t rows, const std::int64_t* to_column,
-                    std::int64_t columns, T* packed) {
+  static void place(const T* tile, std::int64_t stride, const std::int64_t* to_row, std::int64_t rows,
+                    const std::int64_t* to_column, std::int64_t columns, T* packed) {
     constexpr std::int64_t kFew = 4;
     for (std::int64_t row = 0, end = 0; row < rows; row = end) {
       for (end = row + 1; end < rows && to_row[end] == to_row[end - 1] + 1;) ++end;
       if (end - row < kFew) {
         for (std::int64_t r = row; r < end; ++r)
-          for (std::int64_t column = 0; column < columns; ++column) packed[to_row[r] + to_column[column]] = tile[r * stride + column];
+          for (std::int64_t column = 0; column < columns; ++column)
+            packed[to_row[r] + to_column[column]] = tile[r * stride + column];
         continue;
       }
       for (std::int64_t column = 0; column < columns; ++column) {

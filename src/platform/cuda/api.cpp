@@ -109,7 +109,8 @@ const Vendor kCuda{
     .compiler_name = "NVRTC",
     .homes = {"CUDA_HOME", "CUDA_PATH"},
     .toolkit = "/usr/local/cuda",
-    .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10, .integrated = 18},
+    .attributes =
+        {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10, .integrated = 18},
     .architecture = "--gpu-architecture=sm_{}{}",
     .exact = "--fmad=false",
     .loose = "--fmad=true",
@@ -126,7 +127,8 @@ const Vendor kMusa{
     .compiler_name = "MTRTC",
     .homes = {"MUSA_HOME", "MUSA_PATH"},
     .toolkit = "/usr/local/musa",
-    .attributes = {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10, .integrated = 18},
+    .attributes =
+        {.major = 75, .minor = 76, .multiprocessors = 16, .l2_bytes = 38, .shared_bytes = 97, .warp_threads = 10, .integrated = 18},
     .architecture = "--offload-arch=mp_{}{}",
     .exact = "-ffp-contract=off",
     .loose = "-ffp-contract=fast",
@@ -142,7 +144,8 @@ const Vendor kRocm{
     .compiler_name = "hipRTC",
     .homes = {"ROCM_PATH", "HIP_PATH"},
     .toolkit = "/opt/rocm",
-    .attributes = {.major = 23, .minor = 61, .multiprocessors = 63, .l2_bytes = 19, .shared_bytes = 74, .warp_threads = 87, .integrated = 16},
+    .attributes =
+        {.major = 23, .minor = 61, .multiprocessors = 63, .l2_bytes = 19, .shared_bytes = 74, .warp_threads = 87, .integrated = 16},
     .architecture = "",
     .exact = "-ffp-contract=off",
     .loose = "-ffp-contract=fast",

@@ -43,7 +43,8 @@ inline constexpr int kPoolOfDevice = 1, kPoolReadAndWrite = 3;
 struct alignas(64) TensorMap {
   std::uint64_t words[16];
 };
-// Of tensor_map_encode: elements, no interleaving, rows of 64 or 128 bytes swizzled, lines of 256 bytes to the L2 cache, zeros outside.
+// Of tensor_map_encode: elements, no interleaving, rows of 64 or 128 bytes swizzled, lines of 256 bytes to the L2 cache, zeros
+// outside.
 inline constexpr int kTensorMapBf16 = 9, kTensorMapPlain = 0, kTensorMapSwizzle64 = 2, kTensorMapSwizzle128 = 3,
                      kTensorMapL2Lines256 = 3, kTensorMapZeros = 0;
 

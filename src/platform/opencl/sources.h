@@ -3,6 +3,7 @@
 
 namespace zoe::opencl {
 
-extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource, *const kWidenSource;
+extern const char *const kStorageSource, *const kProductSource, *const kAttentionSource, *const kMovementSource,
+                                                                                             *const kWidenSource;
 
 }  // namespace zoe::opencl
