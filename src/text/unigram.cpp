@@ -13,13 +13,13 @@ namespace {
 
 constexpr std::string_view kWhere = "tokenizer";
 constexpr std::size_t kMaxPieces = 1 << 20;  // umT5 has 256 thousand
-constexpr double kMaxScore = 1e6;             // of a logarithm of a probability
+constexpr double kMaxScore = 1e6;            // of a logarithm of a probability
 
 // ---- spiece.model: a protobuf message ----
 
 struct Field {
   std::uint32_t number = 0;
-  std::uint64_t value = 0;       // of a varint or four or eight bytes
+  std::uint64_t value = 0;        // of a varint or four or eight bytes
   std::string_view content = {};  // of what has a length
 };
 
@@ -80,8 +80,9 @@ std::string decode_base64(std::string_view text, std::string_view file) {
                       : c == '+'             ? 62
                       : c == '/'             ? 63
                                              : -1;
-    check(digit >= 0, ErrorKind::invalid_argument, kWhere, "cannot load {}: got {} in precompiled_charsmap, expected base64. Fetch the file again.",
-          file, in_quotes(std::string(1, c)));
+    check(digit >= 0, ErrorKind::invalid_argument, kWhere,
+          "cannot load {}: got {} in precompiled_charsmap, expected base64. Fetch the file again.", file,
+          in_quotes(std::string(1, c)));
     bits = bits << 6 | static_cast<std::uint32_t>(digit);
     if (++count % 4 != 1) out.push_back(static_cast<char>(bits >> (count % 4 == 2 ? 4 : count % 4 == 3 ? 2 : 0)));
   }
@@ -89,7 +90,8 @@ std::string decode_base64(std::string_view text, std::string_view file) {
 }
 
 [[noreturn]] void refuse(const JsonObject& part, std::string_view what, std::string_view got, std::string_view expected) {
-  fail(ErrorKind::unsupported, part.where(), "{} is not one of T5: got {}, expected {}. Use the model's own tokenizer.", what, got, expected);
+  fail(ErrorKind::unsupported, part.where(), "{} is not one of T5: got {}, expected {}. Use the model's own tokenizer.", what, got,
+       expected);
 }
 
 // The parts of a part that is alone or a sequence.
@@ -144,7 +146,8 @@ std::int32_t end_piece(const JsonObject& file) {
 
 void check_pieces(const UnigramModel& model, std::string_view file) {
   const auto refuse_if = [&](bool bad, std::string_view what) {
-    check(!bad, ErrorKind::invalid_argument, kWhere, "cannot load {}: got {}, expected a T5 tokenizer. Fetch the file again.", file, what);
+    check(!bad, ErrorKind::invalid_argument, kWhere, "cannot load {}: got {}, expected a T5 tokenizer. Fetch the file again.", file,
+          what);
   };
   refuse_if(model.pieces.empty(), "no pieces");
   refuse_if(model.pieces.size() > kMaxPieces, "too many pieces");
@@ -154,8 +157,8 @@ void check_pieces(const UnigramModel& model, std::string_view file) {
   }
   const auto size = static_cast<std::int32_t>(model.pieces.size());
   check(model.eos >= 0 && model.unk >= 0 && model.eos < size && model.unk < size, ErrorKind::invalid_argument, kWhere,
-        "{} is no T5 tokenizer: got end piece {} and unknown piece {}, expected both to exist. Use the model's own tokenizer.", file,
-        model.eos, model.unk);
+        "{} is no T5 tokenizer: got end piece {} and unknown piece {}, expected both to exist. Use the model's own tokenizer.",
+        file, model.eos, model.unk);
 }
 
 }  // namespace
@@ -167,11 +170,11 @@ UnigramModel read_sentencepiece(std::string_view bytes, std::string_view file) {
   std::uint64_t kind = kUnigram;
   const bool sound = for_each_field(bytes, [&](const Field& part) {
     if (part.number == 1) {
-      auto& [piece, score] = model.pieces.emplace_back("", 0.0);
+      std::pair<std::string, double>& piece = model.pieces.emplace_back("", 0.0);  // no binding: clang 14 captures none
       std::uint64_t& type = types.emplace_back(kNormal);
       return for_each_field(part.content, [&](const Field& field) {
-        if (field.number == 1) piece = field.content;
-        if (field.number == 2) score = static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(field.value)));
+        if (field.number == 1) piece.first = field.content;
+        if (field.number == 2) piece.second = static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(field.value)));
         if (field.number == 3) type = field.value;
         return true;
       });
