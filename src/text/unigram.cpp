@@ -170,11 +170,11 @@ UnigramModel read_sentencepiece(std::string_view bytes, std::string_view file) {
   std::uint64_t kind = kUnigram;
   const bool sound = for_each_field(bytes, [&](const Field& part) {
     if (part.number == 1) {
-      auto& [piece, score] = model.pieces.emplace_back("", 0.0);
+      std::pair<std::string, double>& piece = model.pieces.emplace_back("", 0.0);  // no binding: clang 14 captures none
       std::uint64_t& type = types.emplace_back(kNormal);
       return for_each_field(part.content, [&](const Field& field) {
-        if (field.number == 1) piece = field.content;
-        if (field.number == 2) score = static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(field.value)));
+        if (field.number == 1) piece.first = field.content;
+        if (field.number == 2) piece.second = static_cast<double>(std::bit_cast<float>(static_cast<std::uint32_t>(field.value)));
         if (field.number == 3) type = field.value;
         return true;
       });
