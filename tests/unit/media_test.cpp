@@ -33,6 +33,7 @@ class MediaTest : public ::testing::Test {
   std::vector<std::string> content() const {
     std::vector<std::string> names;
     for (const auto& entry : fs::directory_iterator(folder_)) names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
     return names;
   }
   const zoe::testing::TemporaryFolder temporary_;
