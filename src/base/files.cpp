@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -28,6 +29,13 @@
 namespace zoe {
 
 namespace {
+
+// Whether this process may do what only a file's owner may: root, but not in every container.
+bool may_act_for_owners() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  return ::syscall(SYS_capget, &header, sets) == 0 && (sets[0].effective & (1U << CAP_FOWNER)) != 0;
+}
 
 // The text of an errno, taken before anything else may set it.
 std::string reason(int error) { return std::generic_category().message(error); }
@@ -392,7 +400,7 @@ void PendingOutput::check_place(std::string_view where) {
   }
   // In a folder like /tmp only its owner, or a file's, may replace a file.
   struct stat entry {};
-  if (::geteuid() != 0 && (folder.st_mode & S_ISVTX) && folder.st_uid != ::geteuid() &&
+  if (!may_act_for_owners() && (folder.st_mode & S_ISVTX) && folder.st_uid != ::geteuid() &&
       ::fstatat(parent_, name_.c_str(), &entry, AT_SYMLINK_NOFOLLOW) == 0)
     check(entry.st_uid == ::geteuid(), ErrorKind::io, where,
           "cannot replace {}, which belongs to another user. Choose another name.", final_.string());
