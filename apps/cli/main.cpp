@@ -2,13 +2,18 @@
 //
 // An error is exactly one line on stderr; all else goes to stdout. kExitCodes lists the exit codes.
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <iterator>
 #include <map>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "apps/cli/commands.h"
@@ -183,9 +188,22 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// Between two steps of a plan the threads of the OpenMP pool wait for the next. libgomp spins for milliseconds, or, as the platform
+// has it, for a microsecond and sleeps (platform/cpu/spins.h); where waking is slow, as in virtual machines, about 0.1 ms is worth
+// up to a tenth of a small video (docs/performance.md). libgomp reads that once, as it is loaded: so what computes starts again.
+void start_again_with_longer_spins(int argc, char** argv) {
+  constexpr std::string_view kComputes[] = {"generate", "resume", "serve", "bench", "verify"};
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  if (argc < 2 || std::find(std::begin(kComputes), std::end(kComputes), argv[1]) == std::end(kComputes)) return;
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::execv("/proc/self/exe", argv);
+  ::unsetenv("GOMP_SPINCOUNT");  // it could not: the run goes on, with the platform's short ones
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  start_again_with_longer_spins(argc, argv);
   zoe::cli::open_standard_descriptors();
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the size limit is an error of the write, not the end of the process
   zoe::cli::handle_signals();
