@@ -15,6 +15,9 @@ struct PictureTile {
 struct PictureTiles {
   std::int64_t window_height = 0, window_width = 0;  // of every window: one plan serves all of them
   std::vector<PictureTile> tiles;                    // by rows; they cover the picture once
+
+  // Overlapping, tiles must take a good deal less than `area` latent pixels at once to be worth their time.
+  bool are_much_smaller(std::int64_t area) const { return window_height * window_width * 5 <= area * 4; }
 };
 
 // `count` tiles with the smallest windows, `reach` rows and columns around each, but for what lies outside the picture. Windows

@@ -66,11 +66,10 @@ void VideoDecode::settle(const Settled& settled) {
   if (gets_much_smaller(shared.tiles_)) set_tiles(devices_);
 }
 
-// Overlapping, tiles must take a good deal less to be worth their time.
 bool VideoDecode::gets_much_smaller(const PictureTiles& tiles) const {
   const std::int64_t window =
       is_tiled() ? tiles_.window_height * tiles_.window_width : settled_.latent_height * settled_.latent_width;
-  return tiles.window_height * tiles.window_width * 5 <= window * 4;
+  return tiles.are_much_smaller(window);
 }
 
 void VideoDecode::set_tiles(std::int64_t count) {

@@ -45,8 +45,7 @@ void VideoEncode::settle(const Settled& settled, std::span<const PixelVideo> vid
   // Where groups skip levels, one device has less to do than each of several would have.
   if (settled.vae_tiles > 0 || devices_ == 1 || levels_ != std::set<std::int64_t>{0}) return;
   set_tiles(devices_);
-  const std::int64_t window = tiles_.window_height * tiles_.window_width, all = settled.latent_height * settled.latent_width;
-  if (window * 5 > all * 4) set_tiles(1);
+  if (!tiles_.are_much_smaller(settled.latent_height * settled.latent_width)) set_tiles(1);
 }
 
 void VideoEncode::set_tiles(std::int64_t count) {
