@@ -93,11 +93,14 @@ def main():
     parser.add_argument("--model", default="", help="as `zoe serve` takes it; the embedded one")
     parser.add_argument("--size", default="32x32")
     parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--guidance-scale", type=float, help="1: one text a step; the model's")
     parser.add_argument("--blocks", type=int, default=40, help="of the transformer, for what three of them take")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("server", nargs="*", help="options of `zoe serve`, behind --")
     options = parser.parse_args()
     fields = {"prompt": "a fox in the snow", "size": options.size, "num_frames": options.frames}
+    if options.guidance_scale is not None:
+        fields["guidance_scale"] = options.guidance_scale
     draw = random.Random(1)
     with tempfile.TemporaryDirectory(prefix="zoe-times-") as folder:
         server = Server(options, folder)
@@ -118,7 +121,8 @@ def main():
             deleted = [server.delete_within_a_step({**fields, "num_inference_steps": 1000}, draw.uniform(0, step))
                        for _ in range(options.repeat)]
             print(json.dumps({"model": options.model or "toy", "size": options.size, "frames": options.frames,
-                              "step_ms": round(1000 * step, 1), "three_blocks_ms": round(3000 * step / options.blocks, 1),
+                              "guidance_scale": options.guidance_scale, "step_ms": round(1000 * step, 1),
+                              "three_blocks_ms": round(3000 * step / options.blocks, 1),
                               "first_step": spread(firsts), "first_step_server": spread(firsts_server),
                               "delete_answered": spread([answered for answered, _ in deleted]),
                               "idle": spread([idle for _, idle in deleted])}))
