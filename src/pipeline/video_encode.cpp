@@ -34,11 +34,13 @@ void VideoEncode::settle(const Settled& settled, std::span<const PixelVideo> vid
   states_ = trace_wan_vae_encode(model_.vae, dtype_, 1, smallest, smallest, true).states.size();
   for (const PixelVideo& video : videos) {
     const std::int64_t later = (video.frames - 1) / model_.vae.scale_factor_temporal;
-    if (later == 0) continue;
     // As the decoder: where memory is the device's own, small groups do not fill it. All videos of several frames have as many.
-    group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
-    const std::int64_t count = group_pixel_frames();
-    for (std::int64_t begin = 1; begin < video.frames; begin += count) levels_.insert(settled_level(video, begin, count));
+    if (later > 0) group_frames_ = platform_.info().unified_memory || later % 2 != 0 ? 1 : 2;
+  }
+  levels_ = levels_of(videos);
+  if (group_frames_ > 1 && levels_ != std::set<std::int64_t>{0}) {
+    group_frames_ = 1;  // levels are skipped sooner
+    levels_ = levels_of(videos);
   }
   for (const PixelVideo& video : videos) frames_ = std::max(frames_, video.frames);
   set_tiles(std::max<std::int64_t>(1, settled.vae_tiles));
@@ -93,6 +95,14 @@ void VideoEncode::add_tiles_to(Program& program, Stage& stage) const {
   // All tiles' features wait in this process for the last one's.
   if (platform_.info().unified_memory)
     stage.caller_bytes += features_.size_bytes() * static_cast<std::size_t>((frames_ - 1) / model_.vae.scale_factor_temporal + 1);
+}
+
+std::set<std::int64_t> VideoEncode::levels_of(std::span<const PixelVideo> videos) const {
+  std::set<std::int64_t> levels;
+  const std::int64_t count = group_pixel_frames();
+  for (const PixelVideo& video : videos)
+    for (std::int64_t begin = 1; begin < video.frames; begin += count) levels.insert(settled_level(video, begin, count));
+  return levels;
 }
 
 // The level from which a group must be encoded: the lower ones see blank frames alone, as they did for the group before.
@@ -177,7 +187,8 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
   const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
   std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * (height_ / spatial) * (width_ / spatial)));
   zero_states("encoder", 0, states_, run);
-  bool blank = false;  // what the group's frames hold on the device
+  bool blank = false;       // what the group's frames hold on the device
+  std::vector<float> mean;  // of the group before, which is taken while the device is at work
   for (std::size_t number = 0; number < all.size(); ++number) {
     const Group& group = all[number];
     const std::int64_t from_level = number == 0 ? 0 : settled_level(video, group.begin, group.frames);
@@ -191,9 +202,11 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
       blank = values.empty();
     }
     run.run(plan);
-    take_mean(run.download(plan.outputs[0]), group.latent, latents);
+    if (number > 0) take_mean(mean, all[number - 1].latent, latents);
+    mean = run.download(plan.outputs[0]);
     encoded(group.latent + group.latent_frames);
   }
+  take_mean(mean, all.back().latent, latents);
   return latents;
 }
 

@@ -59,6 +59,7 @@ class VideoEncode {
                                const std::function<void(std::int64_t latent_frames)>& encoded) const;
   std::vector<float> run_whole(const PixelVideo& video, StageRun& run,
                                const std::function<void(std::int64_t latent_frames)>& encoded) const;
+  std::set<std::int64_t> levels_of(std::span<const PixelVideo> videos) const;
   std::int64_t settled_level(const PixelVideo& video, std::int64_t begin, std::int64_t count) const;
   std::int64_t group_pixel_frames() const { return group_frames_ * model_.vae.scale_factor_temporal; }
 
