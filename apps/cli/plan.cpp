@@ -36,6 +36,8 @@ std::string where(const StageMemory& stage) {
                               : fmt::format("all on the device, {} in a second layout", bytes_text(stage.layouts));
   if (stage.coming_blocks == 0) return "all on the device, as one";
   std::string text = fmt::format("{} of {} blocks come and go", stage.coming_blocks, stage.blocks);
+  if (stage.peer_blocks > 0) text += fmt::format(", {} of them from the other devices", stage.peer_blocks);
+  if (stage.peer_blocks == stage.coming_blocks) return text;
   if (stage.host > 0) text += fmt::format(", {} packed in this process", bytes_text(stage.host));
   else text += ", from their files";
   return text;
@@ -99,6 +101,8 @@ Json to_json(const MemoryStatement& memory) {
                       {"blocks", stage.blocks},
                       {"coming_blocks", stage.coming_blocks},
                       {"coming_bytes", stage.coming_bytes},
+                      {"peer_blocks", stage.peer_blocks},
+                      {"peer_bytes", stage.peer_bytes},
                       {"packed_in_process", stage.host},
                       {"packs_meanwhile", stage.prepares}});
   return stages;

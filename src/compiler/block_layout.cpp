@@ -20,11 +20,13 @@ std::vector<int> candidates(const std::vector<BlockLayout>& blocks) {
   return found;
 }
 
-// `count` of them, spread evenly.
-std::vector<int> spread(const std::vector<int>& all, std::size_t count) {
+// `count` of them, spread evenly. By i * count modulo their number, those that are not chosen fill a range as long as there are of
+// them, which begins elsewhere for each member: ranges meet only where they must.
+std::vector<int> spread(const std::vector<int>& all, std::size_t count, Member member) {
+  const std::size_t first = member.number * all.size() / member.count;
   std::vector<int> chosen;
   for (std::size_t i = 0; i < all.size(); ++i)
-    if ((i + 1) * count / all.size() > i * count / all.size()) chosen.push_back(all[i]);
+    if (((i + 1) * count + first) / all.size() > (i * count + first) / all.size()) chosen.push_back(all[i]);
   return chosen;
 }
 
@@ -58,7 +60,7 @@ std::vector<BlockLayout> lay_out_blocks(const Plan& plan) {
   return blocks;
 }
 
-ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots, std::size_t most_bytes) {
+ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots, std::size_t most_bytes, Member member) {
   ArenaLayout arena{.plans = {}, .slots = slots};
   std::vector<Choice> choices;
   for (const Plan* plan : plans) {
@@ -83,7 +85,7 @@ ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots,
     // A multiple of the places, so that the first one's is free when the last one runs.
     for (std::size_t count = slots == 1 ? 2 : 2 * slots; count < all.size(); count += slots) {
       const Choice before = choices[largest];
-      choices[largest] = choose(blocks, spread(all, count));
+      choices[largest] = choose(blocks, spread(all, count, member));
       if (size() <= most_bytes) break;
       choices[largest] = before;
     }

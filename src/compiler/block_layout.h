@@ -35,9 +35,16 @@ struct ArenaLayout {
   std::size_t size_bytes = 0;
 };
 
+// Of devices that have the same weights: which one this is. Each keeps other blocks than the ones before it, as far as there are
+// others: where each has room for 1 / count of them, every block stays on one.
+struct Member {
+  std::size_t number = 0, count = 1;
+  friend bool operator==(const Member&, const Member&) = default;
+};
+
 // Block 0 stays, and small ones (heads and tails). Of the others as many stay as `most_bytes` holds beside `slots` places for the
 // largest of the rest, spread evenly among those that come and go; with 0 none does. At least what the plans take is taken.
-ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots, std::size_t most_bytes = 0);
+ArenaLayout lay_out_arena(std::span<const Plan* const> plans, std::size_t slots, std::size_t most_bytes = 0, Member member = {});
 
 // How many blocks' places a platform uses: one is filled while the kernels of the other one's run, where it can do so.
 std::size_t block_slots(const Platform& platform);

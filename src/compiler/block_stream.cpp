@@ -48,21 +48,25 @@ bool HostBlocks::make_room(std::size_t bytes, std::size_t limit, std::span<const
   return size_bytes_ + bytes <= limit;
 }
 
-BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host, std::vector<const Plan*> plans,
-                         Streaming how)
+BlockStream::BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host,
+                         std::shared_ptr<SharedBlocks> shared, std::vector<const Plan*> plans, Streaming how)
     : platform_(platform),
       pack_(std::move(pack)),
       read_ahead_(std::move(read_ahead)),
       host_(host),
+      shared_(std::move(shared)),
       plans_(std::move(plans)),
       how_(how),
-      layout_(lay_out_arena(plans_, block_slots(platform), how_.device_bytes)),
+      layout_(lay_out_arena(plans_, block_slots(platform), how_.device_bytes, how_.member)),
       arena_(platform.allocate_unset(layout_.size_bytes, "weights")),
       copies_(platform.make_stream()),
       has_stayed_(plans_.size()),
       places_(layout_.slots) {}
 
-BlockStream::~BlockStream() { drain(); }
+BlockStream::~BlockStream() {
+  if (shared_) shared_->withdraw(platform_);
+  drain();
+}
 
 std::size_t BlockStream::host_bytes() const {
   std::size_t bytes = 0;
@@ -75,9 +79,11 @@ void BlockStream::drain() noexcept {
     copies_->synchronize();
   } catch (...) {  // the device is lost; what failed first is what is told
   }
+  for (Place& place : places_) place.source = nullptr;
 }
 
 void BlockStream::forget() {
+  if (shared_) shared_->withdraw(platform_);
   drain();
   plan_ = nullptr;
   has_stayed_.assign(plans_.size(), false);
@@ -98,11 +104,30 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
   plan_ = &plan;
   of_plan_ = &layout_.plans[number];
   if (has_stayed_[number]) return;
+  try {
+    pack_what_stays(number, options);
+  } catch (...) {
+    if (shared_) shared_->withdraw(platform_), has_stayed_.assign(plans_.size(), false);
+    throw;
+  }
+  has_stayed_[number] = true;
+}
+
+void BlockStream::pack_what_stays(std::size_t number, const LoadOptions& options) {
+  const Plan& plan = *plans_[number];
+  const auto stays = [&](std::size_t s) {
+    return of_plan_->slots[s] == PlanLayout::kStays && !of_plan_->blocks[s].weights.empty();
+  };
+  std::map<std::string, std::size_t> shared;  // offsets by key
+  if (shared_)
+    for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s)
+      if (stays(s)) shared[key_of(plan, of_plan_->blocks[s])] = of_plan_->offsets[s];
+  if (shared_) shared_->announce(platform_, shared);
   std::vector<const PlanWeight*> stay;
   bool is_copied = false;
   for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s) {
+    if (!stays(s)) continue;
     const BlockLayout& block = of_plan_->blocks[s];
-    if (of_plan_->slots[s] != PlanLayout::kStays || block.weights.empty()) continue;
     if (const auto prepared = platform_.info().host_addressable ? nullptr : host_.find(plan, block)) {
       platform_.upload_later(*copies_, *prepared, 0, {arena_.get(), of_plan_->offsets[s]}, block.size_bytes);
       is_copied = true;
@@ -118,7 +143,7 @@ void BlockStream::begin(const Plan& plan, const LoadOptions& options) {
       },
       options);
   if (is_copied) copies_->synchronize();
-  has_stayed_[number] = true;
+  if (shared_) shared_->publish(platform_, shared, arena_);
 }
 
 Slot BlockStream::at(const PlanWeight& weight) const {
@@ -164,8 +189,16 @@ void BlockStream::fetch(int block, const LoadOptions& options) {
   Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
   place.block = -1;
   const Slot to{arena_.get(), of_plan_->offsets[s]};
-  if (platform_.info().host_addressable) {
+  if (const auto held = shared_ ? shared_->find(key_of(*plan_, of_plan_->blocks[s]), platform_) : std::nullopt) {
+    if (place.source && place.source != held->buffer) place.copied->wait();
+    if (place.used) copies_->wait_for(*place.used);
+    platform_.pull(*copies_, to, *held->device, {held->buffer.get(), held->offset}, of_plan_->blocks[s].size_bytes);
+    place.copied = copies_->record_event();
+    place.is_waited_for = false;
+    place.source = held->buffer;
+  } else if (platform_.info().host_addressable) {
     if (place.used) place.used->wait();
+    if (place.copied) place.copied->wait();
     pack_(
         weights_of(of_plan_->blocks[s]),
         [&](const PlanWeight& weight) {

@@ -6,7 +6,8 @@
 // Where buffers are not memory of this process, a block is packed there first and copied from there; packed ones are kept as far
 // as the limit allows, so that later visits only copy. The stream of copies waits for the kernels that read what it overwrites, and
 // those of the next block wait for its copy: the host waits for neither. Where buffers are this process's memory a block is packed
-// into its place when it is needed, and its successor's bytes are asked for meanwhile.
+// into its place when it is needed, and its successor's bytes are asked for meanwhile. A block that stays on another device of a
+// group is copied from there.
 #pragma once
 
 #include <array>
@@ -19,6 +20,7 @@
 #include <vector>
 
 #include "compiler/block_layout.h"
+#include "compiler/shared_blocks.h"
 
 namespace zoe {
 
@@ -30,6 +32,7 @@ struct Streaming {
   std::size_t host_bytes = 0;    // packed blocks that are kept in this process, beyond two that are on their way
   bool drop_pages = false;       // bytes of files leave the memory when they have been packed: all of them are too many for it
   bool goes_round = true;        // at the end of a run the first block comes again, for the next one
+  Member member = {};            // of the devices that run with these weights and reach each other
   friend bool operator==(const Streaming&, const Streaming&) = default;
 };
 
@@ -73,7 +76,9 @@ class BlockStream {
                                   const LoadOptions&)>;
   using ReadAhead = std::function<void(const PlanWeight&)>;
 
-  BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host, std::vector<const Plan*> plans, Streaming how);
+  // `shared`: what stays is there for the group's other devices, and theirs for this one; null: no device has the same weights.
+  BlockStream(Platform& platform, Pack pack, ReadAhead read_ahead, HostBlocks& host, std::shared_ptr<SharedBlocks> shared,
+              std::vector<const Plan*> plans, Streaming how);
   ~BlockStream();
   BlockStream(const BlockStream&) = delete;
   BlockStream& operator=(const BlockStream&) = delete;
@@ -90,10 +95,11 @@ class BlockStream {
   // It has been given all that reads them: the block after the next may come.
   void done(int block, Stream& compute, const LoadOptions& options);
   Slot at(const PlanWeight& weight) const;
-  void drain() noexcept;  // no copy is under way
+  void drain() noexcept;  // no copy is under way, and nothing of other devices is held
   void forget();          // weights have changed: all are packed again
 
  private:
+  void pack_what_stays(std::size_t plan, const LoadOptions& options);
   void fetch(int block, const LoadOptions& options);
   std::shared_ptr<HostBuffer> packed(int block, const LoadOptions& options);
   std::optional<int> next_of(int block) const;  // nothing: the run ends, and no other follows
@@ -103,6 +109,7 @@ class BlockStream {
   const Pack pack_;
   const ReadAhead read_ahead_;
   HostBlocks& host_;
+  const std::shared_ptr<SharedBlocks> shared_;
   const std::vector<const Plan*> plans_;
   const Streaming how_;
   const ArenaLayout layout_;
@@ -117,6 +124,7 @@ class BlockStream {
     bool is_waited_for = false;           // by the stream of kernels
     std::unique_ptr<Event> copied, used;  // the end of its copy; that of the kernels that read it
     std::shared_ptr<HostBuffer> staging;  // of what is not kept packed
+    std::shared_ptr<Buffer> source;       // another device's, which is copied from
   };
   std::vector<Place> places_;
 };

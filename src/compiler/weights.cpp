@@ -52,6 +52,12 @@ void add_times(LoadTimes& sum, const LoadTimes& more, double threads) {
     sum.*where += more.*where / threads;
 }
 
+std::vector<std::string> tensors_of(const PlanWeight& weight) {
+  std::vector<std::string> names;
+  for (const PlanWeight::Part& part : weight.parts) names.push_back(part.name);
+  return names;
+}
+
 std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
 
 }  // namespace
@@ -59,12 +65,31 @@ std::string dense(DType dtype) { return fmt::format("dense {}", name(dtype)); }
 // One call of load(): its pieces, portion by portion, by one thread or several.
 class WeightStore::Loading {
  public:
+  // Whether the platform takes the source's elements in their order.
+  static bool has_its_order(const Missing& piece) {
+    return piece.is_ready || (piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes());
+  }
+
+  // Whether a part of a packed weight is stored as it shall stay; else its elements are taken.
+  static bool is_stored(const Missing& piece) {
+    const Storage storage = piece.source->storage(), &wanted = piece.kept->part.storage;
+    const bool is_stored = storage.encoding == wanted.encoding && storage.is_scaled == wanted.is_scaled;
+    ZOE_INTERNAL_CHECK(is_stored || wanted.encoding->dtype == piece.type.dtype);
+    return is_stored;
+  }
+
+  // The bytes that are uploaded, where they lie in memory as they are wanted (but for scales); else null.
+  static const std::byte* bytes_of(const Missing& piece) {
+    if (piece.kept && is_stored(piece)) return piece.source->blocks();
+    return piece.kept || has_its_order(piece) ? piece.source->dense(piece.type.dtype) : nullptr;
+  }
+
   Loading(Platform& platform, std::vector<Missing>& missing, const LoadOptions& options)
       : platform_(platform), missing_(missing), options_(options) {
     for (Missing& piece : missing_) {
       total_ += piece.source->stored_bytes();
       uploaded_ += piece.size_bytes;
-      const bool is_whole = !piece.target.host && !piece.kept && !is_dense(piece);
+      const bool is_whole = !piece.target.host && !piece.kept && !has_its_order(piece);
       const std::int64_t count = piece.source->count(), step = is_whole ? count : step_of(*piece.source);
       for (std::int64_t begin = 0; begin < count; begin += step, ++piece.portions)
         portions_.push_back({&piece, begin, std::min(step, count - begin)});
@@ -84,17 +109,18 @@ class WeightStore::Loading {
         try {
           if (i + kPortionsAhead < portions_.size()) begin_to_read(portions_[i + kPortionsAhead]);
           fetch(portions_[i]);
-          if (piece.kept)
-            take_stored(portions_[i], [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
-              read(piece.target.host + offset);
-            });
+          const auto take = [&](std::size_t offset, std::size_t, const std::byte*, const auto& read) {
+            read(piece.target.host + offset);
+          };
+          if (piece.kept) take_stored(portions_[i], take);
+          else if (piece.is_ready) take_in_order(portions_[i], take);
         } catch (...) {
           fail_with(std::current_exception());
         }
       }
       if (failure_) std::rethrow_exception(failure_);
       laps.lap(piece.kept ? &LoadTimes::read : &LoadTimes::fetch);
-      if (!piece.kept) {
+      if (!piece.kept && !piece.is_ready) {
         pack(piece, piece.target.host + piece.offset);
         laps.lap(&LoadTimes::read);
       }
@@ -201,8 +227,8 @@ class WeightStore::Loading {
         };
         if (piece.kept) {
           take_stored(portion, upload);
-        } else if (is_dense(piece)) {
-          take_dense(portion, upload);
+        } else if (has_its_order(piece)) {
+          take_in_order(portion, upload);
         } else {
           upload(piece.offset, piece.size_bytes, nullptr, [&](std::byte* to) { pack(piece, to); });
         }
@@ -226,18 +252,13 @@ class WeightStore::Loading {
     return {piece.target.device.buffer, piece.target.device.offset + offset};
   }
 
-  // Whether the platform takes the elements in their order.
-  static bool is_dense(const Missing& piece) {
-    return piece.weight->layout == dense(piece.type.dtype) && piece.size_bytes == piece.type.size_bytes();
-  }
-
   // Both call take(offset in the buffer, size, where the bytes are or null, read(to)) for what a portion becomes.
   template <class Take>
-  static void take_dense(const Portion& portion, const Take& take) {
+  static void take_in_order(const Portion& portion, const Take& take) {
     const Missing& piece = *portion.piece;
     const DType dtype = piece.type.dtype;
     const std::size_t offset = static_cast<std::size_t>(portion.begin) * size_of(dtype);
-    const std::byte* const all = piece.source->dense(dtype);
+    const std::byte* const all = bytes_of(piece);
     take(piece.offset + offset, static_cast<std::size_t>(portion.count) * size_of(dtype), all ? all + offset : nullptr,
          [&](std::byte* to) { piece.source->read(portion.begin, portion.count, dtype, to); });
   }
@@ -248,18 +269,14 @@ class WeightStore::Loading {
     const Missing& piece = *portion.piece;
     const WeightReader& source = *piece.source;
     const KeptPlace& place = *piece.kept;
-    const Storage storage = source.storage();
-    const DType dtype = piece.type.dtype;
-    // A part of a packed weight that is stored in no such way is its elements.
-    const bool is_stored = storage.encoding == place.part.storage.encoding && storage.is_scaled == place.part.storage.is_scaled;
-    ZOE_INTERNAL_CHECK(is_stored || place.part.storage.encoding->dtype == dtype);
+    const bool stored = is_stored(piece);
     const Encoding& encoding = *place.part.storage.encoding;
-    const std::byte* const all = is_stored ? source.blocks() : source.dense(dtype);
+    const std::byte* const all = bytes_of(piece);
     const auto offset = static_cast<std::size_t>(encoding.size_bytes(portion.begin));
     take(place.blocks + offset, static_cast<std::size_t>(encoding.size_bytes(portion.count)), all ? all + offset : nullptr,
          [&](std::byte* to) {
-           if (is_stored) source.read_blocks(portion.begin, portion.count, to);
-           else source.read(portion.begin, portion.count, dtype, to);
+           if (stored) source.read_blocks(portion.begin, portion.count, to);
+           else source.read(portion.begin, portion.count, piece.type.dtype, to);
          });
     if (portion.begin == 0 && place.part.storage.is_scaled)
       take(place.scales, static_cast<std::size_t>(place.rows()) * sizeof(float), nullptr,
@@ -398,13 +415,20 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
   generation_ = next_generation();
   for (const auto& [weight, buffer] : buffers) {
     Packed& packed = packed_[{weight->name, weight->layout}];
-    packed = {buffer, weight->size_bytes, {}};
-    for (const PlanWeight::Part& part : weight->parts) packed.tensors.push_back(part.name);
+    packed = {buffer, weight->size_bytes, tensors_of(*weight)};
+    ready_.erase({weight->name, weight->layout});
     size_bytes_ += weight->size_bytes;
   }
 }
 
 void WeightStore::add_pieces(const PlanWeight& weight, std::vector<Missing>& missing) const {
+  if (const auto ready = ready_.find({weight.name, weight.layout}); ready != ready_.end()) {
+    const Type bytes{DType::u8, {static_cast<std::int64_t>(weight.size_bytes)}};
+    missing.push_back(
+        {&weight, bytes, dense_weight(bytes.dtype, bytes.shape, ready->second.buffer->data), {}, 0, weight.size_bytes});
+    missing.back().is_ready = true;
+    return;
+  }
   std::vector<WeightPtr> sources;
   for (const PlanWeight::Part& part : weight.parts) {
     sources.push_back(source_(part.name));
@@ -445,7 +469,8 @@ void WeightStore::stream(std::vector<const Plan*> plans, const Streaming& how) {
         with.drop_pages = how.drop_pages;
         pack(wanted, target_of, with);
       },
-      [this](const PlanWeight& weight) { read_ahead(weight); }, host_, std::move(plans), how);
+      [this](const PlanWeight& weight) { read_ahead(weight); }, host_, how.member.count > 1 ? shared_ : nullptr, std::move(plans),
+      how);
   generation_ = next_generation();
 }
 
@@ -457,7 +482,53 @@ void WeightStore::add(const Plan& plan) {
   stream(std::move(plans), Streaming(blocks_->how()));
 }
 
-void WeightStore::prepare(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
+std::size_t WeightStore::bytes_to_make(std::span<const Plan* const> plans,
+                                       const std::function<bool(const std::string&)>& changes) const {
+  std::size_t bytes = 0;
+  std::set<std::pair<std::string_view, std::string_view>> seen;
+  for (const Plan* const plan : plans)
+    for (const PlanWeight& weight : plan->weights)
+      if (seen.insert({weight.name, weight.layout}).second &&
+          (std::ranges::any_of(tensors_of(weight), changes) || !lies_ready(weight)))
+        bytes += weight.size_bytes;
+  return bytes;
+}
+
+bool WeightStore::lies_ready(const PlanWeight& weight) const {
+  std::vector<Missing> pieces;
+  add_pieces(weight, pieces);
+  return std::ranges::all_of(pieces, [](const Missing& piece) { return Loading::bytes_of(piece) != nullptr; });
+}
+
+void WeightStore::prepare_load(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
+  std::size_t taken = this->host_bytes();
+  for (const Plan* const plan : plans)
+    for (const PlanWeight& weight : plan->weights) {
+      if (find(weight) || ready_.contains({weight.name, weight.layout})) continue;
+      if (lies_ready(weight)) {
+        read_ahead(weight);
+        continue;
+      }
+      if (taken + weight.size_bytes > host_bytes) continue;
+      const std::shared_ptr<HostBuffer> buffer = platform_.Platform::allocate_host(weight.size_bytes, weight.name);  // not locked
+      pack(
+          {&weight},
+          [&](const PlanWeight&) {
+            return Target{buffer->data, {}};
+          },
+          options);
+      ready_[{weight.name, weight.layout}] = {buffer, tensors_of(weight)};
+      taken += weight.size_bytes;
+    }
+}
+
+std::size_t WeightStore::host_bytes() const {
+  std::size_t bytes = host_.size_bytes() + (blocks_ ? blocks_->host_bytes() : 0);
+  for (const auto& [key, ready] : ready_) bytes += ready.buffer->size_bytes;
+  return bytes;
+}
+
+void WeightStore::prepare_stream(std::span<const Plan* const> plans, std::size_t host_bytes, const LoadOptions& options) {
   for (const Plan* const plan : plans)
     for (const BlockLayout& block : lay_out_blocks(*plan)) {
       if (block.weights.empty() || host_.find(*plan, block) || !host_.make_room(block.size_bytes, host_bytes, plans)) continue;
@@ -492,11 +563,12 @@ void WeightStore::read_ahead(const Plan& plan) const {
 void WeightStore::forget(const std::set<std::string, std::less<>>& tensors) {
   if (tensors.empty()) return;
   if (blocks_) blocks_->forget();
-  host_.erase_if_weight([&](const std::string& name) { return tensors.contains(name); });
+  const auto has_changed = [&](const std::string& name) { return tensors.contains(name); };
+  host_.erase_if_weight(has_changed);
+  std::erase_if(ready_, [&](const auto& entry) { return std::ranges::any_of(entry.second.tensors, has_changed); });
   const std::size_t erased = std::erase_if(packed_, [&](const auto& entry) {
     const Packed& packed = entry.second;
-    if (std::none_of(packed.tensors.begin(), packed.tensors.end(), [&](const auto& name) { return tensors.contains(name); }))
-      return false;
+    if (std::ranges::none_of(packed.tensors, has_changed)) return false;
     size_bytes_ -= packed.size_bytes;
     return true;
   });
@@ -505,6 +577,7 @@ void WeightStore::forget(const std::set<std::string, std::less<>>& tensors) {
 
 void WeightStore::forget(const Plan& plan) {
   if (blocks_ && std::find(blocks_->plans().begin(), blocks_->plans().end(), &plan) != blocks_->plans().end()) clear_device();
+  else if (blocks_) blocks_->drain();  // it may hold what goes on another device
 }
 
 void WeightStore::clear_device() {
@@ -516,7 +589,7 @@ void WeightStore::clear_device() {
 
 void WeightStore::clear() {
   clear_device();
-  host_.clear();
+  clear_host();
 }
 
 Slot WeightStore::at(const PlanWeight& weight) const {

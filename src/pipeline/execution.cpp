@@ -192,19 +192,17 @@ void Execution::load_weights(std::size_t stage, std::size_t video) {
   std::vector<std::map<std::string, std::vector<const Plan*>>> plans(resources_.devices.size());  // of each device
   for (const BoundProgram::Use& use : program_.uses(stage))
     if (!use.use->component.empty()) plans[static_cast<std::size_t>(use.device)][use.use->component].push_back(&use.plan->plan);
-  std::size_t used = 1;
-  for (std::size_t device = 0; device < plans.size(); ++device)
-    if (!plans[device].empty()) used = device + 1;
   for (const auto& [name, of] : plans[0]) wait_for(name);
-  resources_.threads.all(used, [&](std::size_t device) {
+  resources_.threads.all(program_.devices(stage), [&](std::size_t device) {
     for (const auto& [name, of] : plans[device]) {
       const auto progress = [&](std::size_t done, std::size_t total) {
         if (callbacks_.progress && device == 0) callbacks_.progress({Phase::load, video, done, total});
       };
       Component& component = *resources_.components.at(name);
-      if (const StageStreaming& streaming = placement_.streaming[stage])
+      if (StageStreaming streaming = placement_.streaming[stage]) {
+        if (streaming->member.count > 1) streaming->member.number = device;
         component.stream(program_.plans_of(stage, name), *streaming);
-      else component.load(of, callbacks_.cancel, progress);
+      } else component.load(of, callbacks_.cancel, progress);
     }
   });
 }
@@ -276,16 +274,19 @@ void Execution::end_loading() {
 }
 
 // While a transformer is at work, the next one's weights are read and packed: then they only have to be copied.
+// What comes block by block is packed where copies run by themselves; of what is loaded as a whole only what has to be made.
 void Execution::start_preparing(std::size_t stage) {
   const std::string next = program_.prepares(stage);
-  if (next.empty() || placement_.host_bytes == 0 || resources_.platform.info().host_addressable) return;
+  if (next.empty() || resources_.platform.info().host_addressable) return;
   WeightStore& store = resources_.components.at(next)->weights();
   if (store.size_bytes() > 0) return;  // it stayed
   give_up_ = false;
-  const auto prepare = [this, &store, plans = program_.plans_of(stage + 1, next), target = log_target()] {
+  const auto prepare = [this, &store, plans = program_.plans_of(stage + 1, next),
+                        streams = placement_.streaming[stage + 1].has_value(), target = log_target()] {
     const LogScope log_scope(target);
     try {
-      store.prepare(plans, placement_.host_bytes, {.cancel = &give_up_});
+      if (streams) store.prepare_stream(plans, placement_.host_bytes, {.cancel = &give_up_});
+      else store.prepare_load(plans, placement_.host_bytes, {.cancel = &give_up_});
     } catch (const std::exception& error) {  // what is not ready is loaded as ever, and fails there if it must
       if (!give_up_) log(LogLevel::detail, fmt::format("weights of the next stage are not prepared: {}", error.what()));
     }

@@ -124,6 +124,13 @@ bool BoundProgram::needs_component_after(std::size_t stage, std::string_view com
   return false;
 }
 
+std::size_t BoundProgram::devices(std::size_t stage) const {
+  std::size_t count = 1;
+  for (const Use& use : uses_[stage])
+    if (!use.use->component.empty()) count = std::max(count, static_cast<std::size_t>(use.device) + 1);
+  return count;
+}
+
 std::vector<const Plan*> BoundProgram::plans_of(std::size_t stage, std::string_view component) const {
   std::vector<const Plan*> plans;
   for (const Use& use : uses_[stage])
@@ -178,18 +185,34 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     memory.resident = all.total();
     if (streaming[number]) {
       const std::vector<const Plan*> plans = plans_of(number, memory.component);
-      const ArenaLayout arena = lay_out_arena(plans, slots, streaming[number]->device_bytes);
+      const auto arena_of = [&](std::size_t member) {
+        return lay_out_arena(plans, slots, streaming[number]->device_bytes, {member, streaming[number]->member.count});
+      };
+      const ArenaLayout arena = arena_of(0);
+      std::vector<ArenaLayout> others;
+      for (std::size_t member = 1; member < streaming[number]->member.count; ++member) others.push_back(arena_of(member));
+      const auto stays_on_another = [&](std::size_t p, std::size_t s) {
+        return std::ranges::any_of(others, [&](const ArenaLayout& other) { return other.plans[p].slots[s] == PlanLayout::kStays; });
+      };
       memory.streamed = true;
       memory.weights = arena.size_bytes;
-      std::size_t coming_bytes = 0, most = 0;
+      std::size_t coming_bytes = 0, most = 0;  // from this process
       for (std::size_t p = 0; p < plans.size(); ++p) {
         const PlanLayout& layout = arena.plans[p];
-        for (const int s : layout.coming) coming_bytes += layout.blocks[static_cast<std::size_t>(s)].size_bytes;
+        std::size_t bytes = 0, peer_blocks = 0, peer_bytes = 0;
+        for (const int block : layout.coming) {
+          const auto s = static_cast<std::size_t>(block);
+          bytes += layout.blocks[s].size_bytes;
+          if (!stays_on_another(p, s)) continue;
+          ++peer_blocks;
+          peer_bytes += layout.blocks[s].size_bytes;
+        }
+        coming_bytes += bytes - peer_bytes;
         if (plans[p]->weight_bytes() <= std::exchange(most, std::max(most, plans[p]->weight_bytes()))) continue;
         memory.blocks = layout.blocks.size() - 1;
         memory.coming_blocks = layout.coming.size();
-        memory.coming_bytes = 0;
-        for (const int s : layout.coming) memory.coming_bytes += layout.blocks[static_cast<std::size_t>(s)].size_bytes;
+        memory.coming_bytes = bytes;
+        memory.peer_blocks = peer_blocks, memory.peer_bytes = peer_bytes;
       }
       // Packed blocks are kept as far as the limit goes; of the rest some are on their way.
       if (slots > 1)
@@ -201,7 +224,9 @@ MemoryStatement BoundProgram::memory(Residency residency, const std::vector<Stag
     if (const std::string next = prepares(number); host_bytes > 0 && !next.empty() && std::ranges::count(memory.stay, next) == 0) {
       std::size_t packed = 0;
       for (const Plan* plan : plans_of(number + 1, next)) packed += plan->weight_bytes();
-      memory.prepares = next;
+      const auto made = made_bytes_.find(next);
+      if (!streaming[number + 1] && made != made_bytes_.end()) packed = made->second;
+      if (packed > 0) memory.prepares = next;
       memory.host += std::min(packed, host_bytes);
     }
     for (const auto& [tensor, life] : tensors_) {

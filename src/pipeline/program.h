@@ -112,6 +112,8 @@ class BoundProgram {
     bool exchanges = false;  // with other devices: it is stopped before it begins, or not at all
   };
   const std::vector<Use>& uses(std::size_t stage) const { return uses_[stage]; }
+  // How many devices run a stage with weights: the first of a group.
+  std::size_t devices(std::size_t stage) const;
 
   struct Lifetime {
     Type type;
@@ -129,6 +131,8 @@ class BoundProgram {
   std::vector<const Plan*> plans_of(std::size_t stage, std::string_view component) const;
   // The component that the stage behind this one denoises with, where it is another: its weights are prepared meanwhile. Else "".
   std::string prepares(std::size_t stage) const;
+  // Of a component that is loaded as a whole: how many bytes have to be made of what is stored. All, if nobody says.
+  void say_made_bytes(const std::string& component, std::size_t bytes) { made_bytes_[component] = bytes; }
   // Of the first device: no other of a group takes more. `streaming`: of each stage; `slots`: see block_slots(); `host_bytes`: for
   // packed weights of a component beside the device's;
   MemoryStatement memory(Residency residency, const std::vector<StageStreaming>& streaming, std::size_t slots,
@@ -143,6 +147,7 @@ class BoundProgram {
   std::vector<const NamedPlan*> plans_;
   std::vector<std::vector<Use>> uses_;  // of each stage
   std::map<std::string, Lifetime> tensors_;
+  std::map<std::string, std::size_t> made_bytes_;  // by component
 };
 
 }  // namespace zoe

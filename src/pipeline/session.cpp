@@ -21,6 +21,7 @@
 #include "pipeline/session_access.h"
 #include "pipeline/settle.h"
 #include "platform/cpu/host.h"
+#include "platform/group.h"
 #include "text/tokenizer.h"
 
 namespace zoe {
@@ -125,11 +126,15 @@ struct Session::State {
         recipe(r ? std::move(r) : make_recipe(model)),
         tokenizer(std::make_unique<Tokenizer>(open_tokenizer(model))),
         resources(*platform) {
-    for (std::size_t device = 0; device < resources.devices.size(); ++device)
-      for (const std::string& name : recipe->components())
-        if (device == 0 || options.parallel != Parallel::none)
-          resources.components.emplace(device_prefix(static_cast<int>(device)) + name,
-                                       std::make_unique<Component>(*resources.devices[device].platform, model, name));
+    const std::size_t devices = options.parallel == Parallel::none ? 1 : resources.devices.size();
+    for (const std::string& name : recipe->components()) {
+      const auto shared = devices > 1 ? std::make_shared<SharedBlocks>() : nullptr;
+      for (std::size_t device = 0; device < devices; ++device) {
+        auto component = std::make_unique<Component>(*resources.devices[device].platform, model, name);
+        component->weights().share(shared);
+        resources.components.emplace(device_prefix(static_cast<int>(device)) + name, std::move(component));
+      }
+    }
     runner = [](const NamedPlan& plan, auto&&... rest) { zoe::run(plan.plan, rest...); };
   }
 
@@ -249,6 +254,18 @@ struct Session::State {
     }
   }
 
+  // What is packed of a component while the one before it is at work.
+  void say_made_bytes(BoundProgram& program, const Changes& changes) const {
+    for (std::size_t stage = 0; stage < program.program().stages.size(); ++stage) {
+      const std::string next = program.prepares(stage);
+      if (next.empty()) continue;
+      const std::vector<const Plan*> of_next = program.plans_of(stage + 1, next);
+      const WeightChanges& merged = changes_of(changes, next).merged;
+      program.say_made_bytes(next, resources.components.at(next)->weights().bytes_to_make(
+                                       of_next, [&](const std::string& tensor) { return merged.contains(tensor); }));
+    }
+  }
+
   // Of the device that has least.
   std::size_t free_bytes() const {
     std::size_t least = platform->free_bytes() + resources.held_bytes();
@@ -359,6 +376,7 @@ struct Session::State {
       const auto stored = static_cast<std::size_t>(resources.components.at(stage.component)->stored_bytes());
       how.drop_pages =
           platform->info().unified_memory && stored > free_bytes - std::min(free_bytes, always + stage.total() - stage.weights);
+      if (const std::size_t devices = program.devices(i); devices > 1 && reach_each_other(devices)) how.member.count = devices;
       placement.streaming[i] = how;
     }
     if (all) return placement;
@@ -371,6 +389,14 @@ struct Session::State {
         placement.streaming[i]->device_bytes = stage.weights + (free_bytes - always - stage.total() - spare);
     }
     return placement;
+  }
+
+  // The first devices of a group, without a way through this process.
+  bool reach_each_other(std::size_t devices) const {
+    const auto all = platform->group()->devices().first(devices);
+    return std::ranges::all_of(all, [&](const Platform* from) {
+      return std::ranges::all_of(all, [&](const Platform* to) { return from == to || from->reaches(*to); });
+    });
   }
 
   // A second copy in the memory that the device uses itself helps only who asks for it. What earlier requests left there is of it.
@@ -450,6 +476,7 @@ Job Session::plan(const Request& request, const std::function<std::size_t(const 
     for (const auto& plan : job->plans) plans.push_back(plan.get());
     job->program = std::make_unique<BoundProgram>(std::move(program), std::move(plans));
     check_changes(*job->program, job->changes);
+    state.say_made_bytes(*job->program, job->changes);
     job->placement = state.place(*job->program, free_bytes, state.options.offload, &job->memory);
     job->memory.wants_more |= does_with_less;
     if (job->memory.peak() <= free_bytes) break;

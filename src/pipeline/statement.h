@@ -61,14 +61,15 @@ struct StageMemory {
   std::size_t tensors = 0;      // all that live in it
   std::size_t workspace = 0;    // of its largest plan
   std::size_t caller = 0;
-  bool streamed = false;                      // weights come and go block by block
-  std::size_t blocks = 0, coming_blocks = 0;  // where they do: all of its largest plan, and how many of these come and go
-  std::size_t coming_bytes = 0;               // of these, each time that plan runs
-  std::size_t alive = 0;                      // the most that is alive at once in its largest plan: no workspace is smaller
-  double operations = 0;                      // of the products of the plan that has most of them
-  std::size_t host = 0;                       // packed weights in this process's memory, beside the device's
-  std::vector<std::string> stay = {};         // components of other stages whose weights are on the device, too
-  std::string prepares = {};                  // the component whose weights are packed in this process's memory meanwhile
+  bool streamed = false;                        // weights come and go block by block
+  std::size_t blocks = 0, coming_blocks = 0;    // where they do: all of its largest plan, and how many of these come and go
+  std::size_t coming_bytes = 0;                 // of these, each time that plan runs
+  std::size_t peer_blocks = 0, peer_bytes = 0;  // of what comes, from other devices of a group, on which it stays
+  std::size_t alive = 0;                        // the most that is alive at once in its largest plan: no workspace is smaller
+  double operations = 0;                        // of the products of the plan that has most of them
+  std::size_t host = 0;                         // packed weights in this process's memory, beside the device's
+  std::vector<std::string> stay = {};           // components of other stages whose weights are on the device, too
+  std::string prepares = {};                    // the component whose weights are packed in this process's memory meanwhile
   std::size_t total() const { return weights + resident + tensors + workspace + caller; }
 };
 

@@ -44,7 +44,7 @@ StepWork step_work(const MemoryStatement& memory) {
   StepWork most;
   for (const StageMemory& stage : memory.stages)
     if (stage.phase == Phase::denoise && stage.operations >= most.operations)
-      most = {stage.operations, static_cast<double>(stage.coming_bytes)};
+      most = {stage.operations, static_cast<double>(stage.coming_bytes - stage.peer_bytes)};
   return most;
 }
 

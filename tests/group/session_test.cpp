@@ -26,6 +26,7 @@ struct Made {
   std::vector<float> latents;
   std::vector<std::uint8_t> frames;
   Settled settled;
+  MemoryStatement memory;
   std::vector<std::string> notices;
 };
 
@@ -34,6 +35,7 @@ struct Asked {
   Parallel parallel = Parallel::automatic;
   std::string model = ZOE_MODELS "/toy-wan";
   Offload offload = Offload::automatic;
+  std::uint64_t memory_limit_bytes = 0;
 };
 
 Made make(const Asked& asked, const Request& request, int times = 1) {
@@ -41,7 +43,8 @@ Made make(const Asked& asked, const Request& request, int times = 1) {
   const LogScope log_scope([&](LogLevel level, std::string_view text) {
     if (level == LogLevel::notice) made.notices.emplace_back(text);
   });
-  Session session(read_model_config(asked.model), open_platform(asked.platform, {.threads = 2}),
+  Session session(read_model_config(asked.model),
+                  open_platform(asked.platform, {.threads = 2, .memory_limit_bytes = asked.memory_limit_bytes}),
                   {.dtype = DType::f32, .offload = asked.offload, .parallel = asked.parallel});
   for (int i = 0; i < times; ++i) {
     made.latents.clear(), made.frames.clear();
@@ -52,6 +55,7 @@ Made make(const Asked& asked, const Request& request, int times = 1) {
     };
     Job job = session.prepare(request);
     made.settled = job.settled();
+    made.memory = job.memory();
     session.run(job, callbacks);
   }
   return made;
@@ -88,6 +92,26 @@ TEST(GroupSession, SharedTokensGiveTheBitsOfOne) {
 TEST(GroupSession, BlocksThatComeAndGoDoSoOnEachDevice) {
   expect_same(make({"cpu:0,1", Parallel::guidance, ZOE_MODELS "/toy-wan", Offload::blocks}, small()), make({"cpu"}, small()));
   expect_same(make({"cpu:0,1", Parallel::sequence, ZOE_MODELS "/toy-wan", Offload::blocks}, small()), make({"cpu"}, small()));
+}
+
+TEST(GroupSession, WhatStaysOnOneDeviceIsThereForTheOthers) {
+  const Made one = make({"cpu"}, small());
+  const auto denoising = [](const Made& made) {
+    return *std::ranges::find(made.memory.stages, Phase::denoise, &StageMemory::phase);
+  };
+  for (const Parallel parallel : {Parallel::guidance, Parallel::sequence}) {
+    // As little as runs, and room for some blocks on each device.
+    const Made least = make({"cpu:0,1", parallel, ZOE_MODELS "/toy-wan", Offload::blocks}, small());
+    EXPECT_EQ(denoising(least).peer_blocks, 0u);
+    const StageMemory whole = denoising(make({"cpu:0,1", parallel}, small()));
+    const std::uint64_t room = (whole.weights - denoising(least).weights) * 2 / 3;  // and what is spared for libraries
+    const std::uint64_t limit = 2 * (least.memory.always + denoising(least).total() + room) * 16 / 15;
+    const Made shared = make({"cpu:0,1", parallel, ZOE_MODELS "/toy-wan", Offload::automatic, limit}, small(), 2);
+    EXPECT_EQ(name(shared.memory.offload), "blocks");
+    EXPECT_GT(denoising(shared).peer_blocks, 0u);
+    EXPECT_LE(denoising(shared).peer_blocks, denoising(shared).coming_blocks);
+    expect_same(shared, one);
+  }
 }
 
 // Each device has plans of both kinds.

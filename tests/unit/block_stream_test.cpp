@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <numeric>
 #include <set>
+#include <thread>
 
 #include "base/error.h"
 #include "compiler/run.h"
@@ -95,6 +97,7 @@ struct DeviceStream : Stream {
 struct ReadingKernel : Kernel {
   explicit ReadingKernel(std::vector<std::pair<const void*, float>>& read) : seen(read) {}
   std::string_view implementation() const override { return "reads"; }
+  std::string weight_layout(int) const override { return "dense f32"; }
   void run(Stream& stream, std::span<const Slot> inputs, std::span<const Slot>, Slot) const override {
     auto& on = static_cast<DeviceStream&>(stream);
     if (inputs.size() < 2) return;
@@ -120,12 +123,19 @@ class DevicePlatform : public Platform {
     std::memcpy(to.data(), host, size);
     on.device.access(on.number, to.data(), size, true);
   }
+  void pull(Stream& stream, Slot to, Platform&, Slot from, std::size_t size) override {
+    auto& on = static_cast<DeviceStream&>(stream);
+    check(copies++ != fail_at, ErrorKind::device, "test", "a copy is refused.");
+    std::memcpy(to.data(), from.data(), size);
+    on.device.access(on.number, to.data(), size, true);
+    ++pulls;
+  }
   void download(Stream&, Slot from, void* host, std::size_t size) override { std::memcpy(host, from.data(), size); }
   std::span<const Implementation> implementations() const override { return table_; }
 
   Device device;
   std::vector<std::pair<const void*, float>> read;  // by kernels, in their order
-  std::size_t copies = 0, fail_at = ~std::size_t{0};
+  std::size_t copies = 0, pulls = 0, fail_at = ~std::size_t{0};
 
  private:
   DeviceInfo info_{.platform = "test",
@@ -272,21 +282,60 @@ TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsLoaded) {
   const int blocks = GetParam();
   make(blocks);
   const Plan* const only = &plan;
-  store.prepare({&only, 1}, 1 << 20);
+  const std::size_t all = static_cast<std::size_t>(blocks + 1) * 256;
+  const auto none = [](const std::string&) { return false; };
+  EXPECT_EQ(store.bytes_to_make({&only, 1}, none), all);
+  store.prepare_load({&only, 1}, 1 << 20);
   EXPECT_EQ(reads(), blocks + 1);
-  EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks + 1) * 256);
+  EXPECT_EQ(store.host_bytes(), all);
   store.load(plan);
   EXPECT_EQ(reads(), blocks + 1);
+  EXPECT_EQ(store.host_bytes(), 0u) << "it is on the device";
   const auto found = run_once();
   for (std::size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i].second, static_cast<float>(i));
-  store.clear_device();
-  EXPECT_EQ(store.size_bytes(), 0u);
+  // No more than there is room for; the rest is read when it is loaded.
+  clear();
+  for (auto& [name, count] : counts) count = 0;
+  store.prepare_load({&only, 1}, 3 * 256);
+  EXPECT_EQ(store.host_bytes(), 3u * 256);
+  EXPECT_EQ(reads(), 3);
+  store.load(plan);
+  EXPECT_EQ(reads(), blocks + 1);
+  EXPECT_EQ(run_once().back().second, static_cast<float>(blocks));
+  // What has changed meanwhile is made again.
+  clear();
+  store.prepare_load({&only, 1}, 1 << 20);
+  values.at("w2") = std::vector<float>(64, 100);
+  store.forget(std::set<std::string, std::less<>>{"w2"});
+  store.load(plan);
+  EXPECT_EQ(run_once()[2].second, 100.0f);
+}
+
+// As a file has them that is stored in what the plan computes in.
+TEST_P(BlockStreams, WhatLiesReadyIsNotCopiedBeforeItIsLoaded) {
+  make(GetParam());
+  WeightStore stored(platform, [this](const std::string& name) -> WeightPtr {
+    return dense_weight(DType::f32, Shape{8, 8}, values.at(name).data());
+  });
+  const Plan* const only = &plan;
+  EXPECT_EQ(stored.bytes_to_make({&only, 1}, [](const std::string&) { return false; }), 0u);
+  EXPECT_EQ(stored.bytes_to_make({&only, 1}, [](const std::string& name) { return name == "w1"; }), 256u);
+  stored.prepare_load({&only, 1}, 1 << 20);
+  EXPECT_EQ(stored.host_bytes(), 0u);
+}
+
+TEST_P(BlockStreams, WhatIsPreparedIsOnlyCopiedWhenItIsStreamed) {
+  const int blocks = GetParam();
+  make(blocks);
+  const Plan* const only = &plan;
+  store.prepare_stream({&only, 1}, 1 << 20);
+  EXPECT_EQ(store.host_bytes(), static_cast<std::size_t>(blocks + 1) * 256);
   store.stream({&plan}, {.host_bytes = 1 << 20});
   EXPECT_EQ(run_once().back().second, static_cast<float>(blocks));
   EXPECT_EQ(reads(), blocks + 1);  // what stays, too
   // No more than there is room for.
   clear();
-  store.prepare({&only, 1}, 3 * 256);
+  store.prepare_stream({&only, 1}, 3 * 256);
   EXPECT_EQ(store.host_bytes(), 3u * 256);
 }
 
@@ -295,12 +344,12 @@ TEST_P(BlockStreams, WhatIsKeptPackedForOtherPlansMakesRoom) {
   make(GetParam());
   const Plan before = std::move(plan);
   const Plan* const of_before = &before;
-  store.prepare({&of_before, 1}, 1 << 20);
+  store.prepare_stream({&of_before, 1}, 1 << 20);
   make(GetParam());
   for (PlanWeight& weight : plan.weights) weight.layout += ", another";
   const Plan* const only = &plan;
   // As much as is needed, and no more.
-  store.prepare({&only, 1}, (blocks + 1 + 2) * 256);
+  store.prepare_stream({&only, 1}, (blocks + 1 + 2) * 256);
   EXPECT_EQ(store.host_bytes(), (blocks + 1 + 2) * 256);
   const int first_reads = reads();
   store.stream({&plan}, {.host_bytes = (blocks + 1 + 2) * 256});
@@ -308,7 +357,7 @@ TEST_P(BlockStreams, WhatIsKeptPackedForOtherPlansMakesRoom) {
   EXPECT_EQ(reads(), first_reads) << "what the plan has stayed";
   // A stream's blocks, too.
   clear();
-  store.prepare({&of_before, 1}, (blocks + 1) * 256);
+  store.prepare_stream({&of_before, 1}, (blocks + 1) * 256);
   store.stream({&plan}, {.host_bytes = (blocks + 1) * 256});
   run_once();
   for (auto& [name, count] : counts) count = 0;
@@ -325,6 +374,129 @@ TEST_P(BlockStreams, WithoutANextRunTheFirstBlockComesOnce) {
   EXPECT_EQ(run_once(), first);
   for (const auto& [name, count] : counts) EXPECT_LE(count, 2) << name;
   EXPECT_EQ(platform.device.races, 0);
+}
+
+// Two devices with the same weights, each with room for half of the blocks.
+class TwoDevices : public ::testing::Test {
+ protected:
+  static constexpr int kBlocks = 12;
+  struct Side {
+    explicit Side(TwoDevices& of, std::size_t number)
+        : store(platform, [&of](const std::string& name) -> WeightPtr {
+            const std::lock_guard lock(of.mutex);
+            return std::make_shared<DenseWeight>(DType::f32, Shape{8, 8},
+                                                 reinterpret_cast<const std::byte*>(of.values.at(name).data()));
+          }) {
+      const Value x = input("x", DType::f32, {8, 8});
+      Value y = linear(x, parameter("w0", DType::f32, {8, 8}, 0));
+      for (int block = 1; block <= kBlocks; ++block) y = linear(y, parameter(fmt::format("w{}", block), DType::f32, {8, 8}, block));
+      plan = compile(make_graph("blocks", {x}, {y}), platform);
+      const Plan* const only = &plan;
+      workspace = make_workspace(platform, {&only, 1});
+      inputs = {make_tensor(platform, x.type(), "in")}, outputs = {make_tensor(platform, x.type(), "out")};
+      how = {.device_bytes = (1 + kBlocks / 2 + 2) * 256, .host_bytes = 1 << 20, .member = {number, 2}};
+      store.share(of.shared);
+      store.stream({&plan}, how);
+    }
+    ~Side() {
+      try {
+        stream->synchronize();
+      } catch (const Error&) {
+      }
+    }
+    // Whether every kernel found its block's numbers.
+    void run_once(const TwoDevices& of) {
+      platform.read.clear();
+      run(plan, *stream, store, inputs, outputs, workspace, {.wait = false});
+      ASSERT_EQ(platform.read.size(), plan.steps.size());
+      for (std::size_t i = 0; i < platform.read.size(); ++i)
+        EXPECT_EQ(platform.read[i].second, of.values.at(fmt::format("w{}", i))[0]);
+    }
+    // Uploads of its next run.
+    std::size_t uploads(const TwoDevices& of) {
+      const std::size_t before = platform.copies - platform.pulls;
+      run_once(of);
+      return platform.copies - platform.pulls - before;
+    }
+    DevicePlatform platform;
+    std::unique_ptr<Stream> stream = platform.make_stream();
+    WeightStore store;
+    Plan plan;
+    Tensor workspace;
+    std::vector<Tensor> inputs, outputs;
+    Streaming how;
+  };
+
+  TwoDevices() {
+    for (int block = 0; block <= kBlocks; ++block)
+      values[fmt::format("w{}", block)] = std::vector<float>(64, static_cast<float>(block));
+  }
+  std::mutex mutex;
+  std::map<std::string, std::vector<float>> values;
+  std::shared_ptr<SharedBlocks> shared = std::make_shared<SharedBlocks>();
+};
+
+TEST_F(TwoDevices, TakeFromEachOtherWhatStaysThere) {
+  Side first(*this, 0), second(*this, 1);
+  EXPECT_EQ(first.uploads(*this), kBlocks + 2u)
+      << "the other has nothing yet; what stays, the others, and the first of the next run";
+  EXPECT_EQ(second.uploads(*this), kBlocks / 2 + 1u) << "what stays";
+  for (int time = 0; time < 3; ++time) {
+    EXPECT_EQ(first.uploads(*this), 0u);
+    EXPECT_EQ(second.uploads(*this), 0u);
+  }
+  EXPECT_EQ(second.store.host_bytes(), 0u);
+  EXPECT_EQ(first.platform.device.races + second.platform.device.races, 0);
+}
+
+TEST_F(TwoDevices, DoWithoutTheOtherWhereItsBlocksAreGone) {
+  Side first(*this, 0);
+  {
+    Side second(*this, 1);
+    first.run_once(*this), second.run_once(*this);
+    EXPECT_EQ(first.uploads(*this), 0u);
+    // What waits to be copied of it holds its memory; it is free once that is over.
+    const std::weak_ptr<Buffer> arena = shared->find("w1\tdense f32\n", first.platform)
+                                            ? shared->find("w1\tdense f32\n", first.platform)->buffer
+                                            : shared->find("w2\tdense f32\n", first.platform)->buffer;
+    second.store.clear_device();
+    EXPECT_FALSE(arena.expired());
+    first.store.drain();
+    EXPECT_TRUE(arena.expired());
+  }
+  EXPECT_EQ(first.uploads(*this), kBlocks / 2 + 0u);
+  EXPECT_EQ(first.platform.device.races, 0);
+}
+
+TEST_F(TwoDevices, ForgetWhatChangedOnBoth) {
+  Side first(*this, 0), second(*this, 1);
+  for (int time = 0; time < 2; ++time) first.run_once(*this), second.run_once(*this);
+  for (auto& [name, of] : values) of.assign(64, of[0] + 100);
+  std::set<std::string, std::less<>> changed;
+  for (const auto& [name, of] : values) changed.insert(name);
+  for (Side* side : {&first, &second}) side->stream->synchronize(), side->store.forget(changed);
+  for (int time = 0; time < 2; ++time) first.run_once(*this), second.run_once(*this);
+  EXPECT_EQ(first.platform.device.races + second.platform.device.races, 0);
+}
+
+TEST_F(TwoDevices, RunAtOnceAndFailAlone) {
+  for (std::size_t fail = 0; fail < 12; ++fail) {
+    Side first(*this, 0), second(*this, 1);
+    second.platform.copies = 0, second.platform.fail_at = fail;
+    bool failed = false;
+    std::thread other([&] {
+      for (int time = 0; time < 4; ++time) {
+        try {
+          second.run_once(*this);
+        } catch (const Error&) {
+          failed = true;
+        }
+      }
+    });
+    for (int time = 0; time < 4; ++time) first.run_once(*this);
+    other.join();
+    EXPECT_TRUE(failed) << fail;
+  }
 }
 
 TEST(BlockLayouts, AsManyBlocksStayAsThereIsRoomFor) {
@@ -360,6 +532,40 @@ TEST(BlockLayouts, AsManyBlocksStayAsThereIsRoomFor) {
       }
       EXPECT_LE(end, arena.size_bytes);
     }
+}
+
+TEST(BlockLayouts, DevicesWithTheSameWeightsKeepOtherBlocks) {
+  const auto null = open_platform("null");
+  for (const int blocks : {5, 12, 30, 40}) {
+    const Value x = input("x", DType::f32, {64, 64});
+    Value y = linear(x, parameter("head", DType::f32, {64, 64}, 0));
+    for (int block = 1; block <= blocks; ++block) y = linear(y, parameter(fmt::format("w{}", block), DType::f32, {64, 64}, block));
+    const Plan plan = compile(make_graph("blocks", {x}, {y}), *null);
+    const Plan* const only = &plan;
+    for (const std::size_t slots : {1, 2})
+      for (const std::size_t devices : {2, 3, 4, 8})
+        for (std::size_t room = slots + 2; room < static_cast<std::size_t>(blocks); ++room) {
+          std::vector<int> keepers(static_cast<std::size_t>(blocks) + 1);
+          std::set<std::size_t> sizes;
+          std::size_t stay = 0;
+          for (std::size_t member = 0; member < devices; ++member) {
+            const ArenaLayout arena = lay_out_arena({&only, 1}, slots, (1 + room) * 64 * 64 * 4, {member, devices});
+            sizes.insert(arena.size_bytes);
+            stay = static_cast<std::size_t>(blocks) - arena.plans[0].coming.size();
+            for (std::size_t s = 1; s <= static_cast<std::size_t>(blocks); ++s)
+              keepers[s] += arena.plans[0].slots[s] == PlanLayout::kStays;
+          }
+          EXPECT_EQ(sizes.size(), 1u);
+          const auto [fewest, most] = std::minmax_element(keepers.begin() + 1, keepers.end());
+          const auto all = static_cast<std::size_t>(blocks);
+          if (stay * devices <= all) {
+            EXPECT_LE(*most, 1) << blocks << " " << devices << " " << stay;
+          }
+          if (stay >= (all + devices - 1) / devices) {
+            EXPECT_GE(*fewest, 1) << blocks << " " << devices << " " << stay;
+          }
+        }
+  }
 }
 
 TEST(BlockLayouts, PlansShareThePlacesOfBlocksAndNothingThatStays) {
