@@ -282,8 +282,14 @@ class Forwards {
   // A forward whose sums run the other way round.
   std::vector<Numbers> in_other_order(const Graph& graph, Stream& stream, std::span<const Tensor> inputs) {
     std::set<std::string> turned;
-    for (const NodePtr& node : graph.nodes)
-      if (is_of_block(*node)) turned.insert(node->inputs[1].node().name);
+    for (const NodePtr& node : graph.nodes) {
+      if (!is_of_block(*node)) continue;
+      const Node& weight = node->inputs[1].node();
+      const auto* const packed = std::get_if<PackedAttributes>(&weight.attributes);  // of several products that became one
+      if (packed)
+        for (const Value& part : packed->parts) turned.insert(part.node().name);
+      else turned.insert(weight.name);
+    }
     const ComponentWeights weights = open_weights(session_.model(), "transformer");
     WeightStore store(session_.platform(), [&](const std::string& wanted) -> WeightPtr {
       if (!turned.contains(wanted)) return weights(wanted);

@@ -145,6 +145,10 @@ void VideoEncode::add_to(Program& program, Stage& stage) const {
                            {"settled", fmt::format("encoder.given_{}", from_level.value_or(0))},
                            {"given_*", "encoder.given_*"}}});
   };
+  stage.tensors.push_back({"encoder.means",
+                           {DType::f32,
+                            {(frames_ - 1) / model_.vae.scale_factor_temporal + 1, height_ / model_.vae.scale_factor_spatial,
+                             width_ / model_.vae.scale_factor_spatial, model_.vae.z_dim}}});
   add("first", 1, {});
   for (const std::int64_t level : levels_) add(fmt::format("group from {}", level), group_pixel_frames(), level);
 }
@@ -187,8 +191,24 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
   const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
   std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * (height_ / spatial) * (width_ / spatial)));
   zero_states("encoder", 0, states_, run);
-  bool blank = false;       // what the group's frames hold on the device
-  std::vector<float> mean;  // of the group before, which is taken while the device is at work
+  bool blank = false;  // what the group's frames hold on the device
+  // A group's results wait in a place of their own until the next one is queued: the device has something to do meanwhile.
+  const Tensor& means = run.tensor("encoder.means");
+  const auto mean_of = [&](const Group& group) {
+    const Shape& shape = means.type.shape;
+    const Type type{DType::f32, {group.latent_frames, shape.dim(1), shape.dim(2), shape.dim(3)}};
+    return Tensor{
+        type, means.buffer,
+        means.offset + means.size_bytes() / static_cast<std::size_t>(shape.dim(0)) * static_cast<std::size_t>(group.latent)};
+  };
+  std::unique_ptr<Event> made;
+  const auto take = [&](const Group& group) {
+    run.downloads().wait_for(*made);
+    std::vector<float> mean(static_cast<std::size_t>(mean_of(group).type.shape.count()));
+    zoe::download(run.platform(), run.downloads(), mean_of(group), mean);
+    take_mean(mean, group.latent, latents);
+    encoded(group.latent + group.latent_frames);
+  };
   for (std::size_t number = 0; number < all.size(); ++number) {
     const Group& group = all[number];
     const std::int64_t from_level = number == 0 ? 0 : settled_level(video, group.begin, group.frames);
@@ -202,11 +222,12 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
       blank = values.empty();
     }
     run.run(plan);
-    if (number > 0) take_mean(mean, all[number - 1].latent, latents);
-    mean = run.download(plan.outputs[0]);
-    encoded(group.latent + group.latent_frames);
+    run.copy(plan.outputs[0], mean_of(group));
+    std::unique_ptr<Event> made_next = run.stream().record_event();
+    if (number > 0) take(all[number - 1]);
+    made = std::move(made_next);
   }
-  take_mean(mean, all.back().latent, latents);
+  take(all.back());
   return latents;
 }
 

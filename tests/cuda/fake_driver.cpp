@@ -66,6 +66,7 @@ struct Fake {
   int retained = 0;
   std::map<std::string, int> made;  // objects of each kind so far
   std::map<Address, Allocation> device, host;
+  std::map<const void*, std::string> registered;
   std::map<const void*, std::unique_ptr<Object>> streams, events, graphs, execs;
   std::set<const void*> capturing;
   std::map<const void*, double> recorded;  // events, and when
@@ -118,6 +119,7 @@ struct Fake {
     std::string all;
     for (const auto& [address, allocation] : device) all += allocation.name + "\n";
     for (const auto& [address, allocation] : host) all += allocation.name + "\n";
+    for (const auto& [address, name] : registered) all += name + "\n";
     for (const auto* objects : {&streams, &events, &graphs, &execs})
       for (const auto& [handle, object] : *objects) all += object->name + "\n";
     for (const auto& [handle, object] : programs) all += object->name + "\n";
@@ -465,6 +467,25 @@ Status fake_host_allocate(void** address, std::size_t bytes, unsigned flags) {
 Status fake_host_free(void* address) {
   Call call("host_free", true);
   return release(fake().host, reinterpret_cast<Address>(address), "host_free", call);
+}
+// Pages that are there already: what is locked of them is known by its address alone.
+Status fake_host_register(void* address, std::size_t bytes, unsigned flags) {
+  Call call("host_register");
+  call << bytes << flags;
+  if (!call) return call.status;
+  if (const Status status = need_context("host_register")) return status;
+  const std::string name = fake().next("registered");
+  if (!fake().registered.emplace(address, name).second) return fake().problem("host_register of what is registered", kInvalidValue);
+  call << name;
+  return kSuccess;
+}
+Status fake_host_unregister(void* address) {
+  Call call("host_unregister", true);
+  const auto found = fake().registered.find(address);
+  if (found == fake().registered.end()) return fake().problem("host_unregister of what is not registered", kInvalidValue);
+  call << found->second;
+  fake().registered.erase(found);
+  return call.status;
 }
 Status fake_pool_share(PoolHandle, const PoolAccess* access, std::size_t count) {
   Call call("pool_share");

@@ -841,6 +841,33 @@ TEST(FlashAttention, DescribesItsOperandsAndLooksForWhatOverflows) {
   fake.order("");
 }
 
+// Large ones are pages of this process that the driver locks; where it does not, its own memory serves, and where there is none
+// ordinary memory.
+TEST(Vendors, LargeBuffersOfThisProcessAreLockedWhereTheyAre) {
+  constexpr std::size_t kSize = (std::size_t{40} << 20) + 4096;
+  for (const cuda::Vendor* vendor : kVendors) {
+    const FakeVendor& fake = fake_of(*vendor);
+    for (const char* orders : {"", "refuse host_register 2", "refuse host_register 2; fail host_allocate 1 2"}) {
+      fake.order(orders);
+      EXPECT_EQ(error_of(fake,
+                         [&] {
+                           const LogScope log_scope([](LogLevel, std::string_view) {});
+                           const auto platform = open_platform(vendor->platform, fake.options({}));
+                           const auto buffer = platform->allocate_host(kSize, "packed");
+                           EXPECT_EQ(buffer->is_locked, std::string_view(orders).find("fail") == std::string_view::npos);
+                           if (*orders == 0) {
+                             EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data) % 64, 0u);
+                           }
+                           std::memset(buffer->data, 7, kSize);
+                         }),
+                "");
+      const std::string log = fake.log();
+      EXPECT_NE(log.find("host_register"), std::string::npos) << log;
+      EXPECT_EQ(log.find("host_unregister") != std::string::npos, *orders == 0) << log;
+    }
+  }
+}
+
 // A process may lock few pages (`ulimit -l`), and none may be left: slower, said once, and the same bytes.
 TEST(Vendors, PagesThatAreNotLockedHoldTheSameBytes) {
   for (const cuda::Vendor* vendor : kVendors) {
