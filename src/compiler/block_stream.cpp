@@ -230,13 +230,13 @@ std::shared_ptr<HostBuffer> BlockStream::packed(int block, const LoadOptions& op
         options);
   };
   if (host_.make_room(layout.size_bytes, how_.host_bytes, plans_)) {
-    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(layout.size_bytes, "a block's weights");
+    std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(layout.size_bytes, "a block's weights", HostPages::locked);
     pack_to(*buffer);
     host_.keep(*plan_, layout, buffer);
     return buffer;
   }
   Place& place = places_[static_cast<std::size_t>(of_plan_->slots[s])];
-  if (!place.staging) place.staging = platform_.allocate_host(layout_.slot_bytes, "a block's weights");
+  if (!place.staging) place.staging = platform_.allocate_host(layout_.slot_bytes, "a block's weights", HostPages::locked);
   else if (place.copied) place.copied->wait();
   pack_to(*place.staging);
   return place.staging;

@@ -52,6 +52,8 @@ void add_times(LoadTimes& sum, const LoadTimes& more, double threads) {
     sum.*where += more.*where / threads;
 }
 
+constexpr std::string_view kLater = "weights of later steps";
+
 std::vector<std::string> tensors_of(const PlanWeight& weight) {
   std::vector<std::string> names;
   for (const PlanWeight::Part& part : weight.parts) names.push_back(part.name);
@@ -416,7 +418,6 @@ void WeightStore::load(const Plan& plan, std::optional<int> only, const LoadOpti
   for (const auto& [weight, buffer] : buffers) {
     Packed& packed = packed_[{weight->name, weight->layout}];
     packed = {buffer, weight->size_bytes, tensors_of(*weight)};
-    ready_.erase({weight->name, weight->layout});
     size_bytes_ += weight->size_bytes;
   }
 }
@@ -510,7 +511,7 @@ void WeightStore::prepare_load(std::span<const Plan* const> plans, std::size_t h
         continue;
       }
       if (taken + weight.size_bytes > host_bytes) continue;
-      const std::shared_ptr<HostBuffer> buffer = platform_.Platform::allocate_host(weight.size_bytes, weight.name);  // not locked
+      const std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(weight.size_bytes, kLater, HostPages::ordinary);
       pack(
           {&weight},
           [&](const PlanWeight&) {
@@ -538,7 +539,7 @@ void WeightStore::prepare_stream(std::span<const Plan* const> plans, std::size_t
         weights.push_back(&plan->weights[block.weights[i]]);
         offsets[weights.back()] = block.offsets[i];
       }
-      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(block.size_bytes, "weights of later steps");
+      std::shared_ptr<HostBuffer> buffer = platform_.allocate_host(block.size_bytes, kLater, HostPages::locked);
       pack(
           weights,
           [&](const PlanWeight& weight) {

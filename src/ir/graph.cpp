@@ -49,6 +49,11 @@ const Shape& stored_shape(const Node& parameter) {
   return stored ? stored->shape : parameter.types[0].shape;
 }
 
+Codes codes_of(const Node& node) {
+  if (node.opcode == Opcode::linear) return node.as<ProductAttributes>().codes;
+  return node.opcode == Opcode::attention ? node.as<AttentionAttributes>().codes : Codes::none;
+}
+
 std::vector<KeptPart> kept_parts(const Node& parameter) {
   const auto part = [](const Node& of) {
     const auto* stored = std::get_if<StoredAttributes>(&of.attributes);

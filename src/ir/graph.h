@@ -56,6 +56,9 @@ struct KeptPart {
 // All of them, in their order, if some stay as they are stored; else nothing.
 std::vector<KeptPart> kept_parts(const Node& parameter);
 
+// What a product or an attention multiplies; none of any other node.
+Codes codes_of(const Node& node);
+
 // What decides a node's kernel: opcode, attributes, operand and result types, which operands are weights, and how those are kept.
 // Nodes of equal signature (the same place in forty blocks) share one kernel. A fused node's kernel is its body, wherever in the
 // model that comes from: no names of ops, arguments and weights are in it.

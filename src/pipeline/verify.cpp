@@ -100,10 +100,7 @@ std::map<Origin, std::vector<Piece>> find_pieces(const Plan& plan, const std::se
   return pieces;
 }
 
-bool is_coded(const Node& node) {
-  if (node.opcode == Opcode::linear) return node.as<ProductAttributes>().codes != Codes::none;
-  return node.opcode == Opcode::attention && node.as<AttentionAttributes>().codes != Codes::none;
-}
+bool is_coded(const Node& node) { return codes_of(node) != Codes::none; }
 std::size_t coded_operands(const Node& node) { return node.opcode == Opcode::linear ? 1 : 3; }
 
 // Holds what a plan runs from codes to plain loops.

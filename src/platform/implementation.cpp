@@ -22,11 +22,6 @@ bool contains(const std::vector<std::string>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-Codes codes_of(const Node& node) {
-  if (node.opcode == Opcode::linear) return node.as<ProductAttributes>().codes;
-  return node.opcode == Opcode::attention ? node.as<AttentionAttributes>().codes : Codes::none;
-}
-
 bool has_kept_weight(const Node& node) { return node.opcode == Opcode::linear && !kept_parts(node.inputs[1].node()).empty(); }
 
 // Whether the row is asked at all: what takes kept weights, or codes, takes nothing else.

@@ -40,7 +40,7 @@ struct OrdinaryMemory : HostBuffer {
 
 }  // namespace
 
-std::shared_ptr<HostBuffer> Platform::allocate_host(std::size_t size_bytes, std::string_view what) {
+std::shared_ptr<HostBuffer> Platform::allocate_host(std::size_t size_bytes, std::string_view what, HostPages /*pages*/) {
   return std::make_shared<OrdinaryMemory>(size_bytes, what);
 }
 

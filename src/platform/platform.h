@@ -57,6 +57,8 @@ struct Buffer {
 };
 
 // Memory of this process that a stream copies from by itself while the host goes on, where the device can do so.
+enum class HostPages : std::uint8_t { ordinary, locked };
+
 struct HostBuffer {
   virtual ~HostBuffer() = default;  // nothing may still copy from it
   std::byte* data = nullptr;        // 64-byte aligned
@@ -169,8 +171,9 @@ class Platform {
   virtual std::shared_ptr<Buffer> allocate_unset(std::size_t size_bytes, std::string_view what) {
     return allocate(size_bytes, what);
   }
-  // Page-locked where that makes copies run by themselves and the system allows it; out_of_memory where there is none at all.
-  virtual std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what);
+  // Memory of this process; out_of_memory where there is none. `locked`: page-locked, where that makes copies run by themselves and
+  // the system allows it. That takes longer than to copy the bytes once.
+  virtual std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what, HostPages pages);
   virtual std::unique_ptr<Stream> make_stream() = 0;
   // Host memory to and from the device, in stream order; the host memory may be reused when the call returns. Several threads may
   // do so at a time, each with a stream of its own.

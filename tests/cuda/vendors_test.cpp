@@ -607,7 +607,7 @@ TEST(Vendors, UnsetMemoryIsNotFilled) {
   const auto zeroed = platform->allocate(4096, "tensor");
   EXPECT_EQ(fills(), before + 1);
   EXPECT_EQ(platform->peak_bytes(), 8192u);
-  const auto host = platform->allocate_host(4096, "packed");
+  const auto host = platform->allocate_host(4096, "packed", HostPages::locked);
   EXPECT_TRUE(host->is_locked);
   std::memset(host->data, 7, 4096);
   const auto stream = platform->make_stream();
@@ -853,7 +853,7 @@ TEST(Vendors, LargeBuffersOfThisProcessAreLockedWhereTheyAre) {
                          [&] {
                            const LogScope log_scope([](LogLevel, std::string_view) {});
                            const auto platform = open_platform(vendor->platform, fake.options({}));
-                           const auto buffer = platform->allocate_host(kSize, "packed");
+                           const auto buffer = platform->allocate_host(kSize, "packed", HostPages::locked);
                            EXPECT_EQ(buffer->is_locked, std::string_view(orders).find("fail") == std::string_view::npos);
                            if (*orders == 0) {
                              EXPECT_EQ(reinterpret_cast<std::uintptr_t>(buffer->data) % 64, 0u);
@@ -878,8 +878,8 @@ TEST(Vendors, PagesThatAreNotLockedHoldTheSameBytes) {
                        [&] {
                          const LogScope log_scope([&](LogLevel, std::string_view text) { lines.emplace_back(text); });
                          const auto platform = open_platform(vendor->platform, fake.options({}));
-                         const auto first = platform->allocate_host(4096, "packed"),
-                                    second = platform->allocate_host(4096, "packed");
+                         const auto first = platform->allocate_host(4096, "packed", HostPages::locked),
+                                    second = platform->allocate_host(4096, "packed", HostPages::locked);
                          EXPECT_FALSE(first->is_locked || second->is_locked);
                          std::memset(second->data, 7, 4096);
                          const auto buffer = platform->allocate(4096, "weights");

@@ -243,11 +243,11 @@ class ApartPlatform : public fuzz::WrappedPlatform {
     device_info.host_addressable = false;
     device_info.copies_beside = true;
   }
-  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what) override {
-    if (what != "weights of later steps") return WrappedPlatform::allocate_host(size_bytes, what);
+  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what, HostPages pages) override {
+    if (what != "weights of later steps") return WrappedPlatform::allocate_host(size_bytes, what, pages);
     ++allocations;
     before_allocation();
-    return std::make_shared<Held>(WrappedPlatform::allocate_host(size_bytes, what), held);
+    return std::make_shared<Held>(WrappedPlatform::allocate_host(size_bytes, what, pages), held);
   }
   const std::shared_ptr<std::atomic<std::size_t>> held = std::make_shared<std::atomic<std::size_t>>(0);
   std::atomic<int> allocations{0};

@@ -58,13 +58,14 @@ class CudaPlatform : public Platform {
     return device_->allocate(size_bytes, what, false);
   }
 
-  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what) override {
+  std::shared_ptr<HostBuffer> allocate_host(std::size_t size_bytes, std::string_view what, HostPages pages) override {
+    if (pages == HostPages::ordinary) return Platform::allocate_host(size_bytes, what, pages);
     if (auto locked = device_->allocate_locked(size_bytes)) return locked;
     if (!said_unlocked_.exchange(true))
       log(LogLevel::notice,
           "the system locks no more pages of this process: weights are copied to the device through a small "
           "part that is locked, slower. See `ulimit -l`, or lower --host-memory-limit");
-    return Platform::allocate_host(size_bytes, what);
+    return Platform::allocate_host(size_bytes, what, HostPages::ordinary);
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<DeviceStream>(device_); }
