@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.refuse(429, "queue_full", "[queue] is full.", [("Retry-After", "0")])
         path = self.path.partition("?")[0]
         if (self.command, path) == ("POST", "/v1/videos"):
-            if b"bad" in body:
+            if b"refuse this" in body:  # no boundary of a body in parts, which are hexadecimal, holds it
                 return self.refuse(400, "invalid_argument", "[num_frames] got x.")
             return self.answer(200, self.video("video_1"))
         if path == "/v1/videos":
@@ -149,7 +149,7 @@ class Calls(WithServer):
 class Failures(WithServer):
     def test_are_exceptions_by_kind(self):
         with self.assertRaisesRegex(errors.InvalidArgument, r"\[num_frames\] got x"):
-            self.client.create("bad")
+            self.client.create("refuse this")
         with self.assertRaises(ServerFailure) as caught:
             self.client.retrieve("video_9")
         self.assertEqual((caught.exception.status, caught.exception.code), (404, "not_found"))
