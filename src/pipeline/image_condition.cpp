@@ -148,17 +148,21 @@ void ImageCondition::make_condition(StageRun& run) {
   const auto plane = static_cast<std::size_t>(settled_.latent_height * settled_.latent_width);
   const auto row = static_cast<std::size_t>(frames) * plane;  // of one channel
   std::vector<float>& condition = condition_;
-  condition.assign(static_cast<std::size_t>(mask + z) * row, 0.0f);
-  for (const Picture& picture : pictures_)
-    for (std::int64_t c = 0; c < mask; ++c)
-      // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
-      for (std::int64_t t = 0; t < frames; ++t)
-        if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
-          std::fill_n(condition.begin() +
-                          static_cast<std::ptrdiff_t>(static_cast<std::size_t>(c) * row + static_cast<std::size_t>(t) * plane),
-                      plane, 1.0f);
+  condition.clear();
+  const auto make_mask = [&] {
+    condition.assign(static_cast<std::size_t>(mask + z) * row, 0.0f);
+    for (const Picture& picture : pictures_)
+      for (std::int64_t c = 0; c < mask; ++c)
+        // Channel c of latent frame t stands for frame temporal * t + c, counted with the first frame `temporal` times.
+        for (std::int64_t t = 0; t < frames; ++t)
+          if (std::max<std::int64_t>(temporal * t + c - (temporal - 1), 0) == picture.frame)
+            std::fill_n(condition.begin() +
+                            static_cast<std::ptrdiff_t>(static_cast<std::size_t>(c) * row + static_cast<std::size_t>(t) * plane),
+                        plane, 1.0f);
+  };
 
   const std::vector<float> latents = encode_.run(pixel_video(), run, "the image's", [&](std::int64_t done) {
+    if (condition.empty()) make_mask();  // while the device is at work
     run.progress(static_cast<std::size_t>(done), static_cast<std::size_t>(frames));
   });
   std::copy(latents.begin(), latents.end(), condition.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(mask) * row));

@@ -160,7 +160,12 @@ std::vector<VideoEncode::Group> VideoEncode::groups(const PixelVideo& video) con
   return all;
 }
 
-void VideoEncode::take_mean(const std::vector<float>& mean, std::int64_t latent, std::vector<float>& latents) const {
+void VideoEncode::take_mean(const std::vector<float>& mean, std::int64_t latent, std::string_view whose,
+                            std::vector<float>& latents) const {
+  check(std::ranges::all_of(mean, [](float value) { return std::isfinite(value); }), ErrorKind::invalid_argument, "vae",
+        "not a number: {} latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or try --dtype "
+        "f32.",
+        whose, name(dtype_));
   const std::int64_t z = model_.vae.z_dim, spatial = model_.vae.scale_factor_spatial;
   const auto plane = static_cast<std::size_t>(height_ / spatial * (width_ / spatial));
   const std::size_t row = latents.size() / static_cast<std::size_t>(z);  // of one channel
@@ -176,20 +181,14 @@ void VideoEncode::take_mean(const std::vector<float>& mean, std::int64_t latent,
 
 std::vector<float> VideoEncode::run(const PixelVideo& video, StageRun& run, std::string_view whose,
                                     const std::function<void(std::int64_t latent_frames)>& encoded) const {
-  const std::vector<float> latents = is_tiled() ? run_tiles(video, run, encoded) : run_whole(video, run, encoded);
-  check(std::all_of(latents.begin(), latents.end(), [](float value) { return std::isfinite(value); }), ErrorKind::invalid_argument,
-        "vae",
-        "not a number: {} latents are not finite. A weight of vae is damaged or does not fit {}: check its files, or try --dtype "
-        "f32.",
-        whose, name(dtype_));
-  return latents;
+  return is_tiled() ? run_tiles(video, run, whose, encoded) : run_whole(video, run, whose, encoded);
 }
 
-std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run,
+std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run, std::string_view whose,
                                           const std::function<void(std::int64_t latent_frames)>& encoded) const {
   const std::vector<Group> all = groups(video);
   const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
-  std::vector<float> latents(static_cast<std::size_t>(model_.vae.z_dim * frames * (height_ / spatial) * (width_ / spatial)));
+  std::vector<float> latents;
   zero_states("encoder", 0, states_, run);
   bool blank = false;  // what the group's frames hold on the device
   // A group's results wait in a place of their own until the next one is queued: the device has something to do meanwhile.
@@ -202,11 +201,13 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
         means.offset + means.size_bytes() / static_cast<std::size_t>(shape.dim(0)) * static_cast<std::size_t>(group.latent)};
   };
   std::unique_ptr<Event> made;
+  std::vector<float> mean;
   const auto take = [&](const Group& group) {
     run.downloads().wait_for(*made);
-    std::vector<float> mean(static_cast<std::size_t>(mean_of(group).type.shape.count()));
+    mean.resize(static_cast<std::size_t>(mean_of(group).type.shape.count()));
     zoe::download(run.platform(), run.downloads(), mean_of(group), mean);
-    take_mean(mean, group.latent, latents);
+    latents.resize(static_cast<std::size_t>(model_.vae.z_dim * frames * (height_ / spatial) * (width_ / spatial)));
+    take_mean(mean, group.latent, whose, latents);
     encoded(group.latent + group.latent_frames);
   };
   for (std::size_t number = 0; number < all.size(); ++number) {
@@ -232,7 +233,7 @@ std::vector<float> VideoEncode::run_whole(const PixelVideo& video, StageRun& run
 }
 
 // Tile by tile down to the latents' resolution, then the whole picture of that.
-std::vector<float> VideoEncode::run_tiles(const PixelVideo& video, StageRun& run,
+std::vector<float> VideoEncode::run_tiles(const PixelVideo& video, StageRun& run, std::string_view whose,
                                           const std::function<void(std::int64_t latent_frames)>& encoded) const {
   const std::vector<Group> all = groups(video);
   const std::int64_t spatial = model_.vae.scale_factor_spatial, frames = all.back().latent + all.back().latent_frames;
@@ -274,7 +275,7 @@ std::vector<float> VideoEncode::run_tiles(const PixelVideo& video, StageRun& run
     run.platform().upload(run.stream(), features.data() + static_cast<std::size_t>(group.latent) * features_.size_bytes(),
                           plan.inputs[0].slot(), plan.inputs[0].size_bytes());
     run.run(plan);
-    take_mean(run.download(plan.outputs[0]), group.latent, latents);
+    take_mean(run.download(plan.outputs[0]), group.latent, whose, latents);
     encoded(group.latent + group.latent_frames);
   }
   return latents;

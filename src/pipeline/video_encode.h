@@ -37,7 +37,8 @@ class VideoEncode {
   // The plans, and their uses in the stage that runs them.
   void add_to(Program& program, Stage& stage) const;
   // The mean of the encoder's distribution, normalised as latents are: f32 [z,T,h,w]. One of the videos, or one of one frame.
-  // `whose`, as "the image's", is for errors; `encoded` is told how many latent frames are done.
+  // `whose`, as "the image's", is for errors; `encoded` is told how many latent frames are done, while the device is at work on
+  // the next ones.
   std::vector<float> run(const PixelVideo& video, StageRun& run, std::string_view whose,
                          const std::function<void(std::int64_t latent_frames)>& encoded) const;
 
@@ -52,12 +53,12 @@ class VideoEncode {
     std::int64_t latent, latent_frames, begin, frames;
   };
   std::vector<Group> groups(const PixelVideo& video) const;
-  // `mean` [T,h,w,z] of latent frames from `latent` on, normalised, into latents [z,F,h,w].
-  void take_mean(const std::vector<float>& mean, std::int64_t latent, std::vector<float>& latents) const;
+  // `mean` [T,h,w,z] of latent frames from `latent` on, normalised, into latents [z,F,h,w]. All are finite, or it throws.
+  void take_mean(const std::vector<float>& mean, std::int64_t latent, std::string_view whose, std::vector<float>& latents) const;
   std::vector<float> cut_out(const std::vector<float>& frames, std::int64_t count, const PictureTile& tile) const;
-  std::vector<float> run_tiles(const PixelVideo& video, StageRun& run,
+  std::vector<float> run_tiles(const PixelVideo& video, StageRun& run, std::string_view whose,
                                const std::function<void(std::int64_t latent_frames)>& encoded) const;
-  std::vector<float> run_whole(const PixelVideo& video, StageRun& run,
+  std::vector<float> run_whole(const PixelVideo& video, StageRun& run, std::string_view whose,
                                const std::function<void(std::int64_t latent_frames)>& encoded) const;
   std::set<std::int64_t> levels_of(std::span<const PixelVideo> videos) const;
   std::int64_t settled_level(const PixelVideo& video, std::int64_t begin, std::int64_t count) const;

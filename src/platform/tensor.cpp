@@ -1,5 +1,6 @@
 #include "platform/tensor.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -26,9 +27,14 @@ void upload(Platform& platform, Stream& stream, std::span<const float> src, cons
   if (dst.type.dtype == DType::f32) {
     platform.upload(stream, src.data(), dst.slot(), dst.size_bytes());
   } else {
-    std::vector<std::byte> narrow(dst.size_bytes());
-    convert(src.data(), DType::f32, narrow.data(), dst.type.dtype, src.size());
-    platform.upload(stream, narrow.data(), dst.slot(), dst.size_bytes());
+    constexpr std::size_t kElements = std::size_t{1} << 18;  // at a time: what is in the caches
+    const std::size_t size = size_of(dst.type.dtype);
+    std::vector<std::byte> narrow(std::min(kElements, src.size()) * size);
+    for (std::size_t begin = 0; begin < src.size(); begin += kElements) {
+      const std::span<const float> part = src.subspan(begin, std::min(kElements, src.size() - begin));
+      convert(part.data(), DType::f32, narrow.data(), dst.type.dtype, part.size());
+      platform.upload(stream, narrow.data(), {dst.buffer.get(), dst.offset + begin * size}, part.size() * size);
+    }
   }
   stream.synchronize();
 }
