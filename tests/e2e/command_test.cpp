@@ -184,6 +184,11 @@ TEST_F(Command, ThreadsDoNotChangeTheVideo) {
     generate({"-p", "a red circle", "--dtype", "f32", "--threads", threads, "-o", "t" + threads});
   EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t2")), 80);
   EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / "t5")), 80);
+  // What OpenMP's environment takes away of a team.
+  for (const auto& [name, value] : {std::pair{"OMP_THREAD_LIMIT", "1"}, {"OMP_DYNAMIC", "true"}, {"OMP_MAX_ACTIVE_LEVELS", "0"}}) {
+    generate({"-p", "a red circle", "--dtype", "f32", "--threads", "2", "-o", name}, {.environment = {{name, value}}});
+    EXPECT_GT(testing::psnr(read_frames(folder_ / "t1"), read_frames(folder_ / name)), 80) << name;
+  }
 }
 
 TEST_F(Command, Bf16GivesNearlyTheSameVideo) {

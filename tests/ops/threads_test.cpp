@@ -2,6 +2,8 @@
 #include <omp.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <ctime>
 
@@ -55,6 +57,28 @@ TEST(CpuThreads, KernelsStayInTheirScratchInsideACallersRegion) {
     for (std::size_t i = size; i < kThreads * size; ++i) beyond += bytes[i] != std::byte{};
   }
   EXPECT_EQ(beyond, 0);
+}
+
+// oneDNN does a share of a product for each thread that was there when it was made, and notices none that is missing.
+TEST(CpuThreads, NoShareOfAProductIsMissingWhateverTeamsAreAllowed) {
+  const Value x = input("x", DType::f32, {1, 96, 256});
+  Case c{linear(x, parameter("w", DType::f32, {192, 256})), {}};
+  unsigned seed = 1;
+  for (const Value& operand : c.result.node().inputs) c.operands.push_back(random_values(operand.type(), seed++));
+  const auto make = [&] { return cpu::make_kernel(c.result.node(), cpu_device(false, 3)); };
+  const std::vector<double> expected = run_kernel(*make(), c);
+  ASSERT_TRUE(std::ranges::all_of(expected, [](double value) { return std::isfinite(value); }));
+  std::vector<double> nested[2];
+#pragma omp parallel num_threads(2)
+  nested[omp_get_thread_num()] = run_kernel(*make(), c);
+  for (const std::vector<double>& each : nested) EXPECT_EQ(each, expected) << "in a region of the caller's";
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(0);
+  EXPECT_EQ(run_kernel(*make(), c), expected) << "no team is allowed";
+  omp_set_max_active_levels(levels);
+  omp_set_dynamic(1);
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(run_kernel(*make(), c), expected) << "teams as the load allows";
+  omp_set_dynamic(0);
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // allocates nothing.
 //
 // Threads: `device.threads` is the number every kernel uses, its own loops through parallel.h, oneDNN through
-// omp_set_num_threads() in the thread that runs it (it is that thread's setting; libgomp keeps one pool for both).
+// use_team() in the thread that runs it (it is that thread's setting; libgomp keeps one pool for both).
 // Arithmetic: exp and tanh are spelled once, in ir/math.inc, for every kernel that needs them; math-inl.h makes Highway code of it.
 #pragma once
 

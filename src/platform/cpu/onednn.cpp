@@ -11,6 +11,7 @@
 
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/parallel.h"
+#include "platform/cpu/team.h"
 
 namespace zoe::cpu {
 
@@ -56,7 +57,7 @@ class ProductKernel : public Kernel {
  public:
   ProductKernel(const Node& node, const DeviceInfo& device, const ProductGeometry& geometry)
       : what_(describe(node)), dtype_(node.types[0].dtype), threads_(device.threads), attributes_(node.as<ProductAttributes>()) {
-    omp_set_num_threads(threads_);  // a primitive splits its work when it is made
+    use_team(threads_);  // a primitive splits its work when it is made
     // oneDNN 2.6's fastest convolution takes a sum with what its result held before, but no full-sized binary operand (and its
     // gemm convolution, on cores without AVX2, reads one in the wrong order). The copy that this needs costs far less.
     residual_is_copied_ = attributes_.has_residual && node.opcode == Opcode::conv;
@@ -132,7 +133,7 @@ class ProductKernel : public Kernel {
       if (before != dst)
         convert_in_parallel(before, type, dst, type, static_cast<std::int64_t>(dst_.get_size() / size_of(type)), threads_);
     }
-    omp_set_num_threads(threads_);
+    use_team(threads_);
     with_onednn_errors(what_, [&] {
       const dnnl::engine& engine = onednn_engine();
       std::unordered_map<int, memory> arguments{{DNNL_ARG_SRC, memory(src_, engine, x)},

@@ -16,6 +16,7 @@
 #include "platform/cpu/kernels.h"
 #include "platform/cpu/onednn.h"
 #include "platform/cpu/spins.h"
+#include "platform/cpu/team.h"
 #include "platform/cpu/tiles.h"
 #include "platform/group.h"
 
@@ -64,13 +65,13 @@ class CpuPlatform : public Platform {
              .name = cpu_name(),
              .features = cpu_features(),
              .memory_bytes = memory.total_bytes,
-             .threads = options.threads > 0 ? options.threads : usable_threads(),
+             .threads = std::min(options.threads > 0 ? options.threads : usable_threads(), omp_get_thread_limit()),
              .unified_memory = true,
              .exact_bits = true};
     info_.generates_kernels = true;
     info_.cache_bytes = last_level_cache_bytes();
     info_.bf16_products = cpu_multiplies_bf16() && !limited_to_avx2();
-    omp_set_num_threads(info_.threads);
+    use_team(info_.threads);
     short_spins_ = keep_spins_short(info_.threads);
     if (info_.bf16_products && cores_have_tiles() && why_no_tiles() == kNoTilePermission)
       log(LogLevel::notice, fmt::format("{}: products in bf16 take vectors instead", why_no_tiles()));
@@ -117,7 +118,7 @@ class CpuPlatform : public Platform {
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CpuStream>(); }
 
-  void enter_thread() const override { omp_set_num_threads(info_.threads); }  // it is the thread's own setting
+  void enter_thread() const override { use_team(info_.threads); }  // it is the thread's own setting
   void pull(Stream&, Slot to, Platform& other, Slot from, std::size_t size_bytes) override {
     ZOE_INTERNAL_CHECK(other.info().host_addressable);
     std::memcpy(to.data(), from.data(), size_bytes);
