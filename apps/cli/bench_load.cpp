@@ -180,7 +180,8 @@ int bench_load(const LoadBench& bench) {
       copy.push_back(seconds);
       read.push_back(read_seconds(file, now.threads));
       if (!platform->info().host_addressable)
-        bus.push_back(bus_seconds(*platform, *platform->allocate_host(kAtOnce, "copy", HostPages::locked), buffers, bytes, piece, now.threads));
+        bus.push_back(bus_seconds(*platform, *platform->allocate_host(kAtOnce, "copy", HostPages::locked), buffers, bytes, piece,
+                                  now.threads));
     }
     const auto time_of = [&](double LoadTimes::*what) {
       std::vector<double> values;

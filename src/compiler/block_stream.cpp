@@ -118,11 +118,12 @@ void BlockStream::pack_what_stays(std::size_t number, const LoadOptions& options
   const auto stays = [&](std::size_t s) {
     return of_plan_->slots[s] == PlanLayout::kStays && !of_plan_->blocks[s].weights.empty();
   };
-  std::map<std::string, std::size_t> shared;  // offsets by key
-  if (shared_)
+  SharedBlocks::Offsets shared;
+  if (shared_) {
     for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s)
       if (stays(s)) shared[key_of(plan, of_plan_->blocks[s])] = of_plan_->offsets[s];
-  if (shared_) shared_->announce(platform_, shared);
+    shared_->announce(platform_, shared);
+  }
   std::vector<const PlanWeight*> stay;
   bool is_copied = false;
   for (std::size_t s = 0; s < of_plan_->blocks.size(); ++s) {

@@ -56,9 +56,9 @@ struct Buffer {
   std::size_t size_bytes = 0;
 };
 
-// Memory of this process that a stream copies from by itself while the host goes on, where the device can do so.
+// Whether the system may move the pages of memory of this process, see Platform::allocate_host().
 enum class HostPages : std::uint8_t { ordinary, locked };
-
+// Memory of this process that a stream copies from by itself while the host goes on, where the device can do so.
 struct HostBuffer {
   virtual ~HostBuffer() = default;  // nothing may still copy from it
   std::byte* data = nullptr;        // 64-byte aligned

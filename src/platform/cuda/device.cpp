@@ -352,22 +352,6 @@ std::shared_ptr<Buffer> Device::allocate(std::size_t size_bytes, std::string_vie
 
 namespace {
 
-struct LockedBuffer : HostBuffer {
-  LockedBuffer(DevicePtr device_, void* address, std::size_t size) : device(std::move(device_)) {
-    data = static_cast<std::byte*>(address);
-    size_bytes = size;
-    is_locked = true;
-  }
-  ~LockedBuffer() override {
-    try {
-      device->make_current();
-    } catch (const Error&) {  // the device is lost, and what it had
-    }
-    device->api.host_free(data);
-  }
-  const DevicePtr device;
-};
-
 // Memory of this process, large pages where the system has them, touched by several threads.
 class Pages {
  public:
@@ -406,19 +390,21 @@ class Pages {
   std::byte* data_ = nullptr;
 };
 
-struct RegisteredBuffer : HostBuffer {
-  RegisteredBuffer(DevicePtr device_, std::unique_ptr<Pages> pages_, std::size_t size)
+// The driver's own memory, or pages that it was told of.
+struct LockedBuffer : HostBuffer {
+  LockedBuffer(DevicePtr device_, void* address, std::size_t size, std::unique_ptr<Pages> pages_ = nullptr)
       : device(std::move(device_)), pages(std::move(pages_)) {
-    data = pages->data();
+    data = static_cast<std::byte*>(address);
     size_bytes = size;
     is_locked = true;
   }
-  ~RegisteredBuffer() override {
+  ~LockedBuffer() override {
     try {
       device->make_current();
     } catch (const Error&) {  // the device is lost, and what it had
     }
-    device->api.host_unregister(data);
+    if (pages) device->api.host_unregister(data);
+    else device->api.host_free(data);
   }
   const DevicePtr device;
   const std::unique_ptr<Pages> pages;
@@ -430,11 +416,11 @@ std::shared_ptr<HostBuffer> Device::allocate_locked(std::size_t size_bytes) {
   make_current();
   // The driver's own memory comes page by page, zeroed by one thread, at 2 GB/s. Pages that are there it locks at ten times that.
   constexpr std::size_t kLarge = std::size_t{16} << 20;
+  void* address = nullptr;
   if (size_bytes >= kLarge)
     if (auto pages = std::make_unique<Pages>(size_bytes);
-        pages->data() && api.host_register(pages->data(), size_bytes, 0) == kSuccess)
-      return std::make_shared<RegisteredBuffer>(shared_from_this(), std::move(pages), size_bytes);
-  void* address = nullptr;
+        (address = pages->data()) && api.host_register(address, size_bytes, 0) == kSuccess)
+      return std::make_shared<LockedBuffer>(shared_from_this(), address, size_bytes, std::move(pages));
   if (api.host_allocate(&address, std::max<std::size_t>(size_bytes, 1), 0) != kSuccess) return nullptr;
   return std::make_shared<LockedBuffer>(shared_from_this(), address, size_bytes);
 }
