@@ -172,6 +172,7 @@ struct Bench {
       measure(node, cpu::make_onednn_linear(node, platform.info()), flops);
     if (node.opcode == Opcode::attention && cpu::tiles_take_attention(node))
       measure(node, cpu::make_vector_attention(node, platform.info()), flops);
+    if (node.opcode == Opcode::conv && cpu::tiles_take_conv(node)) measure(node, cpu::make_direct_conv(node, platform.info()), flops);
   }
 
   void measure(const Node& node, std::unique_ptr<Kernel> kernel, double flops) const {
@@ -270,9 +271,13 @@ void run(const Options& options) {
     for (const Conv& c : {Conv{{6, 256, 256, 96}, {96, 96, 3, 3, 3}, same},
                           {{6, 128, 128, 192}, {192, 192, 3, 3, 3}, same},
                           {{6, 64, 64, 384}, {384, 384, 3, 3, 3}, same},
+                          {{3, 32, 32, 16}, {384, 16, 3, 3, 3}, same},
+                          {{3, 32, 32, 384}, {384, 384, 3, 3, 3}, same},
+                          {{6, 120, 208, 192}, {384, 192, 3, 3, 3}, same},
                           {{6, 256, 256, 96}, {3, 96, 3, 3, 3}, same},
                           {{6, 256, 256, 3}, {96, 3, 3, 3, 3}, same},
                           {{4, 256, 256, 192}, {96, 192, 1, 3, 3}, same},
+                          {{4, 129, 129, 384}, {192, 384, 1, 2, 2}, {}},
                           {{4, 64, 64, 384}, {768, 384, 3, 1, 1}, {}},
                           {{4, 256, 256, 96}, {96, 96, 1, 3, 3}, down_space},
                           {{5, 64, 64, 384}, {384, 384, 3, 1, 1}, down_time},

@@ -230,5 +230,90 @@ TEST_P(TileAttention, ErrsNoMoreThanVectors) {
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, TileAttention, ::testing::ValuesIn(kAttentionCases));
 
+struct ConvCase {
+  Shape x, weight;
+  ConvWindow window = {};
+  bool bias = false, residual = false;
+  Activation activation = Activation::none;
+  std::int64_t earlier = 0;  // frames of a history
+};
+
+Case make(const ConvCase& c) {
+  const Value x = input("x", DType::bf16, c.x), weight = parameter("w", DType::bf16, c.weight);
+  ProductOptions options;
+  options.activation = c.activation;
+  if (c.bias) options.bias = parameter("b", DType::bf16, {c.weight.dim(0)});
+  if (c.earlier > 0) options.history = input("h", DType::bf16, {c.earlier, c.x.dim(1), c.x.dim(2), c.x.dim(3)});
+  if (c.residual) options.residual = input("r", DType::bf16, conv(x, weight, c.window, {.history = options.history}).shape());
+  Case result{conv(x, weight, c.window, options), {}};
+  unsigned seed = 1;
+  for (const Value& operand : result.result.node().inputs)
+    result.operands.push_back(random_values(operand.type(), seed++,
+                                            operand == weight ? 1.0 / std::sqrt(static_cast<double>(c.weight.count(1, 5))) : 1.0));
+  return result;
+}
+
+// The windows of the VAEs and of their upsampling's parts; channels that fill steps, and such whose taps share them; runs that end
+// in and behind a tile, a block and a box; histories in part before the first frame and alone in a result's window.
+const ConvWindow kSame{{1, 1, 1}, {0, 1, 1}, {0, 1, 1}}, kDownSpace{{1, 2, 2}, {0, 0, 0}, {0, 1, 1}}, kDownTime{{2, 1, 1}, {}, {}};
+const ConvCase kConvCases[] = {
+    {{3, 9, 11, 16}, {16, 16, 3, 3, 3}, kSame, true, true},
+    {{4, 8, 8, 64}, {40, 64, 3, 3, 3}, kSame, true, false, Activation::silu},
+    {{3, 8, 70, 96}, {96, 96, 3, 3, 3}, kSame, true, true},
+    {{6, 20, 16, 32}, {33, 32, 3, 3, 3}, kSame, false, true},
+    {{3, 12, 10, 3}, {16, 3, 3, 3, 3}, kSame},
+    {{3, 33, 33, 48}, {3, 48, 3, 3, 3}, kSame, true},
+    {{3, 6, 7, 12}, {20, 12, 3, 3, 3}, kSame, false, true},
+    {{4, 5, 6, 32}, {64, 32, 3, 1, 1}, {}},
+    {{2, 10, 13, 16}, {16, 16, 1, 3, 3}, kDownSpace, true},
+    {{2, 11, 34, 64}, {32, 64, 1, 3, 3}, kDownSpace, true, true},
+    {{5, 5, 6, 32}, {32, 32, 3, 1, 1}, kDownTime},
+    {{1, 1, 1, 8}, {1, 8, 1, 1, 1}, {}},
+    {{2, 9, 12, 20}, {24, 20, 1, 2, 2}, {{1, 1, 1}, {0, 1, 0}, {0, 0, 1}}, true},
+    {{2, 9, 12, 32}, {24, 32, 1, 2, 2}, {{1, 1, 1}, {0, 0, 1}, {0, 1, 0}}, true},
+    {{2, 7, 9, 16}, {8, 16, 1, 2, 3}, {{1, 3, 2}, {0, 0, 0}, {0, 0, 0}}, true, false, Activation::gelu_tanh},
+    {{2, 8, 9, 32}, {32, 32, 3, 3, 3}, {{1, 1, 1}, {2, 1, 1}, {0, 1, 1}}},
+    {{2, 8, 9, 32}, {32, 32, 3, 3, 3}, kSame, true, true, Activation::none, 2},
+    {{1, 8, 9, 16}, {16, 16, 3, 3, 3}, {{1, 1, 1}, {1, 1, 1}, {0, 1, 1}}, true, false, Activation::none, 1},
+    {{1, 6, 6, 64}, {32, 64, 2, 1, 1}, {{2, 1, 1}, {0, 0, 0}, {0, 0, 0}}, false, false, Activation::none, 4},
+    {{2, 3, 150, 32}, {32, 32, 1, 3, 3}, kSame},
+};
+
+class TileConv : public ::testing::TestWithParam<ConvCase> {};
+
+TEST_P(TileConv, AgreesWithReference) {
+  const Case c = make(GetParam());
+  const auto kernel = cpu::make_tile_conv(c.result.node(), cpu_device(true), true);
+  EXPECT_LE(relative_rms(run_kernel(*kernel, c), run_reference(c)), tolerance(DType::bf16));
+}
+
+TEST_P(TileConv, SameBitsOnAnyNumberOfThreads) {
+  const Case c = make(GetParam());
+  const auto run = [&](int threads) {
+    return run_kernel(*cpu::make_tile_conv(c.result.node(), cpu_device(true, threads), true), c);
+  };
+  const std::vector<double> one = run(1);
+  for (const int threads : {2, 3, 16, 64}) EXPECT_EQ(one, run(threads)) << threads;
+}
+
+TEST_P(TileConv, InstructionsGiveTheSameBits) {
+  ZOE_SKIP_WITHOUT_TILES();
+  const Case c = make(GetParam());
+  const auto run = [&](bool emulated) {
+    return run_kernel(*cpu::make_tile_conv(c.result.node(), cpu_device(true), emulated), c);
+  };
+  EXPECT_EQ(run(false), run(true));
+}
+INSTANTIATE_TEST_SUITE_P(Shapes, TileConv, ::testing::ValuesIn(kConvCases));
+
+TEST(TileConv, IsTakenInBf16WhereTheCoresHaveTiles) {
+  const auto by_tiles = [](bool bf16_products) {
+    const auto kernel = cpu::make_kernel(make(kConvCases[1]).result.node(), cpu_device(bf16_products));
+    return kernel->implementation().find("tiles") != std::string_view::npos;
+  };
+  EXPECT_EQ(by_tiles(true), cpu::why_no_tiles().empty());
+  EXPECT_FALSE(by_tiles(false));
+}
+
 }  // namespace
 }  // namespace zoe::testing

@@ -376,7 +376,9 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* memory
   store_result<T>(g, head, begin, rows, work);
 }
 
-// soften() for words of bf16, zeros up to a whole panel: scores are made twice rather than stored.
+// soften() for words of bf16, zeros up to a whole panel: scores are made twice rather than stored. `kRounds`: the cores have AVX-512
+// BF16; tiles take the numbers for zeros that this makes zeros.
+template <bool kRounds>
 HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
   constexpr std::int64_t kVectors = kTilePanel / kWidth;
   const V factor = hn::Set(kLanes, scale), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
@@ -408,6 +410,10 @@ HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t c
     }
     auto* const to = reinterpret_cast<std::uint16_t*>(row) + i;
 #if HWY_TARGET <= HWY_AVX3
+    if constexpr (kRounds) {
+      store_rounded_pair(weights[0].raw, weights[1].raw, to);
+      continue;
+    }
     // Weights are no NaNs but where the sum is one, too.
     const hn::ScalableTag<std::uint32_t> d32;
     const hn::ScalableTag<std::uint16_t> d16;
@@ -469,8 +475,8 @@ void tile_on_tiles(const Geometry& g, const Head& head, std::int64_t begin, floa
     const auto soften_rows = [&](std::int64_t end) {
       for (; row < end; ++row) {
         const float* bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
-        work.factors[row] =
-            soften_to_words(scores(block) + row * kKeys, bias, count, g.scale, work.maxima + row, work.totals + row);
+        work.factors[row] = soften_to_words<!Tiles::kEmulated>(scores(block) + row * kKeys, bias, count, g.scale, work.maxima + row,
+                                                               work.totals + row);
       }
     };
     const auto beside = [&] { soften_rows(rows * ++step / steps); };

@@ -53,6 +53,28 @@ void rows(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std::
   }
 }
 
+#if HWY_TARGET <= HWY_AVX3
+// Rows of 32 columns.
+template <Activation kActivation>
+void whole_panels(const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count) {
+  const V nothing = hn::Set(kLanes, -0.0f);
+  const V bias[2] = {f.bias ? load(kLanes, f.bias) : nothing, f.bias ? load(kLanes, f.bias + kWidth) : nothing};
+  const std::uint16_t* residual = f.residual;
+  std::uint16_t* result = f.result;
+  for (std::int64_t r = 0; r < row_count; ++r, sums += sums_stride, result += f.stride) {
+    V v[2];
+    for (std::int64_t half = 0; half < 2; ++half) {
+      v[half] = hn::Add(hn::LoadU(kLanes, sums + half * kWidth), bias[half]);
+      if constexpr (kActivation == Activation::silu) v[half] = zoe_silu(Floats<decltype(kLanes)>(v[half])).v;
+      if constexpr (kActivation == Activation::gelu_tanh) v[half] = zoe_gelu_tanh(Floats<decltype(kLanes)>(v[half])).v;
+      if (residual) v[half] = hn::Add(v[half], load(kLanes, residual + half * kWidth));
+    }
+    store_rounded_pair(v[0].raw, v[1].raw, result);
+    if (residual) residual += f.stride;
+  }
+}
+#endif
+
 template <class T>
 void finish(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count, std::int64_t columns) {
   switch (f.activation) {
@@ -62,7 +84,21 @@ void finish(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std
   }
 }
 
-FinishLoop<std::uint16_t> loop_of_bf16() { return finish<std::uint16_t>; }
+FinishLoop<std::uint16_t> loop_of_bf16() {
+#if HWY_TARGET <= HWY_AVX3
+  if (__builtin_cpu_supports("avx512bf16"))
+    return [](const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count,
+              std::int64_t columns) {
+      if (columns != 2 * kWidth) return finish(f, sums, sums_stride, row_count, columns);
+      switch (f.activation) {
+        case Activation::none: return whole_panels<Activation::none>(f, sums, sums_stride, row_count);
+        case Activation::gelu_tanh: return whole_panels<Activation::gelu_tanh>(f, sums, sums_stride, row_count);
+        case Activation::silu: return whole_panels<Activation::silu>(f, sums, sums_stride, row_count);
+      }
+    };
+#endif
+  return finish<std::uint16_t>;
+}
 FinishLoop<float> loop_of_f32() { return finish<float>; }
 
 }  // namespace

@@ -51,6 +51,11 @@ Support tiles_win(const Node& node, const DeviceInfo& device) {
   return depth >= kLeastDepth ? Support::yes() : Support::no("sums of {}: below {} oneDNN is faster", depth, kLeastDepth);
 }
 
+Support tiles_win_conv(const Node& node, const DeviceInfo& device) {
+  if (Support tiles = has_tiles(device); !tiles) return tiles;
+  return tiles_take_conv(node) ? Support::yes() : Support::no("tiles take bf16, a parameter for the weight, and do not upsample");
+}
+
 }  // namespace
 
 std::vector<Implementation> implementations(const DeviceInfo& device) {
@@ -81,6 +86,11 @@ std::vector<Implementation> implementations(const DeviceInfo& device) {
        .of = one_of<Opcode::conv>,
        .supports = upsampled_conv_takes,
        .make = [&device](const Node& node, Making& making) { return make_upsampled_conv(node, device, making); }},
+      {.name = "amx_conv",
+       .of = one_of<Opcode::conv>,
+       .supports = [&device](const Node& node) { return tiles_win_conv(node, device); },
+       .make = [&device](const Node& node, Making&) { return make_tile_conv(node, device); },
+       .reads_history = true},
       {.name = "winograd_conv",
        .of = one_of<Opcode::conv>,
        .supports = [&device](const Node& node) { return winograd_wins(node, device); },

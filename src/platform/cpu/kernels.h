@@ -36,6 +36,9 @@ enum class CodeProducts { best, of_16_bits, emulated_tiles };
 std::unique_ptr<Kernel> make_coded_linear(const Node& node, const DeviceInfo& device, CodeProducts products = CodeProducts::best);
 // A weight that stays as it is stored; `product` is the kernel of behind_widening(node).
 std::unique_ptr<Kernel> make_kept_linear(const Node& node, std::unique_ptr<Kernel> product);
+// conv on AMX tiles, likewise, but for those that upsample.
+std::unique_ptr<Kernel> make_tile_conv(const Node& node, const DeviceInfo& device, bool emulated = false);
+bool tiles_take_conv(const Node& conv);
 // A conv that upsamples (by four that do not), oneDNN's direct convolution, and a 3x3 one of stride 1 with fewer products.
 Support upsampled_conv_takes(const Node& node);
 std::unique_ptr<Kernel> make_upsampled_conv(const Node& node, const DeviceInfo& device, Making& making);

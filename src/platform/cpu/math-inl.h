@@ -74,6 +74,16 @@ HWY_INLINE void store(D d, hn::Vec<D> v, std::uint16_t* dst) {
   hn::StoreU(hn::DemoteTo(d16, hn::BitCast(di32, hn::ShiftRight<16>(round_in_upper_halves(d, v)))), d16, dst);
 }
 
+#if HWY_TARGET <= HWY_AVX3
+// Two vectors as one of bf16, by the instruction of AVX-512 BF16, where __builtin_cpu_supports("avx512bf16"): the same roundings, but
+// numbers below the normal ones become zero.
+HWY_INLINE void store_rounded_pair(__m512 lower, __m512 upper, std::uint16_t* dst) {
+  __m512i rounded;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(rounded) : "v"(lower), "v"(upper));
+  _mm512_storeu_si512(dst, rounded);
+}
+#endif
+
 // A vector of f32 and one of i32 with the operators that ir/math.inc and the table of opcodes are written in.
 template <class D>
 struct Floats {

@@ -33,14 +33,14 @@ class TileLinearKernel : public Kernel {
   }
   std::size_t packed_bytes(int input, const Type& type) const override {
     if (input != 1) return Kernel::packed_bytes(input, type);
-    return static_cast<std::size_t>(blocks_of(columns_, kPanelColumns) * tasks_.panel_bytes());
+    return static_cast<std::size_t>(blocks_of(columns_, kPanelColumns) * tasks_.steps.panel_bytes());
   }
 
   void pack_weight(int input, const Type& type, const WeightReader& source, std::byte* packed) const override {
     if (input != 1) return Kernel::pack_weight(input, type, source, packed);
     parallel_ranges(blocks_of(columns_, kPanelColumns), 1, columns_ * depth_, threads_, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t panel = begin; panel < end; ++panel)
-        pack_panel(source, panel * kPanelColumns, packed + panel * tasks_.panel_bytes());
+        pack_panel(source, panel * kPanelColumns, packed + panel * tasks_.steps.panel_bytes());
     });
   }
 
