@@ -1,9 +1,12 @@
 // Rates of the CPU platform's linear, conv and attention kernels at the shapes of Wan (full size and the embedded model).
 //
-//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--processor-time]
+//   bench_products [--dtype f32|bf16] [--threads N] [--only linear|conv|attention|winograd] [--runs N] [--most-gflop N]
+//                  [--processor-time]
 //
 // One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s; for bf16 on cores with AMX also the median
-// of what tiles alone did just before each run, loaded from the first cache (other users of a core make that a quarter of itself).
+// of what tiles alone did just before each run, loaded from the first cache, and the rates of two kinds of runs, with their number:
+// "alone" while tiles did at least 70% of the most they did here, before and after, "shared" while they did at most half of it, as
+// others used the other halves of the cores. On such cores there are up to six times --runs, until there are --runs of each.
 // `--processor-time`: the least processor
 // time of a run instead, for busy cores (give it one thread: waiting ones spin). With DNNL_MAX_CPU_ISA=AVX2: what cores
 // without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
@@ -33,6 +36,7 @@ namespace {
 struct Options {
   std::string dtype = "f32", only;
   int threads = 0, runs = 5;
+  double most_gflop = 1e9;
   bool processor_time = false;
 };
 
@@ -161,9 +165,11 @@ double tile_rate(int threads) {
 struct Bench {
   Platform& platform;
   const Options& options;
+  mutable double highest_rate = tile_rate(platform.info().threads);  // of tiles alone, so far
 
   // `flops` a run of the node.
   void measure(const Value& result, double flops) const {
+    if (flops > options.most_gflop * 1e9) return;
     const Node& node = result.node();
     measure(node, platform.make_kernel(node), flops);
     // Where it is our own on AMX tiles, what it takes the place of beside it.
@@ -177,18 +183,32 @@ struct Bench {
 
   void measure(const Node& node, std::unique_ptr<Kernel> kernel, double flops) const {
     const Prepared prepared(platform, node, std::move(kernel));
-    std::vector<double> times, tile_rates;
-    for (int run = 0; run <= options.runs; ++run) {  // the first warms up
-      if (node.types[0].dtype == DType::bf16 && run > 0) tile_rates.push_back(tile_rate(platform.info().threads));
-      const double seconds = options.processor_time ? prepared.processor_seconds() : prepared.seconds();
-      if (run > 0) times.push_back(seconds);
+    const auto measured = [&] { return options.processor_time ? prepared.processor_seconds() : prepared.seconds(); };
+    const bool has_tiles = node.types[0].dtype == DType::bf16 && cpu::why_no_tiles().empty();
+    std::vector<double> times, tile_rates, alone, shared;
+    measured();  // to warm up
+    const auto enough = [&](const std::vector<double>& kind) { return static_cast<int>(kind.size()) >= options.runs; };
+    for (int run = 0; run < (has_tiles ? 6 : 1) * options.runs && !(enough(alone) && enough(shared)); ++run) {
+      const double before = has_tiles ? tile_rate(platform.info().threads) : 0;
+      times.push_back(measured());
+      if (!has_tiles) continue;
+      const double after = tile_rate(platform.info().threads);
+      tile_rates.push_back(before);
+      highest_rate = std::max({highest_rate, before, after});
+      if (std::min(before, after) >= 0.7 * highest_rate) alone.push_back(times.back());
+      if (std::max(before, after) <= 0.5 * highest_rate) shared.push_back(times.back());
     }
-    std::sort(times.begin(), times.end());
-    const double median = options.processor_time ? times.front() : times[times.size() / 2];
+    const auto median_of = [](std::vector<double> values) {
+      std::sort(values.begin(), values.end());
+      return values.empty() ? 0.0 : values[values.size() / 2];
+    };
+    const double median = options.processor_time ? *std::min_element(times.begin(), times.end()) : median_of(times);
     std::string tiles;
-    if (!tile_rates.empty() && tile_rates.front() > 0) {
-      std::sort(tile_rates.begin(), tile_rates.end());
-      tiles = fmt::format(",\"tiles_gflops\":{:.0f}", tile_rates[tile_rates.size() / 2]);
+    if (has_tiles) {
+      tiles = fmt::format(",\"tiles_gflops\":{:.0f}", median_of(tile_rates));
+      for (const auto& [kind, name] : {std::pair(&alone, "alone"), {&shared, "shared"}})
+        if (!kind->empty())
+          tiles += fmt::format(",\"{0}_runs\":{1},\"{0}_gflops\":{2:.0f}", name, kind->size(), flops / median_of(*kind) * 1e-9);
     }
     fmt::print(
         "{{\"what\":\"{}\",\"shape\":\"{}\",\"dtype\":\"{}\",\"implementation\":\"{}\",\"threads\":{},\"median_ms\":{:.3f},"
@@ -344,6 +364,7 @@ int main(int argc, char** argv) {
   app.add_option("--only", options.only)->check(CLI::IsMember({"linear", "conv", "attention", "winograd"}));
   app.add_option("--threads", options.threads, "0: as many as the process may use")->check(CLI::Range(0, 1024));
   app.add_option("--runs", options.runs)->check(CLI::Range(1, 1000));
+  app.add_option("--most-gflop", options.most_gflop, "Larger cases are left out");
   app.add_flag("--processor-time", options.processor_time);
   CLI11_PARSE(app, argc, argv);
   try {

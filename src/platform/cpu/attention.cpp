@@ -376,15 +376,22 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* memory
   store_result<T>(g, head, begin, rows, work);
 }
 
-// soften() for words of bf16, zeros up to a whole panel: scores are made twice rather than stored. `kRounds`: the cores have AVX-512
-// BF16; tiles take the numbers for zeros that this makes zeros.
+// soften() for words of bf16, zeros up to a whole panel, in pieces: scores are made twice rather than stored. `kRounds`: the cores
+// have AVX-512 BF16; tiles take the numbers for zeros that this makes zeros.
 template <bool kRounds>
-HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
-  constexpr std::int64_t kVectors = kTilePanel / kWidth;
-  const V factor = hn::Set(kLanes, scale), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
-  const auto score = [&](std::int64_t i) HWY_ATTR {
-    V product = hn::Mul(hn::LoadU(kLanes, row + i), factor);
+struct PiecesOfRow {
+  float* row;
+  const float* bias;
+  std::int64_t count;
+  float scale;
+  float *maximum, *total, *shrink;
+  float before = 0;
+  alignas(64) float sums[kTilePanel];  // a vector
+
+  HWY_INLINE V score(std::int64_t i) const {
+    V product = hn::Mul(hn::LoadU(kLanes, row + i), hn::Set(kLanes, scale));
     if (i + kWidth <= count) return bias ? hn::Add(product, hn::LoadU(kLanes, bias + i)) : product;
+    const V minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
     if (i >= count) return minus_infinity;
     if (bias) {
       float tail[kWidth] = {};
@@ -392,27 +399,37 @@ HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t c
       product = hn::Add(product, hn::LoadU(kLanes, tail));
     }
     return hn::IfThenElse(hn::FirstN(kLanes, static_cast<std::size_t>(count - i)), product, minus_infinity);
-  };
-  V highest[2] = {minus_infinity, minus_infinity};
-  for (std::int64_t i = 0; i < count; i += 2 * kWidth) {
-    highest[0] = hn::Max(highest[0], score(i));
-    highest[1] = hn::Max(highest[1], score(i + kWidth));
   }
-  // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
-  const float before = *maximum, now = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, hn::Max(highest[0], highest[1]))));
-  const V shift = hn::Set(kLanes, now);
-  V sum = hn::Zero(kLanes);
-  for (std::int64_t i = 0; i < count; i += kTilePanel) {
+
+  // The first piece.
+  HWY_INLINE void find_maximum() {
+    V highest[2] = {score(0), score(kWidth)};
+    for (std::int64_t i = 2 * kWidth; i < count; i += 2 * kWidth) {
+      highest[0] = hn::Max(highest[0], score(i));
+      highest[1] = hn::Max(highest[1], score(i + kWidth));
+    }
+    // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
+    before = *maximum;
+    *maximum = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, hn::Max(highest[0], highest[1]))));
+    hn::StoreU(hn::Zero(kLanes), kLanes, sums);
+  }
+
+  // Then one for each panel of keys, from `i` on.
+  HWY_INLINE void weigh(std::int64_t i) {
+    constexpr std::int64_t kVectors = kTilePanel / kWidth;
+    const V shift = hn::Set(kLanes, *maximum);
+    V sum = hn::LoadU(kLanes, sums);
     V weights[kVectors];
     for (std::int64_t v = 0; v < kVectors; ++v) {
       weights[v] = exp_of_negative(hn::Sub(score(i + v * kWidth), shift));
       sum = hn::Add(sum, weights[v]);
     }
+    hn::StoreU(sum, kLanes, sums);
     auto* const to = reinterpret_cast<std::uint16_t*>(row) + i;
 #if HWY_TARGET <= HWY_AVX3
     if constexpr (kRounds) {
-      store_rounded_pair(weights[0].raw, weights[1].raw, to);
-      continue;
+      _mm512_storeu_si512(to, rounded_pair(weights[0].raw, weights[1].raw));
+      return;
     }
     // Weights are no NaNs but where the sum is one, too.
     const hn::ScalableTag<std::uint32_t> d32;
@@ -427,11 +444,14 @@ HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t c
     for (std::int64_t v = 0; v < kVectors; ++v) store(kLanes, weights[v], to + v * kWidth);
 #endif
   }
-  const float shrink = before == now ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - now)));
-  *maximum = now;
-  *total = *total * shrink + hn::GetLane(hn::SumOfLanes(kLanes, sum));
-  return shrink;
-}
+
+  // Behind the last.
+  HWY_INLINE void end() {
+    const float by = before == *maximum ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - *maximum)));
+    *total = *total * by + hn::GetLane(hn::SumOfLanes(kLanes, hn::LoadU(kLanes, sums)));
+    *shrink = by;
+  }
+};
 
 // tile() on AMX tiles. While vectors soften the scores of one block of keys, tiles multiply the weights of the block before with
 // its values, and the queries with the block behind it.
@@ -471,18 +491,31 @@ void tile_on_tiles(const Geometry& g, const Head& head, std::int64_t begin, floa
     const std::int64_t row_blocks = whole_rows / kRowStep;
     const std::int64_t steps = (has_before ? row_blocks * (width / kTilePanel) * panels(block - 1) : 0) +
                                (has_next ? row_blocks * panels(block + 1) * (depth / kWords) : 0);
-    std::int64_t row = 0, step = 0;
-    const auto soften_rows = [&](std::int64_t end) {
-      for (; row < end; ++row) {
-        const float* bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
-        work.factors[row] = soften_to_words<!Tiles::kEmulated>(scores(block) + row * kKeys, bias, count, g.scale, work.maxima + row,
-                                                               work.totals + row);
+    // Rows by pieces, as many between two steps as there have to be.
+    const std::int64_t pieces = 1 + panels(block), all = rows * pieces;
+    std::int64_t row = 0, piece = 0, due = 0;
+    PiecesOfRow<!Tiles::kEmulated> softened;
+    const auto soften_piece = [&]() HWY_ATTR {
+      if (piece == 0) {
+        softened.row = scores(block) + row * kKeys;
+        softened.bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
+        softened.count = count, softened.scale = g.scale;
+        softened.maximum = work.maxima + row, softened.total = work.totals + row, softened.shrink = work.factors + row;
+        softened.find_maximum();
+      } else {
+        softened.weigh((piece - 1) * kTilePanel);
       }
+      if (++piece < pieces) return;
+      softened.end();
+      piece = 0;
+      ++row;
     };
-    const auto beside = [&] { soften_rows(rows * ++step / steps); };
+    const auto beside = [&]() HWY_ATTR {
+      for (due += all; due >= steps; due -= steps) soften_piece();
+    };
     if (has_before) meet_values(block - 1, beside);
     if (has_next) meet_keys(block + 1, beside);
-    soften_rows(rows);
+    while (row < rows) soften_piece();
   }
   if (blocks > 1) shrink_result();
   meet_values(blocks - 1, [] {});

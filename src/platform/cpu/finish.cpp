@@ -22,11 +22,17 @@ const hn::ScalableTag<float> kLanes;
 using V = hn::Vec<decltype(kLanes)>;
 constexpr std::int64_t kWidth = HWY_LANES(float);
 
+template <Activation kActivation>
+HWY_INLINE V activated(V v) {
+  if constexpr (kActivation == Activation::silu) v = zoe_silu(Floats<decltype(kLanes)>(v)).v;
+  if constexpr (kActivation == Activation::gelu_tanh) v = zoe_gelu_tanh(Floats<decltype(kLanes)>(v)).v;
+  return v;
+}
+
 template <Activation kActivation, class T>
 HWY_INLINE V finished(V v, const T* bias, const T* residual) {
   if (bias) v = hn::Add(v, load(kLanes, bias));
-  if constexpr (kActivation == Activation::silu) v = zoe_silu(Floats<decltype(kLanes)>(v)).v;
-  if constexpr (kActivation == Activation::gelu_tanh) v = zoe_gelu_tanh(Floats<decltype(kLanes)>(v)).v;
+  v = activated<kActivation>(v);
   if (residual) v = hn::Add(v, load(kLanes, residual));
   return v;
 }
@@ -43,12 +49,10 @@ void rows(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std::
             result + c);
     if (c == columns) continue;
     const std::int64_t rest = columns - c;
-    float sum[kWidth] = {};
     T bias[kWidth] = {}, added[kWidth] = {}, rounded[kWidth];
-    std::copy_n(sums + c, rest, sum);
     if (f.bias) std::copy_n(f.bias + c, rest, bias);
     if (residual) std::copy_n(residual + c, rest, added);
-    store(kLanes, finished<kActivation>(hn::LoadU(kLanes, sum), f.bias ? bias : nullptr, residual ? added : nullptr), rounded);
+    store(kLanes, finished<kActivation>(hn::LoadU(kLanes, sums + c), f.bias ? bias : nullptr, residual ? added : nullptr), rounded);
     std::copy_n(rounded, rest, result + c);
   }
 }
@@ -64,13 +68,50 @@ void whole_panels(const Finish<std::uint16_t>& f, const float* sums, std::int64_
   for (std::int64_t r = 0; r < row_count; ++r, sums += sums_stride, result += f.stride) {
     V v[2];
     for (std::int64_t half = 0; half < 2; ++half) {
-      v[half] = hn::Add(hn::LoadU(kLanes, sums + half * kWidth), bias[half]);
-      if constexpr (kActivation == Activation::silu) v[half] = zoe_silu(Floats<decltype(kLanes)>(v[half])).v;
-      if constexpr (kActivation == Activation::gelu_tanh) v[half] = zoe_gelu_tanh(Floats<decltype(kLanes)>(v[half])).v;
+      v[half] = activated<kActivation>(hn::Add(hn::LoadU(kLanes, sums + half * kWidth), bias[half]));
       if (residual) v[half] = hn::Add(v[half], load(kLanes, residual + half * kWidth));
     }
-    store_rounded_pair(v[0].raw, v[1].raw, result);
+    _mm512_storeu_si512(result, rounded_pair(v[0].raw, v[1].raw));
     if (residual) residual += f.stride;
+  }
+}
+
+// Rows of up to 16.
+template <Activation kActivation>
+void half_panels(const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count,
+                 std::int64_t columns) {
+  const auto mask = static_cast<__mmask16>((1u << columns) - 1);
+  const hn::Rebind<std::uint16_t, decltype(kLanes)> stored;
+  const auto part = [&](const std::uint16_t* from) HWY_ATTR {
+    using Numbers = hn::Vec<decltype(stored)>;
+    const hn::Rebind<std::uint32_t, decltype(kLanes)> wide;
+    return hn::BitCast(kLanes, hn::ShiftLeft<16>(hn::PromoteTo(wide, Numbers{_mm256_maskz_loadu_epi16(mask, from)})));
+  };
+  const V bias = f.bias ? part(f.bias) : hn::Set(kLanes, -0.0f);
+  for (std::int64_t r = 0; r < row_count; ++r) {
+    V v = activated<kActivation>(hn::Add(hn::LoadU(kLanes, sums + r * sums_stride), bias));
+    if (f.residual) v = hn::Add(v, part(f.residual + r * f.stride));
+    _mm256_mask_storeu_epi16(f.result + r * f.stride, mask, rounded_half(v.raw));
+  }
+}
+
+template <Activation kActivation>
+void panels(const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count,
+            std::int64_t columns) {
+  if (columns == 2 * kWidth) return whole_panels<kActivation>(f, sums, sums_stride, row_count);
+  for (std::int64_t c = 0; c < columns; c += kWidth) {
+    const Finish<std::uint16_t> half{f.bias ? f.bias + c : nullptr, f.residual ? f.residual + c : nullptr, f.result + c, f.stride,
+                                     f.activation};
+    half_panels<kActivation>(half, sums + c, sums_stride, row_count, std::min(kWidth, columns - c));
+  }
+}
+
+void finish_by_instruction(const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count,
+                           std::int64_t columns) {
+  switch (f.activation) {
+    case Activation::none: return panels<Activation::none>(f, sums, sums_stride, row_count, columns);
+    case Activation::gelu_tanh: return panels<Activation::gelu_tanh>(f, sums, sums_stride, row_count, columns);
+    case Activation::silu: return panels<Activation::silu>(f, sums, sums_stride, row_count, columns);
   }
 }
 #endif
@@ -86,16 +127,7 @@ void finish(const Finish<T>& f, const float* sums, std::int64_t sums_stride, std
 
 FinishLoop<std::uint16_t> loop_of_bf16() {
 #if HWY_TARGET <= HWY_AVX3
-  if (__builtin_cpu_supports("avx512bf16"))
-    return [](const Finish<std::uint16_t>& f, const float* sums, std::int64_t sums_stride, std::int64_t row_count,
-              std::int64_t columns) {
-      if (columns != 2 * kWidth) return finish(f, sums, sums_stride, row_count, columns);
-      switch (f.activation) {
-        case Activation::none: return whole_panels<Activation::none>(f, sums, sums_stride, row_count);
-        case Activation::gelu_tanh: return whole_panels<Activation::gelu_tanh>(f, sums, sums_stride, row_count);
-        case Activation::silu: return whole_panels<Activation::silu>(f, sums, sums_stride, row_count);
-      }
-    };
+  if (__builtin_cpu_supports("avx512bf16")) return finish_by_instruction;
 #endif
   return finish<std::uint16_t>;
 }

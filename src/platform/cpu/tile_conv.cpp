@@ -115,7 +115,7 @@ struct Geometry {
   // The boxes and parts of the columns that take the least time: in cycles of a core, roughly.
   void cut(int threads) {
     constexpr double kStepCycles = 64, kCopyCycles = 0.25, kWeightCycles = 0.15, kTaskCycles = 4000;  // the middle two a byte
-    constexpr std::int64_t kRoom = 1536 << 10;
+    constexpr std::int64_t kRoom = 1 << 20;
     double least = std::numeric_limits<double>::infinity();
     const auto for_cuts = [](std::int64_t extent, std::int64_t most, const auto& body) {
       std::int64_t before = 0;

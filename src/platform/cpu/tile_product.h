@@ -39,19 +39,19 @@ struct TileSteps {
 struct TileTasks {
   TileTasks(std::int64_t rows, std::int64_t depth, std::int64_t columns, int threads)
       : steps{blocks_of(depth, kStepDepth), blocks_of(depth, kStepDepth)} {
-    constexpr std::int64_t kMost = 512;  // rows and columns: sums of 1 MiB, or 48 steps of packed rows in 1.5 MiB
-    constexpr std::int64_t kAllSteps = 48;
+    // 48 steps of packed rows, or 16 and the sums, take 768 KiB: others may use the second cache, too.
+    constexpr std::int64_t kMostRows = 256, kMostColumns = 512, kAllSteps = 48;
     if (steps.all > kAllSteps) steps.block = kChunkSteps;
     // The cut into even parts that takes the least time: that of the thread with the most tasks, and what has to be read for a task
     // in proportion to its edges.
     constexpr double kEdge = 64;
     double least = std::numeric_limits<double>::infinity();
-    const auto for_cuts = [&](std::int64_t extent, const auto& body) {
-      const std::int64_t blocks = blocks_of(extent, kBlockRows), parts = blocks_of(extent, kMost);
+    const auto for_cuts = [&](std::int64_t extent, std::int64_t most, const auto& body) {
+      const std::int64_t blocks = blocks_of(extent, kBlockRows), parts = blocks_of(extent, most);
       for (std::int64_t n = parts; n <= std::min(blocks, parts + threads); ++n) body(blocks_of(blocks, n) * kBlockRows);
     };
-    for_cuts(rows, [&](std::int64_t r) {
-      for_cuts(columns, [&](std::int64_t c) {
+    for_cuts(rows, kMostRows, [&](std::int64_t r) {
+      for_cuts(columns, kMostColumns, [&](std::int64_t c) {
         const std::int64_t share = blocks_of(blocks_of(rows, r) * blocks_of(columns, c), threads);
         const double time =
             static_cast<double>(share * r * c) * (1 + kEdge / static_cast<double>(r) + kEdge / static_cast<double>(c));

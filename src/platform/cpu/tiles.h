@@ -51,7 +51,7 @@ static_assert(sizeof(TileShapes) == 64);
 // instructions that follow one another closely take two to four times as long as they should (Emerald Rapids: a product 14 ns, with
 // eight between 8.5; a load 11 and 7.6; four of each 110 and 65); with the core to oneself the eight cost nothing (23 ns).
 #if defined(__x86_64__)
-#define ZOE_TILE_SPACING "\n\t.rept 8\n\tnop\n\t.endr"
+#define ZOE_TILE_SPACING "\n\t.rept 6\n\tnop\n\t.endr"
 struct HardwareTiles {
   static constexpr bool kEmulated = false;
   static void configure(const TileShapes& shapes) { asm volatile("ldtilecfg %0" ::"m"(shapes)); }
