@@ -142,7 +142,8 @@ TEST(Arithmetic, ExactStepsAreExact) {
   }
   Request apart = with_exact_steps("0-1");
   apart.guidance_batch = GuidanceBatch::off;
-  EXPECT_LT(relative_rms(make(session, apart).latents, first.latents), 1e-4);
+  // Where sums have no one order those of half the rows are a little off, and some codes are others then.
+  EXPECT_LT(relative_rms(make(session, apart).latents, first.latents), testing::sums_have_one_order() ? 1e-4 : 0.05);
   Session uncompiled = open(DType::f32, false), streamed = open(DType::f32, true, Offload::blocks);
   EXPECT_EQ(make(uncompiled, with_exact_steps("0-1")).latents, first.latents);
   EXPECT_EQ(make(streamed, with_exact_steps("0-1")).latents, first.latents);

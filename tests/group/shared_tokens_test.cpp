@@ -127,7 +127,8 @@ TEST_P(SharedTokens, GiveTheBitsOfOneDevice) {
       const auto got = run_on(*group, texts, DType::f32, compiled);
       for (std::size_t device = 0; device < got.size(); ++device)
         for (std::size_t text = 0; text < expected.size(); ++text)
-          EXPECT_EQ(got[device][text], expected[text]) << "device " << device << ", text " << text << ", compiled " << compiled;
+          EXPECT_TRUE(testing::same_sums(got[device][text], expected[text]))
+              << "device " << device << ", text " << text << ", compiled " << compiled;
     }
 }
 
@@ -139,7 +140,9 @@ TEST_P(SharedTokens, GiveThemHoweverLateTheirPiecesCome) {
       const auto group = late_group(GetParam(), at_any_moment);
       const auto got = run_on(*group, texts, DType::f32);
       for (std::size_t device = 0; device < got.size(); ++device)
-        EXPECT_EQ(got[device], expected) << "device " << device << ", texts " << texts << ", at any moment " << at_any_moment;
+        for (std::size_t text = 0; text < expected.size(); ++text)
+          EXPECT_TRUE(testing::same_sums(got[device][text], expected[text]))
+              << "device " << device << ", text " << text << " of " << texts << ", at any moment " << at_any_moment;
     }
 }
 
@@ -158,7 +161,7 @@ TEST_P(SharedTokens, AreLeftInOrderByADeviceThatIsLost) {
       EXPECT_EQ(std::string(error.what()), fmt::format("[late] device {} is lost.", lost));
     }
     device.good_pulls = std::numeric_limits<int>::max();
-    EXPECT_EQ(run_on(*group, 1, DType::f32)[0], expected);
+    EXPECT_TRUE(testing::same_sums(run_on(*group, 1, DType::f32)[0][0], expected[0]));
   }
 }
 

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "base/shape.h"
 
@@ -22,6 +24,29 @@ double relative_rms(const Got& got, const Expected& expected) {
     power += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
   }
   return std::sqrt(error / power);
+}
+
+// Whether the sums of a product have one order, whatever rows are beside them and how many threads there are. Those of oneDNN in
+// f32 on cores with AVX2 alone have several.
+inline bool sums_have_one_order() {
+  for (const char* const variable : {"DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"})
+    if (const char* const limit = std::getenv(variable); limit && std::string_view(limit).find("AVX512") != 0) return false;
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512f");
+#else
+  return false;
+#endif
+}
+
+// Passes if the values are equal; where sums_have_one_order() does not hold also if they are that close.
+template <class Values>
+::testing::AssertionResult same_sums(const Values& got, const Values& expected, double tolerance = 1e-5) {
+  if (got == expected) return ::testing::AssertionSuccess();
+  if (got.size() != expected.size())
+    return ::testing::AssertionFailure() << "got " << got.size() << " values, expected " << expected.size();
+  const double relative = relative_rms(got, expected);
+  auto result = !sums_have_one_order() && relative <= tolerance ? ::testing::AssertionSuccess() : ::testing::AssertionFailure();
+  return result << "relative RMS difference " << relative << " (allowed " << (sums_have_one_order() ? 0.0 : tolerance) << ")";
 }
 
 // Passes if sqrt(sum (got - expected)^2 / sum expected^2) <= tolerance. Fails, too, for expected values that could prove nothing:
