@@ -43,7 +43,7 @@ def last_json(command):
 
 
 def ours(what, args):
-    common = ["--dtype", args.dtype, "--threads", str(args.threads)]
+    common = ["--platform", "cpu", "--dtype", args.dtype, "--threads", str(args.threads)]
     if what not in ("toy", "toy-i2v"):
         line = last_json([str(args.zoe), "bench", *OURS[what], *common])
         return line["median_s"], line["min_s"], line["max_s"], line["peak_mib"]

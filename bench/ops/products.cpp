@@ -5,8 +5,8 @@
 //
 // One JSON line a case: what, shape, dtype, implementation, threads, median ms, GFLOP/s; for bf16 on cores with AMX also the median
 // of what tiles alone did just before each run, loaded from the first cache, and the rates of two kinds of runs, with their number:
-// "alone" while tiles did at least 70% of the most they did here, before and after, "shared" while they did at most half of it, as
-// others used the other halves of the cores. On such cores there are up to six times --runs, until there are --runs of each.
+// "alone" while the cores were ours, before and after, and "shared" while others used their other halves. There are up to six times
+// --runs, until there are --runs of each.
 // `--processor-time`: the least processor
 // time of a run instead, for busy cores (give it one thread: waiting ones spin). With DNNL_MAX_CPU_ISA=AVX2: what cores
 // without AVX-512 would run. `--only winograd` times the direct and the Winograd convolution in turn at the shapes of the VAE's
@@ -162,23 +162,53 @@ double tile_rate(int threads) {
 #endif
 }
 
+// Whether all threads have their cores to themselves: such a core takes six instructions that do nothing a cycle, and three while
+// another process runs on its other half. A multiplication takes three cycles.
+enum class Cores { alone, shared, mixed };
+Cores cores(int threads) {
+#if defined(__x86_64__)
+  int alone = 0, shared = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : alone, shared)
+  {
+    constexpr int kRounds = 2000;
+    const auto seconds = [](const auto& body) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < kRounds; ++i) body();
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    const double nothing = seconds([] { asm volatile(".rept 96\n\tnop\n\t.endr"); });
+    const double cycles = seconds([] { asm volatile(".rept 32\n\timul %%rax, %%rax\n\t.endr" ::: "rax", "cc"); });
+    const double a_cycle = cycles / nothing;  // 96 of both
+    if (a_cycle > 4.5) ++alone;
+    if (a_cycle < 4) ++shared;
+  }
+  return alone == threads ? Cores::alone : shared == threads ? Cores::shared : Cores::mixed;
+#else
+  static_cast<void>(threads);
+  return Cores::mixed;
+#endif
+}
+
 struct Bench {
   Platform& platform;
   const Options& options;
-  mutable double highest_rate = tile_rate(platform.info().threads);  // of tiles alone, so far
 
   // `flops` a run of the node.
   void measure(const Value& result, double flops) const {
     if (flops > options.most_gflop * 1e9) return;
     const Node& node = result.node();
+    const DeviceInfo& device = platform.info();
     measure(node, platform.make_kernel(node), flops);
-    // Where it is our own on AMX tiles, what it takes the place of beside it.
+    // On AMX tiles as well, and without, whichever the table takes.
     if (!cpu::why_no_tiles().empty()) return;
-    if (node.opcode == Opcode::linear && cpu::tiles_take(node))
-      measure(node, cpu::make_onednn_linear(node, platform.info()), flops);
-    if (node.opcode == Opcode::attention && cpu::tiles_take_attention(node))
-      measure(node, cpu::make_vector_attention(node, platform.info()), flops);
-    if (node.opcode == Opcode::conv && cpu::tiles_take_conv(node)) measure(node, cpu::make_direct_conv(node, platform.info()), flops);
+    const bool on_tiles = platform.make_kernel(node)->implementation().find("amx tiles") != std::string_view::npos;
+    const auto other = [&](bool takes, auto make_on_tiles, auto make) {
+      if (takes) measure(node, on_tiles ? make(node, device) : make_on_tiles(node, device, false), flops);
+    };
+    if (node.opcode == Opcode::linear) other(cpu::tiles_take(node), cpu::make_tile_linear, cpu::make_onednn_linear);
+    if (node.opcode == Opcode::attention)
+      other(cpu::tiles_take_attention(node), cpu::make_tile_attention, cpu::make_vector_attention);
+    if (node.opcode == Opcode::conv) other(cpu::tiles_take_conv(node), cpu::make_tile_conv, cpu::make_direct_conv);
   }
 
   void measure(const Node& node, std::unique_ptr<Kernel> kernel, double flops) const {
@@ -189,14 +219,12 @@ struct Bench {
     measured();  // to warm up
     const auto enough = [&](const std::vector<double>& kind) { return static_cast<int>(kind.size()) >= options.runs; };
     for (int run = 0; run < (has_tiles ? 6 : 1) * options.runs && !(enough(alone) && enough(shared)); ++run) {
-      const double before = has_tiles ? tile_rate(platform.info().threads) : 0;
+      const int threads = platform.info().threads;
+      if (has_tiles) tile_rates.push_back(tile_rate(threads));
+      const Cores before = cores(threads);
       times.push_back(measured());
-      if (!has_tiles) continue;
-      const double after = tile_rate(platform.info().threads);
-      tile_rates.push_back(before);
-      highest_rate = std::max({highest_rate, before, after});
-      if (std::min(before, after) >= 0.7 * highest_rate) alone.push_back(times.back());
-      if (std::max(before, after) <= 0.5 * highest_rate) shared.push_back(times.back());
+      if (!has_tiles || before != cores(threads) || before == Cores::mixed) continue;
+      (before == Cores::alone ? alone : shared).push_back(times.back());
     }
     const auto median_of = [](std::vector<double> values) {
       std::sort(values.begin(), values.end());
@@ -275,6 +303,10 @@ void run(const Options& options) {
                             {576, 256, 256, Activation::none, true},
                             {576, 256, 1024, Activation::gelu_tanh},
                             {576, 1024, 256},
+                            {2304, 256, 256, Activation::none, true},
+                            {2304, 256, 1024, Activation::gelu_tanh},
+                            {512, 512, 512},
+                            {2550, 768, 768},
                             {1, 1536, 9216}}) {
       const Value x = input("x", dtype, {c.m, c.k}), weight = parameter("weight", dtype, {c.n, c.k}),
                   bias = parameter("bias", dtype, {c.n});

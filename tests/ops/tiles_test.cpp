@@ -148,13 +148,14 @@ TEST(TileLinear, ARowsBitsDoNotDependOnOtherRows) {
 }
 
 TEST(TileLinear, IsTakenForLongSumsWhereTheCoresHaveTiles) {
-  const auto by_tiles = [](std::int64_t depth, bool bf16_products) {
-    const auto kernel = cpu::make_kernel(make({64, depth, 64}).result.node(), cpu_device(bf16_products));
+  const auto by_tiles = [](std::int64_t depth, bool bf16_products, Activation activation = Activation::none) {
+    const auto kernel = cpu::make_kernel(make({64, depth, 64, false, false, activation}).result.node(), cpu_device(bf16_products));
     return kernel->implementation().find("tiles") != std::string_view::npos;
   };
-  EXPECT_EQ(by_tiles(1536, true), cpu::why_no_tiles().empty());
+  EXPECT_EQ(by_tiles(768, true), cpu::why_no_tiles().empty());
   EXPECT_FALSE(by_tiles(1536, false));
   EXPECT_FALSE(by_tiles(256, true));
+  EXPECT_EQ(by_tiles(256, true, Activation::gelu_tanh), cpu::why_no_tiles().empty());
 }
 
 struct AttentionCase {
@@ -299,20 +300,32 @@ TEST_P(TileConv, SameBitsOnAnyNumberOfThreads) {
 TEST_P(TileConv, InstructionsGiveTheSameBits) {
   ZOE_SKIP_WITHOUT_TILES();
   const Case c = make(GetParam());
-  const auto run = [&](bool emulated) {
-    return run_kernel(*cpu::make_tile_conv(c.result.node(), cpu_device(true), emulated), c);
-  };
+  const auto run = [&](bool emulated) { return run_kernel(*cpu::make_tile_conv(c.result.node(), cpu_device(true), emulated), c); };
   EXPECT_EQ(run(false), run(true));
 }
 INSTANTIATE_TEST_SUITE_P(Shapes, TileConv, ::testing::ValuesIn(kConvCases));
 
+// Frames of a history are the first ones of a longer x.
+TEST(TileConv, HistoryHasTheBitsOfOneInput) {
+  const ConvCase whole{{4, 8, 9, 48}, {40, 48, 3, 3, 3}, kSame, true},
+      parts{{2, 8, 9, 48}, {40, 48, 3, 3, 3}, kSame, true, false, Activation::none, 2};
+  const Case one = make(whole);
+  Case two = make(parts);
+  const auto middle = one.operands[0].begin() + static_cast<std::ptrdiff_t>(one.operands[0].size() / 2);
+  two.operands = {{middle, one.operands[0].end()}, one.operands[1], one.operands[2], {one.operands[0].begin(), middle}};
+  const auto run = [](const Case& c) { return run_kernel(*cpu::make_tile_conv(c.result.node(), cpu_device(true), true), c); };
+  EXPECT_EQ(run(one), run(two));
+}
+
 TEST(TileConv, IsTakenInBf16WhereTheCoresHaveTiles) {
-  const auto by_tiles = [](bool bf16_products) {
-    const auto kernel = cpu::make_kernel(make(kConvCases[1]).result.node(), cpu_device(bf16_products));
+  const auto by_tiles = [](const ConvCase& c, bool bf16_products) {
+    const auto kernel = cpu::make_kernel(make(c).result.node(), cpu_device(bf16_products));
     return kernel->implementation().find("tiles") != std::string_view::npos;
   };
-  EXPECT_EQ(by_tiles(true), cpu::why_no_tiles().empty());
-  EXPECT_FALSE(by_tiles(false));
+  const ConvCase &many = kConvCases[1], few{{2, 9, 8, 32}, {16, 32, 1, 3, 3}, kSame};
+  EXPECT_EQ(by_tiles(many, true), cpu::why_no_tiles().empty());
+  EXPECT_FALSE(by_tiles(many, false));
+  EXPECT_FALSE(by_tiles(few, true));
 }
 
 }  // namespace

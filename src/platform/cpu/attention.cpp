@@ -376,60 +376,61 @@ void tile(const Geometry& g, const Head& head, std::int64_t begin, float* memory
   store_result<T>(g, head, begin, rows, work);
 }
 
-// soften() for words of bf16, zeros up to a whole panel, in pieces: scores are made twice rather than stored. `kRounds`: the cores
-// have AVX-512 BF16; tiles take the numbers for zeros that this makes zeros.
-template <bool kRounds>
-struct PiecesOfRow {
-  float* row;
-  const float* bias;
-  std::int64_t count;
-  float scale;
-  float *maximum, *total, *shrink;
-  float before = 0;
-  alignas(64) float sums[kTilePanel];  // a vector
+// 2^x for x near 0 and below, at most 3e-6 of it off, which a rounding to bf16 hides a thousand times over; 0 below 2^-125. NaN for
+// NaN. Coefficients: minimax fit of 2^f for the relative error, |f| <= 1/2.
+HWY_INLINE V short_power_of_two(V x) {
+  const hn::Rebind<std::int32_t, decltype(kLanes)> ints;
+  const V least = hn::Set(kLanes, -125.0f), whole = hn::Set(kLanes, 12582912.0f);  // 1.5 * 2^23: sums with it are whole numbers
+  const V bounded = hn::Max(least, x);
+  const V shifted = hn::Add(bounded, whole);
+  const V f = hn::Sub(bounded, hn::Sub(shifted, whole));
+  V p = hn::MulAdd(f, hn::Set(kLanes, 0x1.3997d6p-7f), hn::Set(kLanes, 0x1.ca1440p-5f));
+  p = hn::MulAdd(p, f, hn::Set(kLanes, 0x1.ec06dap-3f));
+  p = hn::MulAdd(p, f, hn::Set(kLanes, 0x1.62e0dcp-1f));
+  p = hn::MulAdd(p, f, hn::Set(kLanes, 0x1.ffffe8p-1f));
+  const V power = hn::BitCast(kLanes, hn::Add(hn::BitCast(ints, p), hn::ShiftLeft<23>(hn::BitCast(ints, shifted))));
+  return hn::IfThenZeroElse(hn::Lt(x, least), power);
+}
 
-  HWY_INLINE V score(std::int64_t i) const {
-    V product = hn::Mul(hn::LoadU(kLanes, row + i), hn::Set(kLanes, scale));
-    if (i + kWidth <= count) return bias ? hn::Add(product, hn::LoadU(kLanes, bias + i)) : product;
-    const V minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
-    if (i >= count) return minus_infinity;
-    if (bias) {
+// soften() for words of bf16, zeros up to a whole panel: scores, in powers of two, are made twice rather than stored. `kRounds`:
+// the cores have AVX-512 BF16; tiles take the numbers for zeros that this makes zeros.
+template <bool kRounds, bool kHasBias>
+HWY_NOINLINE float soften_to_words(float* row, const float* bias, std::int64_t count, float scale, float* maximum, float* total) {
+  constexpr std::int64_t kVectors = kTilePanel / kWidth;
+  constexpr float kLog2OfE = 1.44269504f;
+  const V factor = hn::Set(kLanes, scale * kLog2OfE), minus_infinity = hn::Set(kLanes, -std::numeric_limits<float>::infinity());
+  // Of keys from `i` on; those that are not there have none.
+  const auto score = [&](std::int64_t i, V offset) HWY_ATTR {
+    const std::int64_t rest = count - i;
+    if (rest <= 0) return minus_infinity;
+    if constexpr (kHasBias) {
       float tail[kWidth] = {};
-      std::copy_n(bias + i, count - i, tail);
-      product = hn::Add(product, hn::LoadU(kLanes, tail));
+      if (rest < kWidth) std::copy_n(bias + i, rest, tail);
+      offset = hn::MulAdd(hn::LoadU(kLanes, rest < kWidth ? tail : bias + i), hn::Set(kLanes, kLog2OfE), offset);
     }
-    return hn::IfThenElse(hn::FirstN(kLanes, static_cast<std::size_t>(count - i)), product, minus_infinity);
+    const V sum = hn::MulAdd(hn::LoadU(kLanes, row + i), factor, offset);
+    return rest >= kWidth ? sum : hn::IfThenElse(hn::FirstN(kLanes, static_cast<std::size_t>(rest)), sum, minus_infinity);
+  };
+  V highest[2] = {minus_infinity, minus_infinity};
+  for (std::int64_t i = 0; i < count; i += 2 * kWidth) {
+    highest[0] = hn::Max(highest[0], score(i, hn::Zero(kLanes)));
+    highest[1] = hn::Max(highest[1], score(i + kWidth, hn::Zero(kLanes)));
   }
-
-  // The first piece.
-  HWY_INLINE void find_maximum() {
-    V highest[2] = {score(0), score(kWidth)};
-    for (std::int64_t i = 2 * kWidth; i < count; i += 2 * kWidth) {
-      highest[0] = hn::Max(highest[0], score(i));
-      highest[1] = hn::Max(highest[1], score(i + kWidth));
-    }
-    // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
-    before = *maximum;
-    *maximum = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, hn::Max(highest[0], highest[1]))));
-    hn::StoreU(hn::Zero(kLanes), kLanes, sums);
-  }
-
-  // Then one for each panel of keys, from `i` on.
-  HWY_INLINE void weigh(std::int64_t i) {
-    constexpr std::int64_t kVectors = kTilePanel / kWidth;
-    const V shift = hn::Set(kLanes, *maximum);
-    V sum = hn::LoadU(kLanes, sums);
+  // The running maximum is finite from the start, so that masked keys (-infinity) subtract to -infinity.
+  const float before = *maximum, now = std::max(before, hn::GetLane(hn::MaxOfLanes(kLanes, hn::Max(highest[0], highest[1]))));
+  const V offset = hn::Set(kLanes, -now);
+  V sum = hn::Zero(kLanes);
+  for (std::int64_t i = 0; i < count; i += kTilePanel) {
     V weights[kVectors];
     for (std::int64_t v = 0; v < kVectors; ++v) {
-      weights[v] = exp_of_negative(hn::Sub(score(i + v * kWidth), shift));
+      weights[v] = short_power_of_two(score(i + v * kWidth, offset));
       sum = hn::Add(sum, weights[v]);
     }
-    hn::StoreU(sum, kLanes, sums);
     auto* const to = reinterpret_cast<std::uint16_t*>(row) + i;
 #if HWY_TARGET <= HWY_AVX3
     if constexpr (kRounds) {
       _mm512_storeu_si512(to, rounded_pair(weights[0].raw, weights[1].raw));
-      return;
+      continue;
     }
     // Weights are no NaNs but where the sum is one, too.
     const hn::ScalableTag<std::uint32_t> d32;
@@ -444,14 +445,11 @@ struct PiecesOfRow {
     for (std::int64_t v = 0; v < kVectors; ++v) store(kLanes, weights[v], to + v * kWidth);
 #endif
   }
-
-  // Behind the last.
-  HWY_INLINE void end() {
-    const float by = before == *maximum ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, before - *maximum)));
-    *total = *total * by + hn::GetLane(hn::SumOfLanes(kLanes, hn::LoadU(kLanes, sums)));
-    *shrink = by;
-  }
-};
+  const float shrink = before == now ? 1.0f : hn::GetLane(exp_of_negative(hn::Set(kLanes, (before - now) / kLog2OfE)));
+  *maximum = now;
+  *total = *total * shrink + hn::GetLane(hn::SumOfLanes(kLanes, sum));
+  return shrink;
+}
 
 // tile() on AMX tiles. While vectors soften the scores of one block of keys, tiles multiply the weights of the block before with
 // its values, and the queries with the block behind it.
@@ -491,31 +489,18 @@ void tile_on_tiles(const Geometry& g, const Head& head, std::int64_t begin, floa
     const std::int64_t row_blocks = whole_rows / kRowStep;
     const std::int64_t steps = (has_before ? row_blocks * (width / kTilePanel) * panels(block - 1) : 0) +
                                (has_next ? row_blocks * panels(block + 1) * (depth / kWords) : 0);
-    // Rows by pieces, as many between two steps as there have to be.
-    const std::int64_t pieces = 1 + panels(block), all = rows * pieces;
-    std::int64_t row = 0, piece = 0, due = 0;
-    PiecesOfRow<!Tiles::kEmulated> softened;
-    const auto soften_piece = [&]() HWY_ATTR {
-      if (piece == 0) {
-        softened.row = scores(block) + row * kKeys;
-        softened.bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
-        softened.count = count, softened.scale = g.scale;
-        softened.maximum = work.maxima + row, softened.total = work.totals + row, softened.shrink = work.factors + row;
-        softened.find_maximum();
-      } else {
-        softened.weigh((piece - 1) * kTilePanel);
+    std::int64_t row = 0, step = 0;
+    const auto soften_rows = [&](std::int64_t end) {
+      for (; row < end; ++row) {
+        const float* bias = head.bias ? head.bias + (begin + row) * g.bias_stride + key0 : nullptr;
+        const auto soften = bias ? soften_to_words<!Tiles::kEmulated, true> : soften_to_words<!Tiles::kEmulated, false>;
+        work.factors[row] = soften(scores(block) + row * kKeys, bias, count, g.scale, work.maxima + row, work.totals + row);
       }
-      if (++piece < pieces) return;
-      softened.end();
-      piece = 0;
-      ++row;
     };
-    const auto beside = [&]() HWY_ATTR {
-      for (due += all; due >= steps; due -= steps) soften_piece();
-    };
+    const auto beside = [&] { soften_rows(rows * ++step / steps); };
     if (has_before) meet_values(block - 1, beside);
     if (has_next) meet_keys(block + 1, beside);
-    while (row < rows) soften_piece();
+    soften_rows(rows);
   }
   if (blocks > 1) shrink_result();
   meet_values(blocks - 1, [] {});

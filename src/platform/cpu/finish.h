@@ -17,8 +17,8 @@ struct Finish {
   Activation activation;
 };
 
-// A block of the result from its sums, `sums_stride` floats a row, which are there up to a whole vector. Of the other operands exactly
-// `columns` columns are read and written.
+// A block of the result from its sums, `sums_stride` floats a row, which are there up to a whole vector. Of the other operands
+// exactly `columns` columns are read and written.
 template <class T>
 using FinishLoop = void (*)(const Finish<T>& finish, const float* sums, std::int64_t sums_stride, std::int64_t rows,
                             std::int64_t columns);

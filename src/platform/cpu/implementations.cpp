@@ -33,27 +33,48 @@ Support has_tiles(const DeviceInfo& device) {
   return why_no_tiles().empty() ? Support::yes() : Support::no("{}", why_no_tiles());
 }
 
-// Two cores of Granite Rapids, GFLOP/s of oneDNN and of our tiles (bench_products --only linear --dtype bf16):
+// Two cores of Emerald Rapids, GFLOP/s of oneDNN and of our tiles, while others used the other halves of the cores and while nobody
+// did (bench_products --only linear --dtype bf16):
 //
-//   rows x K -> N            512           2,550          9,000         (2,550 are no multiple of a tile's rows)
-//   1536 -> 1536             951 1,752     189 815        1,990 1,837
-//   1536 -> 8960, gelu       639 1,739     691 1,423      1,693 1,786
-//   8960 -> 1536, residual   805 2,044     246 1,694      1,078 1,989
-//   576 rows                 1024 -> 256: 2,004 1,816
+//   K -> N at rows                     shared            alone
+//   1536 -> 1536 at 512                691     958       1,990   2,455
+//   1536 -> 1536 at 2,550              174   1,104         572   2,154    (no multiple of a tile's rows)
+//   1536 -> 8960 at 2,550, gelu        163     886         606   2,366
+//   8960 -> 1536 at 2,550, residual    155   1,092         540   1,900
+//   1536 -> 1536 at 9,000                                1,959   2,184
+//   5120 -> 13824 at 512, gelu         388   1,102         986   2,148
+//   768 -> 768 at 2,550                749     971       2,036   2,059
+//   512 -> 512 at 512                  749     692       2,221   1,764
+//   256 -> 1024 at 576, gelu           426     471         801     945
+//   256 -> 256 at 2,304                579     576       1,365   1,289
 //
 // Rows play no part, so that plans of different row counts share packed weights: short sums are oneDNN's.
 Support tiles_win(const Node& node, const DeviceInfo& device) {
-  constexpr std::int64_t kLeastDepth = 1024;
+  constexpr std::int64_t kLeastDepth = 768, kLeastDepthWithGelu = 256;
   if (Support product = is_product(node); !product) return product;
   if (Support tiles = has_tiles(device); !tiles) return tiles;
   if (!tiles_take(node)) return Support::no("tiles take bf16, and a parameter for the weight");
   const std::int64_t depth = node.inputs[0].dim(-1);
-  return depth >= kLeastDepth ? Support::yes() : Support::no("sums of {}: below {} oneDNN is faster", depth, kLeastDepth);
+  const std::int64_t least = node.as<ProductAttributes>().activation == Activation::gelu_tanh ? kLeastDepthWithGelu : kLeastDepth;
+  return depth >= least ? Support::yes() : Support::no("sums of {}: below {} oneDNN is faster", depth, least);
 }
 
+// The same, x -> channels of the result, 3x3x3 where nothing else is said (--only conv):
+//
+//                                    shared          alone                                           shared      alone
+//   96 at 256x256 -> 96              955     972     2,232   2,429    16 at 128x128 -> 16            548 622     1,215 1,071
+//   192 at 128x128 -> 192            618     761                      32 at 64x64 -> 32              834 889
+//   384 at 64x64 -> 384              683   1,081     2,420   2,309    64 at 32x32 -> 64              799 855
+//   384 at 32x32, one frame          595   1,031     1,862   2,196    16 at 128x128 -> 3             135 130
+//   192 at 256x256 -> 96, 1x3x3      798   1,017                      32 at 128x128 -> 16, 1x3x3     771 704     1,525 1,162
+//   384 at 64x64 -> 768, 3x1x1       505     899                      96 at 256x256 -> 3             136 190
 Support tiles_win_conv(const Node& node, const DeviceInfo& device) {
+  constexpr std::int64_t kLeastDepth = 320, kFewChannels = 16;
   if (Support tiles = has_tiles(device); !tiles) return tiles;
-  return tiles_take_conv(node) ? Support::yes() : Support::no("tiles take bf16, a parameter for the weight, and do not upsample");
+  if (!tiles_take_conv(node)) return Support::no("tiles take bf16, a parameter for the weight, and do not upsample");
+  const Shape& kernel = node.inputs[1].shape();
+  if (kernel.dim(0) > kFewChannels || kernel.count(1, 5) >= kLeastDepth) return Support::yes();
+  return Support::no("sums of {} for {} channels: oneDNN is faster", kernel.count(1, 5), kernel.dim(0));
 }
 
 }  // namespace

@@ -75,8 +75,8 @@ HWY_INLINE void store(D d, hn::Vec<D> v, std::uint16_t* dst) {
 }
 
 #if HWY_TARGET <= HWY_AVX3
-// By the instructions of AVX-512 BF16, where __builtin_cpu_supports("avx512bf16"): the same roundings as above, but numbers below the
-// normal ones become zero. Two vectors as one of bf16, and one as half of one.
+// By the instructions of AVX-512 BF16, where __builtin_cpu_supports("avx512bf16"): the same roundings as above, but numbers below
+// the normal ones become zero. Two vectors as one of bf16, and one as half of one.
 HWY_INLINE __m512i rounded_pair(__m512 lower, __m512 upper) {
   __m512i rounded;
   asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(rounded) : "v"(lower), "v"(upper));

@@ -66,7 +66,9 @@ struct Geometry {
   std::int64_t out_channels() const { return kernel.dim(0); }
   std::int64_t stride(int axis) const { return attributes.stride[static_cast<std::size_t>(axis)]; }
   std::int64_t pad(int axis) const { return attributes.pad_begin[static_cast<std::size_t>(axis)]; }
-  std::int64_t boxes(int axis) const { return blocks_of(result.dim(axis), axis == 0 ? box.frames : axis == 1 ? box.rows : box.columns); }
+  std::int64_t boxes(int axis) const {
+    return blocks_of(result.dim(axis), axis == 0 ? box.frames : axis == 1 ? box.rows : box.columns);
+  }
   std::int64_t across() const { return blocks_of(out_channels(), task_columns); }  // tasks of one box
   std::int64_t tasks() const { return across() * boxes(0) * boxes(1) * boxes(2); }
 
@@ -91,7 +93,8 @@ struct Geometry {
 
  private:
   // The order of a sum. Where 32 numbers are of one tap, taps that are neighbours along a row follow one another, as they read the
-  // same pixels but one; else a step takes what lies side by side, which is of several taps.
+  // same pixels but one; else a step takes what lies side by side, which is of several taps. What it reads behind the last of them
+  // meets weights of zero: there a number that is none reaches a few more results than it should.
   void make_steps() {
     in_runs = stride(2) == 1 && channels() % kStepDepth != 0;
     const std::int64_t in_row = kernel.dim(4) * channels();
@@ -131,10 +134,12 @@ struct Geometry {
           const std::int64_t run = run_of(of, copy), whole = run / kBlockRows, rest = run % kBlockRows;
           const std::int64_t bytes = copy.bytes() + 2 * frames * (whole + 1) * kBlockSums * 4;
           const double excess = bytes > kRoom ? static_cast<double>(bytes) / kRoom : 1;  // of what comes from the third cache
-          const double blocks =
-              static_cast<double>(frames) * (static_cast<double>(whole) + (rest == 0 ? 0 : rest <= kTileRows ? 0.6 : 1));
-          const std::int64_t panels = blocks_of(out_channels(), kPanelColumns),
-                             all = blocks_of(result.dim(0), frames) * blocks_of(result.dim(1), rows) * blocks_of(result.dim(2), columns);
+          const double blocks = static_cast<double>(frames) * (static_cast<double>(whole) + (rest == 0           ? 0
+                                                                                             : rest <= kTileRows ? 0.6
+                                                                                                                 : 1));
+          const std::int64_t panels = blocks_of(out_channels(), kPanelColumns), all = blocks_of(result.dim(0), frames) *
+                                                                                      blocks_of(result.dim(1), rows) *
+                                                                                      blocks_of(result.dim(2), columns);
           for_cuts(panels, 2 * threads, [&](std::int64_t task_panels) {
             const auto number = [](std::int64_t n) { return static_cast<double>(n); };
             const double products = blocks * kStepCycles * (out_channels() <= 16 ? 0.6 : 1) * excess,
@@ -228,8 +233,8 @@ class TileConvKernel : public Kernel {
  public:
   TileConvKernel(const Node& node, const DeviceInfo& device, std::string_view implementation)
       : implementation_(implementation),
-        threads_(device.threads),
         geometry_(node, device.threads),
+        threads_(static_cast<int>(std::min<std::int64_t>(device.threads, geometry_.tasks()))),
         copy_(geometry_.layout(geometry_.box)),
         finish_(finish_loop<std::uint16_t>()) {
     for (const Step& step : geometry_.sum) {
@@ -242,9 +247,7 @@ class TileConvKernel : public Kernel {
 
   std::string_view implementation() const override { return implementation_; }
   std::size_t scratch_bytes() const override { return static_cast<std::size_t>(threads_) * geometry_.work_bytes(); }
-  bool can_overwrite(int input, int) const override {
-    return geometry_.attributes.has_residual && input == residual_operand();
-  }
+  bool can_overwrite(int input, int) const override { return geometry_.attributes.has_residual && input == residual_operand(); }
   std::string weight_layout(int input) const override {
     if (input != 1) return Kernel::weight_layout(input);
     return fmt::format("bf16 panels of 32 columns, tiles of 32x16 in pairs, {} of {}", geometry_.in_runs ? "runs" : "taps",
@@ -280,13 +283,21 @@ class TileConvKernel : public Kernel {
 #pragma omp for schedule(static)
       for (std::int64_t i = 0; i < g.tasks(); ++i) {
         const std::int64_t box = i / g.across(), column0 = i % g.across() * g.task_columns;
-        const std::int64_t frame = box / (g.boxes(1) * g.boxes(2)) * g.box.frames,
-                           row = box / g.boxes(2) % g.boxes(1) * g.box.rows, column = box % g.boxes(2) * g.box.columns;
+        const std::int64_t frame = box / (g.boxes(1) * g.boxes(2)) * g.box.frames, row = box / g.boxes(2) % g.boxes(1) * g.box.rows,
+                           column = box % g.boxes(2) * g.box.columns;
         const Box there{std::min(g.box.frames, g.result.dim(0) - frame), std::min(g.box.rows, g.result.dim(1) - row),
                         std::min(g.box.columns, g.result.dim(2) - column)};
         const std::int64_t run = Geometry::run_of(there, copy_), rest = run % kBlockRows;
-        BoxRows rows{g,     copy_, offsets_.data(), inputs[0].data(), g.attributes.has_history ? inputs.back().data() : nullptr,
-                     frame, row,   column,          there,            run / kBlockRows,
+        BoxRows rows{g,
+                     copy_,
+                     offsets_.data(),
+                     inputs[0].data(),
+                     g.attributes.has_history ? inputs.back().data() : nullptr,
+                     frame,
+                     row,
+                     column,
+                     there,
+                     run / kBlockRows,
                      own};
         const std::int64_t rests = rest ? there.frames : 0;
         const TileTask task{.whole = there.frames * rows.whole,
@@ -367,8 +378,8 @@ class TileConvKernel : public Kernel {
   }
 
   std::string implementation_;
-  int threads_;
   Geometry geometry_;
+  int threads_;
   CopyLayout copy_;
   std::vector<std::int64_t> offsets_;
   FinishLoop<std::uint16_t> finish_;
