@@ -48,8 +48,8 @@ static_assert(sizeof(TileShapes) == 64);
 // the sum of both; subnormal numbers count as zeros, and results round to nearest.
 //
 // Instructions that do nothing stand behind each load and product. While another process uses the other half of a core, tile
-// instructions that follow one another closely take two to four times as long as they should (Emerald Rapids: a product 14 ns, with
-// eight between 8.5; a load 11 and 7.6; four of each 110 and 65); with the core to oneself the eight cost nothing (23 ns).
+// instructions that follow one another closely take two to four times as long as they should (Emerald Rapids: four products and
+// four loads 110 ns, with six to twelve behind each 65 to 71); with the core to oneself they cost nothing (23 ns both ways).
 #if defined(__x86_64__)
 #define ZOE_TILE_SPACING "\n\t.rept 6\n\tnop\n\t.endr"
 struct HardwareTiles {
