@@ -198,10 +198,11 @@ struct Bench {
     if (flops > options.most_gflop * 1e9) return;
     const Node& node = result.node();
     const DeviceInfo& device = platform.info();
-    measure(node, platform.make_kernel(node), flops);
+    std::unique_ptr<Kernel> kernel = platform.make_kernel(node);
+    const bool on_tiles = kernel->implementation().find("amx tiles") != std::string_view::npos;
+    measure(node, std::move(kernel), flops);
     // On AMX tiles as well, and without, whichever the table takes.
     if (!cpu::why_no_tiles().empty()) return;
-    const bool on_tiles = platform.make_kernel(node)->implementation().find("amx tiles") != std::string_view::npos;
     const auto other = [&](bool takes, auto make_on_tiles, auto make) {
       if (takes) measure(node, on_tiles ? make(node, device) : make_on_tiles(node, device, false), flops);
     };
@@ -219,11 +220,15 @@ struct Bench {
     measured();  // to warm up
     const auto enough = [&](const std::vector<double>& kind) { return static_cast<int>(kind.size()) >= options.runs; };
     for (int run = 0; run < (has_tiles ? 6 : 1) * options.runs && !(enough(alone) && enough(shared)); ++run) {
+      if (!has_tiles) {
+        times.push_back(measured());
+        continue;
+      }
       const int threads = platform.info().threads;
-      if (has_tiles) tile_rates.push_back(tile_rate(threads));
+      tile_rates.push_back(tile_rate(threads));
       const Cores before = cores(threads);
       times.push_back(measured());
-      if (!has_tiles || before != cores(threads) || before == Cores::mixed) continue;
+      if (before != cores(threads) || before == Cores::mixed) continue;
       (before == Cores::alone ? alone : shared).push_back(times.back());
     }
     const auto median_of = [](std::vector<double> values) {

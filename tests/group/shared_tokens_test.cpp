@@ -139,10 +139,12 @@ TEST_P(SharedTokens, GiveThemHoweverLateTheirPiecesCome) {
       const auto expected = run_on(*alone, texts, DType::f32)[0];
       const auto group = late_group(GetParam(), at_any_moment);
       const auto got = run_on(*group, texts, DType::f32);
-      for (std::size_t device = 0; device < got.size(); ++device)
+      for (std::size_t device = 0; device < got.size(); ++device) {
+        ASSERT_EQ(got[device].size(), expected.size());
         for (std::size_t text = 0; text < expected.size(); ++text)
           EXPECT_TRUE(testing::same_sums(got[device][text], expected[text]))
               << "device " << device << ", text " << text << " of " << texts << ", at any moment " << at_any_moment;
+      }
     }
 }
 
@@ -161,7 +163,9 @@ TEST_P(SharedTokens, AreLeftInOrderByADeviceThatIsLost) {
       EXPECT_EQ(std::string(error.what()), fmt::format("[late] device {} is lost.", lost));
     }
     device.good_pulls = std::numeric_limits<int>::max();
-    EXPECT_TRUE(testing::same_sums(run_on(*group, 1, DType::f32)[0][0], expected[0]));
+    const auto got = run_on(*group, 1, DType::f32)[0];
+    ASSERT_EQ(got.size(), expected.size());
+    EXPECT_TRUE(testing::same_sums(got[0], expected[0]));
   }
 }
 
